@@ -9,7 +9,7 @@ Every record is a frozen dataclass of plain values, one JSON object a line on di
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hydra.errors import HydraException
 
@@ -99,6 +99,3 @@ class Score:
     num_truncated: int
     accuracy: float  # num_correct / num_problems, in [0, 1]
     model: str  # id or folder of the weights that answered
-    setting: str  # hash of what the arms of one comparison share (everything but mix and seed)
-    training: dict[str, object] = field(default_factory=dict)  # examples, tokens, steps, per source
-    settings: dict[str, object] = field(default_factory=dict)  # what the report shows of the setting

@@ -65,7 +65,12 @@ def reference_steps(solution: str) -> list[str]:
 
 def cot_completion(steps: list[str], answer: str) -> str:
     """One line of sentences ending in `The answer is X.`, as the paper's CoT outputs."""
-    return " ".join([*map(_sentence, steps), ANSWER.format(answer=answer)])
+    return one_line([*steps, ANSWER.format(answer=answer)])
+
+
+def one_line(steps: list[str]) -> str:
+    """Steps as sentences on one line; the last one is the answer line already."""
+    return " ".join(map(_sentence, steps))
 
 
 def split_steps(text: str) -> list[str]:

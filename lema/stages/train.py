@@ -1,0 +1,190 @@
+"""train: fine-tune the backbone on a mix; loss on completions only.
+
+The Hugging Face Trainer does the steps. Its checkpoints lie in the partial artifact, so a killed run goes on from
+the newest complete one, to the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lema.artifacts import Recipe, resume_folder, write_jsonl
+from lema.cell import Cell
+from lema.config import Method, Precision, Schedule, TrainConfig
+from lema.types import Example
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, Trainer
+
+VERSION = 1
+IGNORED = -100  # the label that PyTorch's cross entropy skips
+FINAL_LOSSES = 10  # the reported final loss is the mean of this many last steps
+
+
+def recipe(cell: Cell) -> Recipe:
+    backbone = cell.plain(cell.config.backbone)
+    config = cell.plain(cell.config.train) | {name: backbone[name] for name in ("precision", "attention")}
+    config["seed"] = cell.config.seed
+    inputs = {"mix": cell.artifacts["mix"].digest, "base": cell.base.digest}
+    return Recipe("train", cell.name, VERSION, config, inputs)
+
+
+def build(cell: Cell, folder: Path) -> dict[str, Any]:
+    """Writes `checkpoint/` (a model, or a PEFT adapter) and `metrics.jsonl`, one row a step."""
+    from lema.models.huggingface import load_tokenizer
+
+    config = cell.config.train
+    tokenizer = load_tokenizer(cell.base)
+    rows, counts = _encode(cell.artifacts["mix"].rows("examples.jsonl", Example), tokenizer, config)
+    steps = _num_steps(len(rows), config)
+    trainer = _trainer(cell, rows, tokenizer, steps, resume_folder(folder))
+    trainer.train(resume_from_checkpoint=_newest_checkpoint(resume_folder(folder)))
+    trainer.model.save_pretrained(folder / "checkpoint")  # pyright: ignore[reportOptionalMemberAccess, reportCallIssue]
+    tokenizer.save_pretrained(folder / "checkpoint")
+    metrics = [
+        {name: row[name] for name in ("step", "epoch", "loss", "grad_norm", "learning_rate")}
+        for row in trainer.state.log_history
+        if "loss" in row
+    ]
+    write_jsonl(folder / "metrics.jsonl", metrics)
+    last = [row["loss"] for row in metrics[-FINAL_LOSSES:]]
+    return {**counts, "steps": steps, "epochs": round(metrics[-1]["epoch"], 3), "final_loss": sum(last) / len(last)}
+
+
+def _encode(
+    examples: list[Example], tokenizer: PreTrainedTokenizerBase, config: TrainConfig
+) -> tuple[list[dict[str, list[int]]], dict[str, int]]:
+    """BOS + prompt | completion + EOS, each cut to its limit as in the official script; labels on the completion."""
+    from lema.models.huggingface import encode_completion, encode_prompt
+
+    rows, counts = [], {"examples": len(examples), "tokens": 0, "target_tokens": 0, "truncated": 0}
+    for example in examples:
+        prompt = encode_prompt(tokenizer, example.prompt)
+        target = encode_completion(tokenizer, example.completion)
+        cut = len(prompt) > config.max_source_tokens or len(target) > config.max_target_tokens
+        prompt, target = prompt[: config.max_source_tokens], target[: config.max_target_tokens]
+        rows.append({"input_ids": prompt + target, "labels": [IGNORED] * len(prompt) + target})
+        counts["tokens"] += len(prompt) + len(target)
+        counts["target_tokens"] += len(target)
+        counts["truncated"] += cut
+    return rows, counts
+
+
+def _num_steps(examples: int, config: TrainConfig) -> int:
+    limits = [] if config.max_steps is None else [config.max_steps]
+    if config.epochs is not None:
+        limits.append(math.ceil(examples * config.epochs / config.batch_size))
+    return min(limits)
+
+
+def _trainer(
+    cell: Cell, rows: list[dict[str, list[int]]], tokenizer: PreTrainedTokenizerBase, steps: int, folder: Path
+) -> Trainer:
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+    from lema.models.huggingface import device
+
+    config = cell.config.train
+
+    class Track(TrainerCallback):
+        """Sends the training curve to the tracker as it comes."""
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                values = {f"train/{name}": logs[name] for name in ("loss", "grad_norm", "learning_rate")}
+                cell.tracker.log(values, step=state.global_step)
+
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=config.micro_batch_size,
+        gradient_accumulation_steps=config.batch_size // config.micro_batch_size,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="constant" if config.schedule is Schedule.constant else "linear",
+        optim=config.optimizer,
+        weight_decay=config.weight_decay,
+        adam_beta2=config.adam_beta2,
+        max_grad_norm=config.max_grad_norm,
+        train_sampling_strategy="group_by_length" if config.group_by_length else "random",
+        bf16=cell.config.backbone.precision is Precision.bf16,
+        use_cpu=device() == "cpu",
+        dataloader_pin_memory=device() != "cpu",
+        seed=cell.config.seed,
+        data_seed=cell.config.seed,
+        save_steps=config.save_steps,
+        save_total_limit=2,  # the newest may be cut short by a kill; the one before it is whole
+        logging_steps=1,
+        report_to="none",
+        disable_tqdm=not sys.stderr.isatty(),
+    )
+    trainer = Trainer(
+        model=_model(cell),
+        args=arguments,
+        train_dataset=rows,  # pyright: ignore[reportArgumentType]
+        data_collator=lambda batch: _pad(batch, tokenizer.pad_token_id),  # pyright: ignore[reportArgumentType]
+        callbacks=[Track()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _model(cell: Cell) -> Any:
+    """The backbone with the parameters that are to be trained; the seed draws LoRA's initial weights."""
+    from transformers import set_seed
+
+    from lema.models.huggingface import load_model
+
+    config, backbone = cell.config.train, cell.config.backbone
+    set_seed(cell.config.seed)
+    # Full fine-tuning keeps 32-bit master weights; bf16 is then the compute type alone.
+    precision = Precision.fp32 if config.method is Method.full else backbone.precision
+    model = load_model(cell.base, precision, backbone.attention, four_bit=config.method is Method.qlora)
+    checkpointing = {"use_reentrant": False}
+    if config.method is Method.qlora:
+        from peft import prepare_model_for_kbit_training
+
+        model = prepare_model_for_kbit_training(model, config.activation_checkpointing, checkpointing)
+    elif config.activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=checkpointing)
+        model.enable_input_require_grads()
+    if config.method is Method.full:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules="all-linear",  # PEFT leaves the output head out
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, lora)
+
+
+def _pad(batch: list[dict[str, list[int]]], pad: int) -> dict[str, Any]:
+    """Right-padded tensors (examples × longest); padding is masked by position, never by token id."""
+    import torch
+
+    width = max(len(row["input_ids"]) for row in batch)
+    columns = {"input_ids": pad, "labels": IGNORED}
+    tensors = {
+        name: torch.tensor([row[name] + [fill] * (width - len(row[name])) for row in batch])
+        for name, fill in columns.items()
+    }
+    lengths = torch.tensor([[len(row["input_ids"])] for row in batch])
+    return {**tensors, "attention_mask": (torch.arange(width)[None, :] < lengths).long()}
+
+
+def _newest_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint; a kill while one was saved leaves it without (all of) its last-written file."""
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True):
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            continue
+        return str(checkpoint)
+    return None

@@ -1,0 +1,40 @@
+"""The only entry point: compose the configuration, check it, run the cell it describes.
+
+python run.py                                   a whole cell on a laptop, in minutes
+python run.py backbone=mistral task=math        the paper's recipe
+python run.py sweeps=demo                       every cell of sweeps/demo.yaml
+"""
+
+import logging
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from lema.config import register, to_config
+from lema.types import UserError
+
+register(Path(__file__).parent / "sweeps")
+
+
+@hydra.main(config_path="conf", config_name="config", version_base="1.3")
+def main(composed: DictConfig) -> None:
+    """Run one cell; in a sweep Hydra calls this once a cell, and goes on after one that failed."""
+    config = to_config(composed)
+    # Imported here, so that --help, --cfg and a mistyped override answer at once.
+    from lema import pipeline
+
+    context = HydraConfig.get()
+    in_sweep = context.mode is RunMode.MULTIRUN
+    try:
+        pipeline.run(config, list(context.overrides.task), in_sweep)
+    except UserError as error:
+        if in_sweep:  # Hydra itself shows the first failure only, at the end
+            logging.getLogger(__name__).error("failed           %s", error)
+        raise
+
+
+if __name__ == "__main__":
+    main()

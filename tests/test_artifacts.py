@@ -1,0 +1,158 @@
+"""Artifacts: current ones are found, half-written ones never, and two processes make one."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from lema.artifacts import Recipe, Store, lock, resume_folder
+from lema.types import UserError
+
+
+def recipe(**config: object) -> Recipe:
+    return Recipe("sample", "label", 1, dict(config), {"data": "abc"})
+
+
+def write(folder: Path, text: str = "content") -> dict[str, object]:
+    (folder / "file.txt").write_text(text)
+    return {"lines": 1}
+
+
+def test_current_artifact_is_not_made_again(tmp_path: Path) -> None:
+    first, made = Store(tmp_path).make(recipe(a=1), write)
+    second, again = Store(tmp_path).make(recipe(a=1), write)
+    assert (made, again) == (True, False)
+    assert first == second
+    assert second.summary == {"lines": 1}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Recipe("sample", "label", 2, {"a": 1}, {"data": "abc"}),
+        Recipe("sample", "label", 1, {"a": 2}, {"data": "abc"}),
+        Recipe("sample", "label", 1, {"a": 1}, {"data": "abd"}),
+    ],
+    ids=["version", "config", "input"],
+)
+def test_another_recipe_is_another_artifact(tmp_path: Path, other: Recipe) -> None:
+    store = Store(tmp_path)
+    first, _ = store.make(recipe(a=1), write)
+    second, made = store.make(other, write)
+    assert made
+    assert first.path != second.path
+
+
+def test_digest_depends_on_content_and_not_on_time(tmp_path: Path) -> None:
+    digests = []
+    for name, text in {"a": "same", "b": "same", "c": "other"}.items():
+        artifact, _ = Store(tmp_path / name).make(recipe(), lambda folder, text=text: write(folder, text))
+        digests.append(artifact.digest)
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_failed_build_leaves_no_artifact_and_no_lock(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def fail(folder: Path) -> dict[str, object]:
+        write(folder, "half")
+        raise UserError("no")
+
+    with pytest.raises(UserError):
+        store.make(recipe(), fail)
+    assert store.find(recipe()) is None
+    assert not list(tmp_path.rglob("*.lock"))
+    assert store.make(recipe(), write)[1]
+
+
+def test_resume_folder_survives_and_other_leftovers_do_not(tmp_path: Path) -> None:
+    seen = []
+
+    def build(folder: Path) -> dict[str, object]:
+        seen.append(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
+        (resume_folder(folder) / "state").write_text("1")
+        write(folder)
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        return {}
+
+    store = Store(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        store.make(recipe(), build)
+    artifact, _ = store.make(recipe(), build)
+    assert seen == [[], ["resume/state"]]
+    assert sorted(path.name for path in artifact.path.iterdir()) == ["file.txt", "record.json"]
+
+
+@pytest.mark.parametrize("damage", ["edit", "remove"])
+def test_damaged_artifact_is_named_and_not_used(tmp_path: Path, damage: str) -> None:
+    artifact, _ = Store(tmp_path).make(recipe(), write)
+    file = artifact.path / "file.txt"
+    file.write_text("edited!") if damage == "edit" else file.unlink()
+    with pytest.raises(UserError, match=r"file\.txt: changed or removed"):
+        Store(tmp_path).find(recipe())
+
+
+def _make_slowly(root: Path, log: Path) -> None:
+    def build(folder: Path) -> dict[str, object]:
+        with log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(0.5)
+        return write(folder)
+
+    Store(root).make(recipe(), build)
+
+
+def test_second_process_waits_then_reads(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=_make_slowly, args=(tmp_path, tmp_path / "log")) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert len((tmp_path / "log").read_text().split()) == 1
+
+
+def _hold(target: Path, ready: Path) -> None:
+    with lock(target):
+        ready.touch()
+        time.sleep(600)
+
+
+def _wait_for(path: Path) -> None:
+    for _ in range(300):
+        if path.exists():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{path} never came")
+
+
+def test_dead_owners_lock_is_taken_over(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_hold, args=(tmp_path / "x", tmp_path / "ready"))
+    process.start()
+    _wait_for(tmp_path / "ready")
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    start = time.monotonic()
+    with lock(tmp_path / "x") as still_mine:
+        still_mine()
+    assert time.monotonic() - start < 5
+
+
+def test_silent_owner_on_another_host_is_replaced_and_notices(tmp_path: Path) -> None:
+    with lock(tmp_path / "x") as still_mine:
+        path = tmp_path / "x.lock"
+        owner = json.loads(path.read_text())
+        path.write_text(json.dumps({**owner, "host": "elsewhere", "token": "another"}))
+        with pytest.raises(UserError, match="took this lock over"):
+            still_mine()
+        long_ago = time.time() - 3600
+        os.utime(path, (long_ago, long_ago))
+        with lock(tmp_path / "x") as mine_now:
+            mine_now()
