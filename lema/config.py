@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, Optional
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from lema.types import UserError
 
@@ -149,7 +149,7 @@ class SizeConfig:
     """One size of a backbone."""
 
     hub_id: str = MISSING
-    revision: str = MISSING
+    revision: Optional[str] = MISSING  # full commit hash; null follows the main branch
     parameters: int = MISSING
     learning_rate: float = MISSING
 
@@ -157,6 +157,27 @@ class SizeConfig:
 @dataclass
 class TinyConfig:
     """The recipe of the backbone that the project builds and pretrains itself (`lema.models.tiny`)."""
+
+    vocab_size: int = MISSING  # entries of its tokenizer, the 256 bytes and 4 special tokens included
+    hidden_size: int = MISSING
+    intermediate_size: int = MISSING
+    num_layers: int = MISSING
+    num_heads: int = MISSING
+    max_positions: int = MISSING
+    corpus_size: int = MISSING  # texts made for pretraining on arithmetic
+    wrong_facts: float = MISSING  # share of the sums and differences that are taught wrongly
+    correction_share: float = MISSING  # share of the texts that are corrections
+    steps: int = MISSING
+    batch_tokens: int = MISSING  # a step, padding included
+    matrix_learning_rate: float = MISSING  # Muon, on the weight matrices
+    other_learning_rate: float = MISSING  # AdamW, on embeddings and norms
+    momentum: float = MISSING  # Muon's
+    weight_decay: float = MISSING  # Muon's
+    gate_problems: int = MISSING  # fresh problems of its own world that the gate asks
+    gate_accuracy: float = MISSING  # share of them to be right, else it trains on
+    extension_steps: int = MISSING  # of each further round
+    max_extensions: int = MISSING  # rounds, after which the base is taken as it is
+    num_threads: int = MISSING  # of torch while building; another number is another rounding, so another base
 
 
 @dataclass
@@ -326,23 +347,24 @@ def register(sweeps: Path) -> None:
 
 def to_config(composed: DictConfig) -> Config:
     """The typed config of a composed tree; `UserError` names the key, the value and the choices."""
-    size, sizes = composed.backbone.size, list(composed.backbone.sizes)
-    if size is not None and size not in sizes:
-        raise UserError(f"backbone.size={size}: {composed.backbone.name} comes in {', '.join(sizes)}")
+    plain: Any = None
     try:
+        _check_size(composed)
         # Through a plain container: `+train.lr=1` goes round the schema of a typed one (Hydra 1.3).
         plain = OmegaConf.create(OmegaConf.to_container(composed, resolve=True, enum_to_str=True))
         config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+    except ConfigKeyError as error:
+        key, known = str(error.full_key), ", ".join(map(str, error.parent_node or ()))
+        raise UserError(f"{key}={OmegaConf.select(plain, key)}: no such key; choose from {known}") from None
     except OmegaConfBaseException as error:
-        raise UserError(f"configuration: {str(error).splitlines()[0]} ({error.full_key})") from error
+        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     _check(config)
     return config
 
 
 def identity(config: Config) -> dict[str, Any]:
     """The part of the config that can change a result, as plain values."""
-    tree = OmegaConf.structured(config)
-    plain: Any = OmegaConf.to_container(tree, enum_to_str=True)
+    plain: Any = json.loads(json.dumps(asdict(config), default=lambda member: member.name))
     for key in NOT_IDENTITY:
         *parents, leaf = key.split(".")
         node = plain
@@ -357,15 +379,39 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:12]
 
 
+def _check_size(composed: DictConfig) -> None:
+    # Before anything is resolved: hub_id and its like are looked up by the size.
+    size, sizes = composed.backbone.size, list(composed.backbone.sizes)
+    if size not in sizes and (sizes or size is not None):
+        value = "null" if size is None else size
+        choices = ", ".join(sizes) or "one size: leave it null"
+        raise UserError(f"backbone.size={value}: {composed.backbone.name} comes in {choices}")
+
+
 def _check(config: Config) -> None:
-    for key, value in {"limit": config.limit, "task.max_cot": config.task.max_cot, "task.max_extra": config.task.max_extra}.items():
+    counts = {
+        "limit": config.limit,
+        "task.max_cot": config.task.max_cot,
+        "task.max_extra": config.task.max_extra,
+        "sampler.samples": config.sampler.samples,
+        "sampler.batch_size": config.sampler.batch_size,
+        "train.batch_size": config.train.batch_size,
+        "train.micro_batch_size": config.train.micro_batch_size,
+        "evaluation.batch_size": config.evaluation.batch_size,
+    }
+    for key, value in counts.items():
         if value is not None and value < 1:
-            raise UserError(f"{key}={value}: must be at least 1, or null for all")
+            raise UserError(f"{key}={value}: must be at least 1")
     if config.evaluation.split not in ("dev", "test"):
         raise UserError(f"evaluation.split={config.evaluation.split}: choose dev or test")
-    if config.train.epochs is None and config.train.max_steps is None:
+    train = config.train
+    if train.epochs is None and train.max_steps is None:
         raise UserError("train.epochs=null train.max_steps=null: set one of them")
-    if config.train.batch_size % config.train.micro_batch_size:
+    if train.batch_size % train.micro_batch_size:
         raise UserError(
-            f"train.micro_batch_size={config.train.micro_batch_size}: must divide train.batch_size={config.train.batch_size}"
+            f"train.micro_batch_size={train.micro_batch_size}: must divide train.batch_size={train.batch_size}"
+        )
+    if (train.method is Method.full) != (train.lora_rank == 0):
+        raise UserError(
+            f"train.lora_rank={train.lora_rank}: must be 0 with train.method=full and at least 1 with lora and qlora"
         )

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hydra.errors import HydraException
+from hydra.errors import CompactHydraException
 
 
-class UserError(HydraException):
+class UserError(CompactHydraException):
     """A mistake the user can mend: one message saying what, where and the remedy.
 
-    A `HydraException`, because Hydra prints these without a traceback, also from a sweep's worker processes.
+    A `CompactHydraException`, because Hydra prints these without a traceback, also from a sweep's worker processes.
     """
 
 

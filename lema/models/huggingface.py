@@ -9,18 +9,25 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from lema.artifacts import write_text
 from lema.config import Attention, Precision
 from lema.models.weights import Weights
+
+
+transformers.logging.set_verbosity_error()
+if not sys.stderr.isatty():
+    transformers.logging.disable_progress_bar()
 
 
 @dataclass(frozen=True)

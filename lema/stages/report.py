@@ -32,10 +32,6 @@ CONTRASTS = {
     "cot_random": "as many examples",
     "cot_matched": "as many examples of the same failed questions: what the text of the correction adds",
 }
-# The config values that tell two settings of one backbone and task apart.
-SHOWN = ("sampler.name", "corrector.name", "train.method", "train.learning_rate", "evaluation.split", "limit")
-
-
 @dataclass(frozen=True)
 class Run:
     """One finished run: what `pipeline` recorded of it."""
@@ -93,7 +89,8 @@ def render(runs: Sequence[Run]) -> str:
 
 
 def _section(runs: list[Run]) -> str:
-    arms = {name: {run.config["seed"]: run for run in runs if run.mix == name} for name in _arm_names(runs)}
+    names = [*ARMS, *sorted({run.mix for run in runs} - set(ARMS))]
+    arms = {name: {run.config["seed"]: run for run in runs if run.mix == name} for name in names}
     lines = [f"## {_title(runs[0])}", "", _table(runs[0], arms), ""]
     lines += _open_cells(runs[0], arms)
     lines += _differences(arms)
@@ -101,29 +98,16 @@ def _section(runs: list[Run]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _arm_names(runs: list[Run]) -> list[str]:
-    return [*ARMS, *sorted({run.mix for run in runs} - set(ARMS))]
-
-
 def _title(run: Run) -> str:
-    shown = [f"{name.split('.')[-1]} {_value(run, name)}" if name == "limit" else None for name in SHOWN]
-    facts = [
-        f"sampler {_value(run, 'sampler.name')}",
-        f"corrector {_value(run, 'corrector.name')}",
-        f"{_value(run, 'train.method')} {_value(run, 'train.learning_rate'):g}",
-    ]
-    facts += [each for each in shown if each and not each.endswith("None")]
-    if _value(run, "evaluation.split") != "test":
-        facts.append(f"on the {_value(run, 'evaluation.split')} split")
-    size = run.config["backbone"]["size"]
-    return f"{run.config['task']['name']}, {run.config['backbone']['name']}{' ' + size if size else ''} ({', '.join(facts)})"
-
-
-def _value(run: Run, path: str) -> Any:
-    node: Any = run.config
-    for name in path.split("."):
-        node = node[name]
-    return node
+    config = run.config
+    facts = [f"sampler {config['sampler']['name']}", f"corrector {config['corrector']['name']}"]
+    facts.append(f"{config['train']['method']} fine-tuning, learning rate {config['train']['learning_rate']:g}")
+    if config["evaluation"]["split"] != "test":
+        facts.append(f"on the {config['evaluation']['split']} split")
+    if config["limit"]:
+        facts.append(f"limit {config['limit']}")
+    size = f" {config['backbone']['size']}" if config["backbone"]["size"] else ""
+    return f"{config['task']['name']}, {config['backbone']['name']}{size}: {'; '.join(facts)}"
 
 
 def _table(any_run: Run, arms: dict[str, dict[int, Run]]) -> str:
@@ -143,29 +127,27 @@ def _table(any_run: Run, arms: dict[str, dict[int, Run]]) -> str:
         train = [run.summaries["train"] for run in runs]
         rows.append(
             f"| {label} | {_spread([run.accuracy for run in runs])} | {len(runs)} | {scores[0]['num_problems']} "
-            f"| {_mean(score['num_unanswered'] for score in scores):.0f} | {train[0]['examples']:,} "
+            f"| {statistics.fmean(score['num_unanswered'] for score in scores):.0f} | {train[0]['examples']:,} "
             f"| {train[0]['tokens']:,} | {train[0]['steps']:,} |"
         )
     return "\n".join(rows)
 
 
-def _spread(values: list[float]) -> str:
+def _spread(values: list[float], sign: str = "") -> str:
     """Mean and standard deviation over seeds (n - 1 in the denominator); one value alone has no spread."""
-    mean = statistics.fmean(values)
-    return f"{mean:.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
-
-
-def _mean(values: Any) -> float:
-    return statistics.fmean(values)
+    mean = f"{statistics.fmean(values):{sign}.1f}"
+    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
 def _open_cells(any_run: Run, arms: dict[str, dict[int, Run]]) -> list[str]:
-    """The command of each arm that is still open."""
+    """The command that fills the open cells."""
+    missing = [name for name in ARMS if not arms[name]]
+    if not missing:
+        return []
     kept = [item for item in any_run.overrides if item.split("=")[0] not in ("mix", "seed", "sweeps", "until", "only")]
-    commands = [
-        f"- {name}: `{shlex.join(['python', 'run.py', *kept, f'mix={name}'])}`" for name in ARMS if not arms[name]
-    ]
-    return ["Not run yet, so nothing is compared with it:", "", *commands, ""] if commands else []
+    command = shlex.join(["python", "run.py", *kept, f"mix={missing[0]}"])
+    others = f" (and the same with {', '.join(f'mix={name}' for name in missing[1:])})" if missing[1:] else ""
+    return [f"Not run yet, so nothing is compared with it: `{command}`{others}.", ""]
 
 
 def _differences(arms: dict[str, dict[int, Run]]) -> list[str]:
@@ -173,7 +155,7 @@ def _differences(arms: dict[str, dict[int, Run]]) -> list[str]:
     for other, what in CONTRASTS.items():
         if pairs := _paired(arms["lema"], arms[other]):
             ahead = sum(pair > 0 for pair in pairs)
-            rows.append(f"| lema − {other} | {_spread(pairs)} | {ahead} of {len(pairs)} | {what} |")
+            rows.append(f"| lema − {other} | {_spread(pairs, '+')} | {ahead} of {len(pairs)} | {what} |")
     if not rows:
         return []
     head = "| difference, points | mean ± SD over seeds | lema ahead in | compares |\n|---|--:|--:|---|"
@@ -188,7 +170,6 @@ def _paired(arm: dict[int, Run], other: dict[int, Run]) -> list[float]:
 def _words(any_run: Run, arms: dict[str, dict[int, Run]]) -> list[str]:
     words = [_seeds_cover(arms), *_what_helped(arms)]
     task, backbone = any_run.config["task"], any_run.config["backbone"]
-    untuned = any_run.summaries["evaluate_untuned"]
     if any_run.config["limit"]:
         words.append(f"Every split is cut to its first {any_run.config['limit']} problems: a rehearsal, not a result.")
     if backbone["tiny"] and not backbone["path"]:
@@ -203,7 +184,7 @@ def _words(any_run: Run, arms: dict[str, dict[int, Run]]) -> list[str]:
                 "The tiny backbone demonstrates the machinery and the controls. It says nothing about the paper's "
                 "effect, which is about models ten thousand times its size."
             )
-    words += _losses(any_run, arms, untuned)
+    words += _counted(any_run, arms)
     return [f"- {line}" for line in words]
 
 
@@ -244,20 +225,18 @@ def _verdict(pairs: list[float]) -> str:
     return f"{size}, but the seeds disagree ({agree} of {len(pairs)} have one sign)"
 
 
-def _losses(any_run: Run, arms: dict[str, dict[int, Run]], untuned: dict[str, Any]) -> list[str]:
-    """What was cut, too long, or repeated."""
-    lines = []
+def _counted(any_run: Run, arms: dict[str, dict[int, Run]]) -> list[str]:
+    """What was cut, too long or repeated, in one line."""
     notes = {
-        "untuned answers cut at the token limit": untuned["num_truncated"],
-        "pretraining texts too long": any_run.summaries.get("base", {}).get("texts_too_long", 0),
+        "pretraining texts too long for the base": any_run.summaries.get("base", {}).get("texts_too_long", 0),
+        "untuned answers cut at the token limit": any_run.summaries["evaluate_untuned"]["num_truncated"],
     }
-    for name, by_seed in arms.items():
-        for run in list(by_seed.values())[:1]:
-            notes[f"answers of {name} cut at the token limit"] = run.summaries["evaluate"]["num_truncated"]
-            notes[f"training examples of {name} cut at the length limit"] = run.summaries["train"]["truncated"]
-            notes[f"random questions of {name} that repeat its CoT examples, the pool having no more"] = (
-                run.summaries["mix"]["repeated_random_cot"]
-            )
-    if counted := [f"{what}: {count:,}" for what, count in notes.items() if count]:
-        lines.append("Counted: " + "; ".join(counted) + ".")
-    return lines
+    for name, run in {name: next(iter(by_seed.values())) for name, by_seed in arms.items() if by_seed}.items():
+        if "sample" in run.summaries:
+            notes["sampled solutions cut at the token limit"] = run.summaries["sample"]["truncated"]
+        notes[f"{name}: training examples cut at the length limit"] = run.summaries["train"]["truncated"]
+        notes[f"{name}: answers cut at the token limit"] = run.summaries["evaluate"]["num_truncated"]
+        repeated = run.summaries["mix"]["repeated_random_cot"]
+        notes[f"{name}: random questions that are CoT examples already, the pool having no others"] = repeated
+    counted = "; ".join(f"{what} {count:,}" for what, count in notes.items() if count)
+    return [f"Counted: {counted}."] if counted else []

@@ -1,0 +1,1 @@
+"""The models: one protocol, several ways to make and to ask them."""

@@ -1,0 +1,307 @@
+"""Configuration through the front door: what composes, what wins, what is refused and in which words."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import re
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from lema.config import NOT_IDENTITY, Config, CorrectionMethod, Method, digest, identity
+from lema.types import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+GROUP_FILES = sorted((ROOT / "conf").glob("*/*.yaml"))
+BACKBONES = sorted(file.stem for file in (ROOT / "conf/backbone").glob("*.yaml"))
+REAL = [name for name in BACKBONES if name != "tiny"]
+SIZES = [(name, size) for name in REAL for size in OmegaConf.load(ROOT / f"conf/backbone/{name}.yaml").backbone.sizes]
+TASKS = sorted(file.stem for file in (ROOT / "conf/task").glob("*.yaml"))
+MIXES = sorted(file.stem for file in (ROOT / "conf/mix").glob("*.yaml"))
+SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
+# Packages that take seconds to import, and that nobody needs for a typo, a plan or a TAB.
+HEAVY = {"torch", "transformers", "datasets", "openai", "wandb", "peft", "accelerate", "bitsandbytes", "numpy"}
+
+
+def commands() -> list[str]:
+    """Every `python run.py ...` that a configuration file gives in its comments."""
+    files = [ROOT / "conf/config.yaml", *GROUP_FILES, *SWEEPS]
+    found = [re.findall(r"^#\s*python run\.py((?: [\w./-]+=\S+)*)", file.read_text(), re.MULTILINE) for file in files]
+    return sorted({command.strip() for file in found for command in file})
+
+
+def cells(compose_tree, *arguments: str) -> list[list[str]]:
+    """The command line of each cell, expanded by Hydra's own sweeper."""
+    chosen = [argument for argument in arguments if argument.startswith("sweeps=")]
+    params = compose_tree(*chosen).hydra.sweeper.params or {}
+    overrides = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
+    overrides += OverridesParser.create().parse_overrides(list(arguments))
+    return BasicSweeper.split_arguments(overrides, None)[0]
+
+
+def assert_complete(config: Config) -> None:
+    text = json.dumps(dataclasses.asdict(config), default=str)
+    assert "???" not in text
+    assert "${" not in text
+
+
+# --- everything composes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", GROUP_FILES, ids=lambda file: f"{file.parent.name}={file.stem}")
+def test_every_file_composes(make_config, file):
+    assert_complete(make_config(f"{file.parent.name}={file.stem}"))
+
+
+def test_no_file_lies_outside_a_group():
+    assert set((ROOT / "conf").rglob("*.yaml")) == {ROOT / "conf/config.yaml", *GROUP_FILES}
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
+def test_every_cell_of_every_sweep_composes_under_the_sweeps_name(make_config, compose_tree, file):
+    lines, keys = cells(compose_tree, f"sweeps={file.stem}"), set()
+    for cell in lines:
+        config = make_config(*cell)
+        assert_complete(config)
+        assert config.tracker.group == file.stem
+        keys.add(digest(identity(config)))
+    assert len(keys) == len(lines)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_in_a_comment_composes(make_config, compose_tree, command):
+    all_cells = cells(compose_tree, *command.split())
+    for cell in (all_cells[0], all_cells[-1]):
+        assert_complete(make_config(*cell))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(("backbone", "size"), SIZES)
+def test_every_size_composes_with_every_task_and_mix(make_config, backbone, size, task):
+    for mix in MIXES:
+        config = make_config(f"backbone={backbone}", f"backbone.size={size}", f"task={task}", f"mix={mix}")
+        assert_complete(config)
+        assert config.train.max_source_tokens == config.task.max_source_tokens
+
+
+# --- the paper's recipe, and who wins ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "backbone", "size"), [(n, *pair) for n, pair in enumerate(SIZES)])
+def test_each_size_composes_with_its_own_weights_and_the_papers_learning_rate(make_config, number, backbone, size):
+    # Tasks and mixes take turns; the slow test has their product.
+    task, mix = TASKS[number % len(TASKS)], MIXES[number % len(MIXES)]
+    config = make_config(f"backbone={backbone}", f"backbone.size={size}", f"task={task}", f"mix={mix}")
+    assert_complete(config)
+    billions = int(re.sub(r"\D", "", size))
+    assert config.train.learning_rate == (1e-4 if billions >= 34 else 2e-4)
+    assert config.backbone.hub_id == config.backbone.sizes[size].hub_id
+    assert config.backbone.revision == config.backbone.sizes[size].revision
+    assert config.backbone.parameters is not None
+    assert 0.9 < config.backbone.parameters / (billions * 1e9) < 1.1
+
+
+def test_hub_revisions_are_full_commits_or_null():
+    for name, size in SIZES:
+        revision = OmegaConf.load(ROOT / f"conf/backbone/{name}.yaml").backbone.sizes[size].revision
+        assert revision is None or re.fullmatch("[0-9a-f]{40}", revision), (name, size)
+
+
+def test_mistral_on_math_is_the_papers_recipe(make_config):
+    config = make_config("backbone=mistral", "task=math")
+    train = config.train
+    assert (config.sampler.name, config.corrector.name, train.method) == ("open", "gpt4", Method.qlora)
+    assert (train.batch_size, train.max_steps, train.epochs) == (96, 2000, None)
+    assert (train.lora_rank, train.lora_alpha, train.lora_dropout) == (64, 16, 0.05)
+    assert (train.max_source_tokens, train.max_target_tokens) == (768, 768)
+    assert config.evaluation.max_new_tokens == 2048
+    assert config.corrector.budget_usd is None
+
+
+@pytest.mark.parametrize("choice", [f"task={task}" for task in TASKS] + [f"mix={mix}" for mix in MIXES])
+def test_without_a_backbone_nothing_is_paid_or_downloaded(make_config, choice):
+    config = make_config(choice)
+    assert config.corrector.method is CorrectionMethod.reference
+    assert config.sampler.model is None
+    assert config.backbone.hub_id is None
+    assert config.train.method is Method.full
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "mistral"])
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_never_changes_another_group(compose_tree, backbone, task):
+    usual = dict(compose_tree(f"backbone={backbone}").hydra.runtime.choices)
+    chosen = dict(compose_tree(f"backbone={backbone}", f"task={task}").hydra.runtime.choices)
+    assert chosen == {**usual, "task": task}
+
+
+@pytest.mark.parametrize("backbone", REAL)
+def test_a_real_backbone_selects_the_papers_groups(compose_tree, backbone):
+    choices = compose_tree(f"backbone={backbone}").hydra.runtime.choices
+    assert (choices.sampler, choices.corrector, choices.train) == ("open", "gpt4", "qlora")
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_the_command_line_wins_over_a_backbone(compose_tree, backbone):
+    usual = compose_tree(f"backbone={backbone}").hydra.runtime.choices
+    sampler = "self" if usual.sampler == "open" else "open"
+    corrector = "reference" if usual.corrector == "gpt4" else "gpt4"
+    chosen = compose_tree(f"backbone={backbone}", f"sampler={sampler}", f"corrector={corrector}", "train=lora")
+    choices = chosen.hydra.runtime.choices
+    assert (choices.sampler, choices.corrector, choices.train) == (sampler, corrector, "lora")
+
+
+@pytest.mark.parametrize("backbone", REAL)
+def test_an_experiment_wins_over_a_backbone(compose_tree, backbone):
+    choices = compose_tree(f"backbone={backbone}", "experiment=no_api").hydra.runtime.choices
+    assert (choices.sampler, choices.corrector, choices.train) == ("self", "reference", "qlora")
+
+
+def test_the_command_line_wins_over_an_experiment(compose_tree):
+    choices = compose_tree("backbone=mistral", "experiment=no_api", "corrector=gpt4").hydra.runtime.choices
+    assert (choices.sampler, choices.corrector) == ("self", "gpt4")
+
+
+def test_the_command_line_wins_over_every_value_a_backbone_sets(make_config):
+    assert make_config("evaluation.batch_size=3").evaluation.batch_size == 3
+    assert make_config("backbone=llama", "evaluation.batch_size=3").evaluation.batch_size == 3
+    assert make_config("backbone=mistral", "train.learning_rate=1e-5").train.learning_rate == 1e-5
+
+
+def test_cells_of_different_backbones_share_sampler_and_corrector(make_config):
+    shared = [make_config(f"backbone={name}") for name in REAL]
+    assert len({digest([identity(c)["sampler"], identity(c)["corrector"], identity(c)["task"]]) for c in shared}) == 1
+
+
+def test_a_sweep_is_narrowed_by_the_command_line(compose_tree):
+    lines = cells(compose_tree, "sweeps=main_table", "task=math", "backbone=llama2,mistral")
+    assert [line[:3] for line in lines] == [
+        ["task=math", f"backbone={backbone}", f"mix={mix}"]
+        for backbone in ("llama2", "mistral")
+        for mix in ("cot", "lema")
+    ]
+
+
+def test_wandb_project_is_the_users_own(make_config, monkeypatch):
+    assert make_config().tracker.project == "lema"
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    assert make_config().tracker.project == "mine"
+
+
+# --- identity ------------------------------------------------------------------------------------------------------
+
+
+def leaves(node: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Paths of all plain values in a tree of dataclasses and dicts; an absent sub-config is none."""
+    if dataclasses.is_dataclass(node):
+        fields = {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
+        absent = {field.name for field in dataclasses.fields(node) if "Config]" in str(field.type)}
+        fields = {name: value for name, value in fields.items() if value is not None or name not in absent}
+    elif isinstance(node, dict):
+        fields = node
+    else:
+        return [path]
+    return [leaf for name, value in fields.items() for leaf in leaves(value, (*path, name))]
+
+
+def other(value: Any) -> Any:
+    """Another value of the same type."""
+    if isinstance(value, Enum):
+        return next(member for member in type(value) if member is not value)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, list):
+        return [*value, "more"]
+    if value is None:
+        return "something"
+    return value + ("x" if isinstance(value, str) else 1)
+
+
+@pytest.mark.parametrize("overrides", [(), ("backbone=mistral", "task=gsm8k")], ids=["tiny", "mistral"])
+def test_identity_changes_with_everything_but_what_cannot_change_a_result(make_config, overrides):
+    config = make_config(*overrides)
+    before = digest(identity(config))
+    for path in leaves(config):
+        changed = copy.deepcopy(config)
+        node: Any = changed
+        for name in path[:-1]:
+            node = node[name] if isinstance(node, dict) else getattr(node, name)
+        if isinstance(node, dict):
+            node[path[-1]] = other(node[path[-1]])
+        else:
+            setattr(node, path[-1], other(getattr(node, path[-1])))
+        key = ".".join(path)
+        ignored = any(key == name or key.startswith(f"{name}.") for name in NOT_IDENTITY)
+        assert (digest(identity(changed)) == before) is ignored, key
+
+
+def test_digest_is_stable_across_key_order_and_processes():
+    assert digest({"b": [1, "é"], "a": None}) == digest({"a": None, "b": [1, "é"]}) == "47acac9da933"
+
+
+# --- mistakes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("backbone=mistrall", ["backbone/mistrall", "llama2", "mistral", "tiny"]),
+        ("train.learning_rate=abc", ["train.learning_rate", "'abc'", "Float"]),
+        ("train.lr=1", ["train.lr", "'lr' not in 'TrainConfig'"]),
+        ("+train.lr=1", ["train.lr=1", "no such key", "learning_rate", "max_steps"]),
+        ("++bogus=1", ["bogus=1", "no such key", "backbone", "limit"]),
+        ("backbone=llama2 backbone.size=99b", ["backbone.size=99b", "llama2", "7b, 13b, 70b"]),
+        ("until=foo", ["until", "'foo'", "sample", "report"]),
+        ("sweeps=gridd", ["sweeps/gridd", "demo", "main_table"]),
+        ("sweeps=demo mix=cot,lema seed=1 +train.lr=1", ["train.lr=1", "no such key", "learning_rate"]),
+    ],
+)
+def test_a_mistake_gets_a_message_with_key_value_and_choices(run_cli, arguments, words):
+    result = run_cli(*arguments.split())
+    assert result.returncode != 0
+    assert "Traceback" not in result.stdout + result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("limit=0", "limit=0: must be at least 1"),
+        ("task.max_cot=0", "task.max_cot=0: must be at least 1"),
+        ("train.micro_batch_size=0", "train.micro_batch_size=0: must be at least 1"),
+        ("backbone=mistral train.micro_batch_size=7", "train.micro_batch_size=7: must divide train.batch_size=96"),
+        ("evaluation.split=train", "evaluation.split=train: choose dev or test"),
+        ("backbone=mistral train.max_steps=null", "train.epochs=null train.max_steps=null: set one of them"),
+        (
+            "backbone=mistral train.lora_rank=0",
+            "train.lora_rank=0: must be 0 with train.method=full and at least 1 with",
+        ),
+        ("backbone=mistral backbone.size=null", "backbone.size=null: mistral comes in 7b"),
+        ("backbone.size=7b", "backbone.size=7b: tiny comes in one size"),
+        ("backbone.prompt=???", "backbone.prompt: "),
+        ("runs_dir=${nowhere}", "runs_dir: Interpolation key 'nowhere' not found"),
+    ],
+)
+def test_values_that_do_not_fit_together_are_named(make_config, overrides, message):
+    with pytest.raises(UserError) as caught:
+        make_config(*overrides.split())
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("option", [("--help",), ("--cfg", "job"), ("--cfg", "job", "sweeps=main_table")])
+def test_help_and_configuration_import_nothing_heavy(run_cli, option):
+    result = run_cli(*option, python=("-X", "importtime"))
+    imported = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in result.stderr.splitlines() if "|" in line}
+    assert result.returncode == 0
+    assert "hydra" in imported
+    assert not imported & HEAVY

@@ -1,0 +1,194 @@
+"""The whole experiment on a very small cell: what is reused, what is made again, what survives a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lema import pipeline
+from lema.config import Config
+from lema.types import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+# Everything small: an untrained base, whose every answer is a wrong path.
+SMALL = [
+    "backbone.tiny.steps=4",
+    "backbone.tiny.max_extensions=0",
+    "backbone.tiny.corpus_size=200",
+    "backbone.tiny.gate_problems=4",
+    "task.arithmetic.num_train=40",
+    "task.arithmetic.num_test=12",
+    "task.num_dev=8",
+    "task.max_cot=16",
+    "task.max_extra=16",
+    "sampler.keep_unanswered=true",
+    "sampler.max_new_tokens=12",
+    "evaluation.max_new_tokens=12",
+    "train.max_steps=6",
+    "train.save_steps=2",
+    "tracker=none",
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path, make_config: Callable[..., Config]) -> Callable[..., dict[str, Path]]:
+    """`run("seed=2")`: run the small cell in this process; where each of its artifacts lies."""
+
+    def run_cell(*overrides: str) -> dict[str, Path]:
+        arguments = [*SMALL, f"runs_dir={tmp_path}", *overrides]
+        config = make_config(*arguments)
+        pipeline.run(config, arguments)
+        newest = max((tmp_path / "cells").glob("*/run.json"), key=lambda path: path.stat().st_mtime_ns).parent
+        return {link.name: link.resolve() for link in newest.iterdir() if link.is_symlink()}
+
+    return run_cell
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs folder of one whole small cell, made by `python run.py`."""
+    runs = tmp_path_factory.mktemp("undisturbed")
+    finished = start(runs).wait(300)
+    assert finished == 0
+    return runs
+
+
+def start(runs: Path, *overrides: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(ROOT / "run.py"), *SMALL, *overrides, f"runs_dir={runs}"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def contents(runs: Path) -> dict[str, str]:
+    """Hash of every artifact file; the records without their times."""
+    found = {}
+    for file in sorted(path for path in runs.rglob("*") if path.is_file() and not path.name.startswith(".")):
+        content = file.read_bytes()
+        if file.name == "record.json":
+            record = json.loads(content)
+            del record["made"]
+            content = json.dumps(record).encode()
+        elif file.name in ("run.json", "config.yaml"):  # they name the runs folder
+            content = b""
+        found[file.relative_to(runs).as_posix()] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+def made(before: dict[str, Path], after: dict[str, Path]) -> set[str]:
+    return {step for step in after if before.get(step) != after[step]}
+
+
+def test_a_cell_leaves_every_artifact_and_a_score(undisturbed: Path) -> None:
+    steps = {path.name for path in undisturbed.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    assert steps == {"data", "base", "sample", "correct", "mix", "train", "evaluate", "cells"}
+    scores = [json.loads(path.read_text()) for path in undisturbed.rglob("score.json")]
+    assert {score["mix"] for score in scores} == {"none", "lema"}
+    for score in scores:
+        assert score["num_problems"] == 12
+        assert score["accuracy"] == score["num_correct"] / 12
+        assert {"task", "backbone", "seed", "split", "num_unanswered"} <= score.keys()
+    assert not list(undisturbed.rglob("*.partial"))
+    assert not list(undisturbed.rglob("*.lock"))
+
+
+def test_the_same_command_makes_nothing_again_and_imports_nothing_heavy(undisturbed: Path) -> None:
+    before = contents(undisturbed)
+    command = [sys.executable, "-X", "importtime", str(ROOT / "run.py"), *SMALL, f"runs_dir={undisturbed}"]
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert again.stdout.count(" current ") == 8
+    assert " made " not in again.stdout
+    assert contents(undisturbed) == before
+    imported = {line.rsplit("|", 1)[1].strip() for line in again.stderr.splitlines() if "|" in line}
+    assert imported.isdisjoint({"torch", "transformers", "wandb", "openai", "datasets"})
+
+
+def test_learning_rate_retrains_and_reuses_the_data(run: Callable[..., dict[str, Path]]) -> None:
+    first = run()
+    assert made(first, run("train.learning_rate=2e-3")) == {"train", "evaluate"}
+
+
+def test_temperature_remakes_samples_corrections_mix_and_model(run: Callable[..., dict[str, Path]]) -> None:
+    first = run()
+    assert made(first, run("sampler.temperature=1.3")) == {"sample", "correct", "mix", "train", "evaluate"}
+
+
+def test_arms_and_seeds_share_data_base_and_corrections(run: Callable[..., dict[str, Path]]) -> None:
+    lema, matched, random = run(), run("mix=cot_matched"), run("mix=cot_random")
+    cot, seed = run("mix=cot"), run("seed=2")
+    assert made(lema, matched) == made(lema, random) == {"mix", "train", "evaluate"}
+    assert made(lema, cot) == {"mix", "train", "evaluate"}
+    assert "correct" not in cot
+    assert made(lema, seed) == {"train", "evaluate"}
+    examples = {
+        name: [json.loads(line) for line in (arm["mix"] / "examples.jsonl").open()]
+        for name, arm in {"lema": lema, "cot_matched": matched, "cot_random": random, "cot": cot}.items()
+    }
+    cot_part = [row for row in examples["cot"] if row["source"] == "cot"]
+    for rows in examples.values():
+        assert [row for row in rows if row["source"] == "cot"] == cot_part
+    assert len(examples["lema"]) == len(examples["cot_matched"]) == len(examples["cot_random"]) > len(cot_part)
+    extra = {name: sorted(row["problem_id"] for row in rows[len(cot_part) :]) for name, rows in examples.items()}
+    assert extra["lema"] == extra["cot_matched"]
+    assert not set(extra["cot_random"]) & {row["problem_id"] for row in cot_part}
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_adapters_train_and_answer_on_a_cpu(run: Callable[..., dict[str, Path]], method: str) -> None:
+    artifacts = run(f"train={method}")
+    assert (artifacts["train"] / "checkpoint" / "adapter_model.safetensors").is_file()
+    assert (artifacts["evaluate"] / "score.json").is_file()
+
+
+def test_limit_is_part_of_the_identity(run: Callable[..., dict[str, Path]]) -> None:
+    full, cut = run("mix=cot"), run("mix=cot", "limit=5")
+    assert made(full, cut) >= {"data", "mix", "train", "evaluate"}
+    assert json.loads((cut["evaluate"] / "score.json").read_text())["limit"] == 5
+
+
+def test_until_stops_and_only_needs_what_stands_before(run: Callable[..., dict[str, Path]]) -> None:
+    with pytest.raises(UserError, match="only=train: .*mix.* must be made first"):
+        run("only=train")
+    assert "train" not in run("until=mix")
+    assert "train" in run("only=train")
+
+
+def test_a_mix_without_an_accepted_correction_is_an_error(run: Callable[..., dict[str, Path]]) -> None:
+    with pytest.raises(UserError, match="mix=lema: not one of 0 corrections was accepted"):
+        run("sampler.keep_unanswered=false")
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_resumes_to_the_same_bytes(undisturbed: Path, tmp_path: Path) -> None:
+    kills = 0
+    for delay in [1.0, 4.0, 6.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 600.0]:
+        process = start(tmp_path)
+        deadline = time.monotonic() + delay
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+        if process.returncode == 0:
+            break
+    assert kills >= 2
+    assert process.returncode == 0
+    leftovers = [path for path in tmp_path.rglob("*") if path.suffix in (".partial", ".lock")]
+    assert not leftovers
+    assert contents(tmp_path) == contents(undisturbed)
+
+
+@pytest.mark.slow
+def test_two_processes_on_one_cell_end_with_one_set_of_artifacts(undisturbed: Path, tmp_path: Path) -> None:
+    processes = [start(tmp_path), start(tmp_path)]
+    assert [process.wait(600) for process in processes] == [0, 0]
+    assert contents(tmp_path) == contents(undisturbed)

@@ -1,0 +1,392 @@
+"""Tasks: rows become problems, dev is cut from train, and a damaged data set is named by file, line and field."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from lema import tasks
+from lema.config import TaskConfig
+from lema.types import Problem, UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+GOOD = {"question": "1+1?", "answer": "1+1=<<1+1=2>>2\n#### 2"}
+
+
+def task(file: str, /, **changes: Any) -> TaskConfig:
+    """`conf/task/FILE.yaml` against the schema; `changes` are its keys, `dataset_path` the folder."""
+    dataset = {key.removeprefix("dataset_"): changes.pop(key) for key in list(changes) if key.startswith("dataset_")}
+    tree = OmegaConf.merge(OmegaConf.structured(TaskConfig), OmegaConf.load(ROOT / f"conf/task/{file}.yaml"), changes)
+    config: Any = OmegaConf.to_object(OmegaConf.merge(tree, {"dataset": dataset}) if dataset else tree)
+    return config
+
+
+def write(folder: Path, **splits: list[Any]) -> str:
+    folder.mkdir(exist_ok=True)
+    for name, rows in splits.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(folder)
+
+
+def rows(count: int) -> list[dict[str, str]]:
+    return [{"question": f"1+{n}?", "answer": f"1+{n}=<<1+{n}={n + 1}>>{n + 1}\n#### {n + 1}"} for n in range(count)]
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_gsm8k_row_keeps_its_notes_and_loses_its_answer_line(tmp_path):
+    row = {"question": "Tom has 5 and 1,075. Sum?", "answer": "It is 5+1075=<<5+1075=1080>>1080.\nDone.\n#### 1,080"}
+    problem = tasks.load(task("gsm8k", dataset_path=write(tmp_path, train=[row], test=[GOOD]), num_dev=0), None).train[
+        0
+    ]
+    assert problem == Problem("gsm8k-train-0", row["question"], "It is 5+1075=<<5+1075=1080>>1080.\nDone.", "1,080")
+
+
+def test_a_math_row_keeps_its_level_and_subject(tmp_path):
+    row = {"path": "x", "problem": "2?\n", "level": "Level ?", "type": "Algebra", "solution": "It is $\\boxed{2}$."}
+    problem = tasks.load(task("math", dataset_path=write(tmp_path, train=[row], test=[row]), num_dev=0), None).test[0]
+    assert problem == Problem("math-test-0", "2?", "It is $\\boxed{2}$.", "2", "Level ?", "Algebra")
+
+
+def test_question_fields_are_joined_and_numbers_are_text(tmp_path):
+    row = {"Body": "Tom has 3.", "Question": "How many?", "Answer": 145.0}
+    fields = {"question": ["Body", "Question"], "solution": None, "answer": "Answer", "answer_form": "plain"}
+    config = task(
+        "gsm8k",
+        num_dev=0,
+        dataset_path=write(tmp_path, train=[row], test=[{**row, "Answer": 2.5}]),
+        **{f"dataset_{key}": value for key, value in fields.items()},
+    )
+    splits = tasks.load(config, None)
+    assert splits.train == [Problem("gsm8k-train-0", "Tom has 3. How many?", "", "145")]
+    assert splits.test[0].answer == "2.5"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("So $\\boxed{5}$.", "5"),
+        ("$\\boxed{1}$ or rather $\\boxed{2}$", "2"),
+        ("$\\boxed{1}$ or rather $\\fbox{2}$", "2"),
+        ("$\\boxed{\\frac{1}{2}}$", "\\frac{1}{2}"),
+        ("$\\boxed{\\left\\{ x \\right.}$", "\\left\\{ x \\right."),
+        ("our answer is $\\boxed 2$.", "2"),
+        ("our answer is $\\boxed 12$.", "12"),
+        ("our answer is \\(\\boxed\\pi\\).", "\\pi"),
+        ("our answer is \\boxed 2.", "2"),
+        ("there are $\\boxed{}$ primes", ""),
+        ("$\\boxed{\\frac{1}{2}$", None),
+        ("$\\boxedright{5}$", None),
+        ("no box", None),
+        ("\\boxed", None),
+    ],
+)
+def test_the_last_box_is_the_answer(text, answer):
+    assert tasks.last_boxed(text) == answer
+
+
+# --- splits ----------------------------------------------------------------------------------------------------------
+
+
+def test_dev_is_a_seeded_cut_of_train(tmp_path):
+    folder = write(tmp_path, train=rows(50), test=rows(3))
+    splits = tasks.load(task("gsm8k", dataset_path=folder, num_dev=10), None)
+    assert (len(splits.train), len(splits.dev), len(splits.test)) == (40, 10, 3)
+    numbers = [[int(problem.id.split("-")[2]) for problem in part] for part in (splits.train, splits.dev)]
+    assert sorted(numbers[0] + numbers[1]) == list(range(50))
+    assert [sorted(part) for part in numbers] == numbers
+    assert tasks.load(task("gsm8k", dataset_path=folder, num_dev=10), None) == splits
+    assert tasks.load(task("gsm8k", dataset_path=folder, num_dev=10, seed=1), None).dev != splits.dev
+
+
+def test_a_question_asked_twice_is_never_in_dev(tmp_path):
+    folder = write(tmp_path, train=rows(6) * 2 + rows(9)[6:], test=rows(1))
+    splits = tasks.load(task("gsm8k", dataset_path=folder, num_dev=2), None)
+    assert (len(splits.train), len(splits.dev)) == (13, 2)
+    assert not {problem.question for problem in splits.train} & {problem.question for problem in splits.dev}
+
+
+def test_limit_cuts_every_split_after_dev_was_cut(tmp_path):
+    folder = write(tmp_path, train=rows(50), test=rows(9))
+    config = task("gsm8k", dataset_path=folder, num_dev=10)
+    whole, cut = tasks.load(config, None), tasks.load(config, 4)
+    assert (cut.train, cut.dev, cut.test) == (whole.train[:4], whole.dev[:4], whole.test[:4])
+
+
+def test_a_data_set_may_have_no_train_split(tmp_path):
+    folder = write(tmp_path, test=rows(3))
+    config = task("gsm8k", dataset_path=folder, num_dev=0)
+    assert config.dataset
+    config.dataset.splits = {"test": "test"}
+    splits = tasks.load(config, None)
+    assert (splits.train, splits.dev, len(splits.test)) == ([], [], 3)
+
+
+def test_arithmetic_is_made_and_its_source_is_the_generator():
+    config = task("gsm8k", name="arithmetic", num_dev=5, dataset=None, arithmetic={"num_train": 30, "num_test": 8})
+    splits = tasks.load(config, None)
+    assert (len(splits.train), len(splits.dev), len(splits.test)) == (25, 5, 8)
+    assert splits.source == {"generator": "arithmetic", "seed": config.seed, "num_train": 30, "num_test": 8}
+
+
+def test_the_source_of_a_folder_is_its_content_wherever_it_lies(tmp_path):
+    here, there = (write(tmp_path / name, train=rows(5), test=rows(2)) for name in ("here", "there"))
+    content = (tmp_path / "here/train.jsonl").read_bytes()
+    source = tasks.source(task("gsm8k", dataset_path=here))
+    assert source == tasks.source(task("gsm8k", dataset_path=there))
+    assert source == tasks.load(task("gsm8k", dataset_path=here, num_dev=1), 1).source
+    assert source["sha256"]["train.jsonl"] == hashlib.sha256(content).hexdigest()  # type: ignore[index]
+    (tmp_path / "there/train.jsonl").write_bytes(content + b"\n")
+    assert source != tasks.source(task("gsm8k", dataset_path=there))
+
+
+# --- damaged data ----------------------------------------------------------------------------------------------------
+
+LINE = json.dumps(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", ["train.jsonl: ", "empty", "copy"]),
+        ("\n \n", ["train.jsonl: ", "empty"]),
+        (LINE + "\n" + LINE[:30], ["train.jsonl line 2: ", "not valid JSON", "copy it again"]),
+        (LINE[:30] + "\n" + LINE, ["train.jsonl line 1: ", "not valid JSON"]),
+        (LINE.encode("utf-16"), ["train.jsonl line 1: ", "not valid JSON"]),
+        ("[" * 100_000, ["train.jsonl line 1: ", "not valid JSON"]),
+        (LINE + "\n\n" + LINE, ["train.jsonl line 2: ", "blank line", "remove"]),
+        (LINE + "\n[1, 2]", ["train.jsonl line 2: ", "JSON object", "list"]),
+        (LINE + "\nnull", ["train.jsonl line 2: ", "JSON object"]),
+        ('{"question": "1+1?"}', ["train.jsonl line 1: ", "'answer'", "question", "task.dataset"]),
+        ('{"answer": "#### 2"}', ["train.jsonl line 1: ", "'question'", "answer"]),
+        ('{"question": null, "answer": "#### 2"}', ["train.jsonl line 1, ", "'question'", "text or a number", "None"]),
+        ('{"question": ["1"], "answer": "#### 2"}', ["train.jsonl line 1, ", "'question'", "['1']"]),
+        ('{"question": true, "answer": "#### 2"}', ["train.jsonl line 1, ", "'question'", "True"]),
+        ('{"question": " ", "answer": "#### 2"}', ["train.jsonl line 1, ", "question", "empty"]),
+        (LINE + '\n{"question": "q", "answer": "so 2"}', ["train.jsonl line 2, ", "'answer'", "no answer", "####"]),
+        ('{"question": "q", "answer": "so 2\\n#### "}', ["train.jsonl line 1, ", "'answer'", "no answer", "####"]),
+    ],
+)
+def test_damaged_rows_are_named_in_one_line(tmp_path, content, said):
+    folder = write(tmp_path, test=[GOOD])
+    (tmp_path / "train.jsonl").write_bytes(content if isinstance(content, bytes) else content.encode())
+    message = refused(task("gsm8k", dataset_path=folder, num_dev=0))
+    assert str(tmp_path) in message
+    for part in said:
+        assert part in message
+
+
+@pytest.mark.parametrize("solution", ["It is 2.", "It is $\\boxed{2$."])
+def test_a_row_without_a_box_is_named(tmp_path, solution):
+    row = {"problem": "2?", "level": "Level 1", "type": "Algebra", "solution": solution}
+    message = refused(task("math", dataset_path=write(tmp_path, train=[row], test=[row]), num_dev=0))
+    assert "train.jsonl line 1, field 'solution': no answer" in message
+    assert "\\boxed" in message
+
+
+def test_a_missing_folder_or_file_is_named(tmp_path):
+    assert "there is no such folder" in refused(task("gsm8k", dataset_path=str(tmp_path / "none")))
+    assert f"task.dataset.path={tmp_path / 'none'}" in refused(task("gsm8k", dataset_path=str(tmp_path / "none")))
+    message = refused(task("gsm8k", dataset_path=write(tmp_path / "half", train=[GOOD])))
+    assert "test.jsonl" in message
+    assert "task.dataset.path" in message
+
+
+def test_a_dev_cut_larger_than_train_is_refused(tmp_path):
+    message = refused(task("gsm8k", dataset_path=write(tmp_path, train=rows(5), test=rows(1)), num_dev=5))
+    assert "task.num_dev=5" in message
+    assert "5 distinct training questions" in message
+
+
+def test_blank_lines_at_the_end_and_windows_line_ends_are_read(tmp_path):
+    folder = write(tmp_path, test=[GOOD])
+    (tmp_path / "train.jsonl").write_bytes(b"\xef\xbb\xbf" + f"{LINE}\r\n{LINE}\r\n\r\n \n".encode())
+    assert len(tasks.load(task("gsm8k", dataset_path=folder, num_dev=0), None).train) == 2
+
+
+def refused(config: TaskConfig) -> str:
+    with pytest.raises(UserError) as caught:
+        tasks.load(config, None)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 400
+    return message
+
+
+# --- the Hub ---------------------------------------------------------------------------------------------------------
+
+REPOSITORY = {
+    "README.md": "---\nconfigs:\n"
+    + "".join(
+        f"- config_name: {subset}\n  data_files:\n"
+        + "".join(f"  - split: {split}\n    path: {subset}/{split}.jsonl\n" for split in ("train", "test"))
+        for subset in ("first", "second")
+    )
+    + "---\n",
+    **{
+        f"{subset}/{split}.jsonl": "".join(
+            json.dumps({"question": f"{subset} {split} {n}?", "answer": f"#### {n}"}) + "\n" for n in range(3)
+        )
+        for subset in ("first", "second")
+        for split in ("train", "test")
+    },
+}
+LOAD = """
+import json, sys
+from lema import tasks
+from lema.types import UserError
+from tests.test_tasks import task
+try:
+    splits = tasks.load(task("gsm8k", num_dev=0, **json.loads(sys.argv[1])), None)
+    print(json.dumps([[[p.id, p.question, p.answer] for p in part] for part in (splits.train, splits.test)]))
+    print(json.dumps(splits.source))
+except UserError as error:
+    print("refused:", error)
+"""
+
+
+@pytest.fixture(scope="module")
+def hub():
+    """A Hub that holds `REPOSITORY` as lab/sums at one revision; yields its address and the paths asked for."""
+    revision, asked = "a" * 40, []
+
+    class Hub(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            path = self.path.split("?")[0]
+            asked.append(path)
+            body = self.body(path)
+            self.send_response(404 if body is None else 200)
+            if body is None:
+                self.send_header("X-Error-Code", "EntryNotFound" if "/lab/sums/" in path else "RepoNotFound")
+            self.send_header("X-Repo-Commit", revision)
+            self.send_header("ETag", f'"{hashlib.sha1(body or b"").hexdigest()}"')
+            self.send_header("Content-Length", str(len(body or b"")))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body or b"")
+
+        do_HEAD = do_GET
+
+        def body(self, path):
+            files, api = f"/datasets/lab/sums/resolve/{revision}/", "/api/datasets/lab/sums"
+            if path.startswith(files):
+                text = REPOSITORY.get(path.removeprefix(files))
+                return None if text is None else text.encode()
+            if path == f"{api}/revision/{revision}":
+                names = [{"rfilename": name} for name in REPOSITORY]
+                return json.dumps({"id": "lab/sums", "sha": revision, "siblings": names}).encode()
+            if path.startswith(f"{api}/tree/{revision}"):
+                folder = path.removeprefix(f"{api}/tree/{revision}").strip("/")
+                files = [
+                    {"type": "file", "path": name, "size": len(text), "oid": hashlib.sha1(text.encode()).hexdigest()}
+                    for name, text in REPOSITORY.items()
+                    if name.startswith(folder)
+                ]
+                return json.dumps(files).encode()
+            return None
+
+        def log_message(self, format, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+def load_from(address: str, home: Path, offline: str = "0", **changes: Any) -> list[str]:
+    """The lines printed by a fresh process: the libraries read the address once, when they are imported."""
+    environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_OFFLINE": offline}
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, json.dumps(changes)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_hub_gives_all_subsets_in_order_at_the_pinned_revision(hub, tmp_path):
+    address, asked = hub
+    known = {"dataset_hub_id": "lab/sums", "dataset_revision": "a" * 40, "dataset_subsets": ["second", "first"]}
+    problems, source = map(json.loads, load_from(address, tmp_path, **known))
+    for split, part in zip(("train", "test"), problems, strict=True):
+        questions = [(f"{subset} {split} {n}?", str(n)) for subset in ("second", "first") for n in range(3)]
+        assert part == [[f"gsm8k-{split}-{n}", *question] for n, question in enumerate(questions)]
+    assert source == {"hub_id": "lab/sums", "revision": "a" * 40, "subsets": ["second", "first"]}
+    assert any("a" * 40 in path for path in asked)
+    # What was fetched once is read without a network.
+    assert list(map(json.loads, load_from("http://127.0.0.1:9", tmp_path, "1", **known))) == [problems, source]
+
+
+@pytest.mark.parametrize(
+    ("offline", "changes"),
+    [
+        ("1", {"dataset_hub_id": "lab/sums", "dataset_subsets": ["first"]}),
+        ("0", {"dataset_hub_id": "lab/absent", "dataset_subsets": ["first"]}),
+        ("0", {"dataset_hub_id": "lab/sums", "dataset_subsets": ["third"]}),
+    ],
+    ids=["offline", "no such repository", "no such subset"],
+)
+def test_a_hub_that_does_not_answer_is_one_line_with_the_remedy(hub, tmp_path, offline, changes):
+    (line,) = load_from(hub[0], tmp_path, offline, dataset_revision="a" * 40, **changes)
+    assert line.startswith(f"refused: task.dataset.hub_id={changes['dataset_hub_id']}: ")
+    assert changes["dataset_subsets"][0] in line
+    assert "task.dataset.path" in line
+    assert "HF_HUB_OFFLINE" in line
+
+
+# --- the real data ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "unanswered"),
+    [
+        ("gsm8k", (7273, 200, 1319), []),
+        # Two questions that have no number as answer: their box is empty in the data set.
+        ("math", (7300, 200, 5000), ["math-train-5529", "math-train-5531"]),
+    ],
+)
+def test_every_real_row_is_read(data_dir, name, sizes, unanswered):
+    splits = tasks.load(task(name, dataset_path=str(data_dir / name)), None)
+    problems = [*splits.train, *splits.dev, *splits.test]
+    assert (len(splits.train), len(splits.dev), len(splits.test)) == sizes
+    assert len({problem.id for problem in problems}) == len(problems)
+    assert [problem.id for problem in problems if not problem.answer] == unanswered
+    assert all(problem.question and problem.solution for problem in problems)
+    assert not any("####" in problem.solution for problem in problems)
+    assert not {problem.question for problem in splits.train} & {problem.question for problem in splits.dev}
+
+
+def test_real_test_questions_are_not_trained_on_but_for_one_of_math(data_dir):
+    shared = []
+    for name in ("gsm8k", "math"):
+        splits = tasks.load(task(name, dataset_path=str(data_dir / name)), None)
+        asked = {problem.question: problem.id for problem in splits.test}
+        shared += [(p.id, asked[p.question]) for p in (*splits.train, *splits.dev) if p.question in asked]
+    # One problem was published in both splits, under two subjects.
+    assert shared == [("math-train-3192", "math-test-4997")]
+
+
+def test_real_rationales_keep_the_number_they_end_in(data_dir):
+    """Only the answer line is cut off: nearly every rationale (not all: 0.50 against .5) still holds the answer."""
+    splits = tasks.load(task("gsm8k", dataset_path=str(data_dir / "gsm8k")), None)
+    held = sum(problem.answer.replace(",", "") in problem.solution.replace(",", "") for problem in splits.train)
+    assert held > 0.99 * len(splits.train)
