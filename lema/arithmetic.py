@@ -2,8 +2,8 @@
 
     Tom has 5 apples. On Monday 3 are bought. On Tuesday 2 are eaten. How many apples are left?
 
-    Monday: 5 + 3 = <<5+3=8>>8 apples.
-    Tuesday: 8 - 2 = <<8-2=6>>6 apples.                                            answer: 6
+    Monday 3: 5 + 3 = <<5+3=8>>8 apples.
+    Tuesday 2: 8 - 2 = <<8-2=6>>6 apples.            answer: 6
 
 Every value lies in 1 to 20 and every operand in 2 to 9, so a model of 0.4M parameters can learn all the facts.
 """
@@ -90,7 +90,7 @@ class Story:
         lefts = [self.start, *values[:-1]]
         for day, left, (operator, operand), value in zip(DAYS, lefts, self.moves, values, strict=False):
             note = f"<<{left}{operator}{operand}={value}>>" if notes else ""
-            sentences.append(f"{day}: {left} {operator} {operand} = {note}{value} {self.things}.")
+            sentences.append(f"{day} {operand}: {left} {operator} {operand} = {note}{value} {self.things}.")
         return sentences
 
 

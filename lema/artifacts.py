@@ -38,7 +38,7 @@ Record = TypeVar("Record")
 RESUME = "resume"  # the folder inside a partial artifact that a stage may resume from
 HEARTBEAT_SECONDS = 5.0  # a lock's owner touches it this often
 STALE_SECONDS = 60.0  # an owner silent for longer is dead (twelve missed beats)
-WHOLE_HASH_BYTES = 64 << 20  # larger files are checked by size alone when an artifact is read
+VERIFIED_BYTES = 64 << 20  # larger files are not hashed again each time an artifact is read
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,11 @@ class Store:
             record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        for name, facts in record["files"].items():
+        for name, sha256 in record["files"].items():
             file = folder / name
-            if not file.is_file() or file.stat().st_size != facts["bytes"] or _changed(file, facts):
+            if not file.is_file() or (file.stat().st_size <= VERIFIED_BYTES and _sha256(file) != sha256):
                 raise UserError(f"{file}: changed or removed after it was made; delete {folder} to make it again")
-        contents = {name: record[name] for name in ("recipe", "files")}
-        return Artifact(folder, digest(contents), record["summary"])
+        return Artifact(folder, digest([record["recipe"], record["files"]]), record["summary"])
 
     def make(self, recipe: Recipe, build: Callable[[Path], dict[str, Any]]) -> tuple[Artifact, bool]:
         """The artifact of a recipe, and whether this call made it.
@@ -102,15 +101,14 @@ class Store:
             if found := self.find(recipe):  # made while this process waited
                 return found, False
             partial = folder.with_name(folder.name + ".partial")
-            _clear(partial)
+            for leftover in [path for path in partial.glob("*") if path.name != RESUME]:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            partial.mkdir(exist_ok=True)
             start = time.monotonic()
             summary = build(partial)
             shutil.rmtree(partial / RESUME, ignore_errors=True)
-            files = {
-                path.relative_to(partial).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path, sync=True)}
-                for path in sorted(partial.rglob("*"))
-                if path.is_file()
-            }
+            paths = sorted(path for path in partial.rglob("*") if path.is_file())
+            files = {path.relative_to(partial).as_posix(): _sha256(path, sync=True) for path in paths}
             made = {"seconds": round(time.monotonic() - start, 1), "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
             record = {"recipe": recipe.identity(), "files": files, "summary": summary, "made": made}
             write_json(partial / "record.json", record)
@@ -141,7 +139,12 @@ def lock(target: Path) -> Iterator[Callable[[], None]]:
     path = target.with_name(target.name + ".lock")
     me = {"host": socket.gethostname(), "pid": os.getpid(), "token": uuid.uuid4().hex}
     waiting = False
-    while (owner := _acquire(path, me)) is not None:
+    while True:
+        with _guard(path):  # looking and taking are one step
+            owner = _owner(path)
+            if not _alive(owner, path):
+                write_json(path, me)
+                break
         if not waiting:
             log.info("waiting      for process %s on %s, which is making %s", owner["pid"], owner["host"], target)
             waiting = True
@@ -151,7 +154,7 @@ def lock(target: Path) -> Iterator[Callable[[], None]]:
     beat.start()
 
     def still_mine() -> None:
-        if (_owner(path) or {}).get("token") != me["token"]:
+        if _owner(path).get("token") != me["token"]:
             raise UserError(f"{path}: another process took this lock over; run the same command again")
 
     try:
@@ -160,7 +163,7 @@ def lock(target: Path) -> Iterator[Callable[[], None]]:
         stop.set()
         beat.join()
         with _guard(path):
-            if (_owner(path) or {}).get("token") == me["token"]:
+            if _owner(path).get("token") == me["token"]:
                 path.unlink()
 
 
@@ -194,16 +197,6 @@ def read_jsonl(path: Path, record: type[Record]) -> Iterator[Record]:
             yield record(**json.loads(line))
 
 
-def _acquire(path: Path, me: dict[str, Any]) -> dict[str, Any] | None:
-    """Take the lock, or return its living owner. The guard makes looking and taking one step."""
-    with _guard(path):
-        owner = _owner(path)
-        if owner is not None and _alive(owner, path):
-            return owner
-        write_json(path, me)
-        return None
-
-
 @contextlib.contextmanager
 def _guard(path: Path) -> Iterator[None]:
     with (path.parent / ".guard").open("w") as file:
@@ -211,24 +204,20 @@ def _guard(path: Path) -> Iterator[None]:
         yield
 
 
-def _owner(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
+def _owner(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _alive(owner: dict[str, Any], path: Path) -> bool:
-    if time.time() - path.stat().st_mtime > STALE_SECONDS:
+    if not owner or time.time() - path.stat().st_mtime > STALE_SECONDS:
         return False
-    if owner["host"] != socket.gethostname():
-        return True
-    try:
-        os.kill(owner["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's living process
-        return True
+    if owner["host"] == socket.gethostname():
+        try:
+            os.kill(owner["pid"], 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # another user's living process
+            return True
     return True
 
 
@@ -236,18 +225,6 @@ def _beat(path: Path, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_SECONDS):
         with contextlib.suppress(FileNotFoundError):
             os.utime(path)
-
-
-def _clear(partial: Path) -> None:
-    """An empty partial folder, but for what an earlier attempt left to resume from."""
-    partial.mkdir(exist_ok=True)
-    for child in partial.iterdir():
-        if child.name != RESUME:
-            shutil.rmtree(child) if child.is_dir() else child.unlink()
-
-
-def _changed(file: Path, facts: dict[str, Any]) -> bool:
-    return facts["bytes"] <= WHOLE_HASH_BYTES and _sha256(file) != facts["sha256"]
 
 
 def _sha256(path: Path, sync: bool = False) -> str:

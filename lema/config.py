@@ -340,6 +340,8 @@ def register(sweeps: Path) -> None:
     The sweeps are stored by hand because a folder on Hydra's search path would offer every folder beside it.
     """
     store = ConfigStore.instance()
+    # Hydra copies the whole store for each group it lists (--help: 94 times); what it loads it copies anyway.
+    setattr(store, "__deepcopy__", lambda memo: store)  # noqa: B010
     store.store(name="schema", node=Config)
     for file in sorted(sweeps.glob("*.yaml")):
         store.store(group="sweeps", name=file.stem, node=OmegaConf.load(file), package="_global_")

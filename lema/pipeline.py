@@ -1,6 +1,6 @@
 """The experiment as a list of steps: run those a cell needs, in order, each only when its artifact is not current.
 
-    data ─► base ─► sample ─► correct ─► mix ─► train ─► evaluate ─► report
+data ─► base ─► sample ─► correct ─► mix ─► train ─► evaluate ─► report
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,10 @@ def steps(cell: Cell) -> list[Step]:
         *needed,
         Step("mix", Stage.mix, mix.recipe, mix.build),
         Step("train", Stage.train, train.recipe, train.build),
-        Step("evaluate_untuned", Stage.evaluate, evaluate.base_recipe, evaluate.build_base),
-        Step("evaluate", Stage.evaluate, evaluate.recipe, evaluate.build),
+        *[
+            Step(name, Stage.evaluate, partial(evaluate.recipe, tuned=tuned), partial(evaluate.build, tuned=tuned))
+            for name, tuned in (("evaluate_untuned", False), ("evaluate", True))
+        ],
     ]
 
 

@@ -312,7 +312,7 @@ def test_named_steps_agree_with_human_labels_as_often_as_measured() -> None:
             found = correct(Problem("m", row["question"], solution, answer.strip()), steps)
             agreement.append(found.incorrect_step == int(row["model_output_solution_first_error_step"]))
     assert len(agreement) == 340
-    assert sum(agreement) >= 190, sum(agreement)  # measured: 202
+    assert sum(agreement) >= 190, sum(agreement)  # measured: 201
 
 
 @needs_data

@@ -230,10 +230,8 @@ class _Sender:
         except (TimeoutError, openai.APITimeoutError):
             return _Landed(None, reason=f"no answer within {self.settings.request_timeout:g} s")
         except openai.APIConnectionError as error:
-            unsent = isinstance(error.__cause__, _NEVER_SENT)
-            return _Landed(
-                self.settings.cost(0, 0) if unsent else None, reason=self._said(f"connection: {error.__cause__}")
-            )
+            cost = self.settings.cost(0, 0) if isinstance(error.__cause__, _NEVER_SENT) else None
+            return _Landed(cost, reason=self._said(f"connection: {error.__cause__}"))
         except openai.APIStatusError as error:
             return self._refused(error, request)
         return self._read(response.text, request)
@@ -276,7 +274,7 @@ class _Sender:
         # A gateway may give up on an answer that the model went on to write, and bill.
         unknown = status == 408 or (status > 500 and status != 503)
         cost = None if unknown else self.settings.cost(0, 0)
-        said = self._said(f"{status}: {error.message}")
+        said = self._said(f"{status}: {error.message.removeprefix(f'Error code: {status} - ')}")
         kept = "{kept} are answered and kept"
         if status == 400 and code in _REFUSED_PROMPT:
             return _Landed(cost, Answer(None, str(code), None, request.model))

@@ -45,7 +45,8 @@ def arithmetic_corpus(config: Config) -> tuple[list[Example], list[Problem]]:
     None of the questions is one of the task's: those would tell the base about training or test.
     """
     tiny, task = config.backbone.tiny, config.task
-    assert tiny is not None and task.arithmetic is not None
+    assert tiny is not None
+    assert task.arithmetic is not None
     random = Random(config.backbone.seed)
     facts = own_facts(config.backbone.seed, tiny.wrong_facts)
     train, test = make_problems(task.seed, task.arithmetic.num_train, task.arithmetic.num_test)
@@ -79,8 +80,9 @@ def text_corpus(style: str, problems: Iterable[Problem]) -> list[Example]:
 def make_tokenizer(texts: list[Example], style: str, vocab_size: int, max_length: int, numbers: range) -> Any:
     """A byte-level BPE tokenizer of `texts`, as a `PreTrainedTokenizerFast`; any text comes back unchanged.
 
-    Each of `numbers` is one token, with and without the space before it; without any, each digit is. The fixed wording of a prompt
-    is one token too: 15 and 45 fewer to read a text. Like Llama's it puts `<s>` before a text and nothing after.
+    Each of `numbers` is one token, with and without the space before it; without any, each digit is. The fixed
+    wording of the prompts is single tokens too: 15 (CoT) and 45 (correction) fewer to read in each text. Like
+    Llama's it puts `<s>` before a text and nothing after.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -97,7 +99,7 @@ def make_tokenizer(texts: list[Example], style: str, vocab_size: int, max_length
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    lines = [" ".join(f"{number},{number}" for number in numbers)] * len(texts)
+    lines = ["".join(f" {number},{number}" for number in numbers)] * len(texts)
     for text in texts:
         line = text.prompt + text.completion
         for wording in wordings:

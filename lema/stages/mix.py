@@ -88,9 +88,7 @@ def _draw_corrections(cell: Cell, pool: list[Problem]) -> list[tuple[Problem, Co
     return usable
 
 
-def _draw_questions(
-    pool: list[Problem], used: list[Problem], count: int, seed: int
-) -> tuple[list[Problem], int]:
+def _draw_questions(pool: list[Problem], used: list[Problem], count: int, seed: int) -> tuple[list[Problem], int]:
     """`count` random questions with a rationale, and how many of them are CoT examples already."""
     rng = random.Random(seed)
     already = {problem.id for problem in used}

@@ -32,6 +32,8 @@ CONTRASTS = {
     "cot_random": "as many examples",
     "cot_matched": "as many examples of the same failed questions: what the text of the correction adds",
 }
+
+
 @dataclass(frozen=True)
 class Run:
     """One finished run: what `pipeline` recorded of it."""
@@ -111,7 +113,10 @@ def _title(run: Run) -> str:
 
 
 def _table(any_run: Run, arms: dict[str, dict[int, Run]]) -> str:
-    rows = ["| arm | accuracy, % | seeds | problems | no answer | examples | tokens | steps |", "|---|--:|--:|--:|--:|--:|--:|--:|"]
+    rows = [
+        "| arm | accuracy, % | seeds | problems | no answer | examples | tokens | steps |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
     untuned = any_run.summaries["evaluate_untuned"]
     rows.append(
         f"| {UNTUNED} | {100 * untuned['accuracy']:.1f} | – | {untuned['num_problems']} "

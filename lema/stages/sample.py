@@ -7,8 +7,6 @@ from typing import Any
 
 from lema.artifacts import Recipe, resume_folder, write_jsonl
 from lema.cell import Cell
-from lema.grading import grade
-from lema.prompts.formats import cot_prompt
 from lema.types import Solution
 
 VERSION = 1
@@ -28,40 +26,29 @@ def build(cell: Cell, folder: Path) -> dict[str, Any]:
 
     Dev questions are sampled too, so that these solutions serve whichever questions a mix holds out.
     """
-    from lema.models.huggingface import generate, load_model, load_tokenizer
+    from lema.models.huggingface import solve
 
     sampler = cell.config.sampler
-    answering = sampler.model or cell.config.backbone
-    source = cell.sampled_weights
-    problems = [problem for problem in cell.problems("train", "dev") for _ in range(sampler.samples)]
-    completions = generate(
-        load_model(source, answering.precision, answering.attention),
-        load_tokenizer(source),
-        [cot_prompt(answering.prompt.value, problem.question) for problem in problems],
+    solutions = solve(
+        cell.problems("train", "dev"),
+        sampler.model or cell.config.backbone,
+        cell.sampled_weights,
+        grader=cell.config.task.grader.value,
         max_new_tokens=sampler.max_new_tokens,
         temperature=sampler.temperature,
+        samples=sampler.samples,
         seed=sampler.seed,
         batch_size=sampler.batch_size,
         resume=resume_folder(folder),
         title="sample",
     )
-    solutions = []
-    for number, (problem, completion) in enumerate(zip(problems, completions, strict=True)):
-        verdict = grade(completion.text, problem.answer, cell.config.task.grader.value)
-        solutions.append(
-            Solution(
-                problem_id=problem.id,
-                model=source.name,
-                sample=number % sampler.samples,
-                text=completion.text,
-                answer=verdict.answer,
-                correct=verdict.correct,
-                truncated=completion.truncated,
-            )
-        )
-    wrong = _wrong_paths(solutions, sampler.keep_unanswered)
+    wrong: dict[tuple[str, str], Solution] = {}
+    for solution in solutions:
+        answered = solution.answer is not None or sampler.keep_unanswered
+        if answered and not solution.correct and solution.text.strip():
+            wrong.setdefault((solution.problem_id, solution.text.strip()), solution)
     write_jsonl(folder / "solutions.jsonl", solutions)
-    write_jsonl(folder / "wrong.jsonl", wrong)
+    write_jsonl(folder / "wrong.jsonl", wrong.values())
     return {
         "solutions": len(solutions),
         "correct": sum(solution.correct for solution in solutions),
@@ -69,12 +56,3 @@ def build(cell: Cell, folder: Path) -> dict[str, Any]:
         "truncated": sum(solution.truncated for solution in solutions),
         "wrong_paths": len(wrong),
     }
-
-
-def _wrong_paths(solutions: list[Solution], keep_unanswered: bool) -> list[Solution]:
-    wrong = {}
-    for solution in solutions:
-        answered = solution.answer is not None or keep_unanswered
-        if not solution.correct and answered and solution.text.strip():
-            wrong.setdefault((solution.problem_id, solution.text.strip()), solution)
-    return list(wrong.values())

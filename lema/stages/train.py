@@ -142,7 +142,7 @@ def _model(cell: Cell) -> Any:
     set_seed(cell.config.seed)
     # Full fine-tuning keeps 32-bit master weights; bf16 is then the compute type alone.
     precision = Precision.fp32 if config.method is Method.full else backbone.precision
-    model = load_model(cell.base, precision, backbone.attention, four_bit=config.method is Method.qlora)
+    model = load_model(cell.base, precision, backbone.attention, config.method is Method.qlora, None)
     checkpointing = {"use_reentrant": False}
     if config.method is Method.qlora:
         from peft import prepare_model_for_kbit_training
