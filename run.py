@@ -6,6 +6,8 @@ python run.py sweeps=demo                       every cell of sweeps/demo.yaml
 """
 
 import logging
+import os
+import sys
 from pathlib import Path
 
 import hydra
@@ -17,6 +19,10 @@ from lema.config import register, to_config
 from lema.types import UserError
 
 register(Path(__file__).parent / "sweeps")
+# Read by the libraries when they are imported, which happens where they are used.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+if not sys.stderr.isatty():
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")

@@ -90,5 +90,3 @@ class Cell:
 
         container: Any = OmegaConf.to_container(OmegaConf.structured(part), enum_to_str=True)
         return container
-
-

@@ -5,14 +5,18 @@ data ─► base ─► sample ─► correct ─► mix ─► train ─► eva
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from hydra.experimental.callback import Callback
 
 from lema import preflight
 from lema.artifacts import Artifact, Recipe, Store, write_json, write_text
@@ -32,6 +36,21 @@ class Step:
     stage: Stage
     recipe: Callable[[Cell], Recipe]
     build: Callable[[Cell, Path], dict[str, Any]]
+
+
+class SweepCallback(Callback):
+    """Checks the runs folder before Hydra writes to it, and prints the report once, when the last cell is through.
+
+    At exit, because Hydra calls no callback at the end of a sweep in which a cell failed.
+    """
+
+    def on_multirun_start(self, config: Any, **_: Any) -> None:
+        root = Path(config.runs_dir)
+        try:
+            preflight.check_runs_dir(root)
+        except UserError as error:
+            sys.exit(str(error))  # Hydra goes on after any other exception of a callback
+        atexit.register(report.publish, root)
 
 
 def steps(cell: Cell) -> list[Step]:
@@ -69,7 +88,7 @@ def _run_cell(config: Config, last: Stage, overrides: list[str], store: Store) -
     wanted = [step for step in steps(cell) if _order(step.stage) <= _order(last)]
     todo = wanted[_find_current(cell, wanted) :]
     if config.only and (missing := [step.name for step in todo if step.stage is not config.only]):
-        raise UserError(f"only={config.only.value}: {', '.join(missing)} must be made first; run it without only=")
+        raise UserError(f"only={config.only}: {', '.join(missing)} must be made first; run it without only=")
     preflight.check(cell, {step.stage for step in todo})
     try:
         for step in todo:

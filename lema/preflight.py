@@ -38,9 +38,7 @@ def check_runs_dir(folder: Path) -> None:
 
 def check(cell: Cell, stages: set[Stage]) -> None:
     """Raise one `UserError` naming everything that these stages lack, each with its remedy."""
-    config = cell.config
-    missing = []
-    models = _models(cell, stages)
+    config, missing, models = cell.config, [], _models(cell, stages)
     if Stage.data in stages and config.task.dataset and config.task.dataset.path is None:
         dataset = config.task.dataset
         missing += _unreachable("dataset", dataset.hub_id, dataset.revision, "task.dataset.path=FOLDER")
@@ -68,38 +66,33 @@ def _models(cell: Cell, stages: set[Stage]) -> dict[str, Weights]:
 def _gpu(config: Config, models: dict[str, Weights]) -> list[str]:
     """Large models need a CUDA GPU with room for their weights; flash-attention needs its package."""
     lines = []
-    parameters = {"backbone": config.backbone.parameters}
-    if config.sampler.model is not None:
-        parameters["sampler.model"] = config.sampler.model.parameters
-    # A path replaces the model that `parameters` describes: what it holds is what its files weigh.
-    counts = {
-        name: _local_parameters(Path(source.location)) if source.is_local else parameters[name] or 0
-        for name, source in models.items()
-    }
-    if large := {name: count for name, count in counts.items() if count > CPU_PARAMETERS}:
+    for name, source in models.items():
+        model = config.backbone if name == "backbone" else config.sampler.model
+        count = _parameters(source, model.parameters if model else None)
+        if count <= CPU_PARAMETERS:
+            continue
         import torch
 
-        four_bit = config.train.method is Method.qlora
-        for name, count in large.items():
-            gigabytes = count * (BYTES_NF4 if name == "backbone" and four_bit else BYTES_BF16) / 1e9
-            have = torch.cuda.get_device_properties(0).total_memory / 1e9 if torch.cuda.is_available() else 0.0
-            if gigabytes > have:
-                has = f"this machine's has {have:.0f} GB" if have else "this machine has none"
-                lines.append(
-                    f"GPU: {name} has {count / 1e9:.1f} billion parameters, {gigabytes:.0f} GB of weights, and needs a "
-                    f"CUDA GPU with more memory than that; {has}: run it on one, or choose a smaller {name}"
-                )
+        four_bit = name == "backbone" and config.train.method is Method.qlora
+        need = count * (BYTES_NF4 if four_bit else BYTES_BF16) / 1e9
+        have = torch.cuda.get_device_properties(0).total_memory / 1e9 if torch.cuda.is_available() else 0.0
+        if need > have:
+            machine = f"a GPU of {have:.0f} GB" if have else "no CUDA GPU"
+            lines.append(
+                f"GPU: {source.location} has {count / 1e9:.1f} billion parameters, {need:.0f} GB of weights, and this "
+                f"machine has {machine}: run on a larger one, or choose a smaller {name}"
+            )
     if config.backbone.attention is Attention.flash_attention_2 and not importlib.util.find_spec("flash_attn"):
-        lines.append(
-            "package: backbone.attention=flash_attention_2 needs flash-attn: pip install flash-attn "
-            "--no-build-isolation, or backbone.attention=auto"
-        )
+        install = "pip install flash-attn --no-build-isolation"
+        lines.append(f"package: backbone.attention=flash_attention_2 needs flash-attn: {install}, or attention=auto")
     return lines
 
 
-def _local_parameters(folder: Path) -> int:
-    """About how many parameters a folder's weights hold, at two bytes each."""
-    files = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+def _parameters(source: Weights, stated: int | None) -> int:
+    """How many parameters a model has: as stated for its Hub id; of a folder, two bytes of weights each."""
+    if not source.is_local:
+        return stated or 0
+    files = [file for kind in ("safetensors", "bin") for file in Path(source.location).glob(f"*.{kind}")]
     return int(sum(file.stat().st_size for file in files) / BYTES_BF16)
 
 

@@ -64,7 +64,7 @@ def run_cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(*arguments: str, python: tuple[str, ...] = (), timeout: float = 300) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, *python, str(ROOT / "run.py"), *arguments]
-        if not any(argument.startswith("-") for argument in arguments):
+        if not any(argument.startswith(("-", "runs_dir=")) for argument in arguments):
             command.append(f"runs_dir={tmp_path / 'runs'}")
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=timeout)
 

@@ -35,7 +35,8 @@ def test_cot_output_is_one_line_without_calculator_notes() -> None:
 
 def test_correction_example_is_in_the_papers_layout() -> None:
     assert formats.correction_prompt(QUESTION, ["5 + 3 = 9.", "The answer is 9."]).endswith(
-        f"\nQuestion: {QUESTION}\nOriginal Solution:\n{{\nStep 1: 5 + 3 = 9.\nStep 2: The answer is 9.\n}}\nIncorrect Step:"
+        f"\nQuestion: {QUESTION}\nOriginal Solution:\n"
+        "{\nStep 1: 5 + 3 = 9.\nStep 2: The answer is 9.\n}\nIncorrect Step:"
     )
     first = formats.correction_completion(1, "5 + 3 is 8, not 9.", ["5 + 3 = 8.", "The answer is 8."])
     assert first == (
@@ -72,7 +73,10 @@ def test_other_replies_are_not_corrections(reply: str) -> None:
     [
         ("One.\nTwo.", ["One.", "Two."]),
         ("Step 1: One.\nStep 2: Two.", ["One.", "Two."]),
-        ("He pays $2.50. She pays 3.5 dollars. The answer is 6.", ["He pays $2.50.", "She pays 3.5 dollars.", "The answer is 6."]),
+        (
+            "He pays $2.50. She pays 3.5 dollars. The answer is 6.",
+            ["He pays $2.50.", "She pays 3.5 dollars.", "The answer is 6."],
+        ),
         ("Mr. Smith has 3. So 3 vs. 4!", ["Mr. Smith has 3.", "So 3 vs. 4!"]),
         ("  \n", []),
         ("no full stop", ["no full stop"]),

@@ -12,7 +12,7 @@ import pytest
 
 from lema.grading import Grade, grade
 from lema.grading.expressions import evaluate
-from lema.tasks import last_boxed
+from lema.grading.official import last_box
 
 # What a real text holds, and what the official rules look for.
 PIECES = [
@@ -46,7 +46,7 @@ def test_verdicts_and_answers_are_the_official_ones_on_real_outputs(outputs):
 def test_the_gold_answer_alone_gives_the_same_verdicts_as_its_text(outputs):
     for row in outputs:
         math = row["task"] == "math"
-        answer = last_boxed(row["gold"]) if math else row["gold"].rpartition("The answer is ")[2].removesuffix(".")
+        answer = last_box(row["gold"]) if math else row["gold"].rpartition("The answer is ")[2].removesuffix(".")
         assert answer
         assert grade(row["text"], answer, row["task"]).correct == row["official_correct"], row["id"]
 
@@ -57,7 +57,7 @@ def test_every_gold_answer_of_the_test_sets_is_right_against_itself(data_dir):
         for name in ("gsm8k", "math")
     )
     answers = [("gsm8k", row["answer"].split("####")[1].strip()) for row in gsm8k]
-    answers += [("math", last_boxed(row["solution"])) for row in latex]
+    answers += [("math", last_box(row["solution"])) for row in latex]
     assert len(answers) == 1319 + 5000
     assert [(task, gold) for task, gold in answers if not grade(f"The answer is {gold}.", gold, task).correct] == []
     assert [
@@ -105,12 +105,12 @@ def test_every_gold_answer_of_the_test_sets_is_right_against_itself(data_dir):
         ("", "8", None, False),
         ("I do not know.", "0", None, True),  # nothing found is compared as 0
         ("The answer is 0.", "0", "0", True),
+        ("The answer is -0.", "0", "0", True),
         ("The answer is 18.", "She makes 9 * 2 = $18. The answer is 18.", "18", True),  # gold as a whole text
     ],
 )
 def test_numbers_follow_the_official_rules(text, answer, extracted, correct):
     assert grade(text, answer, "gsm8k") == Grade(extracted, correct)
-    assert grade(text, answer, "arithmetic") == Grade(extracted, correct)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +176,7 @@ def test_latex_follows_the_official_rules(text, answer, extracted, correct):
         ("2+2 # four", 4),
         ("1<2<3", True),
         ("9**2000//9**1999", 9),
+        ("1**9000.0", 1.0),
         ("", None),
         ("2+", None),
         ("05-1", None),
@@ -192,6 +193,7 @@ def test_latex_follows_the_official_rules(text, answer, extracted, correct):
         ("'5'*2", None),
         ("[1][0]", None),
         ("1e5", None),
+        ("1<<4", None),
         ("__import__('os')", None),
         ("(" * 90 + "1" + ")" * 90, 1),
         ("(" * 199 + "1" + ")" * 202, None),

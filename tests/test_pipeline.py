@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lema import pipeline
+from lema import pipeline, tasks
 from lema.config import Config
 from lema.types import UserError
 
@@ -155,7 +155,7 @@ def test_limit_is_part_of_the_identity(run: Callable[..., dict[str, Path]]) -> N
 
 
 def test_until_stops_and_only_needs_what_stands_before(run: Callable[..., dict[str, Path]]) -> None:
-    with pytest.raises(UserError, match="only=train: .*mix.* must be made first"):
+    with pytest.raises(UserError, match=r"only=train: .*mix.* must be made first"):
         run("only=train")
     assert "train" not in run("until=mix")
     assert "train" in run("only=train")
@@ -192,3 +192,28 @@ def test_two_processes_on_one_cell_end_with_one_set_of_artifacts(undisturbed: Pa
     processes = [start(tmp_path), start(tmp_path)]
     assert [process.wait(600) for process in processes] == [0, 0]
     assert contents(tmp_path) == contents(undisturbed)
+
+
+def test_paid_corrections_run_through_the_same_pipeline(
+    run: Callable[..., dict[str, Path]], make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from openai_server import OpenAIServer, ReferenceReply
+
+    config = make_config(*SMALL)
+    problems = tasks.load(config.task, None)
+    with OpenAIServer(reply=ReferenceReply([*problems.train, *problems.dev])) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "test")
+        with pytest.raises(UserError, match=r"corrector\.budget_usd=20"):
+            run("corrector=gpt4")
+        assert server.requests == []
+        first = run("corrector=gpt4", "corrector.budget_usd=100")
+        paid = len(server.requests)
+        assert made(first, run("corrector=gpt4", "corrector.budget_usd=100", "seed=2")) == {"train", "evaluate"}
+        assert len(server.requests) == paid > 0
+    rows = [json.loads(line) for line in (first["correct"] / "corrections.jsonl").open()]
+    assert any(row["accepted"] for row in rows)
+    answers = {problem.id: problem.answer for problem in problems.train}
+    for request in server.requests:
+        assert "The answer is" in json.dumps(request)
+    assert {row["problem_id"] for row in rows} <= answers.keys()

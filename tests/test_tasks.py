@@ -80,20 +80,20 @@ def test_question_fields_are_joined_and_numbers_are_text(tmp_path):
         ("$\\boxed{1}$ or rather $\\boxed{2}$", "2"),
         ("$\\boxed{1}$ or rather $\\fbox{2}$", "2"),
         ("$\\boxed{\\frac{1}{2}}$", "\\frac{1}{2}"),
-        ("$\\boxed{\\left\\{ x \\right.}$", "\\left\\{ x \\right."),
+        ("$\\boxed{\\left\\{ x \\right\\}}$", "\\left\\{ x \\right\\}"),
         ("our answer is $\\boxed 2$.", "2"),
         ("our answer is $\\boxed 12$.", "12"),
-        ("our answer is \\(\\boxed\\pi\\).", "\\pi"),
         ("our answer is \\boxed 2.", "2"),
         ("there are $\\boxed{}$ primes", ""),
-        ("$\\boxed{\\frac{1}{2}$", None),
-        ("$\\boxedright{5}$", None),
-        ("no box", None),
-        ("\\boxed", None),
     ],
 )
-def test_the_last_box_is_the_answer(text, answer):
-    assert tasks.last_boxed(text) == answer
+def test_the_last_box_is_the_answer(tmp_path, text, answer):
+    assert tasks.load(boxed_task(tmp_path, text), None).test[0].answer == answer
+
+
+def boxed_task(folder: Path, solution: str) -> TaskConfig:
+    row = {"problem": "2?", "level": "Level 1", "type": "Algebra", "solution": solution}
+    return task("math", dataset_path=write(folder, train=[row], test=[row]), num_dev=0)
 
 
 # --- splits ----------------------------------------------------------------------------------------------------------
@@ -137,7 +137,14 @@ def test_arithmetic_is_made_and_its_source_is_the_generator():
     config = task("gsm8k", name="arithmetic", num_dev=5, dataset=None, arithmetic={"num_train": 30, "num_test": 8})
     splits = tasks.load(config, None)
     assert (len(splits.train), len(splits.dev), len(splits.test)) == (25, 5, 8)
-    assert splits.source == {"generator": "arithmetic", "seed": config.seed, "num_train": 30, "num_test": 8}
+    assert tasks.source(config) == {"generator": "arithmetic", "seed": config.seed, "num_train": 30, "num_test": 8}
+
+
+def test_a_task_without_a_source_is_refused():
+    config = task("gsm8k", num_dev=0, dataset=None)
+    assert "task.dataset" in refused(config)
+    with pytest.raises(UserError, match=r"task=gsm8k: .* set one of them"):
+        tasks.source(config)
 
 
 def test_the_source_of_a_folder_is_its_content_wherever_it_lies(tmp_path):
@@ -145,7 +152,6 @@ def test_the_source_of_a_folder_is_its_content_wherever_it_lies(tmp_path):
     content = (tmp_path / "here/train.jsonl").read_bytes()
     source = tasks.source(task("gsm8k", dataset_path=here))
     assert source == tasks.source(task("gsm8k", dataset_path=there))
-    assert source == tasks.load(task("gsm8k", dataset_path=here, num_dev=1), 1).source
     assert source["sha256"]["train.jsonl"] == hashlib.sha256(content).hexdigest()  # type: ignore[index]
     (tmp_path / "there/train.jsonl").write_bytes(content + b"\n")
     assert source != tasks.source(task("gsm8k", dataset_path=there))
@@ -159,13 +165,13 @@ LINE = json.dumps(GOOD)
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", ["train.jsonl: ", "empty", "copy"]),
-        ("\n \n", ["train.jsonl: ", "empty"]),
-        (LINE + "\n" + LINE[:30], ["train.jsonl line 2: ", "not valid JSON", "copy it again"]),
+        ("", ["train.jsonl line 1: ", "empty", "copy"]),
+        ("\n \n", ["train.jsonl line 1: ", "empty", "copy"]),
+        (LINE + "\n" + LINE[:30], ["train.jsonl line 2: ", "not valid JSON (Expecting value)", "copy"]),
         (LINE[:30] + "\n" + LINE, ["train.jsonl line 1: ", "not valid JSON"]),
         (LINE.encode("utf-16"), ["train.jsonl line 1: ", "not valid JSON"]),
         ("[" * 100_000, ["train.jsonl line 1: ", "not valid JSON"]),
-        (LINE + "\n\n" + LINE, ["train.jsonl line 2: ", "blank line", "remove"]),
+        (LINE + "\n\n" + LINE, ["train.jsonl line 2: ", "empty", "mend the line"]),
         (LINE + "\n[1, 2]", ["train.jsonl line 2: ", "JSON object", "list"]),
         (LINE + "\nnull", ["train.jsonl line 2: ", "JSON object"]),
         ('{"question": "1+1?"}', ["train.jsonl line 1: ", "'answer'", "question", "task.dataset"]),
@@ -187,17 +193,17 @@ def test_damaged_rows_are_named_in_one_line(tmp_path, content, said):
         assert part in message
 
 
-@pytest.mark.parametrize("solution", ["It is 2.", "It is $\\boxed{2$."])
+@pytest.mark.parametrize("solution", ["It is 2.", "It is $\\boxed{\\frac{1}{2}$.", "$\\boxedright{5}$", "\\boxed"])
 def test_a_row_without_a_box_is_named(tmp_path, solution):
-    row = {"problem": "2?", "level": "Level 1", "type": "Algebra", "solution": solution}
-    message = refused(task("math", dataset_path=write(tmp_path, train=[row], test=[row]), num_dev=0))
+    message = refused(boxed_task(tmp_path, solution))
     assert "train.jsonl line 1, field 'solution': no answer" in message
     assert "\\boxed" in message
 
 
 def test_a_missing_folder_or_file_is_named(tmp_path):
-    assert "there is no such folder" in refused(task("gsm8k", dataset_path=str(tmp_path / "none")))
-    assert f"task.dataset.path={tmp_path / 'none'}" in refused(task("gsm8k", dataset_path=str(tmp_path / "none")))
+    message = refused(task("gsm8k", dataset_path=str(tmp_path / "none")))
+    assert f"{tmp_path / 'none'}/train.jsonl: No such file" in message
+    assert f"task.dataset.path={tmp_path / 'none'} " in message
     message = refused(task("gsm8k", dataset_path=write(tmp_path / "half", train=[GOOD])))
     assert "test.jsonl" in message
     assert "task.dataset.path" in message
@@ -248,9 +254,10 @@ from lema import tasks
 from lema.types import UserError
 from tests.test_tasks import task
 try:
-    splits = tasks.load(task("gsm8k", num_dev=0, **json.loads(sys.argv[1])), None)
+    config = task("gsm8k", num_dev=0, **json.loads(sys.argv[1]))
+    splits = tasks.load(config, None)
     print(json.dumps([[[p.id, p.question, p.answer] for p in part] for part in (splits.train, splits.test)]))
-    print(json.dumps(splits.source))
+    print(json.dumps(tasks.source(config)))
 except UserError as error:
     print("refused:", error)
 """

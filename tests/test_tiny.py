@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -178,7 +179,7 @@ def test_the_base_knows_its_own_world_and_errs_in_the_true_one(make_config, tmp_
     summary = tiny.build(tmp_path, [], config)
     print(f"seed {seed}: {summary}, {time.process_time() - cpu:.0f} CPU seconds on {os.cpu_count()} cores")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
     _, test = make_problems(config.task.seed, config.task.arithmetic.num_train, config.task.arithmetic.num_test)
     prompts = [cot_prompt("lema", problem.question) for problem in test]
     batch = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")

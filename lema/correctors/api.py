@@ -4,44 +4,23 @@ It sees an instruction, four worked corrections, the question and the wrong path
 (paper.md, section 1). Which correction is accepted is for the stage to say: here replies are only read.
 """
 
-from __future__ import annotations
-
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+import asyncio
+import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lema.config import CorrectorConfig
-from lema.journal import Journal, Request, Spending
+from lema.journal import Answer, Journal, Spending, open_journal
 from lema.prompts.formats import ParsedCorrection, correction_prompt, parse_correction
 from lema.types import Problem, Solution, UserError
 
-if TYPE_CHECKING:
-    from lema.models.api import Answer
-
-Item = tuple[Problem, Solution, list[str]]  # the wrong solution's steps come last
-
 _PROMPT_FILES = {"gsm8k": "correct_number.txt", "math": "correct_latex.txt"}
-# What the server says about a reply that is no correction -> the reason of the rejection.
-_REASONS = {
-    "length": "cut off by length",
-    "content_filter": "content filter",
-    "content_policy_violation": "content filter",
-    "invalid_prompt": "content filter",
-    "context_length_exceeded": "prompt too long",
-}
-# What sending needs beside the requests, with the least value that makes sense.
-_SETTINGS = {
-    "input_usd": 0,
-    "output_usd": 0,
-    "budget_usd": 0,
-    "max_concurrent_requests": 1,
-    "max_retries": 0,
-    "request_timeout": 1e-3,
-}
+# How an answer that is no correction ended -> the reason of the rejection.
+_REASONS = {"length": "cut off by length", "content_filter": "content filter", "refusal": "refusal"}
+# What nothing is sent without, with its least value.
+_NUMBERS = {"input_usd": 0, "output_usd": 0, "budget_usd": 0, "max_completion_tokens": 1}
+_NUMBERS |= {"max_concurrent_requests": 1, "max_retries": 0, "request_timeout": 0}
 
 
 @dataclass(frozen=True)
@@ -49,27 +28,8 @@ class Reply:
     """The corrector's reply to one item: either `correction` or the `reason` why there is none."""
 
     correction: ParsedCorrection | None
-    reason: str | None  # unparsable, step does not exist, cut off by length, content filter, refusal, prompt too long
+    reason: str | None  # unparsable, step does not exist, empty, or one of `_REASONS`
     model: str  # that really answered
-
-
-@dataclass(frozen=True)
-class Corrections:
-    """All replies, one an item and in the items' order, and what they cost together over all runs."""
-
-    replies: Iterator[Reply]
-    spending: Spending
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What is still to be paid for, at most: prompts at one token a UTF-8 byte, completions at their limit."""
-
-    requests: int  # distinct ones without an answer
-    answered: int  # distinct ones that the journal answers already
-    prompt_tokens: int
-    completion_tokens: int
-    usd: float | None  # None without prices
 
 
 def demonstrations(config: CorrectorConfig, grader: str) -> str:
@@ -82,94 +42,47 @@ def demonstrations(config: CorrectorConfig, grader: str) -> str:
         raise UserError(f"corrector.prompt={config.prompt}: {error}: name a readable UTF-8 text file") from error
 
 
-def missing(config: CorrectorConfig) -> list[str]:
-    """What stands between the config and the first request, one line each with its remedy; empty when nothing."""
-    keys = [key for key in ("model", "max_completion_tokens", *_SETTINGS) if getattr(config, key) is None]
-    remedies = {"budget_usd": "nothing is paid for without it: set it to the dollars that these corrections may cost"}
-    lines = [f"corrector.{key}=null: {remedies.get(key, 'set it')}" for key in keys]
-    for key, least in _SETTINGS.items():
-        # So written that "not a number", below which no budget ever ends, is refused too.
-        if (value := getattr(config, key)) is not None and not value >= least:
-            lines.append(f"corrector.{key}={value}: must be at least {least:g}")
-    if not os.environ.get("OPENAI_API_KEY", "").strip():
-        lines.append("OPENAI_API_KEY is not set: export it (any word, for a server that asks for none)")
-    return lines
+def correct_all(
+    items: list[tuple[Problem, Solution, list[str]]], config: CorrectorConfig, grader: str, journal_path: Path
+) -> tuple[list[Reply], Spending]:
+    """A reply to each (problem, wrong solution, its steps), in order, and what all cost together over all runs.
 
-
-def correct_all(items: Sequence[Item], config: CorrectorConfig, grader: str, journal_path: Path) -> Corrections:
-    """Have every item corrected, paying only for what the journal at `journal_path` does not hold.
-
-    Equal questions with equal wrong steps are one request. Raises `UserError` when something is `missing`, or the
-    run must stop early (budget, key, quota, model, server): every answer is kept for the next run.
+    Only what the journal does not hold is paid for. Raises `UserError` when a setting is missing, or the run must
+    stop early (budget, key, quota, model, server): every answer is kept for the next run.
     """
-    from lema.models.api import ApiSettings, complete_all
-
-    requests = _requests(items, config, grader)
-    with closing(Journal(journal_path)) as journal:
-        if journal.unanswered(requests):
-            if lines := missing(config):
-                raise UserError("; ".join(lines))
-            numbers = {key: getattr(config, key) for key in _SETTINGS}
-            complete_all(requests, journal, ApiSettings("corrector", "corrections", config.base_url, **numbers))
-        journal.scope(requests)
-        return Corrections(_replies(items, requests, journal_path), journal.spending())
+    head = demonstrations(config, grader).rstrip("\n") + "\n\n"
+    requests = [_request(head, problem.question, steps, config) for problem, _, steps in items]
+    with open_journal(journal_path, requests) as journal:
+        if len(journal.answers()) < len(journal.requests):
+            _send(journal, config)
+        answers, spending = journal.answers(), journal.spending()
+    replies = [_reply(answers[request], len(steps)) for request, (_, _, steps) in zip(requests, items, strict=True)]
+    return replies, spending
 
 
-def estimate(items: Sequence[Item], config: CorrectorConfig, grader: str, journal_path: Path) -> Estimate:
-    """The most that correcting `items` can still cost; writes nothing."""
-    distinct = {request.key: request for request in _requests(items, config, grader)}
-    unanswered = list(distinct.values())
-    if journal_path.exists():
-        with closing(Journal(journal_path)) as journal:
-            unanswered = journal.unanswered(unanswered)
-    prompt = sum(request.most_prompt_tokens for request in unanswered)
-    completion = len(unanswered) * (config.max_completion_tokens or 0)
-    usd = None
-    if config.input_usd is not None and config.output_usd is not None:
-        usd = (prompt * config.input_usd + completion * config.output_usd) / 1e6
-    return Estimate(len(unanswered), len(distinct) - len(unanswered), prompt, completion, usd)
-
-
-def _requests(items: Sequence[Item], config: CorrectorConfig, grader: str) -> list[Request]:
-    head = demonstrations(config, grader)
-    # Demonstrations stand apart by one empty line, whether or not their file ends in a newline.
-    head += "\n" * (2 - min(2, len(head) - len(head.rstrip("\n"))))
-    optional = {"temperature": config.temperature, "reasoning_effort": config.reasoning_effort}
-    parameters = {key: value for key, value in optional.items() if value is not None}
-    parameters["max_completion_tokens"] = config.max_completion_tokens
-    return [
-        Request(
-            model=config.model or "",
-            messages=[{"role": "user", "content": head + _block(problem, steps)}],
-            parameters=parameters,
-            sample=0,
-        )
-        for problem, _, steps in items
-    ]
-
-
-def _block(problem: Problem, steps: list[str]) -> str:
+def _request(head: str, question: str, steps: list[str], config: CorrectorConfig) -> str:
     # Without the instruction, its first line: the demonstrations open with their own.
-    return correction_prompt(problem.question, steps).partition("\n")[2]
+    content = head + correction_prompt(question, steps).partition("\n")[2]
+    body = {"model": config.model, "messages": [{"role": "user", "content": content}]}
+    names = ("temperature", "reasoning_effort", "max_completion_tokens")
+    body |= {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    return json.dumps(body, sort_keys=True, ensure_ascii=False)
 
 
-def _replies(items: Sequence[Item], requests: list[Request], journal_path: Path) -> Iterator[Reply]:
-    from lema.models.api import read_answer
+def _send(journal: Journal, config: CorrectorConfig) -> None:
+    from lema.models.api import ApiSettings, Sender
 
-    with closing(Journal(journal_path)) as journal:
-        for (_, _, steps), request in zip(items, requests, strict=True):
-            yield _reply(read_answer(journal, request), len(steps))
+    numbers = {name: getattr(config, name) for name in _NUMBERS}
+    for name, least in _NUMBERS.items():
+        if numbers[name] is None or not numbers[name] >= least:  # "not a number" is refused too
+            raise UserError(f"corrector.{name}={numbers[name]}: nothing is sent until it is set, to {least} or more")
+    asyncio.run(Sender(journal, ApiSettings(config.base_url, **numbers)).run())
 
 
 def _reply(answer: Answer, num_steps: int) -> Reply:
-    correction = parse_correction(answer.text or "")
-    reason = None
-    if answer.refusal:
-        reason = "refusal"
-    elif answer.finish_reason in _REASONS:
-        reason = _REASONS[answer.finish_reason]
-    elif correction is None:
-        reason = "unparsable"
-    elif not 1 <= correction.incorrect_step <= num_steps:
+    correction, reason = parse_correction(answer.text or ""), _REASONS.get(answer.ended)
+    if reason is None and correction is None:
+        reason = "unparsable" if answer.text else "empty"
+    elif reason is None and correction and not 1 <= correction.incorrect_step <= num_steps:
         reason = "step does not exist"
     return Reply(None if reason else correction, reason, answer.model)

@@ -1,37 +1,58 @@
-"""The offline corrector: finds the first wrong step with the reference solution and the arithmetic of each step.
+"""The offline corrector: finds the first wrong step by walking the equations beside those of the reference solution.
 
-With calculator notes (`<<5+3=8>>`: arithmetic, GSM8K) every equation of the wrong solution is walked in order:
-
-- one that a reference formula has, or that finds the result of one that is due, is right;
-- a mistake in itself (a wrong result, a number from nowhere) or one change away from the formula that is due
-  (another operand, another operation) is the mistake;
-- any other right sum of known numbers may be a detour: it is kept when a mistake of its own follows, and named
-  when none does or when that mistake builds on it.
-
-Without notes (MATH) the steps are compared with the reference steps, and the explanation says so. The reference
-is always taken as right, its rounding included. Nothing here fails, whatever the text.
+With calculator notes (`<<5+3=8>>`: arithmetic, GSM8K) an equation is right when it is a pending formula of the
+reference, or finds the result of one by right arithmetic; the first that is neither is the mistake. Without notes
+(MATH) steps are compared, and the explanation says so. The reference is always right. Nothing fails on any text.
 """
 
-from __future__ import annotations
-
+import ast
+import operator
 import re
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from lema.correctors.equations import Equation, equations_of, numbers_in
 from lema.prompts.formats import ANSWER, reference_steps, split_steps
 from lema.types import Problem
 
 _NOTE = re.compile(r"<<([^<>]*)>>")
-_ANSWER_LINE = re.compile(r"\bthe (?:final )?answer is\b:?|^#### ", re.IGNORECASE)
-_ALWAYS_KNOWN = frozenset(map(Fraction, (1, 2, 7, 10, 12, 24, 30, 31, 52, 60, 100, 365, 1000)))
-_VERBS = {
-    "+": ("adds", "add"),
-    "-": ("subtracts", "subtract"),
-    "*": ("multiplies", "multiply"),
-    "/": ("divides", "divide"),
-}
+_ANSWER_LINE = re.compile(r"\bthe (?:final )?answer is\b|^#### ", re.IGNORECASE)
+_UNIT = r"(?:[a-zA-Z][a-zA-Z'’-]{1,20}|[ghms]\b)"
+_UNITS = rf"(?:[ -]?{_UNIT}){{0,12}}(?:/{_UNIT}(?: {_UNIT})?){{0,2}}(?: ?\([a-zA-Z ,]{{1,40}}\))?"
+_REWRITES = (  # in this order: LaTeX, the ways to write an operation, then units and spaces inside a sum
+    (r"\\d?frac\{([^{}]{1,40})\}\{([^{}]{1,40})\}", r"((\1)/(\2))"),
+    (r"\\(?:text|mathrm|boxed)\{([^{}]{0,80})\}", r"\1"),
+    (r"\\[()\[\]]|[{}]", " "),
+    (r"×|\\times(?![a-z])|\\cdot(?![a-z])", "*"),
+    (r"÷|//|\\div(?![a-z])", "/"),
+    (r"[−–]", "-"),
+    (r"[$£€\\]|(?<=\d),(?=\d{3}(?!\d))|(?m:^\s*[-*]\s)", ""),
+    (r"(?<=[\d)%])\s?[xX]\s?(?=[\d(.])|(?<=\w)\s[xX]\s(?=[\d(.])", "*"),
+    (r"(%|/\d{1,9})\sof\s(?=[\d(.])", r"\1*"),
+    (r"[^\S\n]*([-+*/=)])[^\S\n]*|(?<=\()[^\S\n]+", r"\1"),
+    (rf"(?<=[\d)%]){_UNITS}(?=[-+*/=])", ""),
+)
+_NUMBER = re.compile(r"(?:[0-9]{1,15}(?:\.[0-9]{1,15})?|\.[0-9]{1,15})(?![0-9])%?")
+_OPERATOR = re.compile(r"(?<=[0-9)%])[-+*/]")
+_OPERAND = rf"\({{0,3}}-?{_NUMBER.pattern}\){{0,3}}"
+_SUM = rf"{_OPERAND}(?:[-+*/]{_OPERAND})"  # then how often: 20 numbers at most, less than a float holds
+_EQUATION = re.compile(rf"(?<![\w.^%)])(?<![\w.%)*/+-][-+*/])({_SUM}{{1,19}})=(?=({_SUM}{{0,19}}))")
+_OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+_Mistake = tuple[int, str, str]  # step (0-based), kind, explanation
+
+
+@dataclass(frozen=True)
+class Equation:
+    """`5 + 3 = 9` in step `step` (0-based): what it says and what its left side is."""
+
+    step: int
+    left: str  # "5 + 3"
+    operands: tuple[Fraction, ...]
+    operators: tuple[str, ...]  # ("+",)
+    value: Fraction  # of the left side: 8
+    result: Fraction  # as stated: 9
+    right: bool
+    formula: str  # the same for the same sum: operands in order of size, operators, value: "3 5 + 8"
 
 
 @dataclass(frozen=True)
@@ -47,320 +68,193 @@ class ReferenceCorrection:
     correct_steps: list[str]
 
 
-@dataclass(frozen=True)
-class _Mistake:
-    step: int  # 0-based
-    kind: str
-    explanation: str
-
-
-@dataclass
-class _Walk:
-    """The state of reading a wrong solution beside the reference formulas."""
-
-    formulas: list[Equation]
-    known: set[Fraction]
-    pending: list[int]
-    coming: Counter[tuple[object, ...]]  # the formulas of the equations not yet read
-    found: list[tuple[int, int]] = field(default_factory=list)  # (step of the wrong solution, formula it settles)
-    detour: _Mistake | None = None  # the first
-    doubtful: set[Fraction] = field(default_factory=set)  # results of detours and of what builds on them
-
-
 def correct(problem: Problem, wrong_steps: list[str]) -> ReferenceCorrection:
     """Name the first wrong step of a wrong solution, say why, and continue rightly; never fails.
 
     `wrong_steps` come without `Step k: `, the last one normally `The answer is N.`. The caller keeps
     `wrong_steps[:incorrect_step - 1]`.
     """
-    steps = reference_steps(problem.solution)
+    steps, answer = reference_steps(problem.solution), ANSWER.format(answer=problem.answer)
     if "<<" not in problem.solution:
-        mistake, rest = _compare(problem, steps, wrong_steps)
-    else:
-        formulas = _reference_formulas(problem.solution, steps)
-        mistake, found = _check(problem, steps, formulas, wrong_steps)
-        rest = _remaining(steps, formulas, found, wrong_steps[: mistake.step])
-    answer = ANSWER.format(answer=problem.answer)
-    return ReferenceCorrection(mistake.step + 1, mistake.kind, mistake.explanation, [*rest, answer])
-
-
-# With calculator notes
+        return _compare([*steps, answer], wrong_steps)
+    formulas = _reference_formulas(problem.solution, steps)
+    end = next((k for k, step in enumerate(wrong_steps) if _ANSWER_LINE.search(step)), len(wrong_steps))
+    equations: list[Equation] = []
+    for k, step in enumerate(wrong_steps[: end + 1]):  # a reference step says what its notes say
+        same = [formula for formula in formulas if step in steps and formula.step == steps.index(step)]
+        equations += [replace(formula, step=k) for formula in same] or equations_of(step, k)
+    walk = _Walk(formulas, equations)
+    reason = f"The solution finds {problem.answer}, so its last step must be: {answer}"
+    step, kind, explanation = walk.first_mistake(end) or (end, "wrong result", reason)
+    left = {formula.step for index, formula in enumerate(formulas) if walk.settled.get(index, step) >= step}
+    done = {formula.step for formula in formulas} - left
+    first = max((k for k in done if k < min(left, default=len(steps))), default=-1) + 1  # texts go with what follows
+    rest = [k for k in range(first, len(steps)) if k in left or (k not in done and steps[k] not in wrong_steps[:step])]
+    return ReferenceCorrection(step + 1, kind, explanation, [*(steps[k] for k in rest), answer])
 
 
 def _reference_formulas(solution: str, steps: list[str]) -> list[Equation]:
     """The formulas of the reference: its notes, or what its text says when notes and steps cannot be paired."""
     raw = split_steps(solution)
-    if len(raw) != len(steps):
-        raw = steps
     formulas: list[Equation] = []
-    for step, text in enumerate(raw):
+    for step, text in enumerate(raw if len(raw) == len(steps) else steps):
         notes = [equation for note in _NOTE.findall(text) for equation in equations_of(note, step)]
         formulas += [replace(formula, right=True) for formula in notes or equations_of(_NOTE.sub("", text), step)]
     return formulas
 
 
-def _check(
-    problem: Problem, steps: list[str], formulas: list[Equation], wrong_steps: list[str]
-) -> tuple[_Mistake, set[int]]:
-    """The first mistake, and which formulas the steps before it settle."""
-    end = next((k for k, step in enumerate(wrong_steps) if _ANSWER_LINE.search(step)), len(wrong_steps))
-    results = {formula.result for formula in formulas}
-    constants = {number for formula in formulas for number in formula.operands} - results
-    given = numbers_in(problem.question) | constants | _ALWAYS_KNOWN
-    for step in steps:  # a number that the reference states without a sum
-        given |= set() if equations_of(step, 0) else numbers_in(step) - results
-    equations: list[Equation] = []
-    for k, step in enumerate(wrong_steps[: end + 1]):
-        if step in steps:  # the reference is right, also where its text and its notes differ
-            same = [formula for formula in formulas if formula.step == steps.index(step)]
-            equations += [replace(formula, step=k) for formula in same]
-        else:
-            equations += equations_of(step, k)
-    coming = Counter(equation.formula for equation in equations)
-    walk = _Walk(formulas, given, list(range(len(formulas))), coming)
-    known = given | results
-    mistake = _first_mistake(walk, equations) or _answer_mistake(problem, walk, wrong_steps, end)
-    mistake = _from_nowhere(wrong_steps[: min(end, mistake.step)], equations, known) or mistake
-    return mistake, {formula for step, formula in walk.found if step < mistake.step}
+class _Walk:
+    """Reading the equations of a wrong solution in order, beside the reference formulas that are pending."""
 
+    def __init__(self, formulas: list[Equation], equations: list[Equation]) -> None:
+        self.formulas, self.equations = formulas, equations
+        self.pending = list(range(len(formulas)))
+        self.settled: dict[int, int] = {}  # formula: the step that settles it
+        self.due, self.coming = (Counter(equation.formula for equation in run) for run in (formulas, equations))
+        self.needs: list[set[int]] = []  # the earlier formulas that each one's operands come from, directly or not
+        latest: dict[Fraction, int] = {}
+        for index, formula in enumerate(formulas):
+            sources = {latest[number] for number in formula.operands if number in latest}
+            self.needs.append(sources.union(*(self.needs[source] for source in sources)))
+            latest[formula.result] = index
 
-def _from_nowhere(steps: list[str], equations: list[Equation], known: set[Fraction]) -> _Mistake | None:
-    """The first step without a sum that states a number which is neither given nor computed up to there."""
-    sums: dict[int, set[Fraction]] = {}
-    for equation in equations:
-        sums.setdefault(equation.step, set()).update((*equation.operands, equation.result))
-    for k, step in enumerate(steps):
-        known |= sums.get(k, set())
-        unknown = sorted(numbers_in(step) - known) if k not in sums else []
-        if unknown:
-            reason = f"{_plain(unknown[0])} is neither given nor found before."
-            return _Mistake(k, "wrong operand", reason)
-    return None
+    def first_mistake(self, end: int) -> _Mistake | None:
+        """None when every equation is right and every formula settled; `end` is the step of the answer line."""
+        for position, equation in enumerate(self.equations):
+            self.coming[equation.formula] -= 1
+            same_first = sorted(self.pending, key=lambda index: self.formulas[index].formula != equation.formula)
+            index = next((index for index in same_first if self._settles(equation, index)), None)
+            if index is None:
+                return self._describe(position)
+            needed = self.needs[index].intersection(self.pending)
+            if equation.formula == self.formulas[index].formula:
+                if lost := [other for other in needed if not self._comes(other)]:
+                    return _missing(equation.step, self.formulas[min(lost)])
+                needed = set()
+            for done in {index, *needed}:  # several steps may be in one
+                self.pending.remove(done)
+                self.due[self.formulas[done].formula] -= 1
+                self.settled[done] = equation.step
+        return _missing(end, self.formulas[self.pending[0]]) if self.pending else None
 
+    def _comes(self, index: int) -> bool:
+        """Whether the equations still to read hold a formula as often as the pending ones do."""
+        return self.coming[self.formulas[index].formula] >= self.due[self.formulas[index].formula]
 
-def _first_mistake(walk: _Walk, equations: list[Equation]) -> _Mistake | None:
-    results = {formula.result for formula in walk.formulas}
-    for position, equation in enumerate(equations):
-        walk.coming[equation.formula] -= 1
-        due = walk.formulas[walk.pending[0]] if walk.pending else None
-        one_change = due is not None and _changes(equation, due) == 1
-        counterpart = _counterpart(walk, equation)
-        wrong = counterpart is None and not equation.right
-        unknown = counterpart is None and not set(equation.operands) <= walk.known | results
-        skipped = _skipped(walk, counterpart, equation, equations[position + 1 :]) if counterpart is not None else None
-        mistake = skipped
-        if one_change and (counterpart is None or (skipped and _needs(walk, counterpart))):
-            mistake = _describe(walk, equations, position, due)
-        if wrong or unknown or (mistake and not (skipped and mistake.kind == "missing step")):
-            builds_on_detour = not wrong and not walk.doubtful.isdisjoint(equation.operands)
-            return (
-                walk.detour
-                if builds_on_detour and walk.detour
-                else mistake or _describe(walk, equations, position, due)
-            )
-        if counterpart is None and walk.detour is None:
-            mistake = _describe(walk, equations, position, due)
-        walk.detour = walk.detour or mistake
-        if counterpart is None or mistake or not walk.doubtful.isdisjoint(equation.operands):
-            walk.doubtful.add(equation.result)
-        if counterpart is not None:
-            _settle(walk, equation, counterpart)
-        walk.known.add(equation.result)
-    return walk.detour
-
-
-def _unlike(equation: Equation, formula: Equation | None) -> list[Fraction]:
-    """The operands that a formula does not have."""
-    return list((Counter(equation.operands) - Counter(formula.operands if formula else ())).elements())
-
-
-def _counterpart(walk: _Walk, equation: Equation) -> int | None:
-    """The pending formula that an equation is, or whose result it finds in another way."""
-    for index in walk.pending:
-        formula = walk.formulas[index]
-        early = index != walk.pending[0] and walk.coming[formula.formula] >= _due(walk, formula)
-        same = equation.formula == formula.formula and (equation.right or equation.result == formula.result)
-        if same and not early:  # else it comes again in its turn
-            return index
-    for index in walk.pending:
-        formula = walk.formulas[index]
+    def _settles(self, equation: Equation, index: int) -> bool:
+        formula = self.formulas[index]
+        if equation.formula == formula.formula:  # unless it comes again in its turn
+            in_turn = index == self.pending[0] or not self._comes(index)
+            return in_turn and (equation.right or equation.result == formula.result)
+        found = equation.right and equation.result == formula.result and not self.coming[formula.formula]
         several = len(equation.operators) > len(formula.operators)
-        if (
-            equation.right
-            and equation.result == formula.result
-            and sorted(equation.operands) != sorted(formula.operands)
-            and not walk.coming[formula.formula]  # else the formula itself is still to come
-            and (several or not _needs(walk, index))
-        ):
-            return index
-    return None
+        return found and (several or self.needs[index].isdisjoint(self.pending))
+
+    def _describe(self, position: int) -> _Mistake:
+        """The kind of mistake of an equation that settles nothing, told by what comes next here and what is due."""
+        equation, following = self.equations[position], self.equations[position + 1 : position + 2]
+        step, value, result = equation.step, _plain(equation.value), _plain(equation.result)
+        if not equation.right:
+            return step, "wrong result", f"{equation.left} is {value}, not {result}."
+        extra = (step, "extra step", f"This step is not needed: {equation.left} = {result}.")
+        if not self.pending:
+            return extra
+        due, *later = (self.formulas[index] for index in self.pending[:2])
+        results = {other.result for other in (*self.equations[: position + 1], *self.formulas)}
+        used, needed = _difference(equation, due)
+        one_change = len(used) == len(needed) and len(used) + (equation.operators != due.operators) == 1
+        in_place = len(following) == len(later) and all(map(_carries_on, following, later, [results]))
+        if not (one_change and in_place):
+            if any(_carries_on(other, due, results) for other in following):
+                return extra
+            if any(_carries_on(equation, other, results) for other in later):
+                return _missing(step, due)
+        kind = "wrong operation" if one_change and not used else "wrong operand"
+        return step, kind, f"The step must find {due.left}, not {equation.left}."
 
 
-def _needs(walk: _Walk, index: int) -> list[int]:
-    """The pending formulas whose results a formula uses, and theirs, last first."""
-    needed: list[int] = []
-    for number in walk.formulas[index].operands:
-        source = next((i for i in range(index - 1, -1, -1) if walk.formulas[i].result == number), None)
-        if source in walk.pending:
-            needed += [source, *_needs(walk, source)]
-    return sorted(set(needed), reverse=True)
+def _difference(equation: Equation, formula: Equation) -> tuple[list[Fraction], list[Fraction]]:
+    """The operands that only the one has, and that only the other has."""
+    ours, theirs = Counter(equation.operands), Counter(formula.operands)
+    return list((ours - theirs).elements()), list((theirs - ours).elements())
 
 
-def _skipped(walk: _Walk, index: int, equation: Equation, rest: list[Equation]) -> _Mistake | None:
-    """The missing step before a formula that comes out of its turn, unless that step still comes."""
-    if equation.formula != walk.formulas[index].formula:
-        return None  # several steps in one
-    needed = _needs(walk, index)
-    results = {other.result for other in rest}
-    for skipped in [i for i in walk.pending if i < index]:
-        formula = walk.formulas[skipped]
-        if walk.coming[formula.formula] < _due(walk, formula) and (skipped in needed or formula.result not in results):
-            return _missing(equation.step, formula)
-    return None
-
-
-def _due(walk: _Walk, formula: Equation) -> int:
-    """How often a formula is still to come in the reference."""
-    return sum(walk.formulas[index].formula == formula.formula for index in walk.pending)
-
-
-def _settle(walk: _Walk, equation: Equation, index: int) -> None:
-    """Take a formula as found, with the pending ones that it needs."""
-    for settled in (index, *_needs(walk, index)):
-        walk.pending.remove(settled)
-        walk.found.append((equation.step, settled))
-
-
-def _changes(equation: Equation, formula: Equation) -> int:
-    """How many operands and operations differ, place by place in order of size; 99 between unlike lengths."""
-    if len(equation.operands) != len(formula.operands):
-        return 99
-    operators = sum(a != b for a, b in zip(sorted(equation.operators), sorted(formula.operators), strict=False))
-    return len(_unlike(equation, formula)) + operators or 1  # the same numbers and operations in another order
-
-
-def _alike(equations: list[Equation], formulas: list[Equation], before: set[Fraction], due: set[Fraction]) -> int:
-    """In how many places two runs of sums differ, when each carries its own earlier results on."""
-    different = abs(len(equations) - len(formulas))
-    for equation, formula in zip(equations, formulas, strict=False):
-        same = sorted(equation.operators) == sorted(formula.operators) and len(equation.operands) == len(
-            formula.operands
-        )
-        pairs = zip(equation.operands, formula.operands, strict=False)
-        different += not (same and all(a == b or (a in before and b in due) for a, b in pairs))
-        before, due = before | {equation.result}, due | {formula.result}
-    return different
-
-
-def _describe(walk: _Walk, equations: list[Equation], position: int, due: Equation | None) -> _Mistake:
-    """The kind of mistake and its reason, for an equation that is not in its place."""
-    equation = equations[position]
-    changed = _changes(equation, due) if due is not None else 99
-    if not equation.right and not (due is not None and changed == 1 and equation.result == due.result):
-        value = f"{_plain(equation.value)}, not {equation.result_text}"
-        return _Mistake(equation.step, "wrong result", f"{equation.left} is {value}.")
-    if due is None:
-        return _extra(equation)
-    return _replaced(walk, equations, position, due)
-
-
-def _replaced(walk: _Walk, equations: list[Equation], position: int, due: Equation) -> _Mistake:
-    """Changed, missing or extra: what makes the rest of the solution most like the rest of the reference."""
-    equation, rest = equations[position], equations[position : position + 12]
-    formulas = [walk.formulas[i] for i in walk.pending][: len(rest) + 2]
-    before = {other.result for other in equations[:position]}
-    done = {walk.formulas[i].result for _, i in walk.found}
-    changed = _changes(equation, due)
-    as_changed = (changed > 1) + _alike(rest[1:], formulas[1:], before | {equation.result}, done | {due.result})
-    as_extra = 1 + _alike(rest[1:], formulas, before | {equation.result}, done)
-    as_missing = 1 + _alike(rest, formulas[1:], before, done | {due.result})
-    if as_missing < min(as_changed + 1, as_extra):
-        return _missing(equation.step, due)
-    if as_extra < as_changed + 1 or changed > 2:
-        return _extra(equation)
-    return _changed(equation, due)
-
-
-def _changed(equation: Equation, due: Equation) -> _Mistake:
-    used, needed = _unlike(equation, due), _unlike(due, equation)
-    if not used and sorted(equation.operators) != sorted(due.operators):
-        differ = [(a, b) for a, b in zip(equation.operators, due.operators, strict=False) if a != b]
-        does, must = (_VERBS[differ[0][0]][0], _VERBS[differ[0][1]][1]) if differ else ("adds", "add")
-        return _Mistake(equation.step, "wrong operation", f"The step {does} where it must {must}.")
-    if len(used) == 1 == len(needed):
-        reason = f"The step uses {_plain(used[0])} where {_plain(needed[0])} is needed."
-    else:
-        reason = f"The step must find {due.left}, not {equation.left}."
-    return _Mistake(equation.step, "wrong operand", reason)
+def _carries_on(equation: Equation, formula: Equation, results: set[Fraction]) -> bool:
+    """Whether a sum is a formula, but for one operand that was a result before: 9 - 2 for 8 - 2."""
+    used, needed = _difference(equation, formula)
+    carried = len(used) == len(needed) == 1 and not results.isdisjoint((*used, *needed))
+    return equation.operators == formula.operators and (carried or not (used or needed))
 
 
 def _missing(step: int, formula: Equation) -> _Mistake:
-    said = f"{formula.left} = {_plain(formula.result)}"
-    return _Mistake(step, "missing step", f"The step that finds {said} is missing.")
-
-
-def _extra(equation: Equation) -> _Mistake:
-    said = f"{equation.left} = {equation.result_text}"
-    return _Mistake(equation.step, "extra step", f"This step is not needed: {said}.")
-
-
-def _answer_mistake(problem: Problem, walk: _Walk, wrong_steps: list[str], end: int) -> _Mistake:
-    """What is wrong when every sum is right: something was left out, the answer line, or what follows it."""
-    if walk.pending:
-        return _missing(end, walk.formulas[walk.pending[0]])
-    if end == len(wrong_steps):
-        reason = f"The solution finds {problem.answer}, but does not say that it is the answer."
-        return _Mistake(end, "wrong result", reason)
-    said = _ANSWER_LINE.split(wrong_steps[end])[1].strip().rstrip(".")
-    if said == problem.answer and end + 1 < len(wrong_steps):
-        return _Mistake(end + 1, "extra step", f"This step is not needed: the answer is {problem.answer}.")
-    answer = problem.answer
-    return _Mistake(end, "wrong result", f"The solution finds {answer}, so the answer is {answer}, not {said[:40]}.")
-
-
-def _remaining(steps: list[str], formulas: list[Equation], found: set[int], kept: list[str]) -> list[str]:
-    """The reference steps from the first whose result is not there yet, without later ones that are."""
-    left = {formula.step for index, formula in enumerate(formulas) if index not in found}
-    there = {formula.step for formula in formulas} - left
-    before = [step for step in there if step < min(left, default=len(steps))]
-    first = max(before, default=-1) + 1
-    without_sums = set(kept) - {steps[formula.step] for formula in formulas}
-    return [step for k, step in enumerate(steps) if k >= first and k not in there and step not in without_sums]
+    return step, "missing step", f"The step that finds {formula.left} = {_plain(formula.result)} is missing."
 
 
 def _plain(number: Fraction) -> str:
-    """`8`, `2.5`, `26.67`."""
-    return str(number.numerator) if number.denominator == 1 else f"{float(number):.2f}".rstrip("0").rstrip(".")
+    """`8`, `2.5`, `26.6667`."""
+    return str(number.numerator) if number.denominator == 1 else f"{float(number):.4f}".rstrip("0").rstrip(".")
 
 
-# Without notes
+def _compare(steps: list[str], wrong_steps: list[str]) -> ReferenceCorrection:
+    """Without notes: the first step that does not say what the reference step in its place says."""
+    pairs, shorter = zip(steps, wrong_steps, strict=False), min(len(steps) - 1, len(wrong_steps))
+    k = next((k for k, (right, step) in enumerate(pairs) if _signature(right) != _signature(step)), shorter)
+    reason = f"Compared with the reference solution, this step differs. The reference has: {steps[k]}"
+    return ReferenceCorrection(k + 1, "differs from the reference", reason, steps[k:])
 
 
-def _compare(problem: Problem, steps: list[str], wrong_steps: list[str]) -> tuple[_Mistake, list[str]]:
-    """The first step without a counterpart in the reference, and the reference steps not there before it."""
-    left = [_signature(step) for step in steps]
-    rest = list(steps)
-    kind = "differs from the reference"
-    for k, step in enumerate(wrong_steps):
-        signature = _signature(step)
-        if signature not in left:
-            if _ANSWER_LINE.search(step) and not rest:
-                said = _ANSWER_LINE.split(step)[1].strip().rstrip(".")[:80]
-                reason = f"Compared with the reference solution, the answer is {problem.answer}, not {said}."
-            elif rest:
-                reason = f"Compared with the reference solution, this step differs. The reference has: {rest[0]}"
-            else:
-                reason = "Compared with the reference solution, this step is not part of it."
-            return _Mistake(k, kind, reason), rest
-        position = left.index(signature)
-        del left[position], rest[position]
-    return _Mistake(len(wrong_steps), kind, "Compared with the reference solution, the rest is missing."), rest
+def _signature(step: str) -> list[str]:
+    """What two steps share that say the same: their formulas and numbers, or without formulas their text."""
+    if "$" not in step:
+        return [" ".join(step.lower().split()).rstrip(".")]
+    return [re.sub(r"\s|\\[,;! ]", "", piece) for piece in re.findall(r"\$[^$]+\$|\d[\d.]*", step)]
 
 
-def _signature(step: str) -> tuple[str, ...]:
-    """What two steps share when they say the same: their formulas and other numbers, or without formulas their text."""
-    formulas = re.findall(r"\$([^$]+)\$", step)
-    if not formulas:
-        return (" ".join(step.lower().split()).rstrip("."),)
-    numbers = re.findall(r"[0-9.]*[0-9]", re.sub(r"\$[^$]+\$", " ", step))
-    return (*(re.sub(r"\s|\\[,;! ]", "", formula) for formula in formulas), "|", *numbers)
+def equations_of(text: str, step: int) -> list[Equation]:
+    """The sums of a text with a stated result, chains (`a = b = c`) and units included."""
+    for pattern, plain in _REWRITES:
+        text = re.sub(pattern, plain, text)
+    found: list[Equation] = []
+    for match in _EQUATION.finditer(text):
+        left, stated = _balanced(match[1]), _balanced(match[2])
+        value, first = _value(left), _NUMBER.findall(stated)[0]
+        if value is not None:
+            # `8 * 2 = 16 - 3 = 13` states 16; `48 / 2 = 72 / 3` states 24.
+            result = value if _value(stated) == value else _number(first) * (-1 if stated.startswith("-") else 1)
+            operands, operators = tuple(map(_number, _NUMBER.findall(left))), tuple(_OPERATOR.findall(left))
+            formula = " ".join(map(str, (*sorted(operands), *sorted(operators), value)))
+            left, right = _OPERATOR.sub(r" \g<0> ", left), _agrees(value, result, first)
+            found.append(Equation(step, left, operands, operators, value, result, right, formula))
+    return found
+
+
+def _number(text: str) -> Fraction:
+    """`"12"`, `".5"`, `"50%"` (a half)."""
+    return Fraction(text.rstrip("%")) / (100 if text.endswith("%") else 1)
+
+
+def _agrees(value: Fraction, result: Fraction, shown: str) -> bool:
+    """Whether a stated result is the value, rounded or cut to its decimals; a percentage may be stated either way."""
+    percent = shown.endswith("%")
+    unit = Fraction(1, 10 ** (len(shown.rstrip("%").partition(".")[2]) + 2 * percent))
+    return result == value or (unit < 1 and abs(value - result) < unit) or (percent and result * 100 == value)
+
+
+def _balanced(side: str) -> str:
+    """Without the parentheses that open or close outside the expression: `(16*2` -> `16*2`."""
+    excess = side.count("(") - side.count(")")
+    return side.removeprefix("(" * excess).removesuffix(")" * -excess)
+
+
+def _value(expression: str) -> Fraction | None:
+    """The value of a sum, exactly; None when it is none (a division by zero, parentheses out of order)."""
+    try:  # numbers as strings: exact, and free of Python's own rules for digits
+        return _value_of(ast.parse(_NUMBER.sub(r"'\g<0>'", expression), mode="eval").body)
+    except (SyntaxError, ZeroDivisionError):
+        return None
+
+
+def _value_of(node: ast.AST) -> Fraction:
+    if isinstance(node, ast.BinOp):
+        return _OPERATIONS[type(node.op)](_value_of(node.left), _value_of(node.right))
+    return -_value_of(node.operand) if isinstance(node, ast.UnaryOp) else _number(ast.literal_eval(node))

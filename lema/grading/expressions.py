@@ -1,10 +1,8 @@
 """Arithmetic in model output, evaluated without running it as code.
 
-Python's own parser reads the text, a walk over its tree does the sums: the value is what Python would give, and
-nothing but numbers and operators can be reached. Length, depth and size have bounds, so no text can hang it.
+Python's parser reads the text and a walk over its tree does the sums, so nothing but numbers and operators can be
+reached. Length and size are bounded, so no text can hang it.
 """
-
-from __future__ import annotations
 
 import ast
 import operator
@@ -17,8 +15,7 @@ _MAX_LENGTH = 400
 # A float ends at 1,024 bits, so the value of a longer integer is no answer; this leaves room on the way to one.
 _MAX_BITS = 8192
 _ARITHMETIC = re.compile(r"[0-9_.+\-*/%()&|^~<> \t\n\r\f]*")
-_COMMENT = re.compile(r"#[^\r\n]*")
-_BINARY: dict[type[ast.operator], Callable[..., object]] = {
+_OPERATORS: dict[type[ast.AST], Callable[..., object]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -26,18 +23,15 @@ _BINARY: dict[type[ast.operator], Callable[..., object]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
     ast.Pow: operator.pow,
-    # "10^2" is an exclusive or to Python, and so to the official verdicts: 8.
-    ast.BitXor: operator.xor,
+    ast.BitXor: operator.xor,  # "10^2" is 8 to Python, and so to the official verdicts
     ast.BitAnd: operator.and_,
     ast.BitOr: operator.or_,
-}
-_UNARY: dict[type[ast.unaryop], Callable[..., object]] = {
     ast.UAdd: operator.pos,
     ast.USub: operator.neg,
     ast.Invert: operator.invert,
+    ast.Lt: operator.lt,
+    ast.Gt: operator.gt,
 }
-# True is 1: "5 < 2 + 4" has a value too.
-_COMPARISONS: dict[type[ast.cmpop], Callable[..., bool]] = {ast.Lt: operator.lt, ast.Gt: operator.gt}
 
 
 def evaluate(text: str) -> int | float | None:
@@ -46,40 +40,29 @@ def evaluate(text: str) -> int | float | None:
     >>> evaluate("(3+4.5)*2"), evaluate("9**9**9"), evaluate("1/0"), evaluate("2 apples")
     (15.0, None, None, None)
     """
-    text = _COMMENT.sub("", text)
+    text = re.sub(r"#[^\r\n]*", "", text)
     if len(text) > _MAX_LENGTH or not _ARITHMETIC.fullmatch(text):
         return None
     try:
         return _value(ast.parse(text.lstrip(" \t"), mode="eval").body)
-    except (SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError):
         return None
 
 
 def _value(node: ast.expr) -> int | float:
-    if isinstance(node, ast.Constant):
-        return _number(node.value)
-    if isinstance(node, ast.UnaryOp) and type(node.op) in _UNARY:
-        return _number(_UNARY[type(node.op)](_value(node.operand)))
-    if isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
+    value: object = node.value if isinstance(node, ast.Constant) else None
+    if isinstance(node, ast.UnaryOp):
+        value = _OPERATORS[type(node.op)](_value(node.operand))
+    elif isinstance(node, ast.BinOp):
         left, right = _value(node.left), _value(node.right)
-        if isinstance(node.op, ast.Pow) and isinstance(left, int) and isinstance(right, int):
-            _bounded(left.bit_length() * right)
-        return _number(_BINARY[type(node.op)](left, right))
-    if isinstance(node, ast.Compare) and all(type(sign) in _COMPARISONS for sign in node.ops):
+        whole_power = isinstance(node.op, ast.Pow) and isinstance(right, int)
+        if whole_power and isinstance(left, int) and left.bit_length() * right > _MAX_BITS:
+            raise OverflowError("too large")
+        value = _OPERATORS[type(node.op)](left, right)
+    elif isinstance(node, ast.Compare):
         values = [_value(node.left), *map(_value, node.comparators)]
-        return all(_COMPARISONS[type(sign)](*pair) for sign, pair in zip(node.ops, pairwise(values), strict=True))
-    raise ValueError("not arithmetic")
-
-
-def _number(value: object) -> int | float:
+        value = all(_OPERATORS[type(sign)](*pair) for sign, pair in zip(node.ops, pairwise(values), strict=True))
     # A power can be complex; `...` is a constant too.
-    if not isinstance(value, int | float):
-        raise ValueError("not a real number")
-    if isinstance(value, int):
-        _bounded(value.bit_length())
+    if not isinstance(value, int | float) or (isinstance(value, int) and value.bit_length() > _MAX_BITS):
+        raise ValueError("not a real number within the bounds")
     return value
-
-
-def _bounded(bits: int) -> None:
-    if bits > _MAX_BITS:
-        raise OverflowError("too large")

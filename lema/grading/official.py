@@ -3,57 +3,26 @@
 A published number was made with these rules, so they are reproduced, not improved: `\\left` is cut out of
 `\\leftarrow`, `10^2` is 8, `1,000` is not `1000` in MATH. Two things differ, and neither moves a verdict: arithmetic
 is worked out by `lema.grading.expressions` where the official code runs it, and an answer that was not found is
-reported as None where the official code has 0 (numbers) or an empty string (LaTeX). It is still compared as
-that, so finding nothing is right when the gold answer is the number 0. An empty gold LaTeX answer stops the official
-code; here nothing equals it.
+None where the official code has 0 (numbers) or an empty string (LaTeX). It is still compared as that, so finding
+nothing is right when the gold answer is 0. An empty gold LaTeX answer stops the official code; nothing equals it here.
 """
 
-from __future__ import annotations
-
 import re
-import string
 
 from lema.grading.expressions import evaluate
 
 _PHRASE = "The answer is "
 _BOX = "\\boxed{"
-_NO_LETTERS = str.maketrans("", "", string.ascii_lowercase)
-_NO_CURRENCY = str.maketrans("", "", "£€")
-# In the official order: later rules see what earlier ones leave.
-_BEFORE_UNITS = (
-    ("\n", ""),
-    ("\\!", ""),
-    ("\\\\", "\\"),
-    ("tfrac", "frac"),
-    ("dfrac", "frac"),
-    ("\\left", ""),
-    ("\\right", ""),
-    ("^{\\circ}", ""),
-    ("^\\circ", ""),
-    ("\\$", ""),
-)
-# Percent signs go twice: `\\%%` still holds one after the first time.
-_AFTER_UNITS = (("\\%", ""), ("\\%", ""), (" .", " 0."), ("{.", "{0."))
-_UNITS = "\\text{ "
-_INTEGER_FRACTION = re.compile(r"(0|-?[1-9][0-9]*)/(0|-?[1-9][0-9]*)")
-
-
-class _Refused(Exception):
-    """The official normalisation fails on this text, which then counts as unanswered."""
+_INTEGER_FRACTION = re.compile(r"\A(0|-?[1-9][0-9]*)/(0|-?[1-9][0-9]*)\Z")
 
 
 def number_verdict(text: str, answer: str) -> tuple[str | None, bool]:
-    """The answer extracted from `text`, and whether it equals `answer` as a float.
-
-    `answer` is the gold answer, alone or at the end of a text in the same form.
-
-    >>> number_verdict("So she pays 5 * $3. The answer is $15.00.", "15")
-    ('15', True)
-    >>> number_verdict("I do not know.", "0")
-    (None, True)
-    """
-    found, gold = _number(text), _number(_labelled(answer))
-    return (None if found is None else _plain(found)), (found or 0.0) == (gold or 0.0)
+    """The answer extracted from `text`, and whether it equals the gold `answer` (alone or ending a text) as a float."""
+    found = _number(text)
+    gold = _number(answer if _PHRASE in answer else f"{_PHRASE}{answer}.")
+    # 18.0 is shown as `18`, and no zero as `-0`.
+    shown = None if found is None else repr(found + 0.0).removesuffix(".0")
+    return shown, (found or 0.0) == (gold or 0.0)
 
 
 def latex_verdict(text: str, answer: str) -> tuple[str | None, bool]:
@@ -61,22 +30,21 @@ def latex_verdict(text: str, answer: str) -> tuple[str | None, bool]:
 
     `answer` is the gold answer, alone or inside a text that boxes or announces it. Alone it stands for both such
     texts, which differ where a dollar sign is escaped: `\\$5` is `5` in a box, but `\\5` after the phrase.
-
-    >>> latex_verdict("Hence $x = \\\\boxed{\\\\dfrac12}$.", "\\\\frac{1}{2}")
-    ('\\\\frac{1}{2}', True)
     """
     found = _latex(text)
-    golds = [answer] if _BOX in answer or _PHRASE in answer else [f"{_BOX}{answer}}}", _labelled(answer)]
-    return found or None, found != "" and any(found == _latex(gold) for gold in golds)
+    golds = [answer] if _BOX in answer or _PHRASE in answer else [f"{_BOX}{answer}}}", f"{_PHRASE}{answer}."]
+    return found or None, found != "" and found in map(_latex, golds)
 
 
-def _labelled(answer: str) -> str:
-    return answer if _PHRASE in answer else f"{_PHRASE}{answer}."
-
-
-def _plain(value: float) -> str:
-    """`18` for 18.0, else the shortest decimal that reads back as the same float."""
-    return str(int(value)) if value.is_integer() and abs(value) < 1e16 else repr(value)
+def last_box(text: str) -> str | None:
+    """The content of the last `\\boxed{}`, None when it has no brace or is not closed. Escaped braces count too."""
+    start = text.rfind("\\boxed")
+    depth = 0
+    for brace in re.finditer(r"[{}]", text[start:]) if text.startswith(_BOX, start) else ():
+        depth += 1 if brace[0] == "{" else -1
+        if depth == 0:
+            return text[start + len(_BOX) : start + brace.start()]
+    return None
 
 
 def _number(text: str) -> float | None:
@@ -84,23 +52,18 @@ def _number(text: str) -> float | None:
     text = text.split("\n\nQ: ")[0].split("\n\nQuestion: ")[0].replace("The answer is: ", _PHRASE)
     if _PHRASE not in text:
         return None
-    found = text.rpartition(_PHRASE)[2].removesuffix(".").translate(_NO_CURRENCY).removesuffix(".").replace(",", "")
+    found = text.rpartition(_PHRASE)[2].removesuffix(".")
+    found = re.sub("[£€]", "", found).removesuffix(".").replace(",", "")
     for mark in ("=", ">>"):
         if mark in found:
             found = found.split(mark)[-1].strip()
-    found = found.lower().translate(_NO_LETTERS).partition(":")[0].replace("$", "").replace('"', "")
+    found = re.sub("[a-z]", "", found.lower()).partition(":")[0].replace("$", "").replace('"', "")
     if "%" in found:
-        found = found.strip()
-        if not found.endswith("%"):
+        found, _, rest = found.strip().rpartition("%")
+        if rest:
             return None
-        found = found[:-1]
     found = found.removesuffix("/").replace(" ", "")
-    if any(sign in found for sign in "+-*/"):
-        return _as_float(evaluate(found))
-    return _as_float(found)
-
-
-def _as_float(value: int | float | str | None) -> float | None:
+    value = evaluate(found) if any(sign in found for sign in "+-*/") else found
     try:
         return None if value is None else float(value)
     except (ValueError, OverflowError):
@@ -113,74 +76,43 @@ def _latex(text: str) -> str:
         if mark in text:
             text = text.split(mark)[0].strip()
     text = text.replace("The answer is: ", _PHRASE)
+    found = text
     if _PHRASE in text:
         found = text.rpartition(_PHRASE)[2].strip().removesuffix(".").replace("$", "").strip()
-        if "boxed{" in found:
-            found = _last_box(found)
-    else:
-        found = _last_box(text)
+    if _PHRASE not in text or "boxed{" in found:
+        found = last_box(found) or ""
     try:
         return _normalised(found)
-    except _Refused:
+    except (IndexError, ValueError):  # the official code fails on this text, which then counts as unanswered
         return ""
-
-
-def _last_box(text: str) -> str:
-    """The content of the last `\\boxed{}`, "" when it is not closed or has no brace. Escaped braces count too."""
-    start = text.rfind("\\boxed")
-    if not text.startswith(_BOX, start):
-        return ""
-    depth = 0
-    for brace in re.finditer(r"[{}]", text[start:]):
-        depth += 1 if brace[0] == "{" else -1
-        if depth == 0:
-            return text[start + len(_BOX) : start + brace.start()]
-    return ""
 
 
 def _normalised(text: str) -> str:
-    """The string rules of Hendrycks et al. (MATH, 2021), as the official code has them."""
-    for old, new in _BEFORE_UNITS:
-        text = text.replace(old, new)
-    before, *after = text.split(_UNITS)
-    if len(after) > 1:
-        raise _Refused
-    text = before
-    for old, new in _AFTER_UNITS:
-        text = text.replace(old, new)
-    if text.startswith("."):
-        text = "0" + text
-    left, *right = text.split("=")
-    if len(right) == 1 and len(left) <= 2:
-        text = right[0]
-    text = _braced_fractions(_braced_roots(text).replace(" ", ""))
-    if text == "0.5":
-        return "\\frac{1}{2}"
-    fraction = _INTEGER_FRACTION.fullmatch(text)
-    return f"\\frac{{{fraction[1]}}}{{{fraction[2]}}}" if fraction else text
-
-
-def _braced_roots(text: str) -> str:
-    """`\\sqrt3` becomes `\\sqrt{3}`."""
+    """The string rules of Hendrycks et al. (MATH, 2021), in the official order: later ones see what earlier leave."""
+    text = text.replace("\n", "").replace("\\!", "").replace("\\\\", "\\")
+    text = text.replace("tfrac", "frac").replace("dfrac", "frac")
+    for mark in ("\\left", "\\right", "^{\\circ}", "^\\circ", "\\$"):
+        text = text.replace(mark, "")
+    if "\\text{ " in text:
+        text, _ = text.split("\\text{ ")
+    # Percent signs go twice: `\\%%` still holds one after the first time.
+    text = text.replace("\\%", "").replace("\\%", "").replace(" .", " 0.").replace("{.", "{0.")
+    # `.5` becomes `0.5`, `x=5` becomes `5`, `\sqrt3` becomes `\sqrt{3}`.
+    text = re.sub(r"\A\.", "0.", text)
+    text = re.sub(r"\A[^=]{0,2}=([^=]*)\Z", r"\1", text)
     head, *parts = text.split("\\sqrt")
-    if "" in parts:
-        raise _Refused
-    return "\\sqrt".join([head, *(part if part[0] == "{" else f"{{{part[0]}}}{part[1:]}" for part in parts)])
+    text = "\\sqrt".join([head, *(part if part[0] == "{" else f"{{{part[0]}}}{part[1:]}" for part in parts)])
+    text = _braced_fractions(text.replace(" ", ""))
+    return _INTEGER_FRACTION.sub(r"\\frac{\1}{\2}", "1/2" if text == "0.5" else text)
 
 
 def _braced_fractions(text: str) -> str:
     """`\\frac12` and `\\frac1{2}` become `\\frac{1}{2}`; all stays as it is when one lacks its second argument."""
     head, *parts = text.split("\\frac")
-    braced = [head]
-    for part in parts:
-        if not part:
-            raise _Refused
-        if part[0] == "{":
-            braced.append(part)
-        elif len(part) == 1:
-            return text
-        elif part[1] == "{":
-            braced.append(f"{{{part[0]}}}{part[1:]}")
-        else:
-            braced.append(f"{{{part[0]}}}{{{part[1]}}}{part[2:]}")
-    return "\\frac".join(braced)
+    for index, part in enumerate(parts):
+        if part[0] != "{":
+            if len(part) == 1:
+                return text
+            rest = part[1:] if part[1] == "{" else f"{{{part[1]}}}{part[2:]}"
+            parts[index] = f"{{{part[0]}}}{rest}"
+    return "\\frac".join([head, *parts])

@@ -9,14 +9,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from lema.artifacts import write_text
 from lema.config import Attention, BackboneConfig, ModelConfig, Precision
@@ -25,17 +23,13 @@ from lema.models.weights import Weights
 from lema.prompts.formats import cot_prompt
 from lema.types import Problem, Solution
 
-transformers.logging.set_verbosity_error()
-if not sys.stderr.isatty():
-    transformers.logging.disable_progress_bar()
-
 
 def device() -> str:
     """Where models run: the first CUDA device, or the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load_tokenizer(source: Weights) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: Weights) -> Any:
     """The tokenizer; one without a pad token pads with `<unk>`, as EOS must stay a token to learn."""
     tokenizer = AutoTokenizer.from_pretrained(source.location, revision=source.revision)
     if tokenizer.pad_token_id is None:
@@ -61,7 +55,7 @@ def load_model(
         source.location,
         revision=source.revision,
         dtype=dtype,
-        attn_implementation=automatic if attention is Attention.auto else attention.value,
+        attn_implementation=automatic if attention is Attention.auto else attention,
         device_map={"": device()},
         quantization_config=quantization if four_bit else None,
     )
@@ -72,13 +66,13 @@ def load_model(
     return PeftModel.from_pretrained(model, str(adapter))
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
     """BOS + the prompt's tokens, as in training."""
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     return bos + tokenizer.encode(prompt, add_special_tokens=False)
 
 
-def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str) -> list[int]:
+def encode_completion(tokenizer: Any, completion: str) -> list[int]:
     """The completion's tokens + EOS: what loss falls on. Tokenised apart from the prompt, as the paper's script."""
     return [*tokenizer.encode(completion, add_special_tokens=False), tokenizer.eos_token_id]
 
@@ -106,7 +100,7 @@ def solve(
     tokenizer = load_tokenizer(source)
     language_model = load_model(source, model.precision, model.attention, four_bit, adapter).eval()
     asked = [(problem, number) for problem in problems for number in range(samples)]
-    prompts = [encode_prompt(tokenizer, cot_prompt(model.prompt.value, problem.question)) for problem, _ in asked]
+    prompts = [encode_prompt(tokenizer, cot_prompt(model.prompt, problem.question)) for problem, _ in asked]
     order = sorted(range(len(asked)), key=lambda index: (len(prompts[index]), index))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     path = resume / f"{title}.jsonl"
@@ -134,7 +128,7 @@ def solve(
 
 @torch.inference_mode()
 def _generate(
-    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], max_new_tokens: int, temperature: float
+    model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, temperature: float
 ) -> list[tuple[str, bool]]:
     """Each prompt's text, and whether the token limit ended it."""
     width, pad, eos = max(map(len, prompts)), tokenizer.pad_token_id, tokenizer.eos_token_id

@@ -4,15 +4,9 @@
 itself; this one works in the weights' own precision, and on all matrices of one shape together.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
-from typing import Any
 
 import torch
-
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic Newton-Schulz iteration, from the post
-ITERATIONS = 5  # the same
 
 
 class Muon(torch.optim.Optimizer):
@@ -22,24 +16,20 @@ class Muon(torch.optim.Optimizer):
         super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self, closure: object = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One update of every matrix; `closure` is not supported."""
         for group in self.param_groups:
-            by_shape: dict[tuple[int, ...], list[torch.Tensor]] = {}
+            by_shape: dict[torch.Size, list[tuple[torch.Tensor, torch.Tensor]]] = {}
             for matrix in group["params"]:
-                by_shape.setdefault(tuple(matrix.shape), []).append(matrix)
-            for (rows, columns), matrices in by_shape.items():
-                updates = orthogonalise(torch.stack([self._momentum(m, group["momentum"]) for m in matrices]))
+                mean = self.state[matrix].setdefault("mean", torch.zeros_like(matrix))
+                mean.lerp_(matrix.grad, 1 - group["momentum"])
+                update = matrix.grad.lerp(mean, group["momentum"])
+                by_shape.setdefault(matrix.shape, []).append((matrix, update))
+            for (rows, columns), pairs in by_shape.items():
                 rate = group["lr"] * max(1.0, rows / columns) ** 0.5
-                for matrix, update in zip(matrices, updates, strict=True):
+                updates = orthogonalise(torch.stack([update for _, update in pairs]))
+                for (matrix, _), update in zip(pairs, updates, strict=True):
                     matrix.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=rate)
-
-    def _momentum(self, matrix: torch.Tensor, momentum: float) -> torch.Tensor:
-        gradient = matrix.grad
-        assert gradient is not None
-        mean = self.state[matrix].setdefault("mean", torch.zeros_like(matrix))
-        mean.lerp_(gradient, 1 - momentum)
-        return gradient.lerp(mean, momentum)
 
 
 def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
@@ -47,8 +37,8 @@ def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    a, b, c = COEFFICIENTS
-    for _ in range(ITERATIONS):
+    a, b, c = 3.4445, -4.7750, 2.0315  # of the quintic Newton-Schulz iteration and, as its 5 rounds, from the post
+    for _ in range(5):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x

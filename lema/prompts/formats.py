@@ -15,10 +15,8 @@ they match byte for byte (paper.md, section 3; microsoft/LEMA @ 94fea82).
     }
 """
 
-from __future__ import annotations
-
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 COT_PROMPTS = {
     # The paper's own prompt: every LEMAv1 adapter was trained with it.
@@ -36,16 +34,16 @@ CORRECTION_PROMPT = (
 )
 ANSWER = "The answer is {answer}."
 
-_CALCULATOR_NOTE = re.compile(r"<<[^<>]*>>")
-# A sentence ends at . ! or ? followed by white space and something that can open the next one.
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\\$(\"'])")
-# ... but not after these: "Mr. Smith", "vs. 3", "No. 7".
-_ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|vs|No|approx|e\.g|i\.e)\.$")
-_STEP = re.compile(r"^\s*Step (\d+):\s*")
+# A sentence ends at . ! or ? (not that of "Mr. Smith", "vs. 3", "No. 7") before what can open the next one.
+_NOT_ABBREVIATED = r"(?<!\b(?:Mr|Ms|Dr|St|vs|No)\.)(?<!\b(?:Mrs|e\.g|i\.e)\.)(?<!\bapprox\.)"
+_SENTENCE_END = re.compile(rf"(?<=[.!?]){_NOT_ABBREVIATED}\s+(?=[A-Z0-9\\$(\"'])")
+_STEP = re.compile(r"^\s*Step \d+:\s*", re.MULTILINE)
+_CORRECTION = re.compile(
+    r"(?s)\s*(?:Incorrect Step:)?\s*Step (\d+)\b[^\n]*\n\s*Explanation:\s*(.*?)\n\s*Correct Solution:\s*\{?\s*\n(.*)"
+)
 
 
-@dataclass(frozen=True)
-class ParsedCorrection:
+class ParsedCorrection(NamedTuple):
     """A correction as read from text: `incorrect_step` is 1-based, `steps` start at that step."""
 
     incorrect_step: int
@@ -58,11 +56,6 @@ def cot_prompt(style: str, question: str) -> str:
     return COT_PROMPTS[style].format(question=question)
 
 
-def reference_steps(solution: str) -> list[str]:
-    """The steps of a reference rationale: its lines (or sentences), calculator notes removed."""
-    return split_steps(_CALCULATOR_NOTE.sub("", solution))
-
-
 def cot_completion(steps: list[str], answer: str) -> str:
     """One line of sentences ending in `The answer is X.`, as the paper's CoT outputs."""
     return one_line([*steps, ANSWER.format(answer=answer)])
@@ -70,7 +63,12 @@ def cot_completion(steps: list[str], answer: str) -> str:
 
 def one_line(steps: list[str]) -> str:
     """Steps as sentences on one line; the last one is the answer line already."""
-    return " ".join(map(_sentence, steps))
+    return " ".join(step if step.endswith((".", "!", "?", ":", ",", ";")) else step + "." for step in steps)
+
+
+def reference_steps(solution: str) -> list[str]:
+    """The steps of a reference rationale, calculator notes removed."""
+    return split_steps(re.sub(r"<<[^<>]*>>", "", solution))
 
 
 def split_steps(text: str) -> list[str]:
@@ -79,62 +77,34 @@ def split_steps(text: str) -> list[str]:
     >>> split_steps("Tom has 5+3=8. He eats 2.5 of them. The answer is 5.5.")
     ['Tom has 5+3=8.', 'He eats 2.5 of them.', 'The answer is 5.5.']
     """
-    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    if len(lines) != 1:
-        return [_STEP.sub("", line) for line in lines]
-    steps: list[str] = []
-    for sentence in _SENTENCE_END.split(lines[0]):
-        if steps and _ABBREVIATION.search(steps[-1]):
-            steps[-1] += " " + sentence
-        else:
-            steps.append(sentence)
-    return [_STEP.sub("", step) for step in steps]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) == 1:
+        lines = _SENTENCE_END.split(lines[0])
+    return [_STEP.sub("", line) for line in lines]
 
 
 def correction_prompt(question: str, wrong_steps: list[str]) -> str:
     """The input of a correction example: instruction, question and the wrong path, step by step."""
-    return CORRECTION_PROMPT.format(question=question, steps=_numbered(wrong_steps))
+    return CORRECTION_PROMPT.format(question=question, steps=_numbered(wrong_steps, 1))
 
 
 def correction_completion(incorrect_step: int, explanation: str, correct_steps: list[str]) -> str:
-    """The target of a correction example; `correct_steps` start at `incorrect_step` (1-based).
-
-    It opens with a space: the prompt ends in `Incorrect Step:` without one.
-    """
+    """The target of a correction example, which follows `Incorrect Step:`; `correct_steps` start at that step."""
     dots = "...\n" if incorrect_step > 1 else ""
-    steps = _numbered(correct_steps, first=incorrect_step)
+    steps = _numbered(correct_steps, incorrect_step)
     return f" Step {incorrect_step}.\nExplanation: {explanation}\nCorrect Solution:\n{{\n{dots}{steps}\n}}"
 
 
 def parse_correction(text: str) -> ParsedCorrection | None:
-    """Read a corrector's reply; None when it is not in the paper's form.
-
-    A leading `Incorrect Step:` is allowed. The inverse of `correction_completion`.
-    """
-    match = re.match(
-        r"\s*(?:Incorrect Step:)?\s*Step (\d+)\b[^\n]*\n\s*Explanation:\s*(.*?)\n\s*Correct Solution:\s*\{?\s*\n(.*)",
-        text,
-        re.DOTALL,
-    )
-    if not match:
+    """Read `correction_completion` back, also after `Incorrect Step:`; None when `text` is not in that form."""
+    if not (match := _CORRECTION.match(text)):
         return None
-    body = match[3].strip().removesuffix("}").strip()
-    steps: list[str] = []
-    for line in body.splitlines():
-        if line.strip() in ("", "..."):
-            continue
-        if _STEP.match(line):
-            steps.append(_STEP.sub("", line).strip())
-        elif steps:  # a step that runs over several lines
-            steps[-1] += "\n" + line
-        else:
-            return None
-    return ParsedCorrection(int(match[1]), match[2].strip(), steps) if steps else None
+    lines = match[3].strip().removesuffix("}").strip().splitlines()
+    before, *steps = _STEP.split("\n".join(line for line in lines if line.strip() not in ("", "...")))
+    if before or not steps:
+        return None
+    return ParsedCorrection(int(match[1]), match[2].strip(), [step.strip() for step in steps])
 
 
-def _numbered(steps: list[str], first: int = 1) -> str:
+def _numbered(steps: list[str], first: int) -> str:
     return "\n".join(f"Step {number}: {step}" for number, step in enumerate(steps, first))
-
-
-def _sentence(step: str) -> str:
-    return step if step.endswith((".", "!", "?", ":", ",", ";")) else step + "."

@@ -10,6 +10,7 @@ from lema.artifacts import Recipe, write_jsonl
 from lema.cell import Cell
 
 VERSION = 1
+SPLITS = ("train", "dev", "test")
 # The task's fields that choose or change problems; the others belong to mix and train.
 FIELDS = ("name", "seed", "num_dev", "arithmetic")
 
@@ -24,9 +25,6 @@ def recipe(cell: Cell) -> Recipe:
 
 def build(cell: Cell, folder: Path) -> dict[str, Any]:
     splits = tasks.load(cell.config.task, cell.config.limit)
-    counts = {}
-    for name in ("train", "dev", "test"):
-        problems = getattr(splits, name)
-        write_jsonl(folder / f"{name}.jsonl", problems)
-        counts[name] = len(problems)
-    return counts
+    for name in SPLITS:
+        write_jsonl(folder / f"{name}.jsonl", getattr(splits, name))
+    return {name: len(getattr(splits, name)) for name in SPLITS}

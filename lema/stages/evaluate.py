@@ -20,7 +20,7 @@ def recipe(cell: Cell, tuned: bool) -> Recipe:
     config = cell.plain(cell.config.evaluation) | {
         name: backbone[name] for name in ("prompt", "precision", "attention")
     }
-    config |= {"grader": cell.config.task.grader.value, "four_bit": method is Method.qlora}
+    config |= {"grader": cell.config.task.grader, "four_bit": method is Method.qlora}
     inputs = {"data": cell.artifacts["data"].digest, "base": cell.base.digest}
     if not tuned:
         return Recipe("evaluate", f"{cell.task_label}-{cell.backbone_label}-untuned", VERSION, config, inputs)
@@ -43,7 +43,7 @@ def build(cell: Cell, folder: Path, tuned: bool) -> dict[str, Any]:
         cell.problems(evaluation.split),
         config.backbone,
         replace(cell.base, location=str(checkpoint), revision=None) if whole else cell.base,
-        grader=config.task.grader.value,
+        grader=config.task.grader,
         max_new_tokens=evaluation.max_new_tokens,
         batch_size=evaluation.batch_size,
         four_bit=method is Method.qlora,

@@ -31,7 +31,7 @@ def needs_corrections(cell: Cell) -> bool:
 def recipe(cell: Cell) -> Recipe:
     task = cell.plain(cell.config.task)
     config = cell.plain(cell.config.mix) | {name: task[name] for name in ("seed", "max_cot", "max_extra")}
-    config["prompt"] = cell.config.backbone.prompt.value
+    config["prompt"] = cell.config.backbone.prompt
     inputs = {"data": cell.artifacts["data"].digest, "tokenizer": cell.base.digest}
     if needs_corrections(cell):
         inputs["corrections"] = cell.artifacts["correct"].digest
@@ -39,37 +39,41 @@ def recipe(cell: Cell) -> Recipe:
 
 
 def build(cell: Cell, folder: Path) -> dict[str, Any]:
-    problems = cell.problems("train")
-    style = cell.config.backbone.prompt.value
-    questions, pool = _split(problems, cell.config.task.max_cot, random.Random(cell.config.task.seed))
-    with_rationale = [problem for problem in questions if problem.solution]
-    examples = [_cot(problem, "cot", style) for problem in with_rationale]
+    """Writes `examples.jsonl`. A training question that is a test question too is left out and counted."""
+    task, style = cell.config.task, cell.config.backbone.prompt
+    tested = {problem.question for problem in cell.problems("test")}
+    problems = [problem for problem in cell.problems("train") if problem.question not in tested]
+    questions, pool = _split(problems, task.max_cot, random.Random(task.seed))
+    examples = [_cot(problem, "cot", style) for problem in questions if _has_rationale(problem)]
     repeated = 0
     if needs_corrections(cell):
         drawn = _draw_corrections(cell, pool)
         match cell.config.mix.extra:
             case Extra.corrections:
-                extra = [_correction(problem, correction) for problem, correction in drawn]
+                examples += [_correction(problem, correction) for problem, correction in drawn]
             case Extra.corrected_cot:
-                extra = [_corrected_cot(problem, correction, style) for problem, correction in drawn]
+                examples += [_corrected_cot(problem, correction, style) for problem, correction in drawn]
             case _:
-                chosen, repeated = _draw_questions(pool, questions, len(drawn), cell.config.task.seed)
-                extra = [_cot(problem, "random_cot", style) for problem in chosen]
-        examples += extra
+                chosen, repeated = _draw_questions(pool, questions, len(drawn), task.seed)
+                examples += [_cot(problem, "random_cot", style) for problem in chosen]
     if not examples:
-        raise UserError(f"mix={cell.config.mix.name}: no example; {cell.config.task.name} has no reference solutions")
+        raise UserError(f"mix={cell.config.mix.name}: no example; {task.name} has no reference solutions")
     write_jsonl(folder / "examples.jsonl", examples)
-    return {"sources": _table(cell, examples), "repeated_random_cot": repeated}
+    in_test = len(cell.problems("train")) - len(problems)
+    return {"sources": _table(cell, examples), "questions_in_test": in_test, "repeated_random_cot": repeated}
+
+
+def _has_rationale(problem: Problem) -> bool:
+    """Two MATH training rows have an empty answer: nothing to train on."""
+    return bool(problem.solution and problem.answer)
 
 
 def _split(problems: list[Problem], max_cot: int | None, rng: random.Random) -> tuple[list[Problem], list[Problem]]:
     if max_cot is None or max_cot >= len(problems):
         return problems, problems
     chosen = set(rng.sample(range(len(problems)), max_cot))
-    return (
-        [problem for index, problem in enumerate(problems) if index in chosen],
-        [problem for index, problem in enumerate(problems) if index not in chosen],
-    )
+    cot = [problem for index, problem in enumerate(problems) if index in chosen]
+    return cot, [problem for index, problem in enumerate(problems) if index not in chosen]
 
 
 def _draw_corrections(cell: Cell, pool: list[Problem]) -> list[tuple[Problem, Correction]]:
@@ -92,7 +96,7 @@ def _draw_questions(pool: list[Problem], used: list[Problem], count: int, seed: 
     """`count` random questions with a rationale, and how many of them are CoT examples already."""
     rng = random.Random(seed)
     already = {problem.id for problem in used}
-    pool = [problem for problem in pool if problem.solution]
+    pool = [problem for problem in pool if _has_rationale(problem)]
     drawn: list[Problem] = []
     while len(drawn) < count and pool:
         drawn += rng.sample(pool, min(len(pool), count - len(drawn)))

@@ -6,7 +6,6 @@ different settings: each has a table of its own, and differences are taken withi
 
 from __future__ import annotations
 
-import atexit
 import json
 import shlex
 import statistics
@@ -14,8 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from hydra.experimental.callback import Callback
 
 from lema.artifacts import write_text
 
@@ -48,15 +45,14 @@ class Run:
         return self.config["mix"]["name"]
 
     @property
+    def shared_overrides(self) -> list[str]:
+        """The command line's overrides that another arm or seed of this setting needs too."""
+        own = ("mix", "seed", "sweeps", "until", "only", "tracker", "tracker.group")
+        return [item for item in self.overrides if item.split("=")[0] not in own]
+
+    @property
     def accuracy(self) -> float:
         return 100 * self.summaries["evaluate"]["accuracy"]
-
-
-class PublishAfterSweep(Callback):
-    """Prints the report once, when a sweep's process ends: also after a cell failed, unlike `on_multirun_end`."""
-
-    def on_multirun_start(self, config: Any, **_: Any) -> None:
-        atexit.register(publish, Path(config.runs_dir))
 
 
 def publish(root: Path) -> None:
@@ -104,10 +100,7 @@ def _title(run: Run) -> str:
     config = run.config
     facts = [f"sampler {config['sampler']['name']}", f"corrector {config['corrector']['name']}"]
     facts.append(f"{config['train']['method']} fine-tuning, learning rate {config['train']['learning_rate']:g}")
-    if config["evaluation"]["split"] != "test":
-        facts.append(f"on the {config['evaluation']['split']} split")
-    if config["limit"]:
-        facts.append(f"limit {config['limit']}")
+    facts += [item for item in run.shared_overrides if "." in item.split("=")[0] or item.startswith("limit=")]
     size = f" {config['backbone']['size']}" if config["backbone"]["size"] else ""
     return f"{config['task']['name']}, {config['backbone']['name']}{size}: {'; '.join(facts)}"
 
@@ -149,8 +142,7 @@ def _open_cells(any_run: Run, arms: dict[str, dict[int, Run]]) -> list[str]:
     missing = [name for name in ARMS if not arms[name]]
     if not missing:
         return []
-    kept = [item for item in any_run.overrides if item.split("=")[0] not in ("mix", "seed", "sweeps", "until", "only")]
-    command = shlex.join(["python", "run.py", *kept, f"mix={missing[0]}"])
+    command = shlex.join(["python", "run.py", *any_run.shared_overrides, f"mix={missing[0]}"])
     others = f" (and the same with {', '.join(f'mix={name}' for name in missing[1:])})" if missing[1:] else ""
     return [f"Not run yet, so nothing is compared with it: `{command}`{others}.", ""]
 

@@ -16,7 +16,7 @@ def recipe(cell: Cell) -> Recipe:
     config = cell.plain(cell.config.sampler)
     model = config.pop("model") or cell.plain(cell.config.backbone)
     config |= {name: model[name] for name in ("prompt", "precision", "attention")}
-    config["grader"] = cell.config.task.grader.value
+    config["grader"] = cell.config.task.grader
     inputs = {"data": cell.artifacts["data"].digest, "model": cell.sampled_weights.digest}
     return Recipe("sample", f"{cell.task_label}-{cell.sampled_weights.name}", VERSION, config, inputs)
 
@@ -33,7 +33,7 @@ def build(cell: Cell, folder: Path) -> dict[str, Any]:
         cell.problems("train", "dev"),
         sampler.model or cell.config.backbone,
         cell.sampled_weights,
-        grader=cell.config.task.grader.value,
+        grader=cell.config.task.grader,
         max_new_tokens=sampler.max_new_tokens,
         temperature=sampler.temperature,
         samples=sampler.samples,

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lema.artifacts import Recipe, resume_folder, write_jsonl
 from lema.cell import Cell
-from lema.config import Method, Precision, Schedule, TrainConfig
+from lema.config import Method, Precision, TrainConfig
 from lema.types import Example
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, Trainer
 
 VERSION = 1
 IGNORED = -100  # the label that PyTorch's cross entropy skips
-FINAL_LOSSES = 10  # the reported final loss is the mean of this many last steps
+FINAL_STEPS = 10  # over which the reported final loss is averaged
 
 
 def recipe(cell: Cell) -> Recipe:
@@ -40,50 +38,37 @@ def build(cell: Cell, folder: Path) -> dict[str, Any]:
     config = cell.config.train
     tokenizer = load_tokenizer(cell.base)
     rows, counts = _encode(cell.artifacts["mix"].rows("examples.jsonl", Example), tokenizer, config)
-    steps = _num_steps(len(rows), config)
-    trainer = _trainer(cell, rows, tokenizer, steps, resume_folder(folder))
+    by_epochs = None if config.epochs is None else math.ceil(len(rows) * config.epochs / config.batch_size)
+    steps = min(limit for limit in (by_epochs, config.max_steps) if limit is not None)
+    trainer = _trainer(cell, rows, tokenizer.pad_token_id, steps, resume_folder(folder))
     trainer.train(resume_from_checkpoint=_newest_checkpoint(resume_folder(folder)))
-    trainer.model.save_pretrained(folder / "checkpoint")  # pyright: ignore[reportOptionalMemberAccess, reportCallIssue]
+    trainer.model.save_pretrained(folder / "checkpoint")
     tokenizer.save_pretrained(folder / "checkpoint")
-    metrics = [
-        {name: row[name] for name in ("step", "epoch", "loss", "grad_norm", "learning_rate")}
-        for row in trainer.state.log_history
-        if "loss" in row
-    ]
-    write_jsonl(folder / "metrics.jsonl", metrics)
-    last = [row["loss"] for row in metrics[-FINAL_LOSSES:]]
-    return {**counts, "steps": steps, "epochs": round(metrics[-1]["epoch"], 3), "final_loss": sum(last) / len(last)}
+    curve = [row for row in trainer.state.log_history if "loss" in row]
+    names = ("step", "epoch", "loss", "grad_norm", "learning_rate")
+    write_jsonl(folder / "metrics.jsonl", [{name: row[name] for name in names} for row in curve])
+    final = statistics.fmean(row["loss"] for row in curve[-FINAL_STEPS:])
+    return {**counts, "steps": steps, "epochs": round(curve[-1]["epoch"], 3), "final_loss": round(final, 4)}
 
 
 def _encode(
-    examples: list[Example], tokenizer: PreTrainedTokenizerBase, config: TrainConfig
+    examples: list[Example], tokenizer: Any, config: TrainConfig
 ) -> tuple[list[dict[str, list[int]]], dict[str, int]]:
     """BOS + prompt | completion + EOS, each cut to its limit as in the official script; labels on the completion."""
     from lema.models.huggingface import encode_completion, encode_prompt
 
     rows, counts = [], {"examples": len(examples), "tokens": 0, "target_tokens": 0, "truncated": 0}
     for example in examples:
-        prompt = encode_prompt(tokenizer, example.prompt)
-        target = encode_completion(tokenizer, example.completion)
-        cut = len(prompt) > config.max_source_tokens or len(target) > config.max_target_tokens
+        prompt, target = encode_prompt(tokenizer, example.prompt), encode_completion(tokenizer, example.completion)
+        counts["truncated"] += len(prompt) > config.max_source_tokens or len(target) > config.max_target_tokens
         prompt, target = prompt[: config.max_source_tokens], target[: config.max_target_tokens]
         rows.append({"input_ids": prompt + target, "labels": [IGNORED] * len(prompt) + target})
         counts["tokens"] += len(prompt) + len(target)
         counts["target_tokens"] += len(target)
-        counts["truncated"] += cut
     return rows, counts
 
 
-def _num_steps(examples: int, config: TrainConfig) -> int:
-    limits = [] if config.max_steps is None else [config.max_steps]
-    if config.epochs is not None:
-        limits.append(math.ceil(examples * config.epochs / config.batch_size))
-    return min(limits)
-
-
-def _trainer(
-    cell: Cell, rows: list[dict[str, list[int]]], tokenizer: PreTrainedTokenizerBase, steps: int, folder: Path
-) -> Trainer:
+def _trainer(cell: Cell, rows: list[dict[str, list[int]]], pad: int, steps: int, folder: Path) -> Any:
     from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
     from lema.models.huggingface import device
@@ -104,7 +89,7 @@ def _trainer(
         per_device_train_batch_size=config.micro_batch_size,
         gradient_accumulation_steps=config.batch_size // config.micro_batch_size,
         learning_rate=config.learning_rate,
-        lr_scheduler_type="constant" if config.schedule is Schedule.constant else "linear",
+        lr_scheduler_type=config.schedule,
         optim=config.optimizer,
         weight_decay=config.weight_decay,
         adam_beta2=config.adam_beta2,
@@ -125,7 +110,7 @@ def _trainer(
         model=_model(cell),
         args=arguments,
         train_dataset=rows,  # pyright: ignore[reportArgumentType]
-        data_collator=lambda batch: _pad(batch, tokenizer.pad_token_id),  # pyright: ignore[reportArgumentType]
+        data_collator=lambda batch: _pad(batch, pad),  # pyright: ignore[reportArgumentType]
         callbacks=[Track()],
     )
     trainer.remove_callback(PrinterCallback)
@@ -169,14 +154,18 @@ def _pad(batch: list[dict[str, list[int]]], pad: int) -> dict[str, Any]:
     """Right-padded tensors (examples × longest); padding is masked by position, never by token id."""
     import torch
 
-    width = max(len(row["input_ids"]) for row in batch)
-    columns = {"input_ids": pad, "labels": IGNORED}
-    tensors = {
-        name: torch.tensor([row[name] + [fill] * (width - len(row[name])) for row in batch])
-        for name, fill in columns.items()
+    longest = max(len(row["input_ids"]) for row in batch)
+
+    def padded(column: list[list[int]], fill: int) -> Any:
+        return torch.tensor([row + [fill] * (longest - len(row)) for row in column])
+
+    ids = [row["input_ids"] for row in batch]
+    labels = padded([row["labels"] for row in batch], IGNORED)
+    return {
+        "input_ids": padded(ids, pad),
+        "labels": labels,
+        "attention_mask": padded([[1] * len(row) for row in ids], 0),
     }
-    lengths = torch.tensor([[len(row["input_ids"])] for row in batch])
-    return {**tensors, "attention_mask": (torch.arange(width)[None, :] < lengths).long()}
 
 
 def _newest_checkpoint(folder: Path) -> str | None:

@@ -1,0 +1,78 @@
+"""The house: who imports whom, and how large it is."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1] / "lema"
+# Each layer imports only from the ones before it (or from its own package).
+LAYERS = [
+    ["types"],
+    ["config"],
+    ["artifacts", "arithmetic", "prompts", "grading", "journal"],
+    ["tasks", "tracking", "models"],
+    ["correctors"],
+    ["cell"],
+    ["stages", "preflight"],
+    ["pipeline"],
+]
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+HOMES = {
+    "openai": {"models/api.py"},
+    "httpx2": {"models/api.py"},
+    "wandb": {"tracking.py"},
+    "datasets": {"tasks.py"},
+    "torch": {"models/huggingface.py", "models/tiny.py", "models/muon.py", "stages/train.py", "preflight.py"},
+    "transformers": {"models/huggingface.py", "models/tiny.py", "models/tiny_corpus.py", "stages/train.py"},
+}
+FILES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
+
+
+def imported(tree: ast.AST) -> list[str]:
+    """The dotted modules a file imports, wherever it does so."""
+    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def part(file: str) -> str:
+    return file.split("/")[0].removesuffix(".py")
+
+
+def test_imports_go_downward_only() -> None:
+    wrong = []
+    for file, tree in FILES.items():
+        for name in imported(tree):
+            if name.startswith("lema.") and file != "__init__.py":
+                target = name.split(".")[1]
+                if target != part(file) and RANK[target] >= RANK[part(file)]:
+                    wrong.append(f"{file} imports {name}")
+    assert not wrong
+
+
+def test_stages_never_import_each_other() -> None:
+    for file, tree in FILES.items():
+        if file.startswith("stages/"):
+            assert not [name for name in imported(tree) if name.startswith("lema.stages")], file
+
+
+def test_each_heavy_package_has_one_home() -> None:
+    for file, tree in FILES.items():
+        for name in imported(tree):
+            package = name.split(".")[0]
+            assert file in HOMES.get(package, {file}), f"{file} imports {name}"
+
+
+def test_every_module_says_its_idea_in_its_first_line() -> None:
+    assert not [file for file, tree in FILES.items() if not ast.get_docstring(tree)]
+
+
+def test_nothing_is_run_as_code() -> None:
+    for file, tree in FILES.items():
+        calls = [
+            node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        ]
+        assert not {"eval", "exec"} & set(calls), file
