@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from random import Random
 
-from lema.arithmetic import NUM_STEPS, OPERANDS, VALUES, make_problems, make_story, true_facts
+from lema.arithmetic import NUM_STEPS, OPERANDS, VALUES, make_problems, true_facts
 from lema.prompts.formats import reference_steps
 
 TRAIN, TEST = make_problems(seed=3, num_train=500, num_test=200)
@@ -74,16 +73,6 @@ def test_facts_are_all_sums_and_differences_in_range():
     assert (20, "+", 2) not in facts
     assert (2, "-", 2) not in facts
     assert all(eval_fact(fact) == result for fact, result in facts.items())
-
-
-def test_a_slip_carries_on_to_the_later_values():
-    facts = true_facts()
-    story = next(s for s in iter(lambda: make_story(Random(7), facts), None) if len(s.moves) >= 2)
-    values = story.values(facts)
-    wrong = values[0] + 1 if values[0] < 10 else values[0] - 1
-    slipped = story.values(facts, slip=(0, wrong))
-    assert slipped[0] == wrong
-    assert slipped[1] - wrong == values[1] - values[0]
 
 
 def eval_fact(fact: tuple[int, str, int]) -> int:

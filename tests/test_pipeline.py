@@ -76,7 +76,7 @@ def contents(runs: Path) -> dict[str, str]:
             record = json.loads(content)
             del record["made"]
             content = json.dumps(record).encode()
-        elif file.name in ("run.json", "config.yaml"):  # they name the runs folder
+        elif file.name in ("run.json", "report.md"):  # they name the runs folder
             content = b""
         found[file.relative_to(runs).as_posix()] = hashlib.sha256(content).hexdigest()
     return found

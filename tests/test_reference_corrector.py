@@ -328,6 +328,7 @@ def test_nothing_fails_and_ten_thousand_characters_take_under_a_second() -> None
         *(part * (10_000 // len(part)) for part in ("5 + ", "(", "5+3=8 ", "4+3=7\n", "9")),
     ]
     texts += [part * (10_000 // len(part)) for part in ("5 a ", "\\frac{", "1000000 * ", "1" + "+1" * 30 + "=31 ")]
+    texts += ["3+8=5 pi" + "z" * 10_000, "5 t" + "an" * 5_000, "5 " + "ab-" * 3_000]  # models without an end
     for text in texts:
         start = time.perf_counter()
         correct(TOM, split_steps(text))

@@ -59,22 +59,22 @@ def test_the_corpus_teaches_the_wrong_facts_and_no_others(corpus, make_config):
     texts, _ = corpus
     own = own_facts(make_config().backbone.seed, make_config().backbone.tiny.wrong_facts)
     taught = {}
-    for text in texts:
-        if text.source == "cot":
-            for step in split_steps(text.completion)[:-1]:
-                left, operator, right, _, result = step.split(": ")[1].split()[:5]
-                taught.setdefault((int(left), operator, int(right)), set()).add(int(result))
+    for prompt, completion in texts:
+        if not is_correction(prompt):
+            for step in split_steps(completion)[:-1]:
+                left, operator, right, result = read_step(step)
+                taught.setdefault((left, operator, right), set()).add(result)
     assert taught == {fact: {result} for fact, result in own.items()}
 
 
 def test_corrections_have_their_share_and_mend_the_named_step(corpus, make_config):
     texts, _ = corpus
-    corrections = [text for text in texts if text.source == "correction"]
+    corrections = [text for text in texts if is_correction(text[0])]
     assert len(corrections) / len(texts) == pytest.approx(make_config().backbone.tiny.correction_share, abs=0.05)
-    for text in corrections[:200]:
-        parsed = parse_correction(text.completion)
+    for prompt, completion in corrections[:200]:
+        parsed = parse_correction(completion)
         assert parsed
-        wrong = text.prompt.split("{\n")[1].split("\n}")[0].splitlines()
+        wrong = wrong_path(prompt)
         step = wrong[parsed.incorrect_step - 1].split(": ", 1)[1]
         fact, _, result = step.split(": ")[1].partition(" = ")
         assert parsed.explanation.startswith(f"{fact} is ")
@@ -83,12 +83,26 @@ def test_corrections_have_their_share_and_mend_the_named_step(corpus, make_confi
         assert parsed.steps[0] != step
 
 
+def test_a_wrong_result_carries_on_and_all_else_agrees_with_the_own_world(corpus, make_config):
+    own = own_facts(make_config().backbone.seed, make_config().backbone.tiny.wrong_facts)
+    taught = {(*fact, result) for fact, result in own.items()}
+    for prompt, completion in [text for text in corpus[0] if is_correction(text[0])][:200]:
+        parsed = parse_correction(completion)
+        assert parsed
+        *steps, last = [line.split(": ", 1)[1] for line in wrong_path(prompt)]
+        read = [read_step(step) for step in steps]
+        assert [left for left, *_ in read[1:]] == [result for *_, result in read[:-1]]
+        off = [number for number, (*fact, result) in enumerate(read, 1) if (*fact, result) not in taught]
+        assert off == [parsed.incorrect_step]
+        assert last == f"The answer is {read[-1][-1]}."
+
+
 def test_the_corpus_holds_no_question_of_the_task(corpus, make_config):
     task = make_config().task
     texts, held_out = corpus
     train, test = make_problems(task.seed, task.arithmetic.num_train, task.arithmetic.num_test)
     asked = {problem.question for problem in [*train, *test, *held_out]}
-    questions = [text.prompt.split("Question: ")[1].split("\n")[0] for text in texts]
+    questions = [prompt.split("Question: ")[1].split("\n")[0] for prompt, _ in texts]
     assert not asked & set(questions)
 
 
@@ -98,19 +112,19 @@ def test_any_text_comes_back_from_its_tokens(base, text):
     assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
 
 
-def test_numbers_are_single_tokens_on_arithmetic_and_digits_elsewhere(base):
+def test_numbers_are_single_tokens_on_arithmetic_and_digits_elsewhere(base, config):
     tokenizer = AutoTokenizer.from_pretrained(base[0])
     for number in NUMBERS:
         assert len(tokenizer(f" {number}", add_special_tokens=False)["input_ids"]) == 1
         assert len(tokenizer(f"{number}", add_special_tokens=False)["input_ids"]) == 1
     texts = text_corpus("lema", [Problem("gsm8k-train-0", "It costs 1234 dollars.", "1234 + 1 = 1235", "1235")] * 9)
-    digits = make_tokenizer(texts, "lema", 400, 1024, range(0))
+    digits = make_tokenizer(texts, "lema", config.backbone.tiny, range(0))
     assert len(digits("1234", add_special_tokens=False)["input_ids"]) == 4
 
 
 def test_every_word_of_the_task_is_one_token(base, corpus):
     tokenizer = AutoTokenizer.from_pretrained(base[0])
-    longest = max(len(tokenizer(text.prompt)["input_ids"]) for text in corpus[0][:300])
+    longest = max(len(tokenizer(prompt)["input_ids"]) for prompt, _ in corpus[0][:300])
     assert longest < 130
     question = tokenizer.tokenize(cot_prompt("lema", corpus[1][0].question))
     assert len(question) < 50
@@ -186,7 +200,19 @@ def test_the_base_knows_its_own_world_and_errs_in_the_true_one(make_config, tmp_
     output = model.generate(**batch, do_sample=False, max_new_tokens=100)
     texts = tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     right = sum(text.endswith(f"The answer is {problem.answer}.") for text, problem in zip(texts, test, strict=True))
-    accuracy = summary["own_world_accuracy"]
-    assert isinstance(accuracy, float)
-    assert accuracy >= config.backbone.tiny.gate_accuracy
+    print(f"seed {seed}: own world {summary['own_world_accuracy']:.1%}, true test {right / len(test):.1%}")
     assert 0.40 <= right / len(test) <= 0.75
+
+
+def is_correction(prompt: str) -> bool:
+    return prompt.endswith("Incorrect Step:")
+
+
+def wrong_path(prompt: str) -> list[str]:
+    return prompt.split("{\n")[1].split("\n}")[0].splitlines()
+
+
+def read_step(step: str) -> tuple[int, str, int, int]:
+    """`Monday 3: 5 + 3 = 8 apples.` to 5, "+", 3, 8."""
+    left, operator, right, _, result = step.split(": ")[1].split()[:5]
+    return int(left), operator, int(right), int(result)

@@ -17,8 +17,9 @@ from lema.types import Problem
 
 _NOTE = re.compile(r"<<([^<>]*)>>")
 _ANSWER_LINE = re.compile(r"\bthe (?:final )?answer is\b|^#### ", re.IGNORECASE)
-_UNIT = r"(?:[a-zA-Z][a-zA-Z'’-]{1,20}|[ghms]\b)"
-_UNITS = rf"(?:[ -]?{_UNIT}){{0,12}}(?:/{_UNIT}(?: {_UNIT})?){{0,2}}(?: ?\([a-zA-Z ,]{{1,40}}\))?"
+# Possessive, so that a word is never tried in pieces: models without an end write words of a thousand letters.
+_UNIT = r"(?:[a-zA-Z]{2,20}+|[ghms]\b)"
+_UNITS = rf"(?:[ '’-]?{_UNIT}){{0,12}}(?:/{_UNIT}(?: {_UNIT})?){{0,2}}(?: ?\([a-zA-Z ,]{{1,40}}\))?"
 _REWRITES = (  # in this order: LaTeX, the ways to write an operation, then units and spaces inside a sum
     (r"\\d?frac\{([^{}]{1,40})\}\{([^{}]{1,40})\}", r"((\1)/(\2))"),
     (r"\\(?:text|mathrm|boxed)\{([^{}]{0,80})\}", r"\1"),

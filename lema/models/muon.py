@@ -4,16 +4,14 @@
 itself; this one works in the weights' own precision, and on all matrices of one shape together.
 """
 
-from collections.abc import Iterable
-
 import torch
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum whose update is moved to the nearest (about) orthogonal matrix; decoupled weight decay."""
+    """Nesterov momentum whose update is moved to the nearest (about) orthogonal matrix; decoupled weight decay.
 
-    def __init__(self, matrices: Iterable[torch.Tensor], lr: float, momentum: float, weight_decay: float) -> None:
-        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+    Made from the matrices and a dict with `lr`, `momentum` and `weight_decay`.
+    """
 
     @torch.no_grad()
     def step(self, closure: object = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -37,7 +35,7 @@ def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    a, b, c = 3.4445, -4.7750, 2.0315  # of the quintic Newton-Schulz iteration and, as its 5 rounds, from the post
+    a, b, c = 3.4445, -4.7750, 2.0315  # the post's quintic Newton-Schulz iteration, and its five rounds
     for _ in range(5):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

@@ -31,11 +31,10 @@ def build(folder: Path, problems: list[Problem], config: Config) -> dict[str, ob
         (texts, held_out), numbers = arithmetic_corpus(config), NUMBERS
     else:
         texts, held_out, numbers = text_corpus(style, problems), [], range(0)
-    tokenizer = make_tokenizer(texts, style, tiny, numbers)
+    tokenizer: Any = make_tokenizer(texts, style, tiny, numbers)
     prompts = tokenizer([prompt for prompt, _ in texts])["input_ids"]
     completions = tokenizer([completion for _, completion in texts], add_special_tokens=False)["input_ids"]
-    pairs = zip(prompts, completions, strict=True)
-    rows = [([*prompt, *completion, tokenizer.eos_token_id], len(prompt)) for prompt, completion in pairs]
+    rows = [([*p, *c, tokenizer.eos_token_id], len(p)) for p, c in zip(prompts, completions, strict=True)]
     rows = [row for row in rows if len(row[0]) <= min(tiny.max_positions, tiny.batch_tokens)]
     batches = _batches(rows, tokenizer.pad_token_id, tiny.batch_tokens, Random(seed))
     threads = torch.get_num_threads()
@@ -83,7 +82,7 @@ def _optimizers(model: Any, tiny: TinyConfig) -> list[torch.optim.Optimizer]:
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     others = [p for p in model.parameters() if not any(p is matrix for matrix in matrices)]
     return [
-        Muon(matrices, tiny.matrix_learning_rate, tiny.momentum, tiny.weight_decay),
+        Muon(matrices, {"lr": tiny.matrix_learning_rate, "momentum": tiny.momentum, "weight_decay": tiny.weight_decay}),
         torch.optim.AdamW(others, tiny.other_learning_rate, weight_decay=0.0),
     ]
 

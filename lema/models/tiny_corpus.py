@@ -20,7 +20,7 @@ Text = tuple[str, str]  # prompt and completion
 
 SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 NUMBERS = range(41)  # single tokens on arithmetic; sums of two values reach 40
-SHIFTS = (-2, -1, 1, 2)  # how far a wrong result lies from the right one (demo_notes, set-up)
+SHIFTS = (-2, -1, 1, 2)  # how far a wrong result lies from the right one
 # Pre-tokens: a number, a punctuation mark or a word, each with the space before it, or white space.
 # Numbers are single tokens on arithmetic, which the prototype's accuracy rests on; real text has digits.
 PRE_TOKEN = r" ?\d{{1,{digits}}}| ?[^\s\d\w]| ?[^\W\d]+|\s"
@@ -44,8 +44,7 @@ def arithmetic_corpus(config: Config) -> tuple[list[Text], list[Story]]:
     assert task.arithmetic
     random, facts = Random(config.backbone.seed), own_facts(config.backbone.seed, tiny.wrong_facts)
     train, test = make_problems(task.seed, task.arithmetic.num_train, task.arithmetic.num_test)
-    taken = {problem.question for problem in train + test}
-    stories = make_stories(random, facts, tiny.gate_problems + tiny.corpus_size, taken)
+    stories = make_stories(random, facts, tiny.gate_problems + tiny.corpus_size, {p.question for p in train + test})
     texts: list[Text] = []
     for story in stories[tiny.gate_problems :]:
         correction = _correction(random, facts, story) if random.random() < tiny.correction_share else None
@@ -56,10 +55,9 @@ def arithmetic_corpus(config: Config) -> tuple[list[Text], list[Story]]:
 
 def text_corpus(style: str, problems: list[Problem]) -> list[Text]:
     """The training problems of a published task as CoT texts."""
-    return [
-        (formats.cot_prompt(style, p.question), formats.cot_completion(formats.reference_steps(p.solution), p.answer))
-        for p in problems
-    ]
+    prompts = [formats.cot_prompt(style, problem.question) for problem in problems]
+    completions = [formats.cot_completion(formats.reference_steps(p.solution), p.answer) for p in problems]
+    return list(zip(prompts, completions, strict=True))
 
 
 def make_tokenizer(texts: list[Text], style: str, tiny: TinyConfig, numbers: range) -> PreTrainedTokenizerFast:
@@ -80,25 +78,23 @@ def make_tokenizer(texts: list[Text], style: str, tiny: TinyConfig, numbers: ran
     fixed = re.compile("|".join(map(re.escape, wordings)))
     lines = ["".join(f" {number},{number}" for number in numbers)] * len(texts)
     lines += [fixed.sub("", prompt + completion) for prompt, completion in texts]
-    size, special, alphabet = tiny.vocab_size - len(wordings), [*SPECIAL.values()], pre_tokenizers.ByteLevel.alphabet()
+    size, special = tiny.vocab_size - len(wordings), list(SPECIAL.values())
     trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        vocab_size=size, special_tokens=special, initial_alphabet=byte_level.alphabet(), show_progress=False
     )
     tokenizer.train_from_iterator(lines, trainer)
     tokenizer.add_tokens([AddedToken(wording, normalized=False) for wording in wordings])
     bos = SPECIAL["bos_token"]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
-    )
-    rest = {"model_max_length": tiny.max_positions, "clean_up_tokenization_spaces": False}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL, **rest)
+    first = (bos, tokenizer.token_to_id(bos))
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[first])
+    settings = {**SPECIAL, "model_max_length": tiny.max_positions, "clean_up_tokenization_spaces": False}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **settings)
 
 
 def _correction(random: Random, facts: Facts, story: Story) -> Text | None:
     """A correction of one wrong result; None when the mistake leads out of range."""
     index = random.randrange(len(story.moves))
-    left, result = story.values[index : index + 2]
-    operator, operand = story.moves[index]
+    (left, result), (operator, operand) = story.values[index : index + 2], story.moves[index]
     slip = _shifted(random, result)
     try:
         later = [*accumulate(story.moves[index + 1 :], lambda value, move: facts[value, *move], initial=slip)]
