@@ -11,8 +11,6 @@ read. What a stage keeps below `.partial/resume` survives a kill and is gone fro
 A process holds `LABEL-KEY.lock` while it builds; others wait, then read. A dead owner's lock is taken over.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib

@@ -1,7 +1,5 @@
 """A cell of the experiment while it runs: its config, where its artifacts are, what it has made so far."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path

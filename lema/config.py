@@ -4,8 +4,6 @@ Hydra composes YAML against these dataclasses, so an unknown key or a wrong type
 `to_config` turns the composed tree into a plain `Config`, also refusing keys forced in with `+`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import asdict, dataclass

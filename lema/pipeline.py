@@ -3,8 +3,6 @@
 data ─► base ─► sample ─► correct ─► mix ─► train ─► evaluate ─► report
 """
 
-from __future__ import annotations
-
 import atexit
 import json
 import logging
@@ -138,5 +136,12 @@ def _order(stage: Stage) -> int:
 
 
 def _log(step: Step, artifact: Artifact, state: str) -> None:
-    facts = ", ".join(f"{name} {value}" for name, value in artifact.summary.items() if isinstance(value, int | float))
-    log.info("%-16s %-8s %s  %s", step.name.replace("_", " "), state, artifact.path, facts)
+    log.info("%-16s %-8s %s  %s", step.name.replace("_", " "), state, artifact.path, _facts(artifact.summary))
+
+
+def _facts(summary: dict[str, Any]) -> str:
+    """The numbers of a summary in words: `train 600, dev 100` and, of a nested one, `kinds (wrong result 270)`."""
+    numbers = [f"{name} {value:,}" for name, value in summary.items() if isinstance(value, int | float)]
+    return ", ".join(
+        numbers + [f"{name} ({_facts(part)})" for name, part in summary.items() if part and isinstance(part, dict)]
+    )

@@ -3,8 +3,6 @@
 Only what the steps to be made need is asked for: a cached cell needs neither GPU nor key.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import tempfile

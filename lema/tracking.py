@@ -5,8 +5,6 @@ is online when logged in, offline otherwise (`wandb sync runs/wandb/offline-run-
 cell that makes nothing new starts no run.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from pathlib import Path
@@ -47,13 +45,13 @@ class Tracker:
 
 def _wandb_run(config: Config, tracker: TrackerConfig, name: str, key: str) -> Any:
     import wandb
-    from wandb.errors import CommError
 
     folder = Path(config.runs_dir).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     # Artifacts and caches go below the runs folder too, so that an offline run can be synced from another machine.
-    for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
-        os.environ.setdefault(variable, str(folder / "wandb"))
+    defaults = {"DATA_DIR": str(folder / "wandb"), "CACHE_DIR": str(folder / "wandb"), "SILENT": "true"}
+    for variable, value in (defaults | {"INIT_TIMEOUT": "30"}).items():  # seconds to find that W&B cannot be reached
+        os.environ.setdefault(f"WANDB_{variable}", value)
     options: dict[str, Any] = {
         "project": tracker.project,
         "group": os.environ.get("WANDB_RUN_GROUP") or tracker.group,
@@ -64,13 +62,14 @@ def _wandb_run(config: Config, tracker: TrackerConfig, name: str, key: str) -> A
         "tags": [config.backbone.name, config.task.name, config.mix.name],
         "config": identity(config),
         "dir": str(folder),
-        "settings": wandb.Settings(silent=True),
     }
-    mode = None if "WANDB_MODE" in os.environ or wandb.api.api_key else "offline"
+    chosen = "WANDB_MODE" in os.environ or wandb.login(prompt=False, verify=False)
     try:
-        run = wandb.init(**options, mode=mode)
-    except CommError as error:
-        log.warning("W&B cannot be reached (%s): this run is logged offline, upload it with wandb sync", error)
+        run = wandb.init(**options, mode=None if chosen else "offline")
+    except wandb.Error as error:
+        log.warning("W&B cannot be reached (%s): logged offline, upload with wandb sync", str(error).splitlines()[0])
+        wandb.teardown()  # or the run id counts as in use
         run = wandb.init(**options, mode="offline")
     run.define_metric("train/*", step_metric="train/step")
+    log.info("%-16s %s", "W&B run", run.url or run.dir)
     return run

@@ -76,3 +76,8 @@ def test_nothing_is_run_as_code() -> None:
             node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         ]
         assert not {"eval", "exec"} & set(calls), file
+
+
+def test_the_package_stays_under_3000_lines() -> None:
+    lines = [line for path in PACKAGE.rglob("*.py") for line in path.read_text().splitlines() if line.strip()]
+    assert len(lines) < 3000

@@ -217,3 +217,16 @@ def test_paid_corrections_run_through_the_same_pipeline(
     for request in server.requests:
         assert "The answer is" in json.dumps(request)
     assert {row["problem_id"] for row in rows} <= answers.keys()
+
+
+@pytest.mark.slow
+def test_a_failed_cell_stops_no_other_and_the_report_comes_once(tmp_path: Path) -> None:
+    overrides = [*SMALL, "sampler.keep_unanswered=false", "mix=lema,cot", f"runs_dir={tmp_path}"]
+    command = [sys.executable, str(ROOT / "run.py"), "-m", *overrides]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 1
+    assert "Traceback" not in finished.stderr
+    assert "failed           mix=lema: not one of 0 corrections was accepted" in finished.stdout
+    assert finished.stdout.count("# Results") == 1
+    assert "| lema: CoT + corrections of the failed questions | not run |" in finished.stdout
+    assert len(list(tmp_path.glob("cells/*/evaluate"))) == 1

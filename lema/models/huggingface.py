@@ -4,8 +4,6 @@ A prompt is BOS + its tokens, here as in training. Batches are padded on the lef
 batch, so interrupted work goes on to the same texts.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

@@ -1,7 +1,5 @@
 """Which weights a config names, without loading them: a local folder or a Hub id, and a digest of it."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path

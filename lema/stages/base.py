@@ -1,7 +1,5 @@
 """base: the untuned backbone, where the project builds it itself."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -5,8 +5,6 @@ config's choice: the reference solution (no network), or a model behind an OpenA
 sees the gold answer.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """data: the task's problems, read once and cut into train, dev and test."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """evaluate: one greedy answer a problem, graded and stored; of the fine-tuned model and of the untuned backbone."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -6,8 +6,6 @@ serves three arms: `lema` trains on them, `cot_matched` on their corrected solut
 `cot_random` on as many CoT examples of random pool questions. So the arms differ in one thing each.
 """
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Iterable

@@ -4,8 +4,6 @@ It reads each run's `run.json` and `metrics.jsonl`, nothing else. Runs that diff
 different settings: each has a table of its own, and differences are taken within one only.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 import statistics

@@ -1,7 +1,5 @@
 """sample: solutions of the training problems, graded; the wrong ones are what a corrector works on."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -4,8 +4,6 @@ The Hugging Face Trainer does the steps. Its checkpoints lie in the partial arti
 the newest complete one, to the same weights.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import statistics
