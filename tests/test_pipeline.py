@@ -141,6 +141,19 @@ def test_arms_and_seeds_share_data_base_and_corrections(run: Callable[..., dict[
     assert not set(extra["cot_random"]) & {row["problem_id"] for row in cot_part}
 
 
+def test_a_real_backbone_runs_from_a_local_folder(
+    undisturbed: Path, tmp_path: Path, make_config: Callable[..., Config]
+) -> None:
+    [base] = (undisturbed / "base").glob("tiny-*")
+    small = [override for override in SMALL if not override.startswith("backbone.")]
+    overrides = [*small, "backbone=llama2", "experiment=no_api", f"backbone.path={base}", "sampler.samples=1"]
+    overrides += ["train.batch_size=6", f"runs_dir={tmp_path}"]
+    pipeline.run(make_config(*overrides), overrides)
+    [score] = [json.loads(path.read_text()) for path in tmp_path.glob("evaluate/*lema*/score.json")]
+    assert (score["backbone"], score["model"]) == ("llama2", str(base))
+    assert list(tmp_path.glob("train/*/checkpoint/adapter_model.safetensors"))
+
+
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_adapters_train_and_answer_on_a_cpu(run: Callable[..., dict[str, Path]], method: str) -> None:
     artifacts = run(f"train={method}")
