@@ -25,7 +25,7 @@ def records(path: Path) -> Iterator[Any]:
         parts += data[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (FULL, LAST):
-            record = wandb_internal_pb2.Record()
+            record = wandb_internal_pb2.Record()  # pyright: ignore[reportAttributeAccessIssue]
             record.ParseFromString(parts)
             yield record
             parts = b""
