@@ -113,7 +113,7 @@ class TinyConfig:
     gate_accuracy: float  # share of them to be right, else it trains on
     extension_steps: int  # of each further round
     max_extensions: int  # rounds, after which the base is taken as it is
-    num_threads: int  # of torch while building; another number is another rounding, so another base
+    num_threads: int  # of torch on a CPU; another number is another rounding, so another base
 
 
 @dataclass

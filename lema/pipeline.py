@@ -74,6 +74,8 @@ def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
     """Run one cell and print the report; in a sweep the report comes once, after its last cell."""
     root = Path(config.runs_dir)
     preflight.check_runs_dir(root)
+    if config.backbone.tiny is not None:  # read by torch when it is imported, which nothing has done yet
+        os.environ.setdefault("OMP_NUM_THREADS", str(config.backbone.tiny.num_threads))
     last = config.only or config.until or Stage.report
     if config.only is not Stage.report:
         _run_cell(config, last, overrides, Store(root))
