@@ -1,6 +1,7 @@
 """A cell of the experiment while it runs: its config, where its artifacts are, what it has made so far."""
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,4 @@ class Cell:
 
     def plain(self, part: Any) -> dict[str, Any]:
         """A config section as plain values, as recipes record it."""
-        from omegaconf import OmegaConf
-
-        container: Any = OmegaConf.to_container(OmegaConf.structured(part), enum_to_str=True)
-        return container
+        return json.loads(json.dumps(asdict(part)))
