@@ -1,7 +1,7 @@
 """The corrector behind an OpenAI-compatible server, in the paper's form.
 
 It sees an instruction, four worked corrections, the question and the wrong path, and never the gold answer
-(paper.md, section 1). Which correction is accepted is for the stage to say: here replies are only read.
+(as in the paper). Which correction is accepted is for the stage to say: here replies are only read.
 """
 
 import asyncio

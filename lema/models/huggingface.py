@@ -40,7 +40,7 @@ def load_model(
 ) -> Any:
     """A causal language model on this machine's device, with an unmerged PEFT `adapter` if one is given.
 
-    `four_bit` quantises the linear layers to NF4 with double quantisation (paper, section 4). `attention=auto` is
+    `four_bit` quantises the linear layers to NF4 with double quantisation, as the paper does. `attention=auto` is
     flash-attention 2 on a GPU that has the package, else sdpa.
     """
     dtype = torch.bfloat16 if precision is Precision.bf16 else torch.float32

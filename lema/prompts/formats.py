@@ -1,7 +1,7 @@
 """The paper's text formats: CoT prompts and outputs, correction examples, and their parser.
 
 The two CoT prompts and the correction layout are wire formats: released adapters were trained with them, so
-they match byte for byte (paper.md, section 3; microsoft/LEMA @ 94fea82).
+they match byte for byte (microsoft/LEMA @ 94fea82, test_data and prompts).
 
     Step 1: Tom has 5 + 3 = 9 apples.     wrong path in the prompt, between braces
     Step 2: The answer is 9.
