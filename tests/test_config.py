@@ -283,7 +283,7 @@ def test_a_mistake_gets_a_message_with_key_value_and_choices(run_cli, arguments,
         ("backbone=mistral train.max_steps=null", "train.epochs=null train.max_steps=null: set one of them"),
         (
             "backbone=mistral train.lora_rank=0",
-            "train.lora_rank=0: must be 0 with train.method=full and at least 1 with",
+            "train.lora_rank=0: must be 0 with train.method=full and at least 1 otherwise",
         ),
         ("backbone=mistral backbone.size=null", "backbone.size=null: mistral comes in 7b"),
         ("backbone.size=7b", "backbone.size=7b: tiny comes in one size"),
