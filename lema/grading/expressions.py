@@ -7,31 +7,19 @@ reached. Length and size are bounded, so no text can hang it.
 import ast
 import operator
 import re
-from collections.abc import Callable
+from fractions import Fraction
 from itertools import pairwise
+from numbers import Real
+from typing import Any
 
-# An answer is a few terms long; the length also bounds how deep the tree can get.
-_MAX_LENGTH = 400
-# A float ends at 1,024 bits, so the value of a longer integer is no answer; this leaves room on the way to one.
-_MAX_BITS = 8192
+_MAX_LENGTH = 400  # an answer is a few terms long; this also bounds how deep the tree can get
+_MAX_BITS = 8192  # a float ends at 1,024 bits: no longer integer is an answer, but on the way to one there may be some
 _ARITHMETIC = re.compile(r"[0-9_.+\-*/%()&|^~<> \t\n\r\f]*")
-_OPERATORS: dict[type[ast.AST], Callable[..., object]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
-    ast.BitXor: operator.xor,  # "10^2" is 8 to Python, and so to the official verdicts
-    ast.BitAnd: operator.and_,
-    ast.BitOr: operator.or_,
-    ast.UAdd: operator.pos,
-    ast.USub: operator.neg,
-    ast.Invert: operator.invert,
-    ast.Lt: operator.lt,
-    ast.Gt: operator.gt,
-}
+_OPERATORS: dict[type[ast.AST], Any] = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
+_OPERATORS |= {ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow}
+# "10^2" is 8 to Python, and so to the official verdicts.
+_OPERATORS |= {ast.BitXor: operator.xor, ast.BitAnd: operator.and_, ast.BitOr: operator.or_, ast.Invert: operator.inv}
+_OPERATORS |= {ast.UAdd: operator.pos, ast.USub: operator.neg, ast.Lt: operator.lt, ast.Gt: operator.gt}
 
 
 def evaluate(text: str) -> int | float | None:
@@ -44,25 +32,28 @@ def evaluate(text: str) -> int | float | None:
     if len(text) > _MAX_LENGTH or not _ARITHMETIC.fullmatch(text):
         return None
     try:
-        return _value(ast.parse(text.lstrip(" \t"), mode="eval").body)
+        return value_of(ast.parse(text.lstrip(" \t"), mode="eval").body)
     except (SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError):
         return None
 
 
-def _value(node: ast.expr) -> int | float:
-    value: object = node.value if isinstance(node, ast.Constant) else None
-    if isinstance(node, ast.UnaryOp):
-        value = _OPERATORS[type(node.op)](_value(node.operand))
+def value_of(node: ast.expr) -> Any:
+    """The value of a parsed expression; exact where its numbers are strings: `'1/2'`."""
+    value: Any = node.value if isinstance(node, ast.Constant) else None
+    if isinstance(value, str):
+        value = Fraction(value)
+    elif isinstance(node, ast.UnaryOp):
+        value = _OPERATORS[type(node.op)](value_of(node.operand))
     elif isinstance(node, ast.BinOp):
-        left, right = _value(node.left), _value(node.right)
+        left, right = value_of(node.left), value_of(node.right)
         whole_power = isinstance(node.op, ast.Pow) and isinstance(right, int)
         if whole_power and isinstance(left, int) and left.bit_length() * right > _MAX_BITS:
             raise OverflowError("too large")
         value = _OPERATORS[type(node.op)](left, right)
     elif isinstance(node, ast.Compare):
-        values = [_value(node.left), *map(_value, node.comparators)]
+        values = [value_of(node.left), *map(value_of, node.comparators)]
         value = all(_OPERATORS[type(sign)](*pair) for sign, pair in zip(node.ops, pairwise(values), strict=True))
     # A power can be complex; `...` is a constant too.
-    if not isinstance(value, int | float) or (isinstance(value, int) and value.bit_length() > _MAX_BITS):
+    if not isinstance(value, Real) or (isinstance(value, int) and value.bit_length() > _MAX_BITS):
         raise ValueError("not a real number within the bounds")
     return value
