@@ -330,6 +330,6 @@ def test_nothing_fails_and_ten_thousand_characters_take_under_a_second() -> None
     texts += [part * (10_000 // len(part)) for part in ("5 a ", "\\frac{", "1000000 * ", "1" + "+1" * 30 + "=31 ")]
     texts += ["3+8=5 pi" + "z" * 10_000, "5 t" + "an" * 5_000, "5 " + "ab-" * 3_000]  # models without an end
     for text in texts:
-        start = time.perf_counter()
+        start = time.process_time()
         correct(TOM, split_steps(text))
-        assert time.perf_counter() - start < 1, text[:40]
+        assert time.process_time() - start < 1, text[:40]
