@@ -21,11 +21,9 @@ Grader = StrEnum("Grader", ["gsm8k", "math"])  # whose rules compare answers
 # How a data set writes the gold answer: the field itself, after the last `####` (GSM8K), in the last box (MATH).
 AnswerForm = StrEnum("AnswerForm", ["plain", "hashes", "boxed"])
 PromptStyle = StrEnum("PromptStyle", ["lema", "alpaca"])  # a key of `lema.prompts.formats.COT_PROMPTS`
-# Who corrects: the reference solution, or a model behind an OpenAI-compatible server.
-CorrectionMethod = StrEnum("CorrectionMethod", ["reference", "api"])
+CorrectionMethod = StrEnum("CorrectionMethod", ["reference", "api"])  # api: a model behind an OpenAI-compatible server
 Extra = StrEnum("Extra", ["none", "corrections", "corrected_cot", "random_cot"])  # what a mix adds to its CoT examples
-# Which weights are trained: all of them, or LoRA adapters on a 16-bit or 4-bit (NF4) base.
-Method = StrEnum("Method", ["full", "lora", "qlora"])
+Method = StrEnum("Method", ["full", "lora", "qlora"])  # all weights, or adapters on a 16-bit or 4-bit (NF4) base
 Precision = StrEnum("Precision", ["fp32", "bf16"])
 Schedule = StrEnum("Schedule", ["constant", "linear"])  # of the learning rate; linearly to zero
 Split = StrEnum("Split", ["dev", "test"])  # what is evaluated; dev is cut out of the training questions
