@@ -84,12 +84,10 @@ class Store:
 
         `build(folder)` writes its files and returns the summary: plain values that depend on the recipe alone.
         """
-        if found := self.find(recipe):
-            return found, False
         folder = self._folder(recipe)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with lock(folder) as still_mine:
-            if found := self.find(recipe):  # made while this process waited
+            if found := self.find(recipe):
                 return found, False
             partial, start = folder.with_name(folder.name + ".partial"), time.monotonic()
             for leftover in [path for path in partial.glob("*") if path.name != RESUME]:
@@ -102,7 +100,8 @@ class Store:
             made = {"seconds": round(time.monotonic() - start, 1), "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
             record = {"recipe": recipe.identity(), "files": files, "summary": summary, "made": made}
             write_json(partial / "record.json", record)
-            still_mine()
+            if not still_mine():
+                raise UserError(f"{folder}.lock: another process took this lock over; run the same command again")
             os.replace(partial, folder)
         return Artifact(folder, digest([record["recipe"], files]), summary), True
 
@@ -111,16 +110,15 @@ class Store:
 
 
 @contextlib.contextmanager
-def lock(target: Path) -> Iterator[Callable[[], None]]:
+def lock(target: Path) -> Iterator[Callable[[], bool]]:
     """Hold `target`.lock: wait for a living process that holds it, take a dead or silent one's over.
 
-    Yields a function that raises `UserError` when this process lost it so: to be called before results show.
+    Yields a function that tells whether this process holds it still: to be asked before results show.
     """
     lease = SoftFileLease(f"{target}.lock", lease_duration=STALE_SECONDS, heartbeat_interval=HEARTBEAT_SECONDS)
 
-    def still_mine() -> None:
-        if lease.compromise or lease.owner is None or lease.owner.token != lease.token:
-            raise UserError(f"{lease.lock_file}: another process took this lock over; run the same command again")
+    def still_mine() -> bool:
+        return lease.compromise is None and lease.owner is not None and lease.owner.token == lease.token
 
     try:
         lease.acquire(blocking=False)

@@ -80,15 +80,11 @@ def _run_cell(cell: Cell, last: Stage, overrides: list[str]) -> None:
     if only and (missing := [step.name for step in todo if step.stage is not only]):
         raise UserError(f"only={only}: {', '.join(missing)} must be made first; run it without only=")
     preflight.check(cell, {step.stage for step in todo})
-    try:
+    with cell.tracker:
         for step in todo:
             artifact, made = cell.store.make(step.recipe(cell), lambda folder, step=step: step.build(cell, folder))
             cell.artifacts[step.name] = artifact
             _log(step, artifact, "made" if made else "current")
-    except BaseException:
-        cell.tracker.finish(failed=True)
-        raise
-    cell.tracker.finish()
     _record(cell, overrides)
 
 

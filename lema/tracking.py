@@ -34,9 +34,12 @@ class Tracker:
         if self.config.tracker.name == "wandb":
             self._run.summary.update(values)
 
-    def finish(self, failed: bool = False) -> None:
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if "_run" in vars(self):
-            self._run.finish(exit_code=int(failed))
+            self._run.finish(exit_code=int(error is not None))
 
     @cached_property
     def _run(self) -> Any:

@@ -295,6 +295,22 @@ def test_wrong_base_url_is_a_user_error_and_costs_nothing(url: str | None, journ
         assert spending.usd == pytest.approx(server.usd)
 
 
+def test_a_sender_that_lost_the_journal_stops_and_keeps_what_it_paid_for(journal: Path) -> None:
+    def lose(prompt: str) -> str:
+        if "What is 3 + 3?" in prompt:
+            lock = journal.with_name(journal.name + ".lock")
+            lock.write_text(re.sub("token=.*", "token=another", lock.read_text()))
+        return GOOD
+
+    with OpenAIServer(reply=lose) as server:
+        with pytest.raises(UserError, match=r"another process has taken the journal over; \d+ of 40 are answered"):
+            corrected(40, config_for(server, max_concurrent_requests=4), journal)
+        paid = sum(server.billed.values())
+        assert 4 <= paid < 12
+        with sqlite3.connect(journal) as db:
+            assert db.execute("select count(*) from requests where answer is not null").fetchone() == (paid,)
+
+
 def test_one_request_that_fails_for_good_does_not_stop_the_others(journal: Path) -> None:
     def fault(body: dict) -> str:
         return "500" if "What is 3 + 3?" in body["messages"][0]["content"] else "ok"

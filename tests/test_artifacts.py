@@ -143,7 +143,7 @@ def test_dead_owners_lock_is_taken_over(tmp_path: Path) -> None:
     process.join()
     start = time.monotonic()
     with lock(tmp_path / "x") as still_mine:
-        still_mine()
+        assert still_mine()
     assert time.monotonic() - start < 5
 
 
@@ -151,8 +151,18 @@ def test_owner_that_lost_its_lock_notices(tmp_path: Path) -> None:
     with lock(tmp_path / "x") as still_mine:
         path = tmp_path / "x.lock"
         path.write_text(re.sub("token=.*", "token=another", path.read_text()))
-        with pytest.raises(UserError, match="took this lock over"):
-            still_mine()
+        assert not still_mine()
+
+
+def test_result_of_a_lost_lock_is_not_shown(tmp_path: Path) -> None:
+    def build(folder: Path) -> dict[str, object]:
+        [path] = (tmp_path / "sample").glob("*.lock")
+        path.write_text(re.sub("token=.*", "token=another", path.read_text()))
+        return write(folder)
+
+    with pytest.raises(UserError, match="took this lock over; run the same command again"):
+        Store(tmp_path).make(recipe(), build)
+    assert Store(tmp_path).find(recipe()) is None
 
 
 def test_silent_owner_on_another_host_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +174,7 @@ def test_silent_owner_on_another_host_is_replaced(tmp_path: Path, monkeypatch: p
     path.write_text(elsewhere)
     start = time.monotonic()
     with lock(tmp_path / "x") as mine_now:
-        mine_now()
+        assert mine_now()
     assert 1 <= time.monotonic() - start < 5
 
 
@@ -181,7 +191,7 @@ def test_living_owner_is_never_replaced(tmp_path: Path, monkeypatch: pytest.Monk
     with lock(tmp_path / "x") as still_mine:
         waiter.start()
         time.sleep(3)
-        still_mine()
+        assert still_mine()
         order.append("first")
     waiter.join(10)
     assert order == ["first", "second"]

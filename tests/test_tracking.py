@@ -12,6 +12,8 @@ from wandb_log import read_run
 
 from lema import pipeline
 from lema.config import Config
+from lema.tracking import Tracker
+from lema.types import UserError
 
 
 def test_offline_run_has_config_curve_and_scores(
@@ -36,6 +38,20 @@ def test_offline_run_has_config_curve_and_scores(
     assert {name: run["summary"][f"evaluate/{name}"] for name in score} == score
     pipeline.run(make_config(*overrides), overrides)
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 1  # nothing was made, so nothing is logged
+
+
+def test_run_of_a_cell_that_fails_is_marked_as_failed(tmp_path: Path, make_config: Callable[..., Config]) -> None:
+    tracker = Tracker(make_config(*SMALL, "tracker=wandb", f"runs_dir={tmp_path}"), "name", "key1")
+
+    def fail() -> None:
+        with tracker:
+            tracker.log({"train/loss": 1.0}, step=1)
+            raise UserError("it failed")
+
+    with pytest.raises(UserError, match="it failed"):
+        fail()
+    [folder] = (tmp_path / "wandb").glob("offline-run-*")
+    assert read_run(folder)["exit_code"] == 1
 
 
 def test_no_secret_reaches_what_is_written(

@@ -75,7 +75,7 @@ def correct_all(
     return replies, spending
 
 
-def _send(journal: Journal, still_mine: Callable[[], None], config: CorrectorConfig) -> None:
+def _send(journal: Journal, still_mine: Callable[[], bool], config: CorrectorConfig) -> None:
     from lema.models.api import Sender
 
     numbers = {name: getattr(config, name) for name in _NUMBERS}

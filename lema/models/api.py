@@ -38,7 +38,7 @@ class Sender:
     """Workers that take requests from one queue until it is empty or there is a problem that stops all."""
 
     journal: Journal
-    still_mine: Callable[[], None]  # raises when another process sends too
+    still_mine: Callable[[], bool]  # false when another process sends too
     base_url: str | None
     input_usd: float  # per million prompt tokens
     output_usd: float  # per million completion tokens, reasoning included
@@ -92,7 +92,9 @@ class Sender:
             if not self.in_flight:  # whose bills may leave room
                 self.problem = f"corrector.budget_usd={self.budget_usd:g}: reached, ${self.usd:.2f} are spent: raise it"
             return False
-        self.still_mine()
+        if not self.still_mine():  # what is in flight still lands
+            self.problem = "another process has taken the journal over"
+            return False
         self.journal.reserve(request, worst)
         self.usd, self.in_flight = self.usd + worst, self.in_flight + 1
         bill, landed, wait = await self._send(json.loads(request))

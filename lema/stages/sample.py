@@ -13,7 +13,7 @@ def recipe(cell: Cell) -> Recipe:
     model = config.pop("model") or cell.plain(cell.config.backbone)
     config |= {name: model[name] for name in ("prompt", "precision", "attention")} | {"grader": cell.config.task.grader}
     inputs = {"data": cell.artifacts["data"].digest, "model": cell.sampled_weights.digest}
-    return Recipe("sample", f"{cell.task_label}-{cell.sampled_weights.name}", 1, config, inputs)
+    return Recipe("sample", f"{cell.task_label}-{cell.sampled_weights.name}", version=1, config=config, inputs=inputs)
 
 
 def build(cell: Cell, folder: Path) -> dict[str, Any]:
