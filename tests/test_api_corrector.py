@@ -185,6 +185,7 @@ def test_unreadable_prompt_file_is_a_user_error(content: bytes | None, tmp_path:
         ("ok", GOOD, None),
         ("ok", "Everything is fine.", "unparsable"),
         ("ok", GOOD.replace("Step 1", "Step 3"), "step does not exist"),
+        ("ok", GOOD.replace("Step 1", "Step " + "9" * 5000), "unparsable"),
         ("ok", GOOD.replace("Step 1.", "Step 0."), "step does not exist"),
         ("ok", GOOD.replace("Step 1.", "Step 2."), None),
         ("length", GOOD, "cut off by length"),

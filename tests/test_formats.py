@@ -1,5 +1,7 @@
 """The paper's text formats, byte for byte, and reading them back."""
 
+import time
+
 import pytest
 
 from lema.prompts import formats
@@ -67,6 +69,29 @@ def test_parsing_a_correction_inverts_writing_it(step: int) -> None:
 )
 def test_other_replies_are_not_corrections(reply: str) -> None:
     assert formats.parse_correction(reply) is None
+
+
+@pytest.mark.parametrize("white", ["\n", " ", "\n ", "\t", "\u2028", "\n\u00a0"])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "{white}Step 1.{white}Explanation:{white}",
+        "Incorrect Step:{white}Step 1.\nExplanation: why{white}Correct Solution:{white}",
+        "Step 1.\nExplanation: why\nCorrect Solution:{white}{{{white}Step 1: 8.{white}}}",
+        "Step 1.\nExplanation: why\nCorrect Solution:\n{{\nStep 1:{white}8.{white}Step 2:{white}",
+    ],
+)
+def test_endless_white_space_is_read_in_time(reply: str, white: str) -> None:
+    began = time.process_time()
+    formats.parse_correction(reply.format(white=white * 100_000))
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize("number", ["9" * 10, "9" * 5000])
+def test_step_with_an_endless_number_is_no_correction(number: str) -> None:
+    reply = formats.correction_completion(1, "Why.", ["The answer is 8."])
+    assert formats.parse_correction(reply) is not None
+    assert formats.parse_correction(reply.replace("Step 1", f"Step {number}")) is None
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,9 @@ ANSWER = "The answer is {answer}."
 _NOT_ABBREVIATED = r"(?<!\b(?:Mr|Ms|Dr|St|vs|No)\.)(?<!\b(?:Mrs|e\.g|i\.e)\.)(?<!\bapprox\.)"
 _SENTENCE_END = re.compile(rf"(?<=[.!?]){_NOT_ABBREVIATED}\s+(?=[A-Z0-9\\$(\"'])")
 _STEP = re.compile(r"^\s*Step \d+:\s*", re.MULTILINE)
+# Nothing in it can be tried in many ways, so no reply takes long; nine digits, as Python reads no number of thousands.
 _CORRECTION = re.compile(
-    r"(?s)\s*(?:Incorrect Step:)?\s*Step (\d+)\b[^\n]*\n\s*Explanation:\s*(.*?)\n\s*Correct Solution:\s*\{?\s*\n(.*)"
+    r"(?s)(?:Incorrect Step:\s*)?Step (\d{1,9})\b[^\n]*\n\s*Explanation:(.*?)\n[^\S\n]*Correct Solution:(.*)"
 )
 
 
@@ -98,9 +99,9 @@ def correction_completion(incorrect_step: int, explanation: str, correct_steps: 
 
 def parse_correction(text: str) -> ParsedCorrection | None:
     """Read `correction_completion` back, also after `Incorrect Step:`; None when `text` is not in that form."""
-    if not (match := _CORRECTION.match(text)):
+    if not (match := _CORRECTION.match(text.strip())):
         return None
-    lines = match[3].strip().removesuffix("}").splitlines()
+    lines = match[3].strip().removeprefix("{").removesuffix("}").splitlines()
     before, *steps = _STEP.split("\n".join(line for line in lines if line.strip() not in ("", "...")))
     parsed = ParsedCorrection(int(match[1]), match[2].strip(), [step.strip() for step in steps])
     return parsed if steps and not before else None

@@ -71,7 +71,7 @@ def read_runs(root: Path) -> list[Run]:
     runs = []
     for file in sorted(root.glob("cells/*/run.json")):
         facts = json.loads(file.read_text(encoding="utf-8"))
-        rows = map(json.loads, (file.parent / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+        rows = map(json.loads, (file.parent / "metrics.jsonl").read_text(encoding="utf-8").strip().split("\n"))
         summaries = {row["stage"]: row["summary"] for row in rows if "summary" in row}
         if "evaluate" in summaries:
             runs.append(Run(facts["config"], facts["setting"], facts["overrides"], summaries))
