@@ -10,11 +10,11 @@ import re
 from collections.abc import Callable
 from itertools import pairwise
 
-# An answer is a few terms long; the length also bounds how deep the tree can get.
-_MAX_LENGTH = 400
+# No answer is longer, but for a sum that a model repeats until its limit; below it the parser's depth is bounded too.
+_MAX_LENGTH = 4000
 # A float ends at 1,024 bits, so the value of a longer integer is no answer; this leaves room on the way to one.
 _MAX_BITS = 8192
-_ARITHMETIC = re.compile(r"[0-9_.+\-*/%()&|^~<> \t\n\r\f]*")
+_ARITHMETIC = re.compile(r"(?:[0-9_.+\-*/%()&|^~<>' \t\n\r\f]|#[^\r\n]*)*")
 _OPERATORS: dict[type[ast.AST], Callable[..., object]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -26,6 +26,7 @@ _OPERATORS: dict[type[ast.AST], Callable[..., object]] = {
     ast.BitXor: operator.xor,  # "10^2" is 8 to Python, and so to the official verdicts
     ast.BitAnd: operator.and_,
     ast.BitOr: operator.or_,
+    ast.LShift: operator.lshift,
     ast.UAdd: operator.pos,
     ast.USub: operator.neg,
     ast.Invert: operator.invert,
@@ -40,29 +41,42 @@ def evaluate(text: str) -> int | float | None:
     >>> evaluate("(3+4.5)*2"), evaluate("9**9**9"), evaluate("1/0"), evaluate("2 apples")
     (15.0, None, None, None)
     """
-    text = re.sub(r"#[^\r\n]*", "", text)
     if len(text) > _MAX_LENGTH or not _ARITHMETIC.fullmatch(text):
         return None
     try:
-        return _value(ast.parse(text.lstrip(" \t"), mode="eval").body)
+        body = ast.parse(text.lstrip(" \t"), mode="eval").body
+        if isinstance(body, ast.Constant) and isinstance(body.value, str):
+            return float(body.value)  # '-5' in quotes is -5 to the official code, which makes all it finds a float
+        return _value(body)
     except (SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError):
         return None
 
 
 def _value(node: ast.expr) -> int | float:
+    """The value of a tree. A sum is a chain of left operands, which is walked, so that it may be long."""
+    chain: list[ast.BinOp] = []
+    while isinstance(node, ast.BinOp):
+        chain.append(node)
+        node = node.left
     value: object = node.value if isinstance(node, ast.Constant) else None
     if isinstance(node, ast.UnaryOp):
         value = _OPERATORS[type(node.op)](_value(node.operand))
-    elif isinstance(node, ast.BinOp):
-        left, right = _value(node.left), _value(node.right)
-        whole_power = isinstance(node.op, ast.Pow) and isinstance(right, int)
-        if whole_power and isinstance(left, int) and left.bit_length() * right > _MAX_BITS:
-            raise OverflowError("too large")
-        value = _OPERATORS[type(node.op)](left, right)
     elif isinstance(node, ast.Compare):
         values = [_value(node.left), *map(_value, node.comparators)]
         value = all(_OPERATORS[type(sign)](*pair) for sign, pair in zip(node.ops, pairwise(values), strict=True))
-    # A power can be complex; `...` is a constant too.
+    value = _bounded(value)
+    for operation in reversed(chain):
+        right = _value(operation.right)
+        if isinstance(value, int) and isinstance(right, int) and isinstance(operation.op, ast.Pow | ast.LShift):
+            size = value.bit_length() * right if isinstance(operation.op, ast.Pow) else right
+            if size > _MAX_BITS:
+                raise OverflowError("too large")
+        value = _bounded(_OPERATORS[type(operation.op)](value, right))
+    return value
+
+
+def _bounded(value: object) -> int | float:
+    # A power can be complex; `...` and text are constants too.
     if not isinstance(value, int | float) or (isinstance(value, int) and value.bit_length() > _MAX_BITS):
         raise ValueError("not a real number within the bounds")
     return value
