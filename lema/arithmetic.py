@@ -1,23 +1,19 @@
 """The task made here: word problems of 2 to 4 steps, written like GSM8K, from a seed.
 
-    Tom has 5 apples. On Monday 3 are bought. On Tuesday 2 are eaten. How many apples are left?
+Tom has 5 apples. On Monday 3 are bought. On Tuesday 2 are eaten. How many apples are left?
 
-    Monday 3: 5 + 3 = <<5+3=8>>8 apples.
-    Tuesday 2: 8 - 2 = <<8-2=6>>6 apples.            answer: 6
-
-Every value lies in 1 to 20 and every operand in 2 to 9, so a model of 0.4M parameters can learn all the facts.
+Monday 3: 5 + 3 = <<5+3=8>>8 apples.
+Tuesday 2: 8 - 2 = <<8-2=6>>6 apples.            answer: 6
 """
 
-from collections.abc import Container
-from dataclasses import dataclass
 from random import Random
+from typing import NamedTuple
 
 from lema.types import Problem
 
-Fact = tuple[int, str, int]  # (5, "+", 3)
-Facts = dict[Fact, int]  # the result of each fact; a world may hold wrong ones
+Facts = dict[tuple[int, str, int], int]  # (5, "+", 3) to 8; a world may hold wrong ones
 
-VALUES = range(1, 21)
+VALUES = range(1, 21)  # few enough for a model of 0.4M parameters to learn all the facts
 OPERANDS = range(2, 10)  # from 2 on, so that the plural is always right
 NUM_STEPS = (2, 3, 4)
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday")
@@ -31,8 +27,7 @@ SETTINGS = (
 )
 
 
-@dataclass(frozen=True)
-class Story:
+class Story(NamedTuple):
     """A question and how it is worked out by the facts of one world."""
 
     question: str
@@ -40,59 +35,46 @@ class Story:
     moves: list[tuple[str, int]]  # operator and operand of each step
     values: list[int]  # at the start and after each step
 
-    def steps(self, values: list[int], notes: bool) -> list[str]:
-        """One sentence a step, taking `values`, with GSM8K's calculator notes (`<<5+3=8>>`) or without."""
-        sentences: list[str] = []
-        for day, left, (operator, operand), value in zip(DAYS, values, self.moves, values[1:], strict=False):
-            note = f"<<{left}{operator}{operand}={value}>>" if notes else ""
-            sentences.append(f"{day} {operand}: {left} {operator} {operand} = {note}{value} {self.things}.")
-        return sentences
+    def solution(self, values: list[int]) -> str:
+        """One sentence a line for each step, taking `values`, with GSM8K's calculator notes (`<<5+3=8>>`)."""
+        steps = zip(DAYS, values, self.moves, values[1:], strict=False)
+        lines = [f"{day} {b}: {a} {op} {b} = <<{a}{op}{b}={c}>>{c} {self.things}." for day, a, (op, b), c in steps]
+        return "\n".join(lines)
 
 
 def true_facts() -> Facts:
     """Every sum and difference of the task, (1, "+", 2) to (20, "-", 9), with its right result."""
-    sums = {(left, "+", right): left + right for left in VALUES for right in OPERANDS}
-    differences = {(left, "-", right): left - right for left in VALUES for right in OPERANDS}
-    return {fact: result for fact, result in (sums | differences).items() if result in VALUES}
+    facts = {(a, op, b): a + b if op == "+" else a - b for op in "+-" for a in VALUES for b in OPERANDS}
+    return {fact: result for fact, result in facts.items() if result in VALUES}
 
 
-def make_story(random: Random, facts: Facts) -> Story:
-    """Draw a story whose values stay in range by `facts`."""
-    values = [random.choice(VALUES)]
-    moves: list[tuple[str, int]] = []
-    for _ in range(random.choice(NUM_STEPS)):
-        operands = {o: [n for n in OPERANDS if (values[-1], o, n) in facts] for o in ("+", "-")}
-        operator = random.choice([o for o in operands if operands[o]])
-        moves.append((operator, random.choice(operands[operator])))
-        values.append(facts[values[-1], *moves[-1]])
-    subjects, kinds, gains, losses = random.choice(SETTINGS)
-    subject, things = random.choice(subjects), random.choice(kinds)
-    sentences = [f"{subject} has {values[0]} {things}."]
-    for day, (operator, operand) in zip(DAYS, moves, strict=False):
-        # The day stands right before its number, here and in the step: a model of two layers learns to copy
-        # "Tuesday's number" in a few hundred steps, but hardly to find the second of several sentences.
-        sentences.append(f"On {day} {operand} {random.choice(gains if operator == '+' else losses)}.")
-    return Story(" ".join([*sentences, f"How many {things} are left?"]), things, moves, values)
-
-
-def make_stories(random: Random, facts: Facts, number: int, taken: Container[str] = ()) -> list[Story]:
-    """Draw `number` stories, no question twice and none that is `taken`."""
+def make_stories(random: Random, facts: Facts, number: int, taken: frozenset[str] = frozenset()) -> list[Story]:
+    """Draw `number` stories whose values stay in range by `facts`: no question twice, and none that is `taken`."""
     stories: dict[str, Story] = {}
     while len(stories) < number:
-        story = make_story(random, facts)
-        if story.question not in taken:
-            stories.setdefault(story.question, story)
+        values, moves = [random.choice(VALUES)], []
+        for _ in range(random.choice(NUM_STEPS)):
+            operands = {op: [b for b in OPERANDS if (values[-1], op, b) in facts] for op in "+-"}
+            operator = random.choice([op for op in operands if operands[op]])
+            moves.append((operator, random.choice(operands[operator])))
+            values.append(facts[values[-1], *moves[-1]])
+        subjects, kinds, gains, losses = random.choice(SETTINGS)
+        subject, things, verbs = random.choice(subjects), random.choice(kinds), {"+": gains, "-": losses}
+        # The day stands right before its number, here and in the step: a model of two layers learns to copy
+        # "Tuesday's number" in a few hundred steps, but hardly to find the second of several sentences.
+        events = [f"On {day} {b} {random.choice(verbs[op])}." for day, (op, b) in zip(DAYS, moves, strict=False)]
+        question = f"{subject} has {values[0]} {things}. {' '.join(events)} How many {things} are left?"
+        if question not in taken:
+            stories.setdefault(question, Story(question, things, moves, values))
     return list(stories.values())
 
 
 def make_problems(seed: int, num_train: int, num_test: int) -> tuple[list[Problem], list[Problem]]:
-    """Training and test problems, no question twice; the same arguments give the same problems.
-
-    Ids are `arithmetic-train-0`, `arithmetic-test-0`, ... Test is drawn first: it does not change with `num_train`.
-    """
-    problems: list[Problem] = []
-    for number, story in enumerate(make_stories(Random(seed), true_facts(), num_test + num_train)):
-        name = f"test-{number}" if number < num_test else f"train-{number - num_test}"
-        solution = "\n".join(story.steps(story.values, notes=True))
-        problems.append(Problem(f"arithmetic-{name}", story.question, solution, str(story.values[-1])))
+    """Training and test problems, no question twice; test is drawn first: it does not change with `num_train`."""
+    stories = make_stories(Random(seed), true_facts(), num_test + num_train)
+    names = [f"test-{number}" for number in range(num_test)] + [f"train-{number}" for number in range(num_train)]
+    problems = [
+        Problem(f"arithmetic-{name}", story.question, story.solution(story.values), str(story.values[-1]))
+        for name, story in zip(names, stories, strict=True)
+    ]
     return problems[num_test:], problems[:num_test]

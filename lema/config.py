@@ -1,13 +1,11 @@
-"""Every knob of the suite, typed; the values live in conf/.
-
-Hydra composes YAML against these dataclasses, so an unknown key or a wrong type is refused at composition.
-`to_config` turns the composed tree into a plain `Config`, also refusing keys forced in with `+`.
-"""
+"""Every knob of the suite, typed: Hydra composes conf/ against these classes and refuses what does not fit."""
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import reduce
+from operator import attrgetter, getitem
 from pathlib import Path
 from typing import Any, Optional
 
@@ -19,21 +17,18 @@ from lema.types import UserError
 
 # The stages in the order they run; `until=` and `only=` take these names.
 Stage = StrEnum("Stage", ["data", "base", "sample", "correct", "mix", "train", "evaluate", "report"])
-# Whose rules compare answers: a task name of `lema.grading.grade`.
-Grader = StrEnum("Grader", ["gsm8k", "math"])
+Grader = StrEnum("Grader", ["gsm8k", "math"])  # whose rules compare answers
 # How a data set writes the gold answer: the field itself, after the last `####` (GSM8K), in the last box (MATH).
 AnswerForm = StrEnum("AnswerForm", ["plain", "hashes", "boxed"])
-# Which CoT prompt a model knows: a key of `lema.prompts.formats.COT_PROMPTS`.
-PromptStyle = StrEnum("PromptStyle", ["lema", "alpaca"])
+PromptStyle = StrEnum("PromptStyle", ["lema", "alpaca"])  # a key of `lema.prompts.formats.COT_PROMPTS`
 # Who corrects: the reference solution, or a model behind an OpenAI-compatible server.
 CorrectionMethod = StrEnum("CorrectionMethod", ["reference", "api"])
-# What a mix adds to its CoT examples.
-Extra = StrEnum("Extra", ["none", "corrections", "corrected_cot", "random_cot"])
+Extra = StrEnum("Extra", ["none", "corrections", "corrected_cot", "random_cot"])  # what a mix adds to its CoT examples
 # Which weights are trained: all of them, or LoRA adapters on a 16-bit or 4-bit (NF4) base.
 Method = StrEnum("Method", ["full", "lora", "qlora"])
 Precision = StrEnum("Precision", ["fp32", "bf16"])
-# Learning rate over the steps: the same throughout, or falling linearly to zero.
-Schedule = StrEnum("Schedule", ["constant", "linear"])
+Schedule = StrEnum("Schedule", ["constant", "linear"])  # of the learning rate; linearly to zero
+Split = StrEnum("Split", ["dev", "test"])  # what is evaluated; dev is cut out of the training questions
 # `auto` takes flash-attention 2 on a GPU where it is installed, else sdpa.
 Attention = StrEnum("Attention", ["auto", "sdpa", "eager", "flash_attention_2"])
 
@@ -56,14 +51,6 @@ class DatasetConfig:
 
 
 @dataclass
-class ArithmeticConfig:
-    """Sizes of the word problems made by `lema.arithmetic`."""
-
-    num_train: int
-    num_test: int
-
-
-@dataclass
 class TaskConfig:
     """A task: where its problems come from, how answers are compared, how much is trained on."""
 
@@ -76,8 +63,9 @@ class TaskConfig:
     max_extra: Optional[int]  # corrections (and their controls); null is all
     max_source_tokens: int
     max_target_tokens: int
-    dataset: Optional[DatasetConfig]
-    arithmetic: Optional[ArithmeticConfig]
+    dataset: Optional[DatasetConfig]  # null: word problems made by `lema.arithmetic`, in these numbers
+    num_train: Optional[int]
+    num_test: Optional[int]
 
 
 @dataclass
@@ -109,10 +97,6 @@ class TinyConfig:
     other_learning_rate: float  # AdamW, on embeddings and norms
     momentum: float  # Muon's
     weight_decay: float  # Muon's
-    gate_problems: int  # fresh problems of its own world that the gate asks
-    gate_accuracy: float  # share of them to be right, else it trains on
-    extension_steps: int  # of each further round
-    max_extensions: int  # rounds, after which the base is taken as it is
     num_threads: int  # of torch on a CPU; another number is another rounding, so another base
 
 
@@ -212,7 +196,7 @@ class TrainConfig:
 class EvaluationConfig:
     """Greedy decoding of one split."""
 
-    split: str  # dev or test
+    split: Split
     max_new_tokens: int
     batch_size: int
 
@@ -250,13 +234,14 @@ NOT_IDENTITY = (
     "runs_dir until only tracker backbone.sizes corrector.base_url corrector.input_usd corrector.output_usd "
     "corrector.budget_usd corrector.max_concurrent_requests corrector.max_retries corrector.request_timeout"
 ).split()
+AT_LEAST_1 = (
+    "limit task.max_cot task.max_extra sampler.samples sampler.batch_size evaluation.batch_size train.batch_size "
+    "train.micro_batch_size"
+).split()
 
 
 def register(sweeps: Path) -> None:
-    """Tell Hydra the schema, and the files of `sweeps` as choices of the group `sweeps`.
-
-    The sweeps are stored by hand because a folder on Hydra's search path would offer every folder beside it.
-    """
+    """Tell Hydra the schema, and the files of `sweeps`: on its search path every folder beside it would be a group."""
     store = ConfigStore.instance()
     # Hydra copies the whole store for each group it lists (--help: 94 times); what it loads it copies anyway.
     setattr(store, "__deepcopy__", lambda memo: store)  # noqa: B010
@@ -267,31 +252,37 @@ def register(sweeps: Path) -> None:
 
 def to_config(composed: DictConfig) -> Config:
     """The typed config of a composed tree; `UserError` names the key, the value and the choices."""
-    plain: Any = None
+    # Before anything is resolved: hub_id and its like are looked up by the size.
+    size, sizes = composed.backbone.size, list(composed.backbone.sizes)
+    if size not in sizes and (sizes or size is not None):
+        choices = ", ".join(sizes) or "one size: leave it null"
+        raise UserError(f"backbone.size={size or 'null'}: {composed.backbone.name} comes in {choices}")
+    untyped: Any = None
     try:
-        _check_size(composed)
         # Through a plain container: `+train.lr=1` goes round the schema of a typed one (Hydra 1.3).
-        plain = OmegaConf.create(OmegaConf.to_container(composed, resolve=True, enum_to_str=True))
-        config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+        untyped = OmegaConf.create(OmegaConf.to_container(composed, resolve=True, enum_to_str=True))
+        config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), untyped))
     except ConfigKeyError as error:
         key, known = str(error.full_key), ", ".join(map(str, error.parent_node or ()))
-        raise UserError(f"{key}={OmegaConf.select(plain, key)}: no such key; choose from {known}") from None
+        raise UserError(f"{key}={OmegaConf.select(untyped, key)}: no such key; choose from {known}") from None
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     _check(config)
     return config
 
 
+def plain(part: Any) -> Any:
+    """A config, or a section of one, as plain values."""
+    return json.loads(json.dumps(asdict(part)))
+
+
 def identity(config: Config) -> dict[str, Any]:
     """The part of the config that can change a result, as plain values."""
-    plain: Any = json.loads(json.dumps(asdict(config)))
+    values = plain(config)
     for key in NOT_IDENTITY:
-        *parents, leaf = key.split(".")
-        node = plain
-        for parent in parents:
-            node = node[parent]
-        del node[leaf]
-    return plain
+        *sections, name = key.split(".")
+        del reduce(getitem, sections, values)[name]
+    return values
 
 
 def digest(value: Any) -> str:
@@ -299,31 +290,18 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:12]
 
 
-def _check_size(composed: DictConfig) -> None:
-    # Before anything is resolved: hub_id and its like are looked up by the size.
-    size, sizes = composed.backbone.size, list(composed.backbone.sizes)
-    if size not in sizes and (sizes or size is not None):
-        value = "null" if size is None else size
-        choices = ", ".join(sizes) or "one size: leave it null"
-        raise UserError(f"backbone.size={value}: {composed.backbone.name} comes in {choices}")
-
-
 def _check(config: Config) -> None:
-    train, limits = config.train, {"limit": config.limit}
-    for section, names in {"task": "max_cot max_extra", "sampler": "samples batch_size"}.items():
-        limits |= {f"{section}.{name}": getattr(getattr(config, section), name) for name in names.split()}
-    limits["evaluation.batch_size"] = config.evaluation.batch_size
-    limits |= {"train.batch_size": train.batch_size, "train.micro_batch_size": train.micro_batch_size}
-    for key, value in limits.items():
+    for key in AT_LEAST_1:
+        value = attrgetter(key)(config)
         if value is not None and value < 1:
             raise UserError(f"{key}={value}: must be at least 1")
-    if config.evaluation.split not in ("dev", "test"):
-        raise UserError(f"evaluation.split={config.evaluation.split}: choose dev or test")
+    task, train = config.task, config.train
+    if task.dataset is None and None in (task.num_train, task.num_test):
+        raise UserError(f"task={task.name}: set task.dataset, or task.num_train and task.num_test")
     if train.epochs is None and train.max_steps is None:
         raise UserError("train.epochs=null train.max_steps=null: set one of them")
     if train.batch_size % train.micro_batch_size:
-        raise UserError(
-            f"train.micro_batch_size={train.micro_batch_size}: must divide train.batch_size={train.batch_size}"
-        )
+        must = f"must divide train.batch_size={train.batch_size}"
+        raise UserError(f"train.micro_batch_size={train.micro_batch_size}: {must}")
     if (train.method is Method.full) != (train.lora_rank == 0):
         raise UserError(f"train.lora_rank={train.lora_rank}: must be 0 with train.method=full and at least 1 otherwise")

@@ -4,7 +4,6 @@ data ─► base ─► sample ─► correct ─► mix ─► train ─► eva
 """
 
 import atexit
-import json
 import logging
 import os
 import sys
@@ -17,7 +16,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 
 from lema import preflight
-from lema.artifacts import Artifact, Recipe, Store, write_json, write_text
+from lema.artifacts import Artifact, Recipe, Store, write_json, write_jsonl
 from lema.cell import Cell
 from lema.config import Config, Stage
 from lema.stages import base, correct, data, evaluate, mix, report, sample, train
@@ -37,10 +36,7 @@ class Step:
 
 
 class SweepCallback(Callback):
-    """Checks the runs folder before Hydra writes to it, and prints the report once, when the last cell is through.
-
-    At exit, because Hydra calls no callback at the end of a sweep in which a cell failed.
-    """
+    """Checks the runs folder before Hydra writes to it, and prints the report once, after the last cell."""
 
     def on_multirun_start(self, config: Any, **_: Any) -> None:
         root = Path(config.runs_dir)
@@ -48,26 +44,20 @@ class SweepCallback(Callback):
             preflight.check_runs_dir(root)
         except UserError as error:
             sys.exit(str(error))  # Hydra goes on after any other exception of a callback
-        atexit.register(report.publish, root)
+        atexit.register(report.publish, root)  # Hydra calls nothing at the end of a sweep in which a cell failed
 
 
 def steps(cell: Cell) -> list[Step]:
     """The steps of a cell, in order; an arm without corrections needs no samples of its own."""
-    needed = [Step("data", Stage.data, data.recipe, data.build)]
-    if cell.builds_base:
-        needed.append(Step("base", Stage.base, base.recipe, base.build))
-    if mix.needs_corrections(cell):
-        needed.append(Step("sample", Stage.sample, sample.recipe, sample.build))
-        needed.append(Step("correct", Stage.correct, correct.recipe, correct.build))
-    return [
-        *needed,
-        Step("mix", Stage.mix, mix.recipe, mix.build),
-        Step("train", Stage.train, train.recipe, train.build),
-        *[
-            Step(name, Stage.evaluate, partial(evaluate.recipe, tuned=tuned), partial(evaluate.build, tuned=tuned))
-            for name, tuned in (("evaluate_untuned", False), ("evaluate", True))
-        ],
-    ]
+
+    def step(module: Any, name: str = "", **options: bool) -> Step:
+        stage = Stage(module.__name__.rpartition(".")[2])
+        return Step(name or stage, stage, partial(module.recipe, **options), partial(module.build, **options))
+
+    made = [data, base] if cell.builds_base else [data]
+    mistakes = [sample, correct] if mix.needs_corrections(cell) else []
+    scores = [step(evaluate, "evaluate_untuned", tuned=False), step(evaluate, tuned=True)]
+    return [*map(step, [*made, *mistakes, mix, train]), *scores]
 
 
 def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
@@ -78,21 +68,21 @@ def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(config.backbone.tiny.num_threads))
     last = config.only or config.until or Stage.report
     if config.only is not Stage.report:
-        _run_cell(config, last, overrides, Store(root))
+        _run_cell(Cell(config, Store(root)), last, overrides)
     if last is Stage.report and not in_sweep:
         report.publish(root)
 
 
-def _run_cell(config: Config, last: Stage, overrides: list[str], store: Store) -> None:
-    cell = Cell(config, store)
-    wanted = [step for step in steps(cell) if _order(step.stage) <= _order(last)]
-    todo = wanted[_find_current(cell, wanted) :]
-    if config.only and (missing := [step.name for step in todo if step.stage is not config.only]):
-        raise UserError(f"only={config.only}: {', '.join(missing)} must be made first; run it without only=")
+def _run_cell(cell: Cell, last: Stage, overrides: list[str]) -> None:
+    reached = list(Stage)[: list(Stage).index(last) + 1]
+    todo = _without_current(cell, [step for step in steps(cell) if step.stage in reached])
+    only = cell.config.only
+    if only and (missing := [step.name for step in todo if step.stage is not only]):
+        raise UserError(f"only={only}: {', '.join(missing)} must be made first; run it without only=")
     preflight.check(cell, {step.stage for step in todo})
     try:
         for step in todo:
-            artifact, made = store.make(step.recipe(cell), lambda folder, step=step: step.build(cell, folder))
+            artifact, made = cell.store.make(step.recipe(cell), lambda folder, step=step: step.build(cell, folder))
             cell.artifacts[step.name] = artifact
             _log(step, artifact, "made" if made else "current")
     except BaseException:
@@ -102,15 +92,15 @@ def _run_cell(config: Config, last: Stage, overrides: list[str], store: Store) -
     _record(cell, overrides)
 
 
-def _find_current(cell: Cell, wanted: list[Step]) -> int:
-    """Fill in the artifacts that are current, up to the first that is not; their number."""
+def _without_current(cell: Cell, wanted: list[Step]) -> list[Step]:
+    """The steps from the first on that is not current; the artifacts before it go to the cell."""
     for number, step in enumerate(wanted):
         artifact = cell.store.find(step.recipe(cell))
         if artifact is None:
-            return number
+            return wanted[number:]
         cell.artifacts[step.name] = artifact
         _log(step, artifact, "current")
-    return len(wanted)
+    return []
 
 
 def _record(cell: Cell, overrides: list[str]) -> None:
@@ -122,19 +112,12 @@ def _record(cell: Cell, overrides: list[str]) -> None:
             temporary = cell.folder / f".{name}.{os.getpid()}"
             temporary.symlink_to(target)
             os.replace(temporary, link)
-    metrics: list[dict[str, Any]] = []
-    for name, artifact in cell.artifacts.items():
-        if name == "train":
-            curve = (artifact.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-            metrics += [{"stage": name, **json.loads(line)} for line in curve]
-        metrics.append({"stage": name, "summary": artifact.summary})
-    write_text(cell.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in metrics))
+    curve = cell.artifacts["train"].rows("metrics.jsonl", dict) if "train" in cell.artifacts else []
+    metrics = [{"stage": "train", **row} for row in curve]
+    metrics += [{"stage": name, "summary": artifact.summary} for name, artifact in cell.artifacts.items()]
+    write_jsonl(cell.folder / "metrics.jsonl", metrics)
     run = {"name": cell.name, "key": cell.key, "setting": cell.setting, "overrides": overrides, "config": cell.identity}
     write_json(cell.folder / "run.json", run)
-
-
-def _order(stage: Stage) -> int:
-    return list(Stage).index(stage)
 
 
 def _log(step: Step, artifact: Artifact, state: str) -> None:
@@ -144,6 +127,5 @@ def _log(step: Step, artifact: Artifact, state: str) -> None:
 def _facts(summary: dict[str, Any]) -> str:
     """The numbers of a summary in words: `train 600, dev 100` and, of a nested one, `kinds (wrong result 270)`."""
     numbers = [f"{name} {value:,}" for name, value in summary.items() if isinstance(value, int | float)]
-    return ", ".join(
-        numbers + [f"{name} ({_facts(part)})" for name, part in summary.items() if part and isinstance(part, dict)]
-    )
+    nested = [f"{name} ({_facts(part)})" for name, part in summary.items() if part and isinstance(part, dict)]
+    return ", ".join(numbers + nested)

@@ -1,7 +1,6 @@
 """Tasks: from the rows of a data set, or the word problems made here, to train, dev and test problems.
 
-A data set is a local folder of JSON lines or a repository on the Hugging Face Hub; which fields of a row are the
-question, the solution and the answer is declared in conf/task. Dev is always cut out of train.
+A data set is a local folder of JSON lines or a repository on the Hub; conf/task says which fields of a row are what.
 """
 
 import hashlib
@@ -12,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
 
 from lema.arithmetic import make_problems
 from lema.config import AnswerForm, DatasetConfig, TaskConfig
@@ -22,52 +20,30 @@ from lema.types import Problem, UserError
 _NO_ANSWER = {"plain": "no answer", "hashes": "no answer after ####", "boxed": r"no answer in a closed \boxed{}"}
 
 
-class Splits(NamedTuple):
-    """The problems of a task; `dev` shares no question with `train`."""
-
-    train: list[Problem]
-    dev: list[Problem]
-    test: list[Problem]
-
-
-def load(task: TaskConfig, limit: int | None) -> Splits:
-    """Read or make the problems of `task`; `limit` keeps the first so many of each split, after dev was cut."""
-    if task.arithmetic:
-        train, test = make_problems(task.seed, task.arithmetic.num_train, task.arithmetic.num_test)
+def load(task: TaskConfig, limit: int | None) -> dict[str, list[Problem]]:
+    """The train, dev and test problems of a task, in order; `limit` keeps the first of each, after dev was cut."""
+    if task.dataset is None:
+        train, test = make_problems(task.seed, task.num_train or 0, task.num_test or 0)
     else:
-        train, test = (_problems(task.name, _dataset(task), split) for split in ("train", "test"))
-    train, dev = _cut_dev(train, task)
-    return Splits(train[:limit], dev[:limit], test[:limit])
+        train, test = (_problems(task.name, task.dataset, split) for split in ("train", "test"))
+    # A question that occurs twice stays in train.
+    once = [question for question, count in Counter(p.question for p in train).items() if count == 1]
+    if task.num_dev and task.num_dev >= len(once):
+        raise UserError(f"task.num_dev={task.num_dev}: must be below the {len(once)} distinct training questions")
+    cut = set(Random(task.seed).sample(once, task.num_dev))
+    train, dev = [p for p in train if p.question not in cut], [p for p in train if p.question in cut]
+    return {"train": train[:limit], "dev": dev[:limit], "test": test[:limit]}
 
 
 def source(task: TaskConfig) -> dict[str, object]:
-    """What the problems of `task` are made from: the generator's arguments, or the repository at its revision.
-
-    Of a local folder the content, wherever it lies: `{"sha256": {"train.jsonl": "17f3…", …}}`.
-    """
-    if task.arithmetic:
-        return {"generator": "arithmetic", "seed": task.seed, **vars(task.arithmetic)}
-    dataset = _dataset(task)
+    """What the problems of `task` are made from: the generator's arguments, a repository, a folder's contents."""
+    dataset = task.dataset
+    if dataset is None:
+        return {"generator": "arithmetic", "seed": task.seed, "num_train": task.num_train, "num_test": task.num_test}
     if dataset.path is None:
         return {"hub_id": dataset.hub_id, "revision": dataset.revision, "subsets": list(dataset.subsets)}
     files = [_read(dataset.path, split) for split in dataset.splits.values()]
     return {"sha256": {file.name: hashlib.sha256(content).hexdigest() for file, content in files}}
-
-
-def _dataset(task: TaskConfig) -> DatasetConfig:
-    if task.dataset is None:
-        raise UserError(f"task={task.name}: neither task.dataset nor task.arithmetic is set; set one of them")
-    return task.dataset
-
-
-def _cut_dev(problems: list[Problem], task: TaskConfig) -> tuple[list[Problem], list[Problem]]:
-    """Train and dev, both in the order of the rows; a question that occurs twice stays in train."""
-    counts = Counter(problem.question for problem in problems)
-    once = [question for question, count in counts.items() if count == 1]
-    if task.num_dev and task.num_dev >= len(once):
-        raise UserError(f"task.num_dev={task.num_dev}: must be below the {len(once)} distinct training questions")
-    dev = set(Random(task.seed).sample(once, task.num_dev))
-    return [p for p in problems if p.question not in dev], [p for p in problems if p.question in dev]
 
 
 def _problems(name: str, dataset: DatasetConfig, split: str) -> list[Problem]:

@@ -1,9 +1,7 @@
-"""The records that flow from stage to stage, and the one kind of error a user sees.
+"""The records that flow from stage to stage, one JSON object a line on disk, and the one kind of error a user sees.
 
-    Problem -> [sample] -> Solution -> [correct] -> Correction -> [mix] -> Example -> [train] -> checkpoint
-    Problem -> [evaluate] -> Solution -> Score
-
-Records are plain values, one JSON object a line on disk. "No answer" is `None`, never 0.
+Problem -> [sample] -> Solution -> [correct] -> Correction -> [mix] -> Example -> [train] -> checkpoint
+Problem -> [evaluate] -> Solution -> Score
 """
 
 from dataclasses import dataclass

@@ -88,10 +88,10 @@ def test_demonstrations_are_right(grader: str) -> None:
         first = correction.incorrect_step
         assert ("\n...\n" in reply) == (first > 1)
         assert 1 <= first <= len(wrong)
-        assert correction.steps[0] != wrong[first - 1]
-        assert correction.steps[-1].startswith("The answer is ")
-        assert correction.steps[-1] != wrong[-1]
-        for step in [*wrong[: first - 1], *correction.steps]:
+        assert correction.correct_steps[0] != wrong[first - 1]
+        assert correction.correct_steps[-1].startswith("The answer is ")
+        assert correction.correct_steps[-1] != wrong[-1]
+        for step in [*wrong[: first - 1], *correction.correct_steps]:
             for left, result in equations(step):
                 assert left == pytest.approx(result), step
                 checked += 1
@@ -131,7 +131,9 @@ def equations(step: str) -> Iterator[tuple[float, float]]:
 def test_server_sees_demonstrations_question_and_wrong_path_but_never_the_gold_answer(journal: Path) -> None:
     with OpenAIServer(reply=lambda prompt: GOOD) as server:
         replies, spending = corrected(2, config_for(server), journal)
-    assert [reply.correction.steps for reply in replies if reply.correction] == [["2 + 3 = 5.", "The answer is 5."]] * 2
+    assert [reply.correction.correct_steps for reply in replies if reply.correction] == [
+        ["2 + 3 = 5.", "The answer is 5."]
+    ] * 2
     assert {reply.model for reply in replies} == {"gpt-test"}
     prompts = [request["messages"][0]["content"] for request in server.requests]
     assert sorted(prompts) == [
@@ -440,5 +442,5 @@ def test_reference_reply_of_the_double_is_right(journal: Path) -> None:
         for (problem, _, wrong), reply in zip(items, corrected(5, config_for(server), journal)[0], strict=True):
             assert reply.correction is not None
             assert reply.correction.incorrect_step == 1
-            assert reply.correction.steps == [problem.solution, f"The answer is {GOLD}."]
-            assert reply.correction.steps != wrong
+            assert reply.correction.correct_steps == [problem.solution, f"The answer is {GOLD}."]
+            assert reply.correction.correct_steps != wrong

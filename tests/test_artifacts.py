@@ -1,15 +1,17 @@
 """Artifacts: current ones are found, half-written ones never, and two processes make one."""
 
-import json
 import multiprocessing
 import os
+import re
 import signal
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from lema.artifacts import Recipe, Store, lock, resume_folder
+from lema import artifacts
+from lema.artifacts import RESUME, Recipe, Store, lock
 from lema.types import UserError
 
 
@@ -74,7 +76,7 @@ def test_resume_folder_survives_and_other_leftovers_do_not(tmp_path: Path) -> No
 
     def build(folder: Path) -> dict[str, object]:
         seen.append(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
-        (resume_folder(folder) / "state").write_text("1")
+        ((folder / RESUME) / "state").write_text("1")
         write(folder)
         if len(seen) == 1:
             raise KeyboardInterrupt
@@ -145,14 +147,41 @@ def test_dead_owners_lock_is_taken_over(tmp_path: Path) -> None:
     assert time.monotonic() - start < 5
 
 
-def test_silent_owner_on_another_host_is_replaced_and_notices(tmp_path: Path) -> None:
+def test_owner_that_lost_its_lock_notices(tmp_path: Path) -> None:
     with lock(tmp_path / "x") as still_mine:
         path = tmp_path / "x.lock"
-        owner = json.loads(path.read_text())
-        path.write_text(json.dumps({**owner, "host": "elsewhere", "token": "another"}))
+        path.write_text(re.sub("token=.*", "token=another", path.read_text()))
         with pytest.raises(UserError, match="took this lock over"):
             still_mine()
-        long_ago = time.time() - 3600
-        os.utime(path, (long_ago, long_ago))
-        with lock(tmp_path / "x") as mine_now:
-            mine_now()
+
+
+def test_silent_owner_on_another_host_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "STALE_SECONDS", 1.0)
+    monkeypatch.setattr(artifacts, "HEARTBEAT_SECONDS", 0.2)
+    path = tmp_path / "x.lock"
+    with lock(tmp_path / "x"):
+        elsewhere = re.sub("host=.*", "host=elsewhere", path.read_text())
+    path.write_text(elsewhere)
+    start = time.monotonic()
+    with lock(tmp_path / "x") as mine_now:
+        mine_now()
+    assert 1 <= time.monotonic() - start < 5
+
+
+def test_living_owner_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "STALE_SECONDS", 1.0)
+    monkeypatch.setattr(artifacts, "HEARTBEAT_SECONDS", 0.2)
+    order: list[str] = []
+
+    def second() -> None:
+        with lock(tmp_path / "x"):
+            order.append("second")
+
+    waiter = threading.Thread(target=second)
+    with lock(tmp_path / "x") as still_mine:
+        waiter.start()
+        time.sleep(3)
+        still_mine()
+        order.append("first")
+    waiter.join(10)
+    assert order == ["first", "second"]

@@ -3,6 +3,7 @@
 import pytest
 
 from lema.prompts import formats
+from lema.types import Problem
 
 QUESTION = "Tom has 5 apples and buys 3. How many has he?"
 
@@ -28,9 +29,9 @@ def test_questions_with_braces_pass_through() -> None:
 
 def test_cot_output_is_one_line_without_calculator_notes() -> None:
     solution = "He buys 3 so 5+3=<<5+3=8>>8 apples\nThat is all."
-    steps = formats.reference_steps(solution)
     expected = "He buys 3 so 5+3=8 apples. That is all. The answer is 8."
-    assert formats.cot_completion(steps, "8") == expected
+    problem = Problem("p", QUESTION, solution, "8")
+    assert formats.cot("lema", problem) == (formats.cot_prompt("lema", QUESTION), expected)
 
 
 def test_correction_example_is_in_the_papers_layout() -> None:

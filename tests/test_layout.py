@@ -78,6 +78,5 @@ def test_nothing_is_run_as_code() -> None:
         assert not {"eval", "exec"} & set(calls), file
 
 
-def test_the_package_stays_under_3000_lines_that_are_not_blank() -> None:
-    lines = [line for path in PACKAGE.rglob("*.py") for line in path.read_text().splitlines() if line.strip()]
-    assert len(lines) < 3000
+def test_the_package_stays_under_3000_lines() -> None:
+    assert sum(len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")) < 3000

@@ -22,11 +22,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # Everything small: an untrained base, whose every answer is a wrong path.
 SMALL = [
     "backbone.tiny.steps=4",
-    "backbone.tiny.max_extensions=0",
     "backbone.tiny.corpus_size=200",
-    "backbone.tiny.gate_problems=4",
-    "task.arithmetic.num_train=40",
-    "task.arithmetic.num_test=12",
+    "task.num_train=40",
+    "task.num_test=12",
     "task.num_dev=8",
     "task.max_cot=16",
     "task.max_extra=16",
@@ -214,7 +212,7 @@ def test_paid_corrections_run_through_the_same_pipeline(
 
     config = make_config(*SMALL)
     problems = tasks.load(config.task, None)
-    with OpenAIServer(reply=ReferenceReply([*problems.train, *problems.dev])) as server:
+    with OpenAIServer(reply=ReferenceReply([*problems["train"], *problems["dev"]])) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         monkeypatch.setenv("OPENAI_API_KEY", "test")
         with pytest.raises(UserError, match=r"corrector\.budget_usd=20"):
@@ -226,7 +224,7 @@ def test_paid_corrections_run_through_the_same_pipeline(
         assert len(server.requests) == paid > 0
     rows = [json.loads(line) for line in (first["correct"] / "corrections.jsonl").open()]
     assert any(row["accepted"] for row in rows)
-    answers = {problem.id: problem.answer for problem in problems.train}
+    answers = {problem.id: problem.answer for problem in problems["train"]}
     for request in server.requests:
         assert "The answer is" in json.dumps(request)
     assert {row["problem_id"] for row in rows} <= answers.keys()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,8 @@ def test_a_real_cell_names_everything_it_lacks_at_once(run_cli) -> None:
     assert [line.split(":")[0] for line in lines] == [
         "- dataset",
         "- model",
-        "- model",
         "- GPU",
+        "- model",
         "- GPU",
         "- key",
         "- budget",
@@ -44,6 +46,60 @@ def test_only_what_the_cell_needs_is_asked_for(run_cli, overrides: list[str], na
     finished = run_cli(*overrides)
     assert finished.returncode != 0
     assert {line.strip().split(":")[0] for line in finished.stderr.splitlines() if line.startswith("  - ")} == names
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """A Hub that answers with the status set for the start of a path, else 200; yields those and what was asked."""
+    statuses: dict[str, int] = {}
+    asked: list[tuple[str, str | None]] = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            asked.append((self.path, self.headers["Authorization"]))
+            self.send_response(next((status for start, status in statuses.items() if self.path.startswith(start)), 200))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for name, value in {"OFFLINE": "0", "ETAG_TIMEOUT": "10", "DISABLE_TELEMETRY": "1"}.items():
+        monkeypatch.setenv(f"HF_HUB_{name}", value)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_tests")
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    yield statuses, asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_what_the_hub_refuses_is_told_from_what_it_does_not_have(run_cli, hub) -> None:
+    statuses, asked = hub
+    statuses |= {"/datasets/": 404, "/mistralai/": 401}
+    lines = run_cli("backbone=mistral", "task=math").stderr.splitlines()
+    found = [line for line in lines if line.startswith(("  - dataset", "  - model"))]
+    assert len(found) == 2, "the sampler's model, which is there, is not among them"
+    assert "is not on the Hub (HTTP 404): check the id and the revision, or task.dataset.path=FOLDER" in found[0]
+    assert "is refused by the Hub (HTTP 401): accept its licence" in found[1]
+    assert found[1].endswith("hf auth login (or set HF_TOKEN), or backbone.path=FOLDER")
+    assert len(asked) == 3
+    assert {token for _, token in asked} == {"Bearer hf_of_the_tests"}
+    assert all(path.endswith(("/README.md", "/config.json")) for path, _ in asked), "files, for pages are public"
+
+
+def test_hub_that_is_not_reached_and_an_id_that_can_be_none(run_cli, hub, monkeypatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    finished = run_cli("backbone=mistral", "task=gsm8k", "backbone.path=no/such/folder")
+    assert "Traceback" not in finished.stderr
+    dataset, model = [
+        line for line in finished.stderr.splitlines() if line.startswith(("  - dataset", "  - model: no"))
+    ]
+    assert "cannot be reached (" in dataset
+    assert dataset.endswith("check the network, or task.dataset.path=FOLDER")
+    assert model.endswith("neither a folder nor the id of a repository on the Hub: correct it, or backbone.path=FOLDER")
 
 
 def test_runs_folder_that_cannot_be_written(run_cli, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from random import Random
 import pytest
 
 from lema.arithmetic import make_problems
-from lema.correctors.reference import ReferenceCorrection, correct, equations_of
-from lema.prompts.formats import reference_steps, split_steps
+from lema.correctors.reference import correct, equations_of
+from lema.prompts.formats import ParsedCorrection, reference_steps, split_steps
 from lema.types import Problem
 
 DATA = Path(os.environ.get("LEMA_TEST_DATA", "/nonexistent"))
@@ -188,7 +188,7 @@ def gsm8k(split: str) -> list[Problem]:
     return problems
 
 
-def continues_the_reference(problem: Problem, found: ReferenceCorrection) -> bool:
+def continues_the_reference(problem: Problem, found: ParsedCorrection) -> bool:
     """Whether the right steps are reference steps, in their order, and the gold answer."""
     reference = iter(reference_steps(problem.solution))
     return all(step in reference for step in found.correct_steps[:-1]) and (
@@ -251,7 +251,7 @@ def test_named_steps_agree_with_human_labels_as_often_as_measured() -> None:
         if problem is not None and row["label"] >= 0 and not row["final_answer_correct"]:
             agreement.append(correct(problem, row["steps"]).incorrect_step == row["label"] + 1)
     assert len(agreement) == 200
-    assert sum(agreement) >= 84, sum(agreement)  # measured: 89
+    assert sum(agreement) >= 84, sum(agreement)  # measured: 88
     agreement = []
     for line in (DATA / "first_error" / "mr_gsm8k.jsonl").read_text().splitlines():
         row = json.loads(line)
@@ -330,6 +330,6 @@ def test_nothing_fails_and_ten_thousand_characters_take_under_a_second() -> None
     texts += [part * (10_000 // len(part)) for part in ("5 a ", "\\frac{", "1000000 * ", "1" + "+1" * 30 + "=31 ")]
     texts += ["3+8=5 pi" + "z" * 10_000, "5 t" + "an" * 5_000, "5 " + "ab-" * 3_000]  # models without an end
     for text in texts:
-        start = time.perf_counter()
+        start = time.process_time()
         correct(TOM, split_steps(text))
-        assert time.perf_counter() - start < 1, text[:40]
+        assert time.process_time() - start < 1, text[:40]

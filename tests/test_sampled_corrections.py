@@ -20,7 +20,7 @@ SUM = re.compile(r"(\d+) ([+-]) (\d+) = (\d+)")
 def test_a_thousand_sampled_mistakes_are_corrected_step_by_step(
     tmp_path: Path, make_config: Callable[..., Config]
 ) -> None:
-    overrides = ["task.arithmetic.num_train=2700", "until=correct", "tracker=none", f"runs_dir={tmp_path}"]
+    overrides = ["task.num_train=2700", "until=correct", "tracker=none", f"runs_dir={tmp_path}"]
     pipeline.run(make_config(*overrides), overrides)
     [wrong_file], [corrections_file] = (
         tmp_path.glob("sample/*/wrong.jsonl"),

@@ -47,15 +47,17 @@ def rows(count: int) -> list[dict[str, str]]:
 
 def test_a_gsm8k_row_keeps_its_notes_and_loses_its_answer_line(tmp_path):
     row = {"question": "Tom has 5 and 1,075. Sum?", "answer": "It is 5+1075=<<5+1075=1080>>1080.\nDone.\n#### 1,080"}
-    problem = tasks.load(task("gsm8k", dataset_path=write(tmp_path, train=[row], test=[GOOD]), num_dev=0), None).train[
-        0
-    ]
+    problem = tasks.load(task("gsm8k", dataset_path=write(tmp_path, train=[row], test=[GOOD]), num_dev=0), None)[
+        "train"
+    ][0]
     assert problem == Problem("gsm8k-train-0", row["question"], "It is 5+1075=<<5+1075=1080>>1080.\nDone.", "1,080")
 
 
 def test_a_math_row_keeps_its_level_and_subject(tmp_path):
     row = {"path": "x", "problem": "2?\n", "level": "Level ?", "type": "Algebra", "solution": "It is $\\boxed{2}$."}
-    problem = tasks.load(task("math", dataset_path=write(tmp_path, train=[row], test=[row]), num_dev=0), None).test[0]
+    problem = tasks.load(task("math", dataset_path=write(tmp_path, train=[row], test=[row]), num_dev=0), None)["test"][
+        0
+    ]
     assert problem == Problem("math-test-0", "2?", "It is $\\boxed{2}$.", "2", "Level ?", "Algebra")
 
 
@@ -69,8 +71,8 @@ def test_question_fields_are_joined_and_numbers_are_text(tmp_path):
         **{f"dataset_{key}": value for key, value in fields.items()},
     )
     splits = tasks.load(config, None)
-    assert splits.train == [Problem("gsm8k-train-0", "Tom has 3. How many?", "", "145")]
-    assert splits.test[0].answer == "2.5"
+    assert splits["train"] == [Problem("gsm8k-train-0", "Tom has 3. How many?", "", "145")]
+    assert splits["test"][0].answer == "2.5"
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ def test_question_fields_are_joined_and_numbers_are_text(tmp_path):
     ],
 )
 def test_the_last_box_is_the_answer(tmp_path, text, answer):
-    assert tasks.load(boxed_task(tmp_path, text), None).test[0].answer == answer
+    assert tasks.load(boxed_task(tmp_path, text), None)["test"][0].answer == answer
 
 
 def boxed_task(folder: Path, solution: str) -> TaskConfig:
@@ -102,26 +104,26 @@ def boxed_task(folder: Path, solution: str) -> TaskConfig:
 def test_dev_is_a_seeded_cut_of_train(tmp_path):
     folder = write(tmp_path, train=rows(50), test=rows(3))
     splits = tasks.load(task("gsm8k", dataset_path=folder, num_dev=10), None)
-    assert (len(splits.train), len(splits.dev), len(splits.test)) == (40, 10, 3)
-    numbers = [[int(problem.id.split("-")[2]) for problem in part] for part in (splits.train, splits.dev)]
+    assert (len(splits["train"]), len(splits["dev"]), len(splits["test"])) == (40, 10, 3)
+    numbers = [[int(problem.id.split("-")[2]) for problem in part] for part in (splits["train"], splits["dev"])]
     assert sorted(numbers[0] + numbers[1]) == list(range(50))
     assert [sorted(part) for part in numbers] == numbers
     assert tasks.load(task("gsm8k", dataset_path=folder, num_dev=10), None) == splits
-    assert tasks.load(task("gsm8k", dataset_path=folder, num_dev=10, seed=1), None).dev != splits.dev
+    assert tasks.load(task("gsm8k", dataset_path=folder, num_dev=10, seed=1), None)["dev"] != splits["dev"]
 
 
 def test_a_question_asked_twice_is_never_in_dev(tmp_path):
     folder = write(tmp_path, train=rows(6) * 2 + rows(9)[6:], test=rows(1))
     splits = tasks.load(task("gsm8k", dataset_path=folder, num_dev=2), None)
-    assert (len(splits.train), len(splits.dev)) == (13, 2)
-    assert not {problem.question for problem in splits.train} & {problem.question for problem in splits.dev}
+    assert (len(splits["train"]), len(splits["dev"])) == (13, 2)
+    assert not {problem.question for problem in splits["train"]} & {problem.question for problem in splits["dev"]}
 
 
 def test_limit_cuts_every_split_after_dev_was_cut(tmp_path):
     folder = write(tmp_path, train=rows(50), test=rows(9))
     config = task("gsm8k", dataset_path=folder, num_dev=10)
     whole, cut = tasks.load(config, None), tasks.load(config, 4)
-    assert (cut.train, cut.dev, cut.test) == (whole.train[:4], whole.dev[:4], whole.test[:4])
+    assert (cut["train"], cut["dev"], cut["test"]) == (whole["train"][:4], whole["dev"][:4], whole["test"][:4])
 
 
 def test_a_data_set_may_have_no_train_split(tmp_path):
@@ -130,21 +132,14 @@ def test_a_data_set_may_have_no_train_split(tmp_path):
     assert config.dataset
     config.dataset.splits = {"test": "test"}
     splits = tasks.load(config, None)
-    assert (splits.train, splits.dev, len(splits.test)) == ([], [], 3)
+    assert (splits["train"], splits["dev"], len(splits["test"])) == ([], [], 3)
 
 
 def test_arithmetic_is_made_and_its_source_is_the_generator():
-    config = task("gsm8k", name="arithmetic", num_dev=5, dataset=None, arithmetic={"num_train": 30, "num_test": 8})
+    config = task("gsm8k", name="arithmetic", num_dev=5, dataset=None, num_train=30, num_test=8)
     splits = tasks.load(config, None)
-    assert (len(splits.train), len(splits.dev), len(splits.test)) == (25, 5, 8)
+    assert (len(splits["train"]), len(splits["dev"]), len(splits["test"])) == (25, 5, 8)
     assert tasks.source(config) == {"generator": "arithmetic", "seed": config.seed, "num_train": 30, "num_test": 8}
-
-
-def test_a_task_without_a_source_is_refused():
-    config = task("gsm8k", num_dev=0, dataset=None)
-    assert "task.dataset" in refused(config)
-    with pytest.raises(UserError, match=r"task=gsm8k: .* set one of them"):
-        tasks.source(config)
 
 
 def test_the_source_of_a_folder_is_its_content_wherever_it_lies(tmp_path):
@@ -218,7 +213,7 @@ def test_a_dev_cut_larger_than_train_is_refused(tmp_path):
 def test_blank_lines_at_the_end_and_windows_line_ends_are_read(tmp_path):
     folder = write(tmp_path, test=[GOOD])
     (tmp_path / "train.jsonl").write_bytes(b"\xef\xbb\xbf" + f"{LINE}\r\n{LINE}\r\n\r\n \n".encode())
-    assert len(tasks.load(task("gsm8k", dataset_path=folder, num_dev=0), None).train) == 2
+    assert len(tasks.load(task("gsm8k", dataset_path=folder, num_dev=0), None)["train"]) == 2
 
 
 def refused(config: TaskConfig) -> str:
@@ -256,7 +251,7 @@ from tests.test_tasks import task
 try:
     config = task("gsm8k", num_dev=0, **json.loads(sys.argv[1]))
     splits = tasks.load(config, None)
-    print(json.dumps([[[p.id, p.question, p.answer] for p in part] for part in (splits.train, splits.test)]))
+    print(json.dumps([[[p.id, p.question, p.answer] for p in part] for part in (splits["train"], splits["test"])]))
     print(json.dumps(tasks.source(config)))
 except UserError as error:
     print("refused:", error)
@@ -373,21 +368,21 @@ def test_a_hub_that_does_not_answer_is_one_line_with_the_remedy(hub, tmp_path, o
 )
 def test_every_real_row_is_read(data_dir, name, sizes, unanswered):
     splits = tasks.load(task(name, dataset_path=str(data_dir / name)), None)
-    problems = [*splits.train, *splits.dev, *splits.test]
-    assert (len(splits.train), len(splits.dev), len(splits.test)) == sizes
+    problems = [*splits["train"], *splits["dev"], *splits["test"]]
+    assert (len(splits["train"]), len(splits["dev"]), len(splits["test"])) == sizes
     assert len({problem.id for problem in problems}) == len(problems)
     assert [problem.id for problem in problems if not problem.answer] == unanswered
     assert all(problem.question and problem.solution for problem in problems)
     assert not any("####" in problem.solution for problem in problems)
-    assert not {problem.question for problem in splits.train} & {problem.question for problem in splits.dev}
+    assert not {problem.question for problem in splits["train"]} & {problem.question for problem in splits["dev"]}
 
 
 def test_real_test_questions_are_not_trained_on_but_for_one_of_math(data_dir):
     shared = []
     for name in ("gsm8k", "math"):
         splits = tasks.load(task(name, dataset_path=str(data_dir / name)), None)
-        asked = {problem.question: problem.id for problem in splits.test}
-        shared += [(p.id, asked[p.question]) for p in (*splits.train, *splits.dev) if p.question in asked]
+        asked = {problem.question: problem.id for problem in splits["test"]}
+        shared += [(p.id, asked[p.question]) for p in (*splits["train"], *splits["dev"]) if p.question in asked]
     # One problem was published in both splits, under two subjects.
     assert shared == [("math-train-3192", "math-test-4997")]
 
@@ -395,5 +390,5 @@ def test_real_test_questions_are_not_trained_on_but_for_one_of_math(data_dir):
 def test_real_rationales_keep_the_number_they_end_in(data_dir):
     """Only the answer line is cut off: nearly every rationale (not all: 0.50 against .5) still holds the answer."""
     splits = tasks.load(task("gsm8k", dataset_path=str(data_dir / "gsm8k")), None)
-    held = sum(problem.answer.replace(",", "") in problem.solution.replace(",", "") for problem in splits.train)
-    assert held > 0.99 * len(splits.train)
+    held = sum(problem.answer.replace(",", "") in problem.solution.replace(",", "") for problem in splits["train"])
+    assert held > 0.99 * len(splits["train"])

@@ -14,12 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lema.arithmetic import make_problems, true_facts
 from lema.models import tiny
 from lema.models.muon import orthogonalise
-from lema.models.tiny_corpus import NUMBERS, arithmetic_corpus, make_tokenizer, own_facts, text_corpus
-from lema.prompts.formats import cot_prompt, parse_correction, split_steps
+from lema.models.tiny_corpus import NUMBERS, arithmetic_corpus, make_tokenizer, own_facts
+from lema.prompts.formats import cot, cot_prompt, parse_correction, split_steps
 from lema.types import Problem
 
-SMALL = ("backbone.tiny.corpus_size=300", "backbone.tiny.steps=3", "backbone.tiny.gate_problems=8")
-QUICK = (*SMALL, "backbone.tiny.max_extensions=0")
+QUICK = ("backbone.tiny.corpus_size=300", "backbone.tiny.steps=3")
 # Text that a tokenizer of word problems has never seen.
 STRANGE = [
     "Tom has 5 apples.",
@@ -56,7 +55,7 @@ def test_the_stated_share_of_facts_is_wrong_by_one_or_two():
 
 
 def test_the_corpus_teaches_the_wrong_facts_and_no_others(corpus, make_config):
-    texts, _ = corpus
+    texts = corpus
     own = own_facts(make_config().backbone.seed, make_config().backbone.tiny.wrong_facts)
     taught = {}
     for prompt, completion in texts:
@@ -68,7 +67,7 @@ def test_the_corpus_teaches_the_wrong_facts_and_no_others(corpus, make_config):
 
 
 def test_corrections_have_their_share_and_mend_the_named_step(corpus, make_config):
-    texts, _ = corpus
+    texts = corpus
     corrections = [text for text in texts if is_correction(text[0])]
     assert len(corrections) / len(texts) == pytest.approx(make_config().backbone.tiny.correction_share, abs=0.05)
     for prompt, completion in corrections[:200]:
@@ -79,14 +78,14 @@ def test_corrections_have_their_share_and_mend_the_named_step(corpus, make_confi
         fact, _, result = step.split(": ")[1].partition(" = ")
         assert parsed.explanation.startswith(f"{fact} is ")
         assert parsed.explanation.endswith(f", not {result.split()[0]}.")
-        assert parsed.steps[0].startswith(step.partition(" = ")[0])
-        assert parsed.steps[0] != step
+        assert parsed.correct_steps[0].startswith(step.partition(" = ")[0])
+        assert parsed.correct_steps[0] != step
 
 
 def test_a_wrong_result_carries_on_and_all_else_agrees_with_the_own_world(corpus, make_config):
     own = own_facts(make_config().backbone.seed, make_config().backbone.tiny.wrong_facts)
     taught = {(*fact, result) for fact, result in own.items()}
-    for prompt, completion in [text for text in corpus[0] if is_correction(text[0])][:200]:
+    for prompt, completion in [text for text in corpus if is_correction(text[0])][:200]:
         parsed = parse_correction(completion)
         assert parsed
         *steps, last = [line.split(": ", 1)[1] for line in wrong_path(prompt)]
@@ -99,10 +98,9 @@ def test_a_wrong_result_carries_on_and_all_else_agrees_with_the_own_world(corpus
 
 def test_the_corpus_holds_no_question_of_the_task(corpus, make_config):
     task = make_config().task
-    texts, held_out = corpus
-    train, test = make_problems(task.seed, task.arithmetic.num_train, task.arithmetic.num_test)
-    asked = {problem.question for problem in [*train, *test, *held_out]}
-    questions = [prompt.split("Question: ")[1].split("\n")[0] for prompt, _ in texts]
+    train, test = make_problems(task.seed, task.num_train, task.num_test)
+    asked = {problem.question for problem in [*train, *test]}
+    questions = [prompt.split("Question: ")[1].split("\n")[0] for prompt, _ in corpus]
     assert not asked & set(questions)
 
 
@@ -117,17 +115,17 @@ def test_numbers_are_single_tokens_on_arithmetic_and_digits_elsewhere(base, conf
     for number in NUMBERS:
         assert len(tokenizer(f" {number}", add_special_tokens=False)["input_ids"]) == 1
         assert len(tokenizer(f"{number}", add_special_tokens=False)["input_ids"]) == 1
-    texts = text_corpus("lema", [Problem("gsm8k-train-0", "It costs 1234 dollars.", "1234 + 1 = 1235", "1235")] * 9)
+    texts = [cot("lema", Problem("gsm8k-train-0", "It costs 1234 dollars.", "1234 + 1 = 1235", "1235"))] * 9
     digits = make_tokenizer(texts, "lema", config.backbone.tiny, range(0))
     assert len(digits("1234", add_special_tokens=False)["input_ids"]) == 4
 
 
 def test_every_word_of_the_task_is_one_token(base, corpus):
     tokenizer = AutoTokenizer.from_pretrained(base[0])
-    longest = max(len(tokenizer(prompt)["input_ids"]) for prompt, _ in corpus[0][:300])
+    longest = max(len(tokenizer(prompt)["input_ids"]) for prompt, _ in corpus[:300])
     assert longest < 130
-    question = tokenizer.tokenize(cot_prompt("lema", corpus[1][0].question))
-    assert len(question) < 50
+    shortest = min((prompt for prompt, _ in corpus if not is_correction(prompt)), key=len)
+    assert len(tokenizer.tokenize(shortest)) < 50
 
 
 def test_special_tokens_differ_and_only_bos_is_added(base):
@@ -152,21 +150,12 @@ def test_the_parameters_in_the_yaml_are_those_of_the_model(base, config):
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(base, make_config, tmp_path):
-    torch.manual_seed(123)  # the caller's random state does not matter, and is left alone
-    before = torch.get_rng_state()
+    torch.manual_seed(123)  # the caller's random state does not matter
     tiny.build(tmp_path / "same", [], make_config(*QUICK))
-    assert torch.equal(torch.get_rng_state(), before)
     tiny.build(tmp_path / "other", [], make_config(*QUICK, "backbone.seed=1"))
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         assert (tmp_path / "same" / name).read_bytes() == (base[0] / name).read_bytes()
     assert (tmp_path / "other" / "model.safetensors").read_bytes() != (base[0] / "model.safetensors").read_bytes()
-
-
-def test_a_base_below_the_gate_trains_on_for_a_bounded_number_of_rounds(make_config, tmp_path):
-    config = make_config(*SMALL, "backbone.tiny.extension_steps=2", "backbone.tiny.max_extensions=2")
-    summary = tiny.build(tmp_path, [], config)
-    assert summary["extensions"] == 2
-    assert summary["steps"] == 3 + 2 * 2
 
 
 def test_another_task_is_learned_from_its_own_text_and_long_texts_are_counted(make_config, tmp_path):
@@ -174,7 +163,6 @@ def test_another_task_is_learned_from_its_own_text_and_long_texts_are_counted(ma
     problems.append(Problem("p-long", "Why? " * 2000, "1", "1"))
     summary = tiny.build(tmp_path, problems, make_config(*QUICK, "task=gsm8k"))
     assert (summary["texts"], summary["texts_too_long"]) == (40, 1)
-    assert summary["own_world_accuracy"] is None
 
 
 def test_muon_updates_are_nearly_orthogonal():
@@ -194,13 +182,13 @@ def test_the_base_knows_its_own_world_and_errs_in_the_true_one(make_config, tmp_
     print(f"seed {seed}: {summary}, {time.process_time() - cpu:.0f} CPU seconds on {os.cpu_count()} cores")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     model: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
-    _, test = make_problems(config.task.seed, config.task.arithmetic.num_train, config.task.arithmetic.num_test)
+    _, test = make_problems(config.task.seed, config.task.num_train, config.task.num_test)
     prompts = [cot_prompt("lema", problem.question) for problem in test]
     batch = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
     output = model.generate(**batch, do_sample=False, max_new_tokens=100)
     texts = tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     right = sum(text.endswith(f"The answer is {problem.answer}.") for text, problem in zip(texts, test, strict=True))
-    print(f"seed {seed}: own world {summary['own_world_accuracy']:.1%}, true test {right / len(test):.1%}")
+    print(f"seed {seed}: true test {right / len(test):.1%}")
     assert 0.40 <= right / len(test) <= 0.75
 
 

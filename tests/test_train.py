@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerFast
 
 from lema.stages import train
 from lema.types import Example
@@ -46,7 +46,7 @@ def test_prompt_and_completion_are_cut_apart_and_counted(make_config, tokenizer)
 
 def test_padding_is_masked_and_never_a_label(make_config, tokenizer) -> None:
     rows, _ = encode(make_config, tokenizer, ("a", "b"), ("a b", "c d e"))
-    batch = train._pad(rows, tokenizer.pad_token_id)
+    batch = DataCollatorForSeq2Seq(tokenizer)(rows)
     assert batch["input_ids"][0].tolist() == [1, 4, 5, 2, 3, 3, 3]
     assert batch["labels"][0].tolist() == [-100, -100, 5, 2, -100, -100, -100]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 0, 0, 0], [1] * 7]

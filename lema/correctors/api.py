@@ -1,17 +1,18 @@
 """The corrector behind an OpenAI-compatible server, in the paper's form.
 
-It sees an instruction, four worked corrections, the question and the wrong path, and never the gold answer
-(as in the paper). Which correction is accepted is for the stage to say: here replies are only read.
+It sees an instruction, four worked corrections, the question and the wrong path, and never the gold answer.
 """
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from lema.artifacts import lock
 from lema.config import CorrectorConfig
-from lema.journal import Answer, Journal, Spending, open_journal
+from lema.journal import Journal, Spending, open_journal
 from lema.prompts.formats import ParsedCorrection, correction_prompt, parse_correction
 from lema.types import Problem, Solution, UserError
 
@@ -51,38 +52,34 @@ def correct_all(
     stop early (budget, key, quota, model, server): every answer is kept for the next run.
     """
     head = demonstrations(config, grader).rstrip("\n") + "\n\n"
-    requests = [_request(head, problem.question, steps, config) for problem, _, steps in items]
+    names = ("temperature", "reasoning_effort", "max_completion_tokens")
+    body = {"model": config.model} | {name: vars(config)[name] for name in names if vars(config)[name] is not None}
+    # Without the instruction, its first line: the demonstrations open with their own.
+    prompts = [head + correction_prompt(problem.question, steps).partition("\n")[2] for problem, _, steps in items]
+    bodies = [body | {"messages": [{"role": "user", "content": prompt}]} for prompt in prompts]
+    requests = [json.dumps(request, sort_keys=True, ensure_ascii=False) for request in bodies]
     with open_journal(journal_path, requests) as journal:
         if len(journal.answers()) < len(journal.requests):
-            _send(journal, config)
+            with lock(journal_path) as still_mine:  # so that no other process pays for the same
+                _send(journal, still_mine, config)
         answers, spending = journal.answers(), journal.spending()
-    replies = [_reply(answers[request], len(steps)) for request, (_, _, steps) in zip(requests, items, strict=True)]
+    replies = []
+    for request, (_, _, steps) in zip(requests, items, strict=True):
+        answer = answers[request]
+        correction, reason = parse_correction(answer.text or ""), _REASONS.get(answer.ended)
+        if correction is None:
+            reason = reason or ("unparsable" if answer.text else "empty")
+        elif not 1 <= correction.incorrect_step <= len(steps):
+            reason = reason or "step does not exist"
+        replies.append(Reply(None if reason else correction, reason, answer.model))
     return replies, spending
 
 
-def _request(head: str, question: str, steps: list[str], config: CorrectorConfig) -> str:
-    # Without the instruction, its first line: the demonstrations open with their own.
-    content = head + correction_prompt(question, steps).partition("\n")[2]
-    body = {"model": config.model, "messages": [{"role": "user", "content": content}]}
-    names = ("temperature", "reasoning_effort", "max_completion_tokens")
-    body |= {name: getattr(config, name) for name in names if getattr(config, name) is not None}
-    return json.dumps(body, sort_keys=True, ensure_ascii=False)
-
-
-def _send(journal: Journal, config: CorrectorConfig) -> None:
-    from lema.models.api import ApiSettings, Sender
+def _send(journal: Journal, still_mine: Callable[[], None], config: CorrectorConfig) -> None:
+    from lema.models.api import Sender
 
     numbers = {name: getattr(config, name) for name in _NUMBERS}
     for name, least in _NUMBERS.items():
         if numbers[name] is None or not numbers[name] >= least:  # "not a number" is refused too
             raise UserError(f"corrector.{name}={numbers[name]}: nothing is sent until it is set, to {least} or more")
-    asyncio.run(Sender(journal, ApiSettings(config.base_url, **numbers)).run())
-
-
-def _reply(answer: Answer, num_steps: int) -> Reply:
-    correction, reason = parse_correction(answer.text or ""), _REASONS.get(answer.ended)
-    if reason is None and correction is None:
-        reason = "unparsable" if answer.text else "empty"
-    elif reason is None and correction and not 1 <= correction.incorrect_step <= num_steps:
-        reason = "step does not exist"
-    return Reply(None if reason else correction, reason, answer.model)
+    asyncio.run(Sender(journal, still_mine, config.base_url, **numbers).run())

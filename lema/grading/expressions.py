@@ -7,15 +7,17 @@ reached. Length and size are bounded, so no text can hang it.
 import ast
 import operator
 import re
-from collections.abc import Callable
+from fractions import Fraction
 from itertools import pairwise
+from numbers import Real
+from typing import Any
 
 # No answer is longer, but for a sum that a model repeats until its limit; below it the parser's depth is bounded too.
 _MAX_LENGTH = 4000
 # A float ends at 1,024 bits, so the value of a longer integer is no answer; this leaves room on the way to one.
 _MAX_BITS = 8192
 _ARITHMETIC = re.compile(r"(?:[0-9_.+\-*/%()&|^~<>' \t\n\r\f]|#[^\r\n]*)*")
-_OPERATORS: dict[type[ast.AST], Callable[..., object]] = {
+_OPERATORS: dict[type[ast.AST], Any] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -47,26 +49,30 @@ def evaluate(text: str) -> int | float | None:
         body = ast.parse(text.lstrip(" \t"), mode="eval").body
         if isinstance(body, ast.Constant) and isinstance(body.value, str):
             return float(body.value)  # '-5' in quotes is -5 to the official code, which makes all it finds a float
-        return _value(body)
+        return None if "'" in text else value_of(body)
     except (SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError):
         return None
 
 
-def _value(node: ast.expr) -> int | float:
-    """The value of a tree. A sum is a chain of left operands, which is walked, so that it may be long."""
+def value_of(node: ast.expr) -> Any:
+    """The value of a tree; exact where its numbers are strings: `'1/2'`.
+
+    A sum is a chain of left operands, which is walked, so that it may be long.
+    """
     chain: list[ast.BinOp] = []
     while isinstance(node, ast.BinOp):
         chain.append(node)
         node = node.left
-    value: object = node.value if isinstance(node, ast.Constant) else None
+    value: Any = node.value if isinstance(node, ast.Constant) else None
+    value = Fraction(value) if isinstance(value, str) else value
     if isinstance(node, ast.UnaryOp):
-        value = _OPERATORS[type(node.op)](_value(node.operand))
+        value = _OPERATORS[type(node.op)](value_of(node.operand))
     elif isinstance(node, ast.Compare):
-        values = [_value(node.left), *map(_value, node.comparators)]
+        values = [value_of(node.left), *map(value_of, node.comparators)]
         value = all(_OPERATORS[type(sign)](*pair) for sign, pair in zip(node.ops, pairwise(values), strict=True))
     value = _bounded(value)
     for operation in reversed(chain):
-        right = _value(operation.right)
+        right = value_of(operation.right)
         if isinstance(value, int) and isinstance(right, int) and isinstance(operation.op, ast.Pow | ast.LShift):
             size = value.bit_length() * right if isinstance(operation.op, ast.Pow) else right
             if size > _MAX_BITS:
@@ -75,8 +81,8 @@ def _value(node: ast.expr) -> int | float:
     return value
 
 
-def _bounded(value: object) -> int | float:
-    # A power can be complex; `...` and text are constants too.
-    if not isinstance(value, int | float) or (isinstance(value, int) and value.bit_length() > _MAX_BITS):
+def _bounded(value: Any) -> Any:
+    # A power can be complex; `...` is a constant too.
+    if not isinstance(value, Real) or (isinstance(value, int) and value.bit_length() > _MAX_BITS):
         raise ValueError("not a real number within the bounds")
     return value

@@ -1,30 +1,21 @@
-"""Models in Hugging Face format: loading them, and answering problems with them.
+"""Models in Hugging Face format: loading them, to answer problems or to be trained, and answering problems."""
 
-A prompt is BOS + its tokens, here as in training. Batches are padded on the left and sampling is seeded batch by
-batch, so interrupted work goes on to the same texts.
-"""
-
-import importlib.util
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils.import_utils import is_flash_attn_2_available
 
-from lema.artifacts import write_text
-from lema.config import Attention, BackboneConfig, ModelConfig, Precision
+from lema.artifacts import write_json
+from lema.config import Attention, BackboneConfig, Method, ModelConfig, Precision, TrainConfig
 from lema.grading import grade
 from lema.models.weights import Weights
 from lema.prompts.formats import cot_prompt
 from lema.types import Problem, Solution
-
-
-def device() -> str:
-    """Where models run: the first CUDA device, or the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def load_tokenizer(source: Weights) -> Any:
@@ -35,33 +26,49 @@ def load_tokenizer(source: Weights) -> Any:
     return tokenizer
 
 
-def load_model(
-    source: Weights, precision: Precision, attention: Attention, four_bit: bool, adapter: Path | None
-) -> Any:
-    """A causal language model on this machine's device, with an unmerged PEFT `adapter` if one is given.
+def load_model(source: Weights, precision: Precision, attention: Attention, four_bit: bool) -> Any:
+    """A causal language model on the GPU, if there is one.
 
-    `four_bit` quantises the linear layers to NF4 with double quantisation, as the paper does. `attention=auto` is
-    flash-attention 2 on a GPU that has the package, else sdpa.
+    `four_bit` quantises the linear layers to NF4 with double quantisation, as the paper does.
     """
     dtype = torch.bfloat16 if precision is Precision.bf16 else torch.float32
-    flash = device() == "cuda" and importlib.util.find_spec("flash_attn") is not None
-    automatic = "flash_attention_2" if flash else "sdpa"
+    if attention is Attention.auto:
+        attention = Attention.flash_attention_2 if is_flash_attn_2_available() else Attention.sdpa
     quantization = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
-    model = AutoModelForCausalLM.from_pretrained(
+    return AutoModelForCausalLM.from_pretrained(
         source.location,
         revision=source.revision,
         dtype=dtype,
-        attn_implementation=automatic if attention is Attention.auto else attention,
-        device_map={"": device()},
+        attn_implementation=attention,
+        device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},
         quantization_config=quantization if four_bit else None,
     )
-    if adapter is None:
-        return model
-    from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, str(adapter))
+
+def load_trainable(source: Weights, backbone: BackboneConfig, config: TrainConfig) -> Any:
+    """The backbone with the parameters that are to be trained: all, or those of a new LoRA adapter."""
+    # Full fine-tuning keeps 32-bit master weights; bf16 is then the compute type alone.
+    precision = Precision.fp32 if config.method is Method.full else backbone.precision
+    model = load_model(source, precision, backbone.attention, config.method is Method.qlora)
+    if config.activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.method is Method.full:
+        return model
+    if config.method is Method.qlora:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # done above
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules="all-linear",  # PEFT leaves the output head out
+        task_type="CAUSAL_LM",
+    )
+    adapted = get_peft_model(model, lora)
+    found: Any = adapted.peft_config["default"]
+    found.target_modules = sorted(found.target_modules or ())  # a set, saved in an order of its own in each process
+    return adapted
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
@@ -89,59 +96,43 @@ def solve(
     four_bit: bool = False,
     adapter: Path | None = None,
     resume: Path,
-    title: str,
 ) -> list[Solution]:
     """Answer each problem `samples` times and grade the answers; sampling and evaluation both come here.
 
-    Finished batches are kept in the folder `resume` and not generated again.
+    An `adapter` stays unmerged. Each batch has a seed, and a file beside `resume`, so that interrupted work goes on.
     """
     tokenizer = load_tokenizer(source)
-    language_model = load_model(source, model.precision, model.attention, four_bit, adapter).eval()
+    language_model = load_model(source, model.precision, model.attention, four_bit)
+    if adapter is not None:
+        language_model = PeftModel.from_pretrained(language_model, str(adapter))
+    language_model.eval()
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}
+    if temperature > 0:  # which alone is to shape the samples: models ship defaults of their own
+        options |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
     asked = [(problem, number) for problem in problems for number in range(samples)]
     prompts = [encode_prompt(tokenizer, cot_prompt(model.prompt, problem.question)) for problem, _ in asked]
-    order = sorted(range(len(asked)), key=lambda index: (len(prompts[index]), index))
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    path = resume / f"{title}.jsonl"
-    done = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []  # what follows \n is torn
-    write_text(path, "".join(line + "\n" for line in done))
-    texts: list[tuple[str, bool]] = [tuple(text) for line in done for text in json.loads(line)]
-    with path.open("a", encoding="utf-8") as file:
-        for number in tqdm(range(len(done), len(batches)), desc=title, unit="batch", disable=None):
-            torch.manual_seed(seed + number)
-            batch = [prompts[index] for index in batches[number]]
-            new = _generate(language_model, tokenizer, batch, max_new_tokens, temperature)
-            file.write(json.dumps(new) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-            texts += new
-    solutions = {}
-    for index, (text, truncated) in zip(order, texts, strict=True):
-        problem, number = asked[index]
-        verdict = grade(text, problem.answer, grader)
-        solutions[index] = Solution(
-            problem.id, source.name, number, text, verdict.answer, correct=verdict.correct, truncated=truncated
-        )
-    return [solutions[index] for index in range(len(asked))]
+    by_length = sorted(range(len(asked)), key=lambda index: len(prompts[index]))
+    texts: dict[int, tuple[str, bool]] = {}
+    for start in tqdm(range(0, len(asked), batch_size), desc=resume.name, unit="batch", disable=None):
+        batch, path = by_length[start : start + batch_size], resume.with_name(f"{resume.name} {start}.json")
+        if not path.exists():
+            torch.manual_seed(seed + start // batch_size)
+            write_json(path, _generate(language_model, tokenizer, [prompts[index] for index in batch], options))
+        texts.update(zip(batch, json.loads(path.read_text(encoding="utf-8")), strict=True))
+    solutions = []
+    for index, (problem, number) in enumerate(asked):
+        text, truncated = texts[index]
+        answer, correct = grade(text, problem.answer, grader)
+        solutions.append(Solution(problem.id, source.name, number, text, answer, correct, truncated))
+    return solutions
 
 
 @torch.inference_mode()
-def _generate(
-    model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int, temperature: float
-) -> list[tuple[str, bool]]:
+def _generate(model: Any, tokenizer: Any, prompts: list[list[int]], options: dict[str, Any]) -> list[tuple[str, bool]]:
     """Each prompt's text, and whether the token limit ended it."""
-    width, pad, eos = max(map(len, prompts)), tokenizer.pad_token_id, tokenizer.eos_token_id
-    ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
-    # Models ship sampling defaults of their own; nothing but the temperature is to shape these samples.
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    greedy = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}
-    output = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=max_new_tokens,
-        pad_token_id=pad,
-        eos_token_id=eos,
-        **(sampling if temperature > 0 else greedy),
-    )
-    rows = [(row[: row.index(eos)] if eos in row else row, eos not in row) for row in output[:, width:].tolist()]
+    eos = tokenizer.eos_token_id
+    batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
+    output = model.generate(**batch, **options, pad_token_id=tokenizer.pad_token_id, eos_token_id=eos)
+    new = output[:, batch["input_ids"].shape[1] :].tolist()
+    rows = [(row[: row.index(eos)] if eos in row else row, eos not in row) for row in new]
     return [(tokenizer.decode(row, skip_special_tokens=True), truncated) for row, truncated in rows]

@@ -1,7 +1,7 @@
 """What the tiny base reads: its texts, the wrong facts of its world, and the tokenizer made of them.
 
-On arithmetic the base lives in a world of its own, where a share of the facts is wrong (`5 + 3 = 9`). All its
-texts agree with that world, so its later mistakes are systematic: the same fact, wrong in the same way.
+On arithmetic a share of the facts of its world is wrong (`5 + 3 = 9`), in all its texts alike, so its later mistakes
+are systematic: the same fact, wrong in the same way.
 """
 
 import re
@@ -14,7 +14,6 @@ from transformers import PreTrainedTokenizerFast
 from lema.arithmetic import VALUES, Facts, Story, make_problems, make_stories, true_facts
 from lema.config import Config, TinyConfig
 from lema.prompts import formats
-from lema.types import Problem
 
 Text = tuple[str, str]  # prompt and completion
 
@@ -34,40 +33,28 @@ def own_facts(seed: int, share: float) -> Facts:
     return facts
 
 
-def arithmetic_corpus(config: Config) -> tuple[list[Text], list[Story]]:
-    """The pretraining texts, and fresh stories of the base's own world.
-
-    None of the questions is one of the task's: those would tell the base about training or test.
-    """
-    tiny, task = config.backbone.tiny, config.task
+def arithmetic_corpus(config: Config) -> list[Text]:
+    """The pretraining texts. None asks a question of the task: that would tell the base about training or test."""
+    tiny, task, style = config.backbone.tiny, config.task, config.backbone.prompt
     assert tiny
-    assert task.arithmetic
     random, facts = Random(config.backbone.seed), own_facts(config.backbone.seed, tiny.wrong_facts)
-    train, test = make_problems(task.seed, task.arithmetic.num_train, task.arithmetic.num_test)
-    stories = make_stories(random, facts, tiny.gate_problems + tiny.corpus_size, {p.question for p in train + test})
+    train, test = make_problems(task.seed, task.num_train or 0, task.num_test or 0)
+    taken = frozenset(problem.question for problem in train + test)
     texts: list[Text] = []
-    for story in stories[tiny.gate_problems :]:
+    for story in make_stories(random, facts, tiny.corpus_size, taken):
         correction = _correction(random, facts, story) if random.random() < tiny.correction_share else None
-        prompt = formats.cot_prompt(config.backbone.prompt, story.question)
-        texts.append(correction or (prompt, formats.one_line(_path(story, story.values))))
-    return texts, stories[: tiny.gate_problems]
-
-
-def text_corpus(style: str, problems: list[Problem]) -> list[Text]:
-    """The training problems of a published task as CoT texts."""
-    prompts = [formats.cot_prompt(style, problem.question) for problem in problems]
-    completions = [formats.cot_completion(formats.reference_steps(p.solution), p.answer) for p in problems]
-    return list(zip(prompts, completions, strict=True))
+        cot = formats.cot_prompt(style, story.question), formats.one_line(_steps(story, story.values))
+        texts.append(correction or cot)
+    return texts
 
 
 def make_tokenizer(texts: list[Text], style: str, tiny: TinyConfig, numbers: range) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer of `texts`; any text comes back unchanged.
 
-    Each of `numbers` is one token, with and without the space before it; without any, each digit is. The fixed
-    wording of the prompts is single tokens too: 15 (CoT) and 45 (correction) fewer to read in each text. Like
-    Llama's it puts `<s>` before a text and nothing after.
+    Each of `numbers` is one token, with and without the space before it; without any, each digit is. So is the fixed
+    wording of the prompts: 15 (CoT) and 45 (correction) fewer to read in each text. `<s>` comes first, as with Llama.
     """
-    tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL["unk_token"]))
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     pattern = Regex(PRE_TOKEN.format(digits=len(str(max(numbers, default=0)))))
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(pattern, "isolated"), byte_level])
@@ -78,15 +65,12 @@ def make_tokenizer(texts: list[Text], style: str, tiny: TinyConfig, numbers: ran
     fixed = re.compile("|".join(map(re.escape, wordings)))
     lines = ["".join(f" {number},{number}" for number in numbers)] * len(texts)
     lines += [fixed.sub("", prompt + completion) for prompt, completion in texts]
-    size, special = tiny.vocab_size - len(wordings), list(SPECIAL.values())
-    trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=special, initial_alphabet=byte_level.alphabet(), show_progress=False
-    )
+    sizes = {"vocab_size": tiny.vocab_size - len(wordings), "special_tokens": list(SPECIAL.values())}
+    trainer = trainers.BpeTrainer(**sizes, initial_alphabet=byte_level.alphabet(), show_progress=False)
     tokenizer.train_from_iterator(lines, trainer)
     tokenizer.add_tokens([AddedToken(wording, normalized=False) for wording in wordings])
-    bos = SPECIAL["bos_token"]
-    first = (bos, tokenizer.token_to_id(bos))
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[first])
+    bos = ("<s>", tokenizer.token_to_id("<s>"))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[bos])
     settings = {**SPECIAL, "model_max_length": tiny.max_positions, "clean_up_tokenization_spaces": False}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **settings)
 
@@ -100,14 +84,14 @@ def _correction(random: Random, facts: Facts, story: Story) -> Text | None:
         later = [*accumulate(story.moves[index + 1 :], lambda value, move: facts[value, *move], initial=slip)]
     except KeyError:
         return None
-    wrong = _path(story, story.values[: index + 1] + later)
+    wrong = _steps(story, story.values[: index + 1] + later)
     explanation = f"{left} {operator} {operand} is {result}, not {slip}."
-    completion = formats.correction_completion(index + 1, explanation, _path(story, story.values)[index:])
+    completion = formats.correction_completion(index + 1, explanation, _steps(story, story.values)[index:])
     return formats.correction_prompt(story.question, wrong), completion
 
 
-def _path(story: Story, values: list[int]) -> list[str]:
-    return [*story.steps(values, notes=False), formats.ANSWER.format(answer=values[-1])]
+def _steps(story: Story, values: list[int]) -> list[str]:
+    return [*formats.reference_steps(story.solution(values)), formats.ANSWER.format(answer=values[-1])]
 
 
 def _shifted(random: Random, result: int) -> int:

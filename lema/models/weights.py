@@ -16,25 +16,17 @@ class Weights:
     revision: str | None
     digest: str
 
-    @property
-    def is_local(self) -> bool:
-        return Path(self.location).is_dir()
-
 
 def weights(model: BackboneConfig | ModelConfig) -> Weights:
     """The weights that a config names: `path` if it is set, else the Hub id at its revision."""
-    location = model.path or model.hub_id
+    location, revision = (model.path, None) if model.path else (model.hub_id, model.revision)
     assert location is not None, f"{model.name} has neither a path nor a hub_id"
-    revision = None if model.path else model.revision
     folder = Path(location)
-    return Weights(model.name, location, revision, _digest(folder) if folder.is_dir() else f"{location}@{revision}")
-
-
-def _digest(folder: Path) -> str:
-    """Hash of a model folder: contents of small files, size and time of large ones."""
-    sha = hashlib.sha256()
+    if not folder.is_dir():
+        return Weights(model.name, location, revision, f"{location}@{revision}")
+    sha = hashlib.sha256()  # contents of small files, size and time of large ones
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         facts = file.stat()
         content = file.read_bytes() if facts.st_size < 16 << 20 else str((facts.st_size, facts.st_mtime_ns)).encode()
         sha.update(file.relative_to(folder).as_posix().encode() + b"\0" + content + b"\0")
-    return sha.hexdigest()[:12]
+    return Weights(model.name, location, None, sha.hexdigest()[:12])

@@ -3,10 +3,7 @@
 The two CoT prompts and the correction layout are wire formats: released adapters were trained with them, so
 they match byte for byte (microsoft/LEMA @ 94fea82, test_data and prompts).
 
-    Step 1: Tom has 5 + 3 = 9 apples.     wrong path in the prompt, between braces
-    Step 2: The answer is 9.
-
-    Step 1.                               completion: the incorrect step, why, the right steps from there on
+    Step 1.                               a completion: the incorrect step, why, the right steps from there on
     Explanation: 5 + 3 is 8, not 9.
     Correct Solution:
     {
@@ -17,6 +14,8 @@ they match byte for byte (microsoft/LEMA @ 94fea82, test_data and prompts).
 
 import re
 from typing import NamedTuple
+
+from lema.types import Problem
 
 COT_PROMPTS = {
     # The paper's own prompt: every LEMAv1 adapter was trained with it.
@@ -44,11 +43,12 @@ _CORRECTION = re.compile(
 
 
 class ParsedCorrection(NamedTuple):
-    """A correction as read from text: `incorrect_step` is 1-based, `steps` start at that step."""
+    """What a corrector says: `incorrect_step` is 1-based, `correct_steps` stand from it on to the answer line."""
 
     incorrect_step: int
     explanation: str
-    steps: list[str]
+    correct_steps: list[str]
+    kind: str | None = None  # of the mistake, where the corrector names one
 
 
 def cot_prompt(style: str, question: str) -> str:
@@ -56,9 +56,10 @@ def cot_prompt(style: str, question: str) -> str:
     return COT_PROMPTS[style].format(question=question)
 
 
-def cot_completion(steps: list[str], answer: str) -> str:
-    """One line of sentences ending in `The answer is X.`, as the paper's CoT outputs."""
-    return one_line([*steps, ANSWER.format(answer=answer)])
+def cot(style: str, problem: Problem) -> tuple[str, str]:
+    """Prompt and completion of the reference solution: one line of sentences ending in `The answer is X.`."""
+    steps = [*reference_steps(problem.solution), ANSWER.format(answer=problem.answer)]
+    return cot_prompt(style, problem.question), one_line(steps)
 
 
 def one_line(steps: list[str]) -> str:
@@ -99,11 +100,10 @@ def parse_correction(text: str) -> ParsedCorrection | None:
     """Read `correction_completion` back, also after `Incorrect Step:`; None when `text` is not in that form."""
     if not (match := _CORRECTION.match(text)):
         return None
-    lines = match[3].strip().removesuffix("}").strip().splitlines()
+    lines = match[3].strip().removesuffix("}").splitlines()
     before, *steps = _STEP.split("\n".join(line for line in lines if line.strip() not in ("", "...")))
-    if before or not steps:
-        return None
-    return ParsedCorrection(int(match[1]), match[2].strip(), [step.strip() for step in steps])
+    parsed = ParsedCorrection(int(match[1]), match[2].strip(), [step.strip() for step in steps])
+    return parsed if steps and not before else None
 
 
 def _numbered(steps: list[str], first: int) -> str:

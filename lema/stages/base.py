@@ -7,17 +7,14 @@ from lema import tasks
 from lema.artifacts import Recipe
 from lema.cell import Cell
 
-VERSION = 1
-
 
 def recipe(cell: Cell) -> Recipe:
-    backbone = cell.plain(cell.config.backbone)
-    config = {"tiny": backbone["tiny"], "seed": backbone["seed"]}
-    task = cell.config.task
+    backbone, task = cell.plain(cell.config.backbone), cell.config.task
     # A made task's corpus comes from its generator, so `limit` leaves the base as it is.
-    text = tasks.source(task) if task.arithmetic else cell.artifacts["data"].digest
-    label = f"{cell.backbone_label}-{task.name if task.arithmetic else cell.task_label}-seed{backbone['seed']}"
-    return Recipe("base", label, VERSION, config, {"text": text})
+    text = cell.artifacts["data"].digest if task.dataset else tasks.source(task)
+    label = f"{cell.backbone_label}-{cell.task_label if task.dataset else task.name}-seed{backbone['seed']}"
+    config = {name: backbone[name] for name in ("tiny", "seed")}
+    return Recipe("base", label, version=1, config=config, inputs={"text": text})
 
 
 def build(cell: Cell, folder: Path) -> dict[str, Any]:

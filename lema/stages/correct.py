@@ -1,12 +1,9 @@
 """correct: each wrong solution of a training question becomes a correction, or a rejection with its reason.
 
-A correction is accepted when it keeps to the paper's form and its final answer is right. Who corrects is the
-config's choice: the reference solution (no network), or a model behind an OpenAI-compatible server, which never
-sees the gold answer.
+A correction is accepted when it keeps to the paper's form and its final answer is right.
 """
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +17,8 @@ from lema.grading import grade
 from lema.prompts.formats import split_steps
 from lema.types import Correction, Problem, Solution
 
-VERSION = 1
 # What decides the text of a reply; who is asked where, how fast and how patiently does not.
 API_FIELDS = ("model", "temperature", "reasoning_effort", "max_completion_tokens")
-Item = tuple[Problem, Solution, list[str]]  # the steps of the wrong solution last
 
 
 def recipe(cell: Cell) -> Recipe:
@@ -34,7 +29,7 @@ def recipe(cell: Cell) -> Recipe:
         config["demonstrations"] = digest(api.demonstrations(cell.config.corrector, grader))
     inputs = {"data": cell.artifacts["data"].digest, "samples": cell.artifacts["sample"].digest}
     label = f"{cell.task_label}-{cell.sampled_weights.name}-{cell.config.corrector.name}"
-    return Recipe("correct", label, VERSION, config, inputs)
+    return Recipe("correct", label, version=2, config=config, inputs=inputs)
 
 
 def build(cell: Cell, folder: Path) -> dict[str, Any]:
@@ -45,14 +40,14 @@ def build(cell: Cell, folder: Path) -> dict[str, Any]:
         for solution in cell.artifacts["sample"].rows("wrong.jsonl", Solution)
         if solution.problem_id in problems  # the others are dev questions
     ]
-    spent = {}
+    grader = cell.config.task.grader
     if cell.config.corrector.method is CorrectionMethod.api:
-        journal = cell.store.root / "journal.sqlite"
-        replies, spending = api.correct_all(wrong, cell.config.corrector, cell.config.task.grader, journal)
-        corrections = [_read(item, reply, cell) for item, reply in zip(wrong, replies, strict=True)]
+        replies, spending = api.correct_all(wrong, cell.config.corrector, grader, cell.store.root / "journal.sqlite")
         spent = vars(spending)
     else:
-        corrections = list(_by_reference(wrong, cell))
+        found = [reference.correct(problem, steps) for problem, _, steps in tqdm(wrong, desc="correct", disable=None)]
+        replies, spent = [api.Reply(correction, None, "reference") for correction in found], {}
+    corrections = [_graded(*item, reply, grader) for item, reply in zip(wrong, replies, strict=True)]
     write_jsonl(folder / "corrections.jsonl", corrections)
     return {
         "corrections": len(corrections),
@@ -64,45 +59,10 @@ def build(cell: Cell, folder: Path) -> dict[str, Any]:
     }
 
 
-def _by_reference(wrong: list[Item], cell: Cell) -> Iterator[Correction]:
-    for item in tqdm(wrong, desc="correct", disable=None):
-        found = reference.correct(item[0], item[2])
-        explained = (found.incorrect_step, found.explanation, found.correct_steps)
-        yield _graded(item, "reference", *explained, cell=cell, kind=found.kind)
-
-
-def _read(item: Item, reply: api.Reply, cell: Cell) -> Correction:
-    if (parsed := reply.correction) is None:
-        return _graded(item, reply.model, 0, "", [], cell=cell, reason=reply.reason)
-    return _graded(item, reply.model, parsed.incorrect_step, parsed.explanation, parsed.steps, cell=cell)
-
-
-def _graded(
-    item: Item,
-    corrector: str,
-    incorrect_step: int,
-    explanation: str,
-    correct_steps: list[str],
-    *,
-    cell: Cell,
-    reason: str | None = None,
-    kind: str | None = None,
-) -> Correction:
-    problem, solution, wrong_steps = item
-    verdict = grade("\n".join(correct_steps), problem.answer, cell.config.task.grader)
-    if reason is None and not (verdict.correct and verdict.answer is not None):
-        reason = "no answer" if verdict.answer is None else "wrong answer"
-    return Correction(
-        problem_id=problem.id,
-        model=solution.model,
-        sample=solution.sample,
-        corrector=corrector,
-        wrong_steps=wrong_steps,
-        incorrect_step=incorrect_step,
-        explanation=explanation,
-        correct_steps=correct_steps,
-        answer=verdict.answer,
-        accepted=reason is None,
-        reason=reason,
-        kind=kind,
-    )
+def _graded(problem: Problem, solution: Solution, wrong_steps: list[str], reply: api.Reply, grader: str) -> Correction:
+    incorrect_step, explanation, correct_steps, kind = reply.correction or (0, "", [], None)
+    answer, correct = grade("\n".join(correct_steps), problem.answer, grader)
+    reason = reply.reason or ("no answer" if answer is None else None if correct else "wrong answer")
+    who = (problem.id, solution.model, solution.sample, reply.model)
+    said = (wrong_steps, incorrect_step, explanation, correct_steps, answer)
+    return Correction(*who, *said, accepted=reason is None, reason=reason, kind=kind)

@@ -4,34 +4,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import Recipe, resume_folder, write_json, write_jsonl
+from lema.artifacts import RESUME, Recipe, write_json, write_jsonl
 from lema.cell import Cell
 from lema.config import Method
 from lema.types import Score
 
-VERSION = 1
-
 
 def recipe(cell: Cell, tuned: bool) -> Recipe:
     """The untuned backbone's evaluation is shared by all arms and seeds."""
-    backbone, method = cell.plain(cell.config.backbone), cell.config.train.method
-    config = cell.plain(cell.config.evaluation) | {
-        name: backbone[name] for name in ("prompt", "precision", "attention")
-    }
-    config |= {"grader": cell.config.task.grader, "four_bit": method is Method.qlora}
+    config, backbone = cell.plain(cell.config.evaluation), cell.plain(cell.config.backbone)
+    config |= {name: backbone[name] for name in ("prompt", "precision", "attention")}
+    config |= {"grader": cell.config.task.grader, "four_bit": cell.config.train.method is Method.qlora}
     inputs = {"data": cell.artifacts["data"].digest, "base": cell.base.digest}
-    if not tuned:
-        return Recipe("evaluate", f"{cell.task_label}-{cell.backbone_label}-untuned", VERSION, config, inputs)
-    config |= {"mix": cell.config.mix.name, "seed": cell.config.seed}
-    return Recipe("evaluate", cell.name, VERSION, config, inputs | {"checkpoint": cell.artifacts["train"].digest})
+    if tuned:
+        config |= {"mix": cell.config.mix.name, "seed": cell.config.seed}
+        inputs["checkpoint"] = cell.artifacts["train"].digest
+    label = cell.name if tuned else f"{cell.task_label}-{cell.backbone_label}-untuned"
+    return Recipe("evaluate", label, version=1, config=config, inputs=inputs)
 
 
 def build(cell: Cell, folder: Path, tuned: bool) -> dict[str, Any]:
-    """Writes `predictions.jsonl` and `score.json`.
-
-    An adapter is evaluated unmerged, on the base it was trained on: the model that was trained. The untuned backbone
-    is asked in the same way, in 4 bits when the adapter was trained in 4 bits.
-    """
+    """Writes `predictions.jsonl` and `score.json`; an adapter stays unmerged, on the base that it was trained on."""
     from lema.models.huggingface import solve
 
     config, evaluation, method = cell.config, cell.config.evaluation, cell.config.train.method
@@ -46,8 +39,7 @@ def build(cell: Cell, folder: Path, tuned: bool) -> dict[str, Any]:
         batch_size=evaluation.batch_size,
         four_bit=method is Method.qlora,
         adapter=None if whole else checkpoint,
-        resume=resume_folder(folder),
-        title="evaluate" if tuned else "evaluate untuned",
+        resume=folder / RESUME / ("evaluate" if tuned else "evaluate untuned"),
     )
     correct = sum(prediction.correct for prediction in predictions)
     score = Score(

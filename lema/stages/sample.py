@@ -3,32 +3,27 @@
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import Recipe, resume_folder, write_jsonl
+from lema.artifacts import RESUME, Recipe, write_jsonl
 from lema.cell import Cell
 from lema.types import Solution
-
-VERSION = 1
 
 
 def recipe(cell: Cell) -> Recipe:
     config = cell.plain(cell.config.sampler)
     model = config.pop("model") or cell.plain(cell.config.backbone)
-    config |= {name: model[name] for name in ("prompt", "precision", "attention")}
-    config["grader"] = cell.config.task.grader
+    config |= {name: model[name] for name in ("prompt", "precision", "attention")} | {"grader": cell.config.task.grader}
     inputs = {"data": cell.artifacts["data"].digest, "model": cell.sampled_weights.digest}
-    return Recipe("sample", f"{cell.task_label}-{cell.sampled_weights.name}", VERSION, config, inputs)
+    label = f"{cell.task_label}-{cell.sampled_weights.name}"
+    return Recipe("sample", label, version=1, config=config, inputs=inputs)
 
 
 def build(cell: Cell, folder: Path) -> dict[str, Any]:
-    """Writes `solutions.jsonl`, all of them, and `wrong.jsonl`, each wrong text of a problem once.
-
-    Dev questions are sampled too, so that these solutions serve whichever questions a mix holds out.
-    """
+    """Writes `solutions.jsonl`, all of them, and `wrong.jsonl`, each wrong text of a problem once."""
     from lema.models.huggingface import solve
 
     sampler = cell.config.sampler
     solutions = solve(
-        cell.problems("train", "dev"),
+        cell.problems("train", "dev"),  # so these solutions serve whichever questions a mix holds out
         sampler.model or cell.config.backbone,
         cell.sampled_weights,
         grader=cell.config.task.grader,
@@ -37,8 +32,7 @@ def build(cell: Cell, folder: Path) -> dict[str, Any]:
         samples=sampler.samples,
         seed=sampler.seed,
         batch_size=sampler.batch_size,
-        resume=resume_folder(folder),
-        title="sample",
+        resume=folder / RESUME / "sample",
     )
     wrong: dict[tuple[str, str], Solution] = {}
     for solution in solutions:

@@ -1,22 +1,21 @@
 """train: fine-tune the backbone on a mix; loss on completions only.
 
-The Hugging Face Trainer does the steps. Its checkpoints lie in the partial artifact, so a killed run goes on from
-the newest complete one, to the same weights.
+The Hugging Face Trainer does the steps; a killed run goes on from its newest complete checkpoint, to the same weights.
 """
 
 import json
 import math
 import statistics
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import Recipe, resume_folder, write_jsonl
+from lema.artifacts import RESUME, Recipe, write_jsonl
 from lema.cell import Cell
-from lema.config import Method, Precision, TrainConfig
+from lema.config import Precision, TrainConfig
 from lema.types import Example
 
-VERSION = 1
 IGNORED = -100  # the label that PyTorch's cross entropy skips
 FINAL_STEPS = 10  # over which the reported final loss is averaged
 
@@ -24,9 +23,9 @@ FINAL_STEPS = 10  # over which the reported final loss is averaged
 def recipe(cell: Cell) -> Recipe:
     backbone = cell.plain(cell.config.backbone)
     config = cell.plain(cell.config.train) | {name: backbone[name] for name in ("precision", "attention")}
-    config["seed"] = cell.config.seed
+    config |= {"seed": cell.config.seed}
     inputs = {"mix": cell.artifacts["mix"].digest, "base": cell.base.digest}
-    return Recipe("train", cell.name, VERSION, config, inputs)
+    return Recipe("train", cell.name, version=1, config=config, inputs=inputs)
 
 
 def build(cell: Cell, folder: Path) -> dict[str, Any]:
@@ -35,23 +34,22 @@ def build(cell: Cell, folder: Path) -> dict[str, Any]:
 
     config = cell.config.train
     tokenizer = load_tokenizer(cell.base)
+    tokenizer.padding_side = "right"
     rows, counts = _encode(cell.artifacts["mix"].rows("examples.jsonl", Example), tokenizer, config)
     by_epochs = None if config.epochs is None else math.ceil(len(rows) * config.epochs / config.batch_size)
     steps = min(limit for limit in (by_epochs, config.max_steps) if limit is not None)
-    trainer = _trainer(cell, rows, tokenizer.pad_token_id, steps, resume_folder(folder))
-    trainer.train(resume_from_checkpoint=_newest_checkpoint(resume_folder(folder)))
+    trainer = _trainer(cell, rows, tokenizer, steps, folder / RESUME)
+    trainer.train(resume_from_checkpoint=_newest_checkpoint(folder / RESUME))
     trainer.model.save_pretrained(folder / "checkpoint")
     tokenizer.save_pretrained(folder / "checkpoint")
-    curve = [row for row in trainer.state.log_history if "loss" in row]
     names = ("step", "epoch", "loss", "grad_norm", "learning_rate")
-    write_jsonl(folder / "metrics.jsonl", [{name: row[name] for name in names} for row in curve])
+    curve = [{name: row[name] for name in names} for row in trainer.state.log_history if "loss" in row]
+    write_jsonl(folder / "metrics.jsonl", curve)
     final = statistics.fmean(row["loss"] for row in curve[-FINAL_STEPS:])
     return {**counts, "steps": steps, "epochs": round(curve[-1]["epoch"], 3), "final_loss": round(final, 4)}
 
 
-def _encode(
-    examples: list[Example], tokenizer: Any, config: TrainConfig
-) -> tuple[list[dict[str, list[int]]], dict[str, int]]:
+def _encode(examples: list[Example], tokenizer: Any, config: TrainConfig) -> tuple[list[Any], dict[str, int]]:
     """BOS + prompt | completion + EOS, each cut to its limit as in the official script; labels on the completion."""
     from lema.models.huggingface import encode_completion, encode_prompt
 
@@ -66,18 +64,21 @@ def _encode(
     return rows, counts
 
 
-def _trainer(cell: Cell, rows: list[dict[str, list[int]]], pad: int, steps: int, folder: Path) -> Any:
-    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+def _trainer(cell: Cell, rows: list[dict[str, list[int]]], tokenizer: Any, steps: int, folder: Path) -> Any:
+    import torch
+    from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+    from transformers.trainer_utils import set_seed
 
-    from lema.models.huggingface import device
+    from lema.models.huggingface import load_trainable
 
-    config = cell.config.train
+    config, backbone = cell.config.train, cell.config.backbone
+    set_seed(cell.config.seed)  # draws LoRA's initial weights
 
     class Track(TrainerCallback):
         """Sends the training curve to the tracker as it comes."""
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if logs and "loss" in logs:
+            if "loss" in logs:
                 values = {f"train/{name}": logs[name] for name in ("loss", "grad_norm", "learning_rate")}
                 cell.tracker.log(values, step=state.global_step)
 
@@ -93,11 +94,9 @@ def _trainer(cell: Cell, rows: list[dict[str, list[int]]], pad: int, steps: int,
         adam_beta2=config.adam_beta2,
         max_grad_norm=config.max_grad_norm,
         train_sampling_strategy="group_by_length" if config.group_by_length else "random",
-        bf16=cell.config.backbone.precision is Precision.bf16,
-        use_cpu=device() == "cpu",
-        dataloader_pin_memory=device() != "cpu",
+        bf16=backbone.precision is Precision.bf16,
+        use_cpu=not torch.cuda.is_available(),
         seed=cell.config.seed,
-        data_seed=cell.config.seed,
         save_steps=config.save_steps,
         save_total_limit=2,  # the newest may be cut short by a kill; the one before it is whole
         logging_steps=1,
@@ -105,73 +104,20 @@ def _trainer(cell: Cell, rows: list[dict[str, list[int]]], pad: int, steps: int,
         disable_tqdm=not sys.stderr.isatty(),
     )
     trainer = Trainer(
-        model=_model(cell),
+        model=load_trainable(cell.base, backbone, config),
         args=arguments,
         train_dataset=rows,  # pyright: ignore[reportArgumentType]
-        data_collator=lambda batch: _pad(batch, pad),  # pyright: ignore[reportArgumentType]
+        data_collator=DataCollatorForSeq2Seq(tokenizer),  # pads by position: no token is masked for what it is
         callbacks=[Track()],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def _model(cell: Cell) -> Any:
-    """The backbone with the parameters that are to be trained; the seed draws LoRA's initial weights."""
-    from transformers import set_seed
-
-    from lema.models.huggingface import load_model
-
-    config, backbone = cell.config.train, cell.config.backbone
-    set_seed(cell.config.seed)
-    # Full fine-tuning keeps 32-bit master weights; bf16 is then the compute type alone.
-    precision = Precision.fp32 if config.method is Method.full else backbone.precision
-    model = load_model(cell.base, precision, backbone.attention, config.method is Method.qlora, None)
-    checkpointing = {"use_reentrant": False}
-    if config.method is Method.qlora:
-        from peft import prepare_model_for_kbit_training
-
-        model = prepare_model_for_kbit_training(model, config.activation_checkpointing, checkpointing)
-    elif config.activation_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=checkpointing)
-        model.enable_input_require_grads()
-    if config.method is Method.full:
-        return model
-    from peft import LoraConfig, get_peft_model
-
-    lora = LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules="all-linear",  # PEFT leaves the output head out
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(model, lora)
-
-
-def _pad(batch: list[dict[str, list[int]]], pad: int) -> dict[str, Any]:
-    """Right-padded tensors (examples × longest); padding is masked by position, never by token id."""
-    import torch
-
-    longest = max(len(row["input_ids"]) for row in batch)
-
-    def padded(column: list[list[int]], fill: int) -> Any:
-        return torch.tensor([row + [fill] * (longest - len(row)) for row in column])
-
-    ids = [row["input_ids"] for row in batch]
-    labels = padded([row["labels"] for row in batch], IGNORED)
-    return {
-        "input_ids": padded(ids, pad),
-        "labels": labels,
-        "attention_mask": padded([[1] * len(row) for row in ids], 0),
-    }
-
-
 def _newest_checkpoint(folder: Path) -> str | None:
     """The newest whole checkpoint; a kill while one was saved leaves it without (all of) its last-written file."""
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True):
-        try:
+        with suppress(FileNotFoundError, json.JSONDecodeError):
             json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            continue
-        return str(checkpoint)
+            return str(checkpoint)
     return None
