@@ -23,6 +23,9 @@ HOMES = {
     "httpx2": {"models/api.py"},
     "wandb": {"tracking.py"},
     "datasets": {"tasks.py"},
+    "sympy": {"grading/algebra.py"},
+    "latex2sympy2_extended": {"grading/algebra.py"},
+    "rapidfuzz": {"grading/official.py"},
     "torch": {"models/huggingface.py", "models/tiny.py", "models/muon.py", "stages/train.py", "preflight.py"},
     "transformers": {"models/huggingface.py", "models/tiny.py", "models/tiny_corpus.py", "stages/train.py"},
 }
