@@ -32,8 +32,7 @@ class Cell:
         self.name = f"{self.task_label}-{self.arm}"
         self.folder = self.store.root / "cells" / f"{self.name}-{self.key}"
         self.tracker = Tracker(config, self.name, self.key)
-        # Whether the project makes this backbone's base itself.
-        self.builds_base = backbone.tiny is not None and backbone.path is None
+        self.builds_base = backbone.tiny is not None and backbone.path is None  # by the project itself
 
     @property
     def setting(self) -> str:

@@ -23,11 +23,9 @@ Grader = StrEnum("Grader", ["arithmetic", "gsm8k", "math", "svamp", "asdiv", "cs
 # number and its unit (ASDiv; what is none is left out), as the label of a candidate (CSQA).
 AnswerForm = StrEnum("AnswerForm", ["plain", "hashes", "boxed", "quantity", "label"])
 PromptStyle = StrEnum("PromptStyle", ["lema", "alpaca"])  # a key of `lema.prompts.formats.COT_PROMPTS`
-# Who corrects: the reference solution, or a model behind an OpenAI-compatible server.
-CorrectionMethod = StrEnum("CorrectionMethod", ["reference", "api"])
+CorrectionMethod = StrEnum("CorrectionMethod", ["reference", "api"])  # api: a model behind an OpenAI-compatible server
 Extra = StrEnum("Extra", ["none", "corrections", "corrected_cot", "random_cot"])  # what a mix adds to its CoT examples
-# Which weights are trained: all of them, or LoRA adapters on a 16-bit or 4-bit (NF4) base.
-Method = StrEnum("Method", ["full", "lora", "qlora"])
+Method = StrEnum("Method", ["full", "lora", "qlora"])  # all weights, or adapters on a 16-bit or 4-bit (NF4) base
 Precision = StrEnum("Precision", ["fp32", "bf16"])
 Schedule = StrEnum("Schedule", ["constant", "linear"])  # of the learning rate; linearly to zero
 Split = StrEnum("Split", ["dev", "test"])  # what is evaluated; dev is cut out of the training questions

@@ -110,9 +110,8 @@ def solve(
     if temperature > 0:  # which alone is to shape the samples: models ship defaults of their own
         options |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
     asked = [(problem, number) for problem in problems for number in range(samples)]
-    prompts = [
-        encode_prompt(tokenizer, cot_prompt(model.prompt, problem.question, problem.candidates)) for problem, _ in asked
-    ]
+    questions = (cot_prompt(model.prompt, problem.question, problem.candidates) for problem, _ in asked)
+    prompts = [encode_prompt(tokenizer, text) for text in tqdm(questions, "prompts", len(asked), disable=None)]
     by_length = sorted(range(len(asked)), key=lambda index: len(prompts[index]))
     texts: dict[int, tuple[str, bool]] = {}
     for start in tqdm(range(0, len(asked), batch_size), desc=resume.name, unit="batch", disable=None):

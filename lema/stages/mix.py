@@ -9,6 +9,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from lema.artifacts import Recipe, write_jsonl
 from lema.cell import Cell
 from lema.config import Extra
@@ -102,9 +104,10 @@ def _table(cell: Cell, examples: list[Example]) -> dict[str, dict[str, int]]:
 
     tokenizer, table = load_tokenizer(cell.base), {}
     for source in dict.fromkeys(example.source for example in examples):
-        rows = [example for example in examples if example.source == source]
-        target = sum(len(encode_completion(tokenizer, row.completion)) for row in rows)
-        tokens = sum(len(encode_prompt(tokenizer, row.prompt)) for row in rows) + target
-        questions = len({row.problem_id for row in rows})
-        table[source] = {"examples": len(rows), "tokens": tokens, "target_tokens": target, "questions": questions}
+        rows, target, prompt = [example for example in examples if example.source == source], 0, 0
+        for row in tqdm(rows, desc=f"mix {source}", disable=None):
+            target += len(encode_completion(tokenizer, row.completion))
+            prompt += len(encode_prompt(tokenizer, row.prompt))
+        counts = {"examples": len(rows), "tokens": prompt + target, "target_tokens": target}
+        table[source] = counts | {"questions": len({row.problem_id for row in rows})}
     return table

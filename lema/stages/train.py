@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from lema.artifacts import RESUME, Recipe, write_jsonl
 from lema.cell import Cell
 from lema.config import Precision, TrainConfig
@@ -54,7 +56,7 @@ def _encode(examples: list[Example], tokenizer: Any, config: TrainConfig) -> tup
     from lema.models.huggingface import encode_completion, encode_prompt
 
     rows, counts = [], {"examples": len(examples), "tokens": 0, "target_tokens": 0, "truncated": 0}
-    for example in examples:
+    for example in tqdm(examples, desc="train: tokens", disable=None):
         prompt, target = encode_prompt(tokenizer, example.prompt), encode_completion(tokenizer, example.completion)
         counts["truncated"] += len(prompt) > config.max_source_tokens or len(target) > config.max_target_tokens
         prompt, target = prompt[: config.max_source_tokens], target[: config.max_target_tokens]
