@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from lema.artifacts import Artifact, Store
-from lema.config import Config, digest, identity, plain
+from lema.config import Config, Split, digest, identity, plain
 from lema.models.weights import Weights, weights
 from lema.tracking import Tracker
 from lema.types import Problem
@@ -19,13 +19,17 @@ class Cell:
     plain = staticmethod(plain)
 
     def __post_init__(self) -> None:
-        config, backbone = self.config, self.config.backbone
+        config, backbone, task = self.config, self.config.backbone, self.config.task
         self.identity = identity(config)
         self.key = digest(self.identity)  # the same command has the same key on every machine
-        self.task_label = config.task.name + (f"-limit{config.limit}" if config.limit else "")
+        # Of the task and of what it is trained on: tasks that share training data share all that is made of it.
+        self.task_label, self.train_label = (
+            each.name + (f"-limit{config.limit}" if config.limit else "") for each in (task, task.trained)
+        )
         self.backbone_label = backbone.name + (f"-{backbone.size}" if backbone.size else "")
+        self.arm = f"{self.backbone_label}-{config.mix.name}-seed{config.seed}"
         # Readable: `arithmetic-tiny-lema-seed1`. With the key, the run's directory: a pure function of the config.
-        self.name = f"{self.task_label}-{self.backbone_label}-{config.mix.name}-seed{config.seed}"
+        self.name = f"{self.task_label}-{self.arm}"
         self.folder = self.store.root / "cells" / f"{self.name}-{self.key}"
         self.tracker = Tracker(config, self.name, self.key)
         self.builds_base = backbone.tiny is not None and backbone.path is None  # by the project itself
@@ -34,8 +38,14 @@ class Cell:
     def setting(self) -> str:
         """What the arms of one comparison share: everything but mix and seed, data by content."""
         shared = {name: value for name, value in self.identity.items() if name not in ("mix", "seed", "task")}
-        task = {name: value for name, value in self.identity["task"].items() if name != "dataset"}
-        return digest({**shared, "task": task, "data": self.artifacts["data"].digest})
+        task = {name: value for name, value in self.identity["task"].items() if not name.endswith("dataset")}
+        return digest({**shared, "task": task, "data": self.artifacts["data"].digest, "asked": self.asked.digest})
+
+    @property
+    def asked(self) -> Artifact:
+        """Where the problems of `evaluation.split` are; dev is always cut from the training problems."""
+        own_test = self.config.task.train_dataset is not None and self.config.evaluation.split is Split.test
+        return self.artifacts["test_data" if own_test else "data"]
 
     @property
     def base(self) -> Weights:
@@ -52,5 +62,5 @@ class Cell:
         return self.base if model is None else weights(model)
 
     def problems(self, *splits: str) -> list[Problem]:
-        """The problems of the given splits, in order."""
+        """The problems of the given splits of the training data, in order."""
         return [problem for split in splits for problem in self.artifacts["data"].rows(f"{split}.jsonl", Problem)]

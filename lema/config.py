@@ -17,9 +17,11 @@ from lema.types import UserError
 
 # The stages in the order they run; `until=` and `only=` take these names.
 Stage = StrEnum("Stage", ["data", "base", "sample", "correct", "mix", "train", "evaluate", "report"])
-Grader = StrEnum("Grader", ["gsm8k", "math"])  # whose rules compare answers
-# How a data set writes the gold answer: the field itself, after the last `####` (GSM8K), in the last box (MATH).
-AnswerForm = StrEnum("AnswerForm", ["plain", "hashes", "boxed"])
+# Whose rules compare answers: a task's name in `lema.grading`.
+Grader = StrEnum("Grader", ["arithmetic", "gsm8k", "math", "svamp", "asdiv", "csqa"])
+# How a data set writes the gold answer: the field itself, after the last `####` (GSM8K), in the last box (MATH), as a
+# number and its unit (ASDiv; what is none is left out), as the label of a candidate (CSQA).
+AnswerForm = StrEnum("AnswerForm", ["plain", "hashes", "boxed", "quantity", "label"])
 PromptStyle = StrEnum("PromptStyle", ["lema", "alpaca"])  # a key of `lema.prompts.formats.COT_PROMPTS`
 CorrectionMethod = StrEnum("CorrectionMethod", ["reference", "api"])  # api: a model behind an OpenAI-compatible server
 Extra = StrEnum("Extra", ["none", "corrections", "corrected_cot", "random_cot"])  # what a mix adds to its CoT examples
@@ -33,19 +35,29 @@ Attention = StrEnum("Attention", ["auto", "sdpa", "eager", "flash_attention_2"])
 
 @dataclass
 class DatasetConfig:
-    """Where rows come from and how they are read: a local folder of `SPLIT.jsonl` files, or the Hub."""
+    """Where rows come from and how they are read: a local folder of `SPLIT.jsonl` (or `.xml`) files, or the Hub."""
 
     path: Optional[str]  # folder; null loads hub_id
     hub_id: str
     revision: str
     subsets: list[str]
-    splits: dict[str, str]  # ours -> the data set's: {train: train, test: test}
-    question: list[str]  # fields joined by a space
-    solution: Optional[str]  # field of the reference rationale
+    splits: dict[str, str]  # ours -> the folder's: {train: train, test: test}
+    hub_splits: dict[str, str]  # ours -> the Hub's
+    question: list[str]  # fields joined by a space; fields are found whatever their case
+    candidates: Optional[str]  # field of the choices
+    solution: Optional[str]  # field of the reference rationale; null where there is none
     answer: str  # field of the gold answer
     answer_form: AnswerForm
     level: Optional[str]
     subject: Optional[str]
+
+
+@dataclass
+class TrainDatasetConfig(DatasetConfig):
+    """The data set of another task, which a task without one of its own is trained on."""
+
+    name: str
+    grader: Grader
 
 
 @dataclass
@@ -62,8 +74,19 @@ class TaskConfig:
     max_source_tokens: int
     max_target_tokens: int
     dataset: Optional[DatasetConfig]  # null: word problems made by `lema.arithmetic`, in these numbers
+    train_dataset: Optional[TrainDatasetConfig]  # train and dev come from here; null: from `dataset` too
     num_train: Optional[int]
     num_test: Optional[int]
+
+    @property
+    def trained(self) -> "TaskConfig | TrainDatasetConfig":
+        """Whose `name` and `grader` the training problems have."""
+        return self.train_dataset or self
+
+    @property
+    def trained_dataset(self) -> Optional[DatasetConfig]:
+        """Where the training problems come from; None when they are made here."""
+        return self.train_dataset or self.dataset
 
 
 @dataclass

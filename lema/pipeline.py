@@ -54,10 +54,11 @@ def steps(cell: Cell) -> list[Step]:
         stage = Stage(module.__name__.rpartition(".")[2])
         return Step(name or stage, stage, partial(module.recipe, **options), partial(module.build, **options))
 
-    made = [data, base] if cell.builds_base else [data]
+    asked = [step(data, "test_data", own_test=True)] if cell.config.task.train_dataset else []
+    made = [base] if cell.builds_base else []
     mistakes = [sample, correct] if mix.needs_corrections(cell) else []
     scores = [step(evaluate, "evaluate_untuned", tuned=False), step(evaluate, tuned=True)]
-    return [*map(step, [*made, *mistakes, mix, train]), *scores]
+    return [step(data), *asked, *map(step, [*made, *mistakes, mix, train]), *scores]
 
 
 def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:

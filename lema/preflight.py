@@ -35,9 +35,13 @@ def check(cell: Cell, stages: set[Stage]) -> None:
 
 
 def _missing(cell: Cell, stages: set[Stage]) -> Iterator[str]:
-    config, dataset, models = cell.config, cell.config.task.dataset, {}
-    if Stage.data in stages and dataset and dataset.path is None:
-        yield from _unreachable("dataset", dataset.hub_id, dataset.revision, "task.dataset.path")
+    config, task, models = cell.config, cell.config.task, {}
+    for key, dataset in (("dataset", task.dataset), ("train_dataset", task.train_dataset)):
+        if Stage.data in stages and dataset and dataset.path is None:
+            yield from _unreachable("dataset", dataset.hub_id, dataset.revision, f"task.{key}.path")
+    if Stage.mix in stages and task.trained_dataset and task.trained_dataset.solution is None:
+        without = f"{task.name} has no reference solutions, so mix={config.mix.name} would have no CoT examples"
+        yield f"rationales: {without}; add some to the training rows and name their field, task.dataset.solution=FIELD"
     if Stage.sample in stages and config.sampler.model:
         models["sampler.model"] = (weights(config.sampler.model), config.sampler.model.parameters, BYTES_BF16)
     if not cell.builds_base and stages - {Stage.data, Stage.correct}:

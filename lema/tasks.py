@@ -1,31 +1,51 @@
 """Tasks: from the rows of a data set, or the word problems made here, to train, dev and test problems.
 
-A data set is a local folder of JSON lines or a repository on the Hub; conf/task says which fields of a row are what.
+A data set is a local folder, of JSON lines or XML, or a repository on the Hub; conf/task says which fields of a row are
+what. `key` names the section of the config that a data set is described in, for messages.
 """
 
 import hashlib
 import json
+import logging
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
+from xml.etree import ElementTree
 
 from lema.arithmetic import make_problems
 from lema.config import AnswerForm, DatasetConfig, TaskConfig
 from lema.grading.official import last_box
 from lema.types import Problem, UserError
 
-_NO_ANSWER = {"plain": "no answer", "hashes": "no answer after ####", "boxed": r"no answer in a closed \boxed{}"}
+log = logging.getLogger(__name__)
+
+_NO_ANSWER = {
+    "plain": "no answer",
+    "hashes": "no answer after ####",
+    "boxed": r"no answer in a closed \boxed{}",
+    "label": "not the label of a candidate",
+}
+# One number and what it counts, `9 (apples)`; not `3 (red); 4 (blue)`, not `3:5`.
+_QUANTITY = re.compile(r"([-+]?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+))\s*(?:\([^()]*\))?")
 
 
 def load(task: TaskConfig, limit: int | None) -> dict[str, list[Problem]]:
-    """The train, dev and test problems of a task, in order; `limit` keeps the first of each, after dev was cut."""
-    if task.dataset is None:
+    """The train, dev and test problems that a task is trained on, in order; `limit` keeps the first of each.
+
+    Dev is cut out before. The test problems are the task's own, unless it is trained on another's data (`load_test`).
+    """
+    dataset, key = task.trained_dataset, "task.train_dataset" if task.train_dataset else "task.dataset"
+    if dataset is None:
         train, test = make_problems(task.seed, task.num_train or 0, task.num_test or 0)
     else:
-        train, test = (_problems(task.name, task.dataset, split) for split in ("train", "test"))
+        train, test = (_problems(task.trained.name, dataset, split, key) for split in ("train", "test"))
+        own_field = dataset.solution not in (None, dataset.answer)
+        if own_field and train and not any(problem.solution for problem in train):
+            raise UserError(f"{key}.solution={dataset.solution}: no training row has it; name the rationales' field")
     # A question that occurs twice stays in train.
     once = [question for question, count in Counter(p.question for p in train).items() if count == 1]
     if task.num_dev and task.num_dev >= len(once):
@@ -35,37 +55,60 @@ def load(task: TaskConfig, limit: int | None) -> dict[str, list[Problem]]:
     return {"train": train[:limit], "dev": dev[:limit], "test": test[:limit]}
 
 
-def source(task: TaskConfig) -> dict[str, object]:
-    """What the problems of `task` are made from: the generator's arguments, a repository, a folder's contents."""
-    dataset = task.dataset
+def load_test(task: TaskConfig, limit: int | None) -> list[Problem]:
+    """The test problems of a data set that a task is evaluated on and not trained on."""
+    assert task.dataset
+    return _problems(task.name, task.dataset, "test", "task.dataset")[:limit]
+
+
+def source(task: TaskConfig, own_test: bool = False) -> dict[str, object]:
+    """What the problems of `load` or `load_test` are made from: a generator's arguments, a repository, files."""
+    dataset = task.dataset if own_test else task.trained_dataset
     if dataset is None:
         return {"generator": "arithmetic", "seed": task.seed, "num_train": task.num_train, "num_test": task.num_test}
     if dataset.path is None:
         return {"hub_id": dataset.hub_id, "revision": dataset.revision, "subsets": list(dataset.subsets)}
-    files = [_read(dataset.path, split) for split in dataset.splits.values()]
+    key = "task.train_dataset" if dataset is task.train_dataset else "task.dataset"
+    files = [_read(dataset.path, split, key) for split in dataset.splits.values()]
     return {"sha256": {file.name: hashlib.sha256(content).hexdigest() for file, content in files}}
 
 
-def _problems(name: str, dataset: DatasetConfig, split: str) -> list[Problem]:
+def _problems(name: str, dataset: DatasetConfig, split: str, key: str) -> list[Problem]:
     """The problems of one of our splits; none where the data set does not have it."""
-    if split not in dataset.splits:
+    splits = dataset.hub_splits if dataset.path is None else dataset.splits
+    if split not in splits:
         return []
-    theirs = dataset.splits[split]
-    rows = _hub_rows(dataset, theirs) if dataset.path is None else _local_rows(dataset.path, theirs)
-    return [_problem(f"{name}-{split}-{number}", row, dataset, where) for number, (where, row) in enumerate(rows)]
+    theirs = splits[split]
+    rows = _hub_rows(dataset, theirs, key) if dataset.path is None else _local_rows(dataset.path, theirs, key)
+    found = {
+        f"{name}-{split}-{n}": _problem(f"{name}-{split}-{n}", row, dataset, where)
+        for n, (where, row) in enumerate(rows)
+    }
+    if left_out := [identifier for identifier, problem in found.items() if problem is None]:
+        some = ", ".join(left_out[:3]) + (", …" if len(left_out) > 3 else "")
+        log.info("left out         %d of %d rows, whose answer is not one number: %s", len(left_out), len(found), some)
+    if len(left_out) == len(found):
+        raise UserError(f"{key}: no problem in {dataset.path or dataset.hub_id}, {theirs}; copy the data set again")
+    return [problem for problem in found.values() if problem]
 
 
-def _read(folder: str, split: str) -> tuple[Path, bytes]:
+def _read(folder: str, split: str, key: str) -> tuple[Path, bytes]:
+    """`SPLIT.jsonl`, or `SPLIT.xml` where that is there instead."""
     file = Path(folder).expanduser() / f"{split}.jsonl"
+    if not file.exists() and file.with_suffix(".xml").exists():
+        file = file.with_suffix(".xml")
     try:
         return file, file.read_bytes()
     except OSError as error:
-        raise UserError(f"{file}: {error.strerror}; task.dataset.path={folder} must be a folder with it") from error
+        raise UserError(f"{file}: {error.strerror}; {key}.path={folder} must be a folder with it") from error
 
 
-def _local_rows(folder: str, split: str) -> Iterator[tuple[str, object]]:
+def _local_rows(folder: str, split: str, key: str) -> Iterator[tuple[str, object]]:
     """Each row with the place it stands in. Blank lines are allowed at the end alone, where editors leave them."""
-    file, content = _read(folder, split)
+    file, content = _read(folder, split, key)
+    if file.suffix == ".xml":
+        yield from _xml_rows(file, content)
+        return
     for number, line in enumerate(content.rstrip().split(b"\n"), 1):
         where = f"{file} line {number}"
         try:
@@ -75,7 +118,17 @@ def _local_rows(folder: str, split: str) -> Iterator[tuple[str, object]]:
             raise UserError(f"{where}: not valid JSON ({reason}); mend the line or copy the file again") from error
 
 
-def _hub_rows(dataset: DatasetConfig, split: str) -> Iterator[tuple[str, object]]:
+def _xml_rows(file: Path, content: bytes) -> Iterator[tuple[str, object]]:
+    """The rows of ASDiv as published: `<Problem ID="nluds-0001"><Body>…</Body><Question>…</Question><Answer>…`."""
+    try:
+        problems = list(ElementTree.fromstring(content).iter("Problem"))
+    except ElementTree.ParseError as error:
+        raise UserError(f"{file}: not valid XML ({error}); copy the file again") from error
+    for number, problem in enumerate(problems, 1):
+        yield f"{file} Problem {problem.get('ID', number)}", {part.tag: part.text or "" for part in problem}
+
+
+def _hub_rows(dataset: DatasetConfig, split: str, key: str) -> Iterator[tuple[str, object]]:
     from datasets import disable_progress_bars, load_dataset
     from datasets.exceptions import DatasetsError
 
@@ -86,44 +139,79 @@ def _hub_rows(dataset: DatasetConfig, split: str) -> Iterator[tuple[str, object]
             rows = load_dataset(dataset.hub_id, subset, split=split, revision=dataset.revision)
         except (OSError, ValueError, DatasetsError) as error:
             reason = str(error).strip().partition("\n")[0].rstrip(".")
-            what = f"task.dataset.hub_id={dataset.hub_id}: {subset}/{split} cannot be loaded ({reason})"
-            raise UserError(f"{what}; check the network and HF_HUB_OFFLINE, or set task.dataset.path") from error
+            what = f"{key}.hub_id={dataset.hub_id}: {subset}/{split} cannot be loaded ({reason})"
+            raise UserError(f"{what}; check the network and HF_HUB_OFFLINE, or set {key}.path") from error
         for number, row in enumerate(rows):
             yield f"{dataset.hub_id} {subset}/{split} row {number}", row
 
 
-def _problem(identifier: str, row: object, dataset: DatasetConfig, where: str) -> Problem:
+def _problem(identifier: str, row: object, dataset: DatasetConfig, where: str) -> Problem | None:
+    """The problem of a row; None where the answer is to be a quantity and is none."""
     if not isinstance(row, dict):
         raise UserError(f"{where}: a row must be a JSON object with named fields, not {type(row).__name__}")
-    question = " ".join(_text(row, field, where) for field in dataset.question)
-    if not question.strip():
+    row = _flat(row)
+    question = " ".join(_text(row, field, where) for field in dataset.question).strip()
+    if not question:
         raise UserError(f"{where}, field {', '.join(dataset.question)}: the question is empty; mend or remove the row")
-    answer = _answer(_text(row, dataset.answer, where), dataset.answer_form)
+    choices = _choices(row, dataset.candidates, where) if dataset.candidates else {}
+    answer = _answer(_text(row, dataset.answer, where), dataset.answer_form, choices)
+    if answer is None and dataset.answer_form is AnswerForm.quantity:
+        return None
     if answer is None:
         raise UserError(f"{where}, field '{dataset.answer}': {_NO_ANSWER[dataset.answer_form]}; mend or remove the row")
-    optional = (dataset.solution, dataset.level, dataset.subject)
-    solution, level, subject = (_text(row, field, where) if field else None for field in optional)
-    if solution and dataset.answer_form is AnswerForm.hashes:
+    level, subject = (_text(row, field, where) if field else None for field in (dataset.level, dataset.subject))
+    # A row without a rationale is one to be asked, not to be trained on.
+    solution = _text(row, dataset.solution, where) if dataset.solution and dataset.solution.lower() in row else ""
+    if dataset.answer_form is AnswerForm.hashes:
         solution = solution.rsplit("####", 1)[0].rstrip()
-    return Problem(identifier, question, solution or "", answer, level, subject)
+    elif dataset.answer_form is AnswerForm.label:  # rationales are recorded with the line that is added again
+        solution = re.sub(r"\s*The answer is [^\n]*\Z", "", solution)
+    return Problem(identifier, question, solution, answer, level, subject, list(choices.values()))
+
+
+def _flat(row: dict[str, object]) -> dict[str, object]:
+    """A row whose fields go by any case and stand side by side, where CSQA's own files have stem and choices within."""
+    row = {name.lower(): value for name, value in row.items()}
+    question = row.get("question")
+    return {**row, **question, "question": question.get("stem")} if isinstance(question, dict) else row
 
 
 def _text(row: dict[str, object], field: str, where: str) -> str:
-    if field not in row:
+    if field.lower() not in row:
         raise UserError(f"{where}: no field '{field}' among {', '.join(row)}; mend the row or name it in task.dataset")
-    value = row[field]
+    value = row[field.lower()]
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise UserError(f"{where}, field '{field}': must be text or a number, not {value!r:.40}; mend the row")
     # SVAMP writes 145.0 for 145.
     return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
 
 
-def _answer(text: str, form: AnswerForm) -> str | None:
+def _choices(row: dict[str, object], field: str, where: str) -> dict[str, str]:
+    """The candidates by their labels, from `[{"label": "A", "text": "bank"}, …]`, or the Hub's two columns."""
+    value: Any = row.get(field.lower())
+    try:
+        if not isinstance(value, dict):
+            value = {name: [choice[name] for choice in value] for name in ("label", "text")}
+        choices = {label: text.strip() for label, text in zip(value["label"], value["text"], strict=True)}
+    except (TypeError, KeyError, ValueError, AttributeError):
+        choices = {}
+    if not choices:
+        must = "must be choices with label and text"
+        raise UserError(f"{where}, field '{field}': {must}, not {row.get(field.lower())!r:.40}; mend the row")
+    return choices
+
+
+def _answer(text: str, form: AnswerForm, choices: dict[str, str]) -> str | None:
     """The gold answer; "" only where MATH itself has an empty box, as two of its training rows do."""
     if form is AnswerForm.boxed:
         # Two other rows of MATH box a number without braces.
         box = last_box(re.sub(r"\\boxed +(\w+)", r"\\boxed{\1}", text.replace("\\fbox{", "\\boxed{")))
         return box and box.strip()
+    if form is AnswerForm.label:
+        return choices.get(text)
+    if form is AnswerForm.quantity:
+        quantity = _QUANTITY.fullmatch(text)
+        return quantity and quantity[1]
     if form is AnswerForm.hashes:
         text = text.rpartition("####")[2].strip() if "####" in text else ""
     return text or None

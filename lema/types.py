@@ -4,7 +4,7 @@ Problem -> [sample] -> Solution -> [correct] -> Correction -> [mix] -> Example -
 Problem -> [evaluate] -> Solution -> Score
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hydra.errors import CompactHydraException
 
@@ -20,21 +20,23 @@ class Problem:
     id: str  # "gsm8k-train-17": task, split of the source, 0-based row
     question: str
     solution: str  # as the data set writes it, less the answer line: "Tom has <<5+3=8>>8 apples.\nHe …"; "" if none
-    answer: str  # the gold final answer: "6", "\\frac{1}{2}"
+    answer: str  # the gold final answer: "6", "\\frac{1}{2}", "bank"
     level: str | None = None  # "Level 3" (MATH)
     subject: str | None = None  # "Algebra" (MATH)
+    candidates: list[str] = field(default_factory=list)  # ["bank", "mall", …] (CSQA)
 
 
 @dataclass(frozen=True)
 class Solution:
-    """What a model answered to a problem, with its verdict."""
+    """What a model answered to a problem, with both verdicts on it."""
 
     problem_id: str
     model: str
     sample: int  # 0-based, below `sampler.samples`
     text: str  # the completion as generated
-    answer: str | None  # extracted final answer, None when there is none
-    correct: bool
+    answer: str | None  # final answer extracted by the official rules, None when there is none
+    correct: bool  # by the official rules: the verdict that selects wrong paths and makes the accuracy
+    symbolic: bool  # whether it is right by the symbolic rules
     truncated: bool  # stopped by the token limit, not by the model
 
 
@@ -81,4 +83,6 @@ class Score:
     num_unanswered: int
     num_truncated: int
     accuracy: float  # num_correct / num_problems, in [0, 1]
+    accuracy_symbolic: float  # the same by the symbolic rules
+    disagreements: list[str]  # the problems on which the two rules disagree
     model: str  # id or folder of the weights that answered

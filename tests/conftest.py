@@ -76,5 +76,5 @@ def data_dir() -> Path:
     """The folder of the real data sets; tests that need it are skipped where it is not given."""
     folder = os.environ.get("LEMA_TEST_DATA")
     if not folder:
-        pytest.skip("set LEMA_TEST_DATA to a folder with gsm8k/ and math/ to test on the real data")
+        pytest.skip("set LEMA_TEST_DATA to a folder with gsm8k/, math/, svamp/ and csqa/ to test on the real data")
     return Path(folder)

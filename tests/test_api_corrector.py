@@ -17,8 +17,9 @@ from openai_server import OpenAIServer, ReferenceReply
 
 from lema.config import CorrectionMethod, CorrectorConfig
 from lema.correctors.api import Reply, correct_all, demonstrations
+from lema.grading import grade
 from lema.journal import Spending
-from lema.prompts.formats import correction_prompt, parse_correction
+from lema.prompts.formats import correction_completion, correction_prompt, parse_correction
 from lema.types import Problem, Solution, UserError
 
 KEY = "sk-secret-of-the-tests"
@@ -62,7 +63,7 @@ def items_of(count: int) -> list[tuple[Problem, Solution, list[str]]]:
     made = []
     for number in range(count):
         problem = Problem(f"t-{number}", f"What is {number} + 3?", f"{number} + 3 = {number + 3}.", GOLD)
-        solution = Solution(problem.id, "m", 0, "", str(number), False, False)
+        solution = Solution(problem.id, "m", 0, "", str(number), correct=False, symbolic=False, truncated=False)
         made.append((problem, solution, [f"{number} + 3 = {number}.", f"The answer is {number}."]))
     return made
 
@@ -99,6 +100,32 @@ def test_demonstrations_are_right(grader: str) -> None:
     assert 1 in firsts
     assert len(firsts) > 1
     assert checked >= {"gsm8k": 12, "math": 3}[grader]
+
+
+def test_demonstrations_for_choices_are_in_the_layout_of_their_training_examples() -> None:
+    blocks = demonstrations(config_for(None), "csqa").rstrip("\n").split("\n\nQuestion: ")[1:]
+    assert len(blocks) == 4
+    for block in blocks:
+        head, _, reply = block.partition("\nMistakes:")
+        question, _, rest = head.partition("\nCandidate Answers: ")
+        listed, _, wrong = rest.partition(".\nOriginal Answer:\n{\n")
+        candidates, wrong_lines = listed.split(", "), wrong.removesuffix("\n}").split("\n")
+        assert correction_prompt(question, wrong_lines, candidates).endswith(f"\nQuestion: {head}\nMistakes:")
+        correction = parse_correction(reply, candidates)
+        assert correction is not None
+        assert correction_completion(*correction[:3], candidates) == reply
+        for lines in (wrong_lines, correction.correct_steps):
+            assert [line.split(" - ")[0].lower() for line in lines[1:6]] == candidates
+            assert (lines[0], lines[6]) == ("Explanations:", "Reasons and Final Answer:")
+            answer = grade("\n".join(lines), "", "csqa", candidates=candidates).answer
+            assert lines[-1] == f"The answer is {answer}."
+            assert f'"{answer}"' in lines[-2]
+        assert wrong_lines[-1] != correction.correct_steps[-1]
+
+
+@pytest.mark.parametrize("grader", ["arithmetic", "svamp", "asdiv"])
+def test_all_tasks_of_numbers_have_the_demonstrations_of_gsm8k(grader: str) -> None:
+    assert demonstrations(config_for(None), grader) == demonstrations(config_for(None), "gsm8k")
 
 
 def test_answers_of_the_latex_demonstrations_hold_by_trying_out() -> None:

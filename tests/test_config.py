@@ -15,7 +15,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from lema.config import NOT_IDENTITY, Config, CorrectionMethod, Method, digest, identity
+from lema.config import NOT_IDENTITY, Config, CorrectionMethod, Grader, Method, digest, identity
+from lema.grading.official import VERDICTS
 from lema.types import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -176,6 +177,13 @@ def test_the_command_line_wins_over_every_value_a_backbone_sets(make_config):
     assert make_config("backbone=mistral", "train.learning_rate=1e-5").train.learning_rate == 1e-5
 
 
+def test_every_task_made_here_is_compared_by_rules_of_its_own_name(make_config):
+    for name in TASKS:
+        task = make_config(f"task={name}").task
+        assert (task.grader, task.name) == (name, name)
+    assert {member.value for member in Grader} == set(VERDICTS)
+
+
 def test_cells_of_different_backbones_share_sampler_and_corrector(make_config):
     shared = [make_config(f"backbone={name}") for name in REAL]
     assert len({digest([identity(c)["sampler"], identity(c)["corrector"], identity(c)["task"]]) for c in shared}) == 1
@@ -225,7 +233,9 @@ def other(value: Any) -> Any:
     return value + ("x" if isinstance(value, str) else 1)
 
 
-@pytest.mark.parametrize("overrides", [(), ("backbone=mistral", "task=gsm8k")], ids=["tiny", "mistral"])
+@pytest.mark.parametrize(
+    "overrides", [(), ("backbone=mistral", "task=gsm8k"), ("task=svamp",)], ids=["tiny", "mistral", "svamp"]
+)
 def test_identity_changes_with_everything_but_what_cannot_change_a_result(make_config, overrides):
     config = make_config(*overrides)
     before = digest(identity(config))

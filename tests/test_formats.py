@@ -36,6 +36,40 @@ def test_cot_output_is_one_line_without_calculator_notes() -> None:
     assert formats.cot("lema", problem) == (formats.cot_prompt("lema", QUESTION), expected)
 
 
+CHOICES = ["bank", "library", "department store"]
+
+
+def test_choices_have_the_papers_own_prompt() -> None:
+    expected = (
+        "Please answer the following commonsense question. Please first explain each candidate answer, then select "
+        "only one answer that is most relevant to the question and provide reasons.\nQuestion: Where?\n"
+        "Candidate Answers: bank, library, department store.\nAnswer: Let's think step by step.\n"
+    )
+    assert formats.cot_prompt("lema", "Where?", CHOICES) == expected
+    alpaca = formats.cot_prompt("alpaca", "Where?", CHOICES)
+    assert "### Instruction:\nWhere?\nCandidate Answers: bank, library, department store.\n\n###" in alpaca
+
+
+def test_an_output_among_choices_keeps_its_lines() -> None:
+    problem = Problem("p", "Where?", "Explanations:\nBank - It has one.", "bank", candidates=CHOICES)
+    assert formats.cot("lema", problem)[1] == "Explanations:\nBank - It has one.\nThe answer is bank."
+
+
+def test_a_correction_among_choices_names_mistakes_and_no_step() -> None:
+    prompt = formats.correction_prompt("Where?", ["A library.", "The answer is library."], CHOICES)
+    assert prompt.endswith(
+        "\nQuestion: Where?\nCandidate Answers: bank, library, department store.\nOriginal Answer:\n{\nA library.\n"
+        "The answer is library.\n}\nMistakes:"
+    )
+    completion = formats.correction_completion(1, "It has none.", ["A bank.", "The answer is bank."], CHOICES)
+    assert completion == " It has none.\nCorrected Answer:\n{\nA bank.\nThe answer is bank.\n}"
+    parsed = formats.ParsedCorrection(1, "It has none.", ["A bank.", "The answer is bank."])
+    assert formats.parse_correction(completion, CHOICES) == parsed
+    assert formats.parse_correction(f"Mistakes:{completion}", CHOICES) == parsed
+    for reply in ("", "It is right.", " It has none.\nCorrected Answer:\n{\n}", "\nCorrected Answer:\n{\nA bank.\n}"):
+        assert formats.parse_correction(reply, CHOICES) is None
+
+
 def test_correction_example_is_in_the_papers_layout() -> None:
     assert formats.correction_prompt(QUESTION, ["5 + 3 = 9.", "The answer is 9."]).endswith(
         f"\nQuestion: {QUESTION}\nOriginal Solution:\n"

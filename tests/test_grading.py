@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from lema.grading import Grade, grade
+from lema.grading import Grade, grade, grade_all
 from lema.grading.expressions import evaluate
 from lema.grading.official import last_box
 
@@ -26,29 +26,39 @@ PIECES = [
 @pytest.fixture(scope="module")
 def outputs(data_dir):
     with gzip.open(data_dir / "grading/model_outputs.jsonl.gz", "rt", encoding="utf-8") as lines:
-        return [row for row in map(json.loads, lines) if row["task"] in ("gsm8k", "math")]
+        return [json.loads(line) for line in lines]
 
 
 def test_verdicts_and_answers_are_the_official_ones_on_real_outputs(outputs):
-    assert len(outputs) == 7595
+    assert len(outputs) == 10_816
     differing = []
     for row in outputs:
-        found, official = grade(row["text"], row["gold"], row["task"]), row["official_answer"]
+        found = grade(row["text"], row["gold"], row["task"], candidates=row.get("candidates", ()))
+        official = row["official_answer"]
         if found.answer is None:
-            same = official in (0, "")
+            same = official in (0, "", None)
         else:
-            same = official == (float(found.answer) if row["task"] == "gsm8k" else found.answer)
+            same = official == (found.answer if row["task"] == "math" else float(found.answer))
         if not same or found.correct != row["official_correct"]:
             differing.append((row["source"], row["id"], found, official))
     assert differing == []
 
 
+def test_a_batch_has_the_same_grades_in_order(outputs):
+    for task in ("gsm8k", "math", "svamp", "csqa"):
+        items = [(row["text"], row["gold"], row.get("candidates", ())) for row in outputs if row["task"] == task]
+        assert grade_all(iter(items), task) == [grade(text, gold, task, "official", c) for text, gold, c in items]
+        if task != "csqa":
+            assert grade_all([item[:2] for item in items], task) == grade_all(items, task)
+
+
 def test_the_gold_answer_alone_gives_the_same_verdicts_as_its_text(outputs):
     for row in outputs:
-        math = row["task"] == "math"
-        answer = last_box(row["gold"]) if math else row["gold"].rpartition("The answer is ")[2].removesuffix(".")
-        assert answer
-        assert grade(row["text"], answer, row["task"]).correct == row["official_correct"], row["id"]
+        if row["task"] != "csqa":  # its gold is the answer alone
+            math = row["task"] == "math"
+            answer = last_box(row["gold"]) if math else row["gold"].rpartition("The answer is ")[2].removesuffix(".")
+            assert answer
+            assert grade(row["text"], answer, row["task"]).correct == row["official_correct"], row["id"]
 
 
 def test_every_gold_answer_of_the_test_sets_is_right_against_itself(data_dir):
@@ -97,6 +107,9 @@ def test_every_gold_answer_of_the_test_sets_is_right_against_itself(data_dir):
         ("The answer is 7.\nQ: Next? The answer is 9.", "7", "9", False),
         ("The answer is 16 eggs, 3 eaten.", "16", "163", False),
         ("The answer is ٣.", "3", "3", True),
+        ("The answer is '-3'.", "-3", "-3", True),
+        ("The answer is '3'.", "3", None, False),
+        ("The answer is " + "+".join(["1"] * 1500) + ".", "1500", "1500", True),
         ("The answer is 1_000.", "1000", "1000", True),
         ("The answer is blue.", "5", None, False),
         ("The answer is ", "5", None, False),
@@ -110,7 +123,59 @@ def test_every_gold_answer_of_the_test_sets_is_right_against_itself(data_dir):
     ],
 )
 def test_numbers_follow_the_official_rules(text, answer, extracted, correct):
-    assert grade(text, answer, "gsm8k") == Grade(extracted, correct)
+    assert grade(text, answer, "gsm8k") == grade(text, answer, "arithmetic") == Grade(extracted, correct)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "extracted", "correct"),
+    [
+        ("The answer is 8.", "8.0", "8", True),
+        ("The answer is 1/3.", "0.33", "0.33", True),
+        ("The answer is 0.935 oranges.", "0.94", "0.94", True),
+        ("The answer is 145 bananas and 0.935 oranges.", "145", "1450.93", False),
+        ("The answer is 1/16 or 0.0625.", "16", "0.01", False),
+        ("The answer is 1.006.", "1.01", "1.01", True),
+        ("The answer is 1.004.", "1", "1", True),
+        ("The answer is -0.001.", "0", "0", True),
+        ("The answer is 1e999.", "5", "1999", False),  # letters go
+        ("The answer is 9" + "9" * 400 + ".", "5", "inf", False),
+        ("No idea.", "0", None, True),
+        ("No idea.", "0.001", None, True),
+    ],
+)
+def test_svamp_and_asdiv_are_rounded_to_two_digits(text, answer, extracted, correct):
+    assert grade(text, answer, "svamp") == grade(text, answer, "asdiv") == Grade(extracted, correct)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "extracted", "correct"),
+    [
+        ("The answer is bank.", "bank", "bank", True),
+        ("The answer is: bank.", "bank", "bank", True),
+        ("A mall has none. The answer is bank.", "mall", "bank", False),
+        ("The answer is mall. No. The answer is bank.", "bank", "bank", True),
+        ("The answer is a department store", "department store", "department store", True),
+        ("The answer is Banks.", "bank", "bank", True),
+        ("The answer is ", "bank", "bank", True),  # the shortest is nearest to nothing, and the first of equals
+        ("The answer is Massachusetts.", "new york", "bank", False),
+        ("Surely the bank, or so I have always thought.", "bank", None, False),
+        ("Surely the bank, or so I have always thought.", "department store", None, True),  # the whole text
+        ("", "bank", None, True),
+    ],
+)
+def test_choices_go_to_the_nearest_candidate(text, answer, extracted, correct):
+    candidates = ["bank", "library", "department store", "mall", "new york"]
+    assert grade(text, answer, "csqa", candidates=candidates) == Grade(extracted, correct)
+
+
+def test_unknown_names_and_missing_candidates_are_errors_of_the_code_that_calls():
+    with pytest.raises(ValueError, match="task='gsm': must be one of arithmetic, gsm8k, svamp, asdiv, math, csqa"):
+        grade("", "5", "gsm")
+    with pytest.raises(ValueError, match="rules='strict': must be one of official, symbolic"):
+        grade_all([], "gsm8k", "strict")
+    for rules in ("official", "symbolic"):
+        with pytest.raises(ValueError, match=r"task='csqa': .* candidates"):
+            grade("The answer is bank.", "bank", "csqa", rules)
 
 
 @pytest.mark.parametrize(
@@ -193,10 +258,20 @@ def test_latex_follows_the_official_rules(text, answer, extracted, correct):
         ("'5'*2", None),
         ("[1][0]", None),
         ("1e5", None),
-        ("1<<4", None),
+        ("1<<4", 16),
+        ("1<<9999", None),
+        ("9**99<<8000", None),
+        ("'-5'", -5.0),
+        ("'5'+'3'", None),
+        ("'%s'%5", None),
+        ("1+" * 1500 + "1", 1501),
+        ("5 # or 6\n", 5),
         ("__import__('os')", None),
         ("(" * 90 + "1" + ")" * 90, 1),
         ("(" * 199 + "1" + ")" * 202, None),
+        ("(" * 250 + "1" + ")" * 250, None),
+        ("-" * 3000 + "1", None),
+        ("2**" * 1000 + "2", None),
         ("-" * 100_000 + "1", None),
         ("1+" * 100_000 + "1", None),
     ],
@@ -223,14 +298,14 @@ def test_random_arithmetic_has_the_value_worked_out_beside_it():
 
     for _ in range(500):
         text, value = made(4)
-        assert evaluate(text) == (value if len(text) <= 400 else None), text
+        assert evaluate(text) == value, text
 
 
 def test_random_texts_get_a_verdict_each():
     random, began = Random(1), time.perf_counter()
     for _ in range(10_000):
         text = "".join(random.choices(PIECES, k=random.randint(0, 25)))
-        for task in ("gsm8k", "math"):
+        for task in ("gsm8k", "math", "svamp"):
             verdict = grade(random.choice(["", "The answer is ", "\\boxed{"]) + text, "5", task)
             assert verdict.answer is None or verdict.answer
             assert grade(text, text, task).correct in (True, False)

@@ -93,6 +93,12 @@ def test_a_cell_leaves_every_artifact_and_a_score(undisturbed: Path) -> None:
         assert score["num_problems"] == 12
         assert score["accuracy"] == score["num_correct"] / 12
         assert {"task", "backbone", "seed", "split", "num_unanswered"} <= score.keys()
+    for path in undisturbed.rglob("predictions.jsonl"):
+        rows = [json.loads(line) for line in path.open()]
+        score = json.loads((path.parent / "score.json").read_text())
+        assert score["accuracy_symbolic"] == sum(row["symbolic"] for row in rows) / 12
+        assert score["num_unanswered"] == sum(row["answer"] is None for row in rows)
+        assert score["disagreements"] == [row["problem_id"] for row in rows if row["correct"] != row["symbolic"]]
     assert not list(undisturbed.rglob("*.partial"))
     assert not list(undisturbed.rglob("*.lock"))
 
@@ -137,6 +143,63 @@ def test_arms_and_seeds_share_data_base_and_corrections(run: Callable[..., dict[
     extra = {name: sorted(row["problem_id"] for row in rows[len(cot_part) :]) for name, rows in examples.items()}
     assert extra["lema"] == extra["cot_matched"]
     assert not set(extra["cot_random"]) & {row["problem_id"] for row in cot_part}
+
+
+@pytest.fixture
+def published(tmp_path: Path, make_config: Callable[..., Config]) -> Callable[..., list[str]]:
+    """`published("svamp")`: small data sets in their published layouts, and the overrides that make a run small."""
+    problems = tasks.load(make_config(*SMALL).task, None)
+    gsm8k = {
+        name: [{"question": each.question, "answer": f"{each.solution}\n#### {each.answer}"} for each in problems[name]]
+        for name in ("train", "test")
+    }
+    own = {"Body": "Tom has 5 apples.", "Question": "How many apples are left?"}
+    csqa = {"answerKey": "A", "why": "A bank has one.\nReasons and Final Answer:\nThe most relevant is bank."}
+    choices = [{"label": label, "text": text} for label, text in (("A", "bank"), ("B", "mall"), ("C", "zoo"))]
+    rows = [csqa | {"question": {"stem": f"Where are {number}?", "choices": choices}} for number in range(40)]
+    written = {"gsm8k": gsm8k, "csqa": {"train": rows, "dev": rows[:6]}}
+    written |= {"svamp": {"test": [own | {"Answer": float(number)} for number in range(6)]}}
+    written |= {"asdiv": {"ASDiv": [own | {"Answer": f"{number} (apples)"} for number in range(6)]}}
+    for name, splits in written.items():
+        (tmp_path / name).mkdir()
+        for split, lines in splits.items():
+            (tmp_path / name / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    small = [override for override in SMALL if not override.startswith("task.num_t")]
+
+    def overrides(name: str) -> list[str]:
+        trained = [f"task.train_dataset.path={tmp_path / 'gsm8k'}"] if name in ("svamp", "asdiv") else []
+        solution = ["task.dataset.solution=why"] if name == "csqa" else []
+        return [*small, f"task={name}", f"task.dataset.path={tmp_path / name}", *trained, *solution]
+
+    return overrides
+
+
+def test_svamp_and_asdiv_are_asked_of_the_model_that_gsm8k_trained(
+    run: Callable[..., dict[str, Path]], published: Callable[..., list[str]]
+) -> None:
+    gsm8k, svamp, asdiv = (run(*published(name)) for name in ("gsm8k", "svamp", "asdiv"))
+    assert made(gsm8k, svamp) == made(gsm8k, asdiv) == {"test_data", "evaluate", "evaluate_untuned"}
+    for name, artifacts in {"svamp": svamp, "asdiv": asdiv}.items():
+        score = json.loads((artifacts["evaluate"] / "score.json").read_text())
+        assert (score["task"], score["num_problems"]) == (name, 6)
+        first = json.loads((artifacts["evaluate"] / "predictions.jsonl").read_text().splitlines()[0])
+        # The gold answer is 0, which the official rules find where there is nothing.
+        assert [first[key] for key in ("answer", "correct", "symbolic")] == [None, True, False]
+        assert score["disagreements"] == [f"{name}-test-0"]
+        assert (score["accuracy"], score["accuracy_symbolic"], score["num_unanswered"]) == (1 / 6, 0, 6)
+    assert made(svamp, run(*published("svamp"), "evaluation.split=dev")) == {"evaluate", "evaluate_untuned"}
+
+
+def test_csqa_with_rationales_runs_to_its_score(
+    run: Callable[..., dict[str, Path]], published: Callable[..., list[str]]
+) -> None:
+    artifacts = run(*published("csqa"))
+    prompts = [json.loads(line)["prompt"] for line in (artifacts["mix"] / "examples.jsonl").open()]
+    assert all("\nCandidate Answers: bank, mall, zoo.\n" in prompt for prompt in prompts)
+    assert any(prompt.endswith("\nMistakes:") for prompt in prompts)
+    completions = [json.loads(line)["completion"] for line in (artifacts["mix"] / "examples.jsonl").open()]
+    assert all("The most relevant is bank.\nThe answer is bank." in completion for completion in completions)
+    assert json.loads((artifacts["evaluate"] / "score.json").read_text())["num_problems"] == 6
 
 
 def test_a_real_backbone_runs_from_a_local_folder(

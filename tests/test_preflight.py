@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -46,6 +47,29 @@ def test_only_what_the_cell_needs_is_asked_for(run_cli, overrides: list[str], na
     finished = run_cli(*overrides)
     assert finished.returncode != 0
     assert {line.strip().split(":")[0] for line in finished.stderr.splitlines() if line.startswith("  - ")} == names
+
+
+@pytest.mark.parametrize("mix", ["cot", "lema"])
+def test_csqa_says_that_it_has_no_rationales_before_anything_is_made(run_cli, tmp_path: Path, mix: str) -> None:
+    question = {"stem": "Where?", "choices": [{"label": "A", "text": "bank"}, {"label": "B", "text": "mall"}]}
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"answerKey": "A", "question": question}) + "\n")
+    finished = run_cli("backbone=tiny", "task=csqa", f"task.dataset.path={tmp_path}", f"mix={mix}")
+    assert finished.returncode != 0
+    assert "Traceback" not in finished.stderr
+    [line] = [line for line in finished.stderr.splitlines() if line.startswith("  - ")]
+    assert line.startswith(f"  - rationales: csqa has no reference solutions, so mix={mix} would have no CoT examples;")
+    assert line.endswith("task.dataset.solution=FIELD")
+    assert not [path for path in (tmp_path / "runs").glob("*") if path.name != "hydra"]
+
+
+def test_both_data_sets_of_a_task_that_has_two_are_looked_for(run_cli) -> None:
+    finished = run_cli("task=svamp")
+    lines = [line for line in finished.stderr.splitlines() if line.startswith("  - dataset")]
+    assert [line.rpartition(" or ")[2] for line in lines] == [
+        "task.dataset.path=FOLDER",
+        "task.train_dataset.path=FOLDER",
+    ]
 
 
 @pytest.fixture

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lema.stages.report import Run, render
+from lema.stages.report import Run, read_runs, render
 
 CONFIG: dict[str, Any] = {
     "seed": 1,
@@ -21,7 +23,7 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def run(mix: str, seed: int, correct: int, setting: str = "a", **changes: Any) -> Run:
+def run(mix: str, seed: int, correct: int, setting: str = "a", differ: int = 0, **changes: Any) -> Run:
     config = copy.deepcopy(CONFIG) | {"seed": seed, "mix": {"name": mix}} | changes
     score = {
         "num_problems": 200,
@@ -29,6 +31,8 @@ def run(mix: str, seed: int, correct: int, setting: str = "a", **changes: Any) -
         "num_truncated": 0,
         "num_correct": correct,
         "accuracy": correct / 200,
+        "accuracy_symbolic": (correct + differ) / 200,
+        "disagreements": [f"arithmetic-test-{number}" for number in range(differ)],
     }
     summaries = {
         "base": {"parameters": 400_000, "texts_too_long": 3},
@@ -54,7 +58,7 @@ def test_differences_are_paired_by_seed() -> None:
     runs += [run("cot", seed, correct) for seed, correct in ((1, 160), (2, 160), (4, 20))]
     text = render(runs)
     assert "| lema − cot | +7.5 ± 3.5 | 2 of 2 |" in text
-    assert "| cot: CoT alone | 56.7 ± 40.4 | 3 |" in text
+    assert "| cot: CoT alone | 56.7 ± 40.4 | 56.7 ± 40.4 (0) | 3 |" in text
     assert "run the two controls" in text
 
 
@@ -72,6 +76,13 @@ def test_words_follow_the_numbers(matched: tuple[int, ...], words: str) -> None:
     assert f"same questions, same size: {words}." in render(runs)
 
 
+def test_both_rules_and_the_number_of_their_disagreements_stand_in_the_table() -> None:
+    text = render([run("lema", 1, 160, differ=4), run("lema", 2, 170, differ=7)])
+    assert "| accuracy, % | symbolic, % (differ) |" in text
+    assert "| 82.5 ± 3.5 | 85.2 ± 4.6 (6) | 2 |" in text
+    assert "official rules" in text
+
+
 def test_settings_are_never_compared_with_each_other() -> None:
     text = render([run("lema", 1, 180, "a"), run("cot", 1, 150, "b", train={"method": "full", "learning_rate": 0.002})])
     assert text.count("\n## ") == 2
@@ -86,6 +97,23 @@ def test_real_tasks_say_why_the_tiny_backbone_fails_and_limit_is_shown() -> None
     text = render([run("lema", 1, 2, limit=50, task={"name": "gsm8k", "real": True})])
     assert "0.4 million parameters" in text
     assert "first 50 problems: a rehearsal, not a result" in text
+
+
+def test_test_questions_that_were_trained_on_are_counted() -> None:
+    seen = run("lema", 1, 2, task={"name": "svamp", "real": True})
+    seen.summaries["test_data"] = {"test": 200, "questions_in_training": 3}
+    assert "test questions that are training questions 3" in render([seen])
+
+
+def test_a_run_scored_by_one_rule_alone_is_left_out(tmp_path: Path) -> None:
+    for number, extra in enumerate([{}, {"accuracy_symbolic": 0.5, "disagreements": []}]):
+        folder = tmp_path / "cells" / str(number)
+        folder.mkdir(parents=True)
+        facts = {"config": CONFIG | {"mix": {"name": "cot"}}, "setting": "a", "overrides": []}
+        (folder / "run.json").write_text(json.dumps(facts))
+        summary = {"stage": "evaluate", "summary": {"accuracy": 0.5} | extra}
+        (folder / "metrics.jsonl").write_text(json.dumps(summary) + "\n")
+    assert len(read_runs(tmp_path)) == 1
 
 
 def test_losses_are_counted() -> None:

@@ -98,6 +98,150 @@ def boxed_task(folder: Path, solution: str) -> TaskConfig:
     return task("math", dataset_path=write(folder, train=[row], test=[row]), num_dev=0)
 
 
+SVAMP = {"Body": "Tom has 3.", "Question": "How many?", "Answer": 145.0, "Type": "Addition"}
+
+
+def test_svamp_is_tested_on_its_own_questions_and_trained_on_gsm8k(tmp_path):
+    own, other = write(tmp_path / "svamp", test=[SVAMP]), write(tmp_path / "gsm8k", train=rows(9), test=rows(2))
+    config = task("svamp", dataset_path=own, train_dataset={"path": other}, num_dev=3)
+    splits = tasks.load(config, None)
+    assert (len(splits["train"]), len(splits["dev"]), len(splits["test"])) == (6, 3, 2)
+    assert {problem.id.rpartition("-")[0] for problem in splits["train"]} == {"gsm8k-train"}
+    assert tasks.load_test(config, None) == [Problem("svamp-test-0", "Tom has 3. How many?", "", "145")]
+    assert splits == tasks.load(task("gsm8k", dataset_path=other, num_dev=3), None)
+    assert list(tasks.source(config, own_test=True)["sha256"]) == ["test.jsonl"]  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("name", ["svamp", "asdiv"])
+def test_what_a_task_is_trained_on_is_the_whole_of_gsm8k(name):
+    own, other = task(name), task("gsm8k")
+    assert own.train_dataset
+    train = {key: value for key, value in vars(own.train_dataset).items() if key not in ("name", "grader")}
+    assert (train, own.train_dataset.name, own.train_dataset.grader) == (vars(other.dataset), other.name, other.grader)
+    same = "seed num_dev max_cot max_extra max_source_tokens max_target_tokens num_train num_test".split()
+    assert [getattr(own, key) for key in same] == [getattr(other, key) for key in same]
+
+
+ASDIV = """<?xml version="1.0" encoding="UTF-8"?>
+<Machine-Reading-Corpus-File>
+    <ProblemSet>
+        <Problem ID="own-1" Grade="1" Source="ours">
+            <Body>Mia has seven red and two blue kites.</Body>
+            <Question>How many kites has she &amp; how many are hers?</Question>
+            <Solution-Type>Addition</Solution-Type>
+            <Answer>9 (kites)</Answer>
+            <Formula>7+2=9</Formula>
+        </Problem>
+        <Problem ID="own-2"><Body>The ratio?</Body><Question>Say it.</Question><Answer>3:5</Answer></Problem>
+        <Problem ID="own-3"><Body>Ann pours.</Body><Question>How much?</Question><Answer>1,250.5 (ml)</Answer></Problem>
+    </ProblemSet>
+</Machine-Reading-Corpus-File>
+"""
+
+
+def test_asdiv_is_read_as_published_or_as_lines_and_other_answers_are_left_out(tmp_path, caplog):
+    caplog.set_level("INFO")
+    (tmp_path / "ASDiv.xml").write_text(ASDIV, encoding="utf-8")
+    published = tasks.load_test(task("asdiv", dataset_path=str(tmp_path)), None)
+    question = "Mia has seven red and two blue kites. How many kites has she & how many are hers?"
+    assert published == [
+        Problem("asdiv-test-0", question, "", "9"),
+        Problem("asdiv-test-2", "Ann pours. How much?", "", "1,250.5"),
+    ]
+    assert "left out         1 of 3 rows, whose answer is not one number: asdiv-test-1" in caplog.text
+    lines = [
+        {"body": "Mia has seven red and two blue kites.", "question": question[38:], "answer": "9 (kites)"},
+        {"body": "The ratio?", "question": "Say it.", "answer": "3:5"},
+        {"body": "Ann pours.", "question": "How much?", "answer": "1,250.5 (ml)"},
+    ]
+    assert tasks.load_test(task("asdiv", dataset_path=write(tmp_path / "lines", ASDiv=lines)), None) == published
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("9 (apples)", "9"),
+        ("0.5 (of a pizza)", "0.5"),
+        ("-3", "-3"),
+        ("1,000 (meters)", "1,000"),
+        ("3 (red); 4 (blue)", None),
+        ("1/2 (pizza)", None),
+        ("3:5", None),
+        ("11:30 (a.m.)", None),
+        ("red", None),
+        ("", None),
+    ],
+)
+def test_a_quantity_is_one_number_and_what_it_counts(tmp_path, text, answer):
+    row = {"Body": "Tom has some.", "Question": "How many?", "Answer": text}
+    certain = {"Body": "Ann has 1.", "Question": "How many?", "Answer": "1"}
+    first, *_ = tasks.load_test(task("asdiv", dataset_path=write(tmp_path, ASDiv=[row, certain])), None)
+    assert first.answer == (answer or "1")
+
+
+@pytest.mark.parametrize(
+    "content", ["<Machine-Reading-Corpus-File/>", ASDIV.replace(" (kites)", "?").replace("1,2", "?")]
+)
+def test_a_data_set_without_a_problem_is_refused(tmp_path, content):
+    (tmp_path / "ASDiv.xml").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"task\.dataset: no problem in .*, ASDiv; copy the data set again"):
+        tasks.load_test(task("asdiv", dataset_path=str(tmp_path)), None)
+
+
+@pytest.mark.parametrize("content", [ASDIV[:300], "", "<a><Problem></a>"])
+def test_damaged_xml_is_named_in_one_line(tmp_path, content):
+    (tmp_path / "ASDiv.xml").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"ASDiv\.xml: not valid XML \(.*\); copy the file again"):
+        tasks.load_test(task("asdiv", dataset_path=str(tmp_path)), None)
+
+
+def test_an_xml_row_without_a_field_is_named_by_its_id(tmp_path):
+    text = ASDIV.replace("<Answer>9 (kites)</Answer>", "")
+    (tmp_path / "ASDiv.xml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"ASDiv\.xml Problem own-1: no field 'Answer' among body, question"):
+        tasks.load_test(task("asdiv", dataset_path=str(tmp_path)), None)
+
+
+LABELS, TEXTS = list("ABC"), ["bank", " mall ", "new york"]
+STEM = {"stem": "Where?", "question_concept": "door"}
+NESTED = [{"label": label, "text": text} for label, text in zip(LABELS, TEXTS, strict=True)]
+CSQA = {"answerKey": "B", "id": "1f", "question": {**STEM, "choices": NESTED}}
+
+
+def test_csqa_is_read_in_its_own_layout_and_in_the_hubs(tmp_path):
+    hub = {"id": "1f", "question": "Where?", "choices": {"label": LABELS, "text": TEXTS}, "answerKey": "B"}
+    folder = write(tmp_path, train=[hub], dev=[CSQA])
+    splits = tasks.load(task("csqa", dataset_path=folder, num_dev=0), None)
+    candidates = ["bank", "mall", "new york"]
+    assert splits["test"] == [Problem("csqa-test-0", "Where?", "", "mall", candidates=candidates)]
+    assert splits["train"] == [Problem("csqa-train-0", "Where?", "", "mall", candidates=candidates)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"answerKey": "F"}, "line 1, field 'answerKey': not the label of a candidate; mend"),
+        ({"answerKey": ""}, "line 1, field 'answerKey': not the label of a candidate; mend"),
+        ({"question": STEM}, "line 1, field 'choices': must be choices with label and text, not None"),
+        ({"question": {**STEM, "choices": []}}, "line 1, field 'choices': must be choices"),
+        ({"question": {**STEM, "choices": ["bank"]}}, "line 1, field 'choices': must be choices"),
+        ({"question": {**STEM, "choices": [{"label": "A"}]}}, "line 1, field 'choices': must be choices"),
+        ({"question": {"choices": NESTED}}, "line 1, field 'question': must be text or a number, not None"),
+    ],
+)
+def test_damaged_choices_are_named_in_one_line(tmp_path, changes, said):
+    folder = write(tmp_path, train=[CSQA | changes], dev=[CSQA])
+    assert said in refused(task("csqa", dataset_path=folder, num_dev=0))
+
+
+def test_rationales_of_ones_own_stand_in_the_training_rows_that_have_them(tmp_path):
+    folder = write(tmp_path, train=[CSQA | {"why": "A mall has one.\nThe answer is mall."}, CSQA], dev=[CSQA])
+    splits = tasks.load(task("csqa", dataset_path=folder, dataset_solution="why", num_dev=0), None)
+    assert [problem.solution for problem in splits["train"] + splits["test"]] == ["A mall has one.", "", ""]
+    message = refused(task("csqa", dataset_path=folder, dataset_solution="wy", num_dev=0))
+    assert message.startswith("task.dataset.solution=wy: no training row has it")
+
+
 # --- splits ----------------------------------------------------------------------------------------------------------
 
 
@@ -355,6 +499,14 @@ def test_a_hub_that_does_not_answer_is_one_line_with_the_remedy(hub, tmp_path, o
     assert "HF_HUB_OFFLINE" in line
 
 
+@pytest.mark.parametrize("name", ["gsm8k", "math", "svamp", "asdiv", "csqa"])
+def test_every_data_set_of_the_hub_is_pinned(name):
+    dataset = task(name).dataset
+    assert dataset
+    assert len(dataset.revision) == 40
+    assert set(dataset.hub_splits) == set(dataset.splits)
+
+
 # --- the real data ---------------------------------------------------------------------------------------------------
 
 
@@ -375,6 +527,19 @@ def test_every_real_row_is_read(data_dir, name, sizes, unanswered):
     assert all(problem.question and problem.solution for problem in problems)
     assert not any("####" in problem.solution for problem in problems)
     assert not {problem.question for problem in splits["train"]} & {problem.question for problem in splits["dev"]}
+
+
+def test_every_real_row_of_svamp_and_csqa_is_read(data_dir):
+    svamp = tasks.load_test(task("svamp", dataset_path=str(data_dir / "svamp")), None)
+    assert len(svamp) == 1000
+    assert all(float(problem.answer).is_integer() and problem.question for problem in svamp)
+    trained = tasks.load(task("gsm8k", dataset_path=str(data_dir / "gsm8k")), None)["train"]
+    assert not {problem.question for problem in svamp} & {problem.question for problem in trained}
+    splits = tasks.load(task("csqa", dataset_path=str(data_dir / "csqa")), None)
+    assert [len(splits[name]) for name in ("train", "dev", "test")] == [9541, 200, 1221]
+    problems = [problem for part in splits.values() for problem in part]
+    assert all(len(problem.candidates) == 5 and problem.answer in problem.candidates for problem in problems)
+    assert all("\n" not in "".join([problem.question, *problem.candidates]) for problem in problems)
 
 
 def test_real_test_questions_are_not_trained_on_but_for_one_of_math(data_dir):

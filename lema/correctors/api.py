@@ -16,7 +16,7 @@ from lema.journal import Journal, Spending, open_journal
 from lema.prompts.formats import ParsedCorrection, correction_prompt, parse_correction
 from lema.types import Problem, Solution, UserError
 
-_PROMPT_FILES = {"gsm8k": "correct_number.txt", "math": "correct_latex.txt"}
+_PROMPT_FILES = {"math": "correct_latex.txt", "csqa": "correct_choice.txt"}  # of the others, the numbers'
 # How an answer that is no correction ended -> the reason of the rejection.
 _REASONS = {"length": "cut off by length", "content_filter": "content filter", "refusal": "refusal"}
 # What nothing is sent without, with its least value.
@@ -34,9 +34,11 @@ class Reply:
 
 
 def demonstrations(config: CorrectorConfig, grader: str) -> str:
-    """The instruction and worked corrections before every question, as in their file; `grader`: gsm8k or math."""
+    """The instruction and worked corrections before every question, as in their file, for a task's `grader`."""
     if config.prompt is None:
-        return (resources.files("lema.prompts") / _PROMPT_FILES[grader]).read_text(encoding="utf-8")
+        return (resources.files("lema.prompts") / _PROMPT_FILES.get(grader, "correct_number.txt")).read_text(
+            encoding="utf-8"
+        )
     try:
         return Path(config.prompt).read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
@@ -55,7 +57,8 @@ def correct_all(
     names = ("temperature", "reasoning_effort", "max_completion_tokens")
     body = {"model": config.model} | {name: vars(config)[name] for name in names if vars(config)[name] is not None}
     # Without the instruction, its first line: the demonstrations open with their own.
-    prompts = [head + correction_prompt(problem.question, steps).partition("\n")[2] for problem, _, steps in items]
+    whole = [correction_prompt(problem.question, steps, problem.candidates) for problem, _, steps in items]
+    prompts = [head + prompt.partition("\n")[2] for prompt in whole]
     bodies = [body | {"messages": [{"role": "user", "content": prompt}]} for prompt in prompts]
     requests = [json.dumps(request, sort_keys=True, ensure_ascii=False) for request in bodies]
     with open_journal(journal_path, requests) as journal:
@@ -64,9 +67,9 @@ def correct_all(
                 _send(journal, still_mine, config)
         answers, spending = journal.answers(), journal.spending()
     replies = []
-    for request, (_, _, steps) in zip(requests, items, strict=True):
+    for request, (problem, _, steps) in zip(requests, items, strict=True):
         answer = answers[request]
-        correction, reason = parse_correction(answer.text or ""), _REASONS.get(answer.ended)
+        correction, reason = parse_correction(answer.text or "", problem.candidates), _REASONS.get(answer.ended)
         if correction is None:
             reason = reason or ("unparsable" if answer.text else "empty")
         elif not 1 <= correction.incorrect_step <= len(steps):

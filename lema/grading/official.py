@@ -1,49 +1,104 @@
-"""The verdicts of the paper's evaluation code, quirks included (microsoft/LEMA, inference_code/utils.py @ 94fea82).
+r"""The verdicts of the paper's evaluation code, quirks included (microsoft/LEMA, inference_code/utils.py @ 94fea82).
 
-A published number was made with these rules, so they are reproduced, not improved: `\\left` is cut out of
-`\\leftarrow`, `10^2` is 8, `1,000` is not `1000` in MATH. Two things differ, and neither moves a verdict: arithmetic
+A published number was made with these rules, so they are reproduced, not improved: `\left` is cut out of
+`\leftarrow`, `10^2` is 8, `1,000` is not `1000` in MATH. Two things differ, and neither moves a verdict: arithmetic
 is worked out by `lema.grading.expressions` where the official code runs it, and an answer that was not found is
-None where the official code has 0 (numbers) or an empty string (LaTeX). It is still compared as that, so finding
-nothing is right when the gold answer is 0. An empty gold LaTeX answer stops the official code; nothing equals it here.
+None where the official code has 0 (numbers), an empty string (LaTeX) or the whole text (choices). It is still compared
+as that, so finding nothing is right when the gold answer is 0. An empty gold LaTeX answer stops the official code;
+nothing equals it here. Every rule takes time linear in the text.
 """
 
 import re
+from collections.abc import Callable, Sequence
+
+from rapidfuzz.distance import Levenshtein
 
 from lema.grading.expressions import evaluate
 
+NO_CANDIDATES = "task='csqa': an answer is graded among candidates; pass those of the problem"
 _PHRASE = "The answer is "
 _BOX = "\\boxed{"
-_INTEGER_FRACTION = re.compile(r"\A(0|-?[1-9][0-9]*)/(0|-?[1-9][0-9]*)\Z")
+_BRACE = re.compile(r"[{}]")
+# Python reads no integer of more than 4,300 digits, so the official code leaves such a fraction as it is.
+_INTEGER_FRACTION = re.compile(r"\A(0|-?[1-9][0-9]{0,4299})/(0|-?[1-9][0-9]{0,4299})\Z")
 
 
-def number_verdict(text: str, answer: str) -> tuple[str | None, bool]:
-    """The answer extracted from `text`, and whether it equals the gold `answer` (alone or ending a text) as a float."""
-    found = _number(text)
-    gold = _number(answer if _PHRASE in answer else f"{_PHRASE}{answer}.")
-    # 18.0 is shown as `18`, and no zero as `-0`.
-    shown = None if found is None else repr(found + 0.0).removesuffix(".0")
-    return shown, (found or 0.0) == (gold or 0.0)
+def number_verdict(text: str, answer: str, candidates: Sequence[str] = ()) -> tuple[str | None, bool]:
+    """The number found in `text`, and whether it equals the gold `answer` (alone or ending a text) as a float.
+
+    >>> number_verdict("She makes 9 * 2 = $18. The answer is $18.", "18"), number_verdict("I do not know.", "0")
+    (('18', True), (None, True))
+    """
+    found, gold = _number(text), _number(answer if _PHRASE in answer else f"{_PHRASE}{answer}.")
+    return _shown(found), (found or 0.0) == (gold or 0.0)
 
 
-def latex_verdict(text: str, answer: str) -> tuple[str | None, bool]:
-    """The normalised answer extracted from `text`, and whether it is the string that `answer` gives.
+def rounded_verdict(text: str, answer: str, candidates: Sequence[str] = ()) -> tuple[str | None, bool]:
+    """`number_verdict` after rounding to two digits, as the official code does for SVAMP and ASDiv.
+
+    >>> rounded_verdict("The answer is 1/3.", "0.33"), number_verdict("The answer is 1/3.", "0.33")
+    (('0.33', True), ('0.3333333333333333', False))
+    """
+    found, gold = _number(text), _number(answer if _PHRASE in answer else f"{_PHRASE}{answer}.")
+    found = None if found is None else round(found, 2)
+    return _shown(found), (found or 0.0) == round(gold or 0.0, 2)
+
+
+def latex_verdict(text: str, answer: str, candidates: Sequence[str] = ()) -> tuple[str | None, bool]:
+    r"""The normalised answer found in `text`, and whether it is the string that `answer` gives.
 
     `answer` is the gold answer, alone or inside a text that boxes or announces it. Alone it stands for both such
-    texts, which differ where a dollar sign is escaped: `\\$5` is `5` in a box, but `\\5` after the phrase.
+    texts, which differ where a dollar sign is escaped: `\$5` is `5` in a box, but `\5` after the phrase.
+
+    >>> latex_verdict(r"Hence $x = \boxed{\dfrac12}$.", r"\frac{1}{2}"), latex_verdict("The answer is 1000.", "1,000")
+    (('\\frac{1}{2}', True), ('1000', False))
     """
     found = _latex(text)
-    golds = [answer] if _BOX in answer or _PHRASE in answer else [f"{_BOX}{answer}}}", f"{_PHRASE}{answer}."]
-    return found or None, found != "" and found in map(_latex, golds)
+    if not found:
+        return None, False
+    if _BOX in answer or _PHRASE in answer:
+        return found, found == _latex(answer)
+    golds = {answer, answer.replace("$", "").strip()}
+    return found, found in map(_normalised, golds)
+
+
+def choice_verdict(text: str, answer: str, candidates: Sequence[str] = ()) -> tuple[str | None, bool]:
+    """The candidate nearest to what follows the last `The answer is `, and whether it is `answer`.
+
+    Nearness is the Levenshtein distance, and the first of equals wins. Without the phrase no answer was given: the
+    verdict is that on the candidate nearest to the whole text, which favours long ones.
+
+    >>> choice_verdict("A bank has one. The answer is bank.", "bank", ["mall", "bank"])
+    ('bank', True)
+    >>> choice_verdict("Surely a bank.", "new york", ["bank", "new york"])
+    (None, False)
+    """
+    if not candidates:
+        raise ValueError(NO_CANDIDATES)
+    text = text.replace("The answer is: ", _PHRASE)
+    _, phrase, found = text.rpartition(_PHRASE)
+    nearest = min(candidates, key=lambda candidate: Levenshtein.distance(candidate, found))
+    return nearest if phrase else None, nearest == answer
+
+
+VERDICTS: dict[str, Callable[..., tuple[str | None, bool]]] = {
+    "arithmetic": number_verdict,
+    "gsm8k": number_verdict,
+    "svamp": rounded_verdict,
+    "asdiv": rounded_verdict,
+    "math": latex_verdict,
+    "csqa": choice_verdict,
+}
 
 
 def last_box(text: str) -> str | None:
-    """The content of the last `\\boxed{}`, None when it has no brace or is not closed. Escaped braces count too."""
+    r"""The content of the last `\boxed{}`, None when it has no brace or is not closed. Escaped braces count too."""
     start = text.rfind("\\boxed")
     depth = 0
-    for brace in re.finditer(r"[{}]", text[start:]) if text.startswith(_BOX, start) else ():
+    for brace in _BRACE.finditer(text, start) if text.startswith(_BOX, start) else ():
         depth += 1 if brace[0] == "{" else -1
         if depth == 0:
-            return text[start + len(_BOX) : start + brace.start()]
+            return text[start + len(_BOX) : brace.start()]
     return None
 
 
@@ -54,7 +109,7 @@ def _number(text: str) -> float | None:
         return None
     found = text.rpartition(_PHRASE)[2].removesuffix(".")
     found = re.sub("[£€]", "", found).removesuffix(".").replace(",", "")
-    for mark in ("=", ">>"):
+    for mark in ("=", ">>"):  # of `>>>5` the split leaves `>5`, which is no number
         if mark in found:
             found = found.split(mark)[-1].strip()
     found = re.sub("[a-z]", "", found.lower()).partition(":")[0].replace("$", "").replace('"', "")
@@ -70,44 +125,64 @@ def _number(text: str) -> float | None:
         return None
 
 
+def _shown(number: float | None) -> str | None:
+    """18.0 as `18`, and no zero as `-0`."""
+    return None if number is None else repr(number + 0.0).removesuffix(".0")
+
+
 def _latex(text: str) -> str:
     """The normalised answer after the last `The answer is `, else in the last box; "" when there is none."""
     for mark in ("Q:", "Question:"):
         if mark in text:
-            text = text.split(mark)[0].strip()
+            text = text.partition(mark)[0].strip()
     text = text.replace("The answer is: ", _PHRASE)
-    found = text
-    if _PHRASE in text:
-        found = text.rpartition(_PHRASE)[2].strip().removesuffix(".").replace("$", "").strip()
-    if _PHRASE not in text or "boxed{" in found:
-        found = last_box(found) or ""
-    try:
-        return _normalised(found)
-    except (IndexError, ValueError):  # the official code fails on this text, which then counts as unanswered
-        return ""
+    _, phrase, found = text.rpartition(_PHRASE)
+    if phrase:
+        found = found.strip().removesuffix(".").replace("$", "").strip()
+    return _normalised(found if phrase and "boxed{" not in found else last_box(found) or "")
 
 
 def _normalised(text: str) -> str:
-    """The string rules of Hendrycks et al. (MATH, 2021), in the official order: later ones see what earlier leave."""
-    text = text.replace("\n", "").replace("\\!", "").replace("\\\\", "\\")
-    text = text.replace("tfrac", "frac").replace("dfrac", "frac")
-    for mark in ("\\left", "\\right", "^{\\circ}", "^\\circ", "\\$"):
-        text = text.replace(mark, "")
-    if "\\text{ " in text:
-        text, _ = text.split("\\text{ ")
-    # Percent signs go twice: `\\%%` still holds one after the first time.
-    text = text.replace("\\%", "").replace("\\%", "").replace(" .", " 0.").replace("{.", "{0.")
-    # `.5` becomes `0.5`, `x=5` becomes `5`, `\sqrt3` becomes `\sqrt{3}`.
-    text = re.sub(r"\A\.", "0.", text)
-    text = re.sub(r"\A[^=]{0,2}=([^=]*)\Z", r"\1", text)
+    r"""The string rules of Hendrycks et al. (MATH, 2021), in the official order: later ones see what earlier leave.
+
+    Where the official code fails on a text it counts as unanswered, which is "" here.
+    """
+    text = text.replace("\n", "")
+    if "\\" in text:
+        text = text.replace("\\!", "").replace("\\\\", "\\")
+    if "frac" in text:
+        text = text.replace("tfrac", "frac").replace("dfrac", "frac")
+    if "\\" in text:
+        text = text.replace("\\left", "").replace("\\right", "")
+        text = text.replace("^{\\circ}", "").replace("^\\circ", "").replace("\\$", "")
+        text, unit, rest = text.partition("\\text{ ")
+        if unit in rest and unit:
+            return ""  # it expects one unit
+        # Percent signs go twice: `\\%%` still holds one after the first time.
+        text = text.replace("\\%", "").replace("\\%", "")
+    # `.5` becomes `0.5`, and `x=5` becomes `5`.
+    text = text.replace(" .", " 0.").replace("{.", "{0.")
+    text = f"0{text}" if text.startswith(".") else text
+    if text.count("=") == 1 and text.index("=") <= 2:
+        text = text.partition("=")[2]
+    try:
+        text = _braced_roots(text) if "\\sqrt" in text else text
+        text = text.replace(" ", "")
+        text = _braced_fractions(text) if "\\frac" in text else text
+    except IndexError:
+        return ""  # nothing stands below a root or in a fraction
+    text = "1/2" if text == "0.5" else text
+    return _INTEGER_FRACTION.sub(r"\\frac{\1}{\2}", text) if "/" in text else text
+
+
+def _braced_roots(text: str) -> str:
+    r"""`\sqrt3` becomes `\sqrt{3}`."""
     head, *parts = text.split("\\sqrt")
-    text = "\\sqrt".join([head, *(part if part[0] == "{" else f"{{{part[0]}}}{part[1:]}" for part in parts)])
-    text = _braced_fractions(text.replace(" ", ""))
-    return _INTEGER_FRACTION.sub(r"\\frac{\1}{\2}", "1/2" if text == "0.5" else text)
+    return "\\sqrt".join([head, *(part if part[0] == "{" else f"{{{part[0]}}}{part[1:]}" for part in parts)])
 
 
 def _braced_fractions(text: str) -> str:
-    """`\\frac12` and `\\frac1{2}` become `\\frac{1}{2}`; all stays as it is when one lacks its second argument."""
+    r"""`\frac12` and `\frac1{2}` become `\frac{1}{2}`; all stays as it is when one lacks its second argument."""
     head, *parts = text.split("\\frac")
     for index, part in enumerate(parts):
         if part[0] != "{":

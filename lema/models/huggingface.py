@@ -12,7 +12,7 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 
 from lema.artifacts import write_json
 from lema.config import Attention, BackboneConfig, Method, ModelConfig, Precision, TrainConfig
-from lema.grading import grade
+from lema.grading import grade_all
 from lema.models.weights import Weights
 from lema.prompts.formats import cot_prompt
 from lema.types import Problem, Solution
@@ -110,7 +110,7 @@ def solve(
     if temperature > 0:  # which alone is to shape the samples: models ship defaults of their own
         options |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
     asked = [(problem, number) for problem in problems for number in range(samples)]
-    questions = (cot_prompt(model.prompt, problem.question) for problem, _ in asked)
+    questions = (cot_prompt(model.prompt, problem.question, problem.candidates) for problem, _ in asked)
     prompts = [encode_prompt(tokenizer, text) for text in tqdm(questions, "prompts", len(asked), disable=None)]
     by_length = sorted(range(len(asked)), key=lambda index: len(prompts[index]))
     texts: dict[int, tuple[str, bool]] = {}
@@ -120,12 +120,13 @@ def solve(
             torch.manual_seed(seed + start // batch_size)
             write_json(path, _generate(language_model, tokenizer, [prompts[index] for index in batch], options))
         texts.update(zip(batch, json.loads(path.read_text(encoding="utf-8")), strict=True))
-    solutions = []
-    for index, (problem, number) in enumerate(asked):
-        text, truncated = texts[index]
-        answer, correct = grade(text, problem.answer, grader)
-        solutions.append(Solution(problem.id, source.name, number, text, answer, correct, truncated))
-    return solutions
+    items = [(texts[index][0], problem.answer, problem.candidates) for index, (problem, _) in enumerate(asked)]
+    grades = zip(grade_all(items, grader), grade_all(items, grader, "symbolic"), strict=True)
+    return [
+        Solution(problem.id, source.name, number, text, official.answer, official.correct, symbolic.correct, truncated)
+        for index, ((problem, number), (official, symbolic)) in enumerate(zip(asked, grades, strict=True))
+        for text, truncated in [texts[index]]
+    ]
 
 
 @torch.inference_mode()

@@ -10,9 +10,13 @@ they match byte for byte (microsoft/LEMA @ 94fea82, test_data and prompts).
     Step 1: Tom has 5 + 3 = 8 apples.     `...` stands before it when step 1 is right
     Step 2: The answer is 8.
     }
+
+CSQA's are of their own: the candidates stand below the question, outputs keep their lines (an explanation of each
+candidate, the reasons, the answer), and a correction rewrites the whole answer, after its mistakes: no step is named.
 """
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from lema.types import Problem
@@ -26,10 +30,21 @@ COT_PROMPTS = {
         "\n\n### Instruction:\n{question}\n\n### Response: Let's think step by step.\n"
     ),
 }
+# The paper's own for CSQA.
+CHOICE_PROMPT = (
+    "Please answer the following commonsense question. Please first explain each candidate answer, then select only "
+    "one answer that is most relevant to the question and provide reasons."
+    "\nQuestion: {question}\nAnswer: Let's think step by step.\n"
+)
 CORRECTION_PROMPT = (
     "For the following math word problem, the original solution is incorrect. Please identify the incorrect step, "
     "explain why it is incorrect, and provide the correct solution starting from that step.\n"
     "Question: {question}\nOriginal Solution:\n{{\n{steps}\n}}\nIncorrect Step:"
+)
+CHOICE_CORRECTION_PROMPT = (
+    "For the following commonsense question, the original answer contains mistakes. Please explain the mistakes, and "
+    "provide the corrected answer.\n"
+    "Question: {question}\nOriginal Answer:\n{{\n{steps}\n}}\nMistakes:"
 )
 ANSWER = "The answer is {answer}."
 
@@ -41,6 +56,7 @@ _STEP = re.compile(r"^\s*Step \d+:\s*", re.MULTILINE)
 _CORRECTION = re.compile(
     r"(?s)(?:Incorrect Step:\s*)?Step (\d{1,9})\b[^\n]*\n\s*Explanation:(.*?)\n[^\S\n]*Correct Solution:(.*)"
 )
+_CHOICE_CORRECTION = re.compile(r"(?s)(?:Mistakes:)?(.*?)\n[^\S\n]*Corrected Answer:(.*)")
 
 
 class ParsedCorrection(NamedTuple):
@@ -52,15 +68,21 @@ class ParsedCorrection(NamedTuple):
     kind: str | None = None  # of the mistake, where the corrector names one
 
 
-def cot_prompt(style: str, question: str) -> str:
+def cot_prompt(style: str, question: str, candidates: Sequence[str] = ()) -> str:
     """The zero-shot prompt of a test or CoT training example; `style` is a key of `COT_PROMPTS`."""
-    return COT_PROMPTS[style].format(question=question)
+    own = CHOICE_PROMPT if candidates and style == "lema" else COT_PROMPTS[style]
+    return own.format(question=_asked(question, candidates))
 
 
 def cot(style: str, problem: Problem) -> tuple[str, str]:
-    """Prompt and completion of the reference solution: one line of sentences ending in `The answer is X.`."""
+    """Prompt and completion of the reference solution, ending in `The answer is X.`."""
     steps = [*reference_steps(problem.solution), ANSWER.format(answer=problem.answer)]
-    return cot_prompt(style, problem.question), one_line(steps)
+    return cot_prompt(style, problem.question, problem.candidates), cot_completion(steps, problem.candidates)
+
+
+def cot_completion(steps: list[str], candidates: Sequence[str] = ()) -> str:
+    """Steps as one line of sentences; among candidates, as the lines they are."""
+    return "\n".join(steps) if candidates else one_line(steps)
 
 
 def one_line(steps: list[str]) -> str:
@@ -85,26 +107,42 @@ def split_steps(text: str) -> list[str]:
     return [_STEP.sub("", line) for line in lines]
 
 
-def correction_prompt(question: str, wrong_steps: list[str]) -> str:
+def correction_prompt(question: str, wrong_steps: list[str], candidates: Sequence[str] = ()) -> str:
     """The input of a correction example: instruction, question and the wrong path, step by step."""
+    if candidates:
+        return CHOICE_CORRECTION_PROMPT.format(question=_asked(question, candidates), steps="\n".join(wrong_steps))
     return CORRECTION_PROMPT.format(question=question, steps=_numbered(wrong_steps, 1))
 
 
-def correction_completion(incorrect_step: int, explanation: str, correct_steps: list[str]) -> str:
-    """The target of a correction example, which follows `Incorrect Step:`; `correct_steps` start at that step."""
+def correction_completion(
+    incorrect_step: int, explanation: str, correct_steps: list[str], candidates: Sequence[str] = ()
+) -> str:
+    """The target of a correction example, which follows its prompt; `correct_steps` start at `incorrect_step`."""
+    if candidates:
+        lines = "\n".join(correct_steps)
+        return f" {explanation}\nCorrected Answer:\n{{\n{lines}\n}}"
     dots = "...\n" if incorrect_step > 1 else ""
     steps = _numbered(correct_steps, incorrect_step)
     return f" Step {incorrect_step}.\nExplanation: {explanation}\nCorrect Solution:\n{{\n{dots}{steps}\n}}"
 
 
-def parse_correction(text: str) -> ParsedCorrection | None:
-    """Read `correction_completion` back, also after `Incorrect Step:`; None when `text` is not in that form."""
+def parse_correction(text: str, candidates: Sequence[str] = ()) -> ParsedCorrection | None:
+    """Read `correction_completion` back, also after the prompt's last words; None when `text` is not in that form."""
+    if candidates:
+        match = _CHOICE_CORRECTION.match(text.strip())
+        lines = match[2].strip().removeprefix("{").removesuffix("}").splitlines() if match else []
+        steps = [line.strip() for line in lines if line.strip()]
+        return ParsedCorrection(1, match[1].strip(), steps) if match and match[1].strip() and steps else None
     if not (match := _CORRECTION.match(text.strip())):
         return None
     lines = match[3].strip().removeprefix("{").removesuffix("}").splitlines()
     before, *steps = _STEP.split("\n".join(line for line in lines if line.strip() not in ("", "...")))
     parsed = ParsedCorrection(int(match[1]), match[2].strip(), [step.strip() for step in steps])
     return parsed if steps and not before else None
+
+
+def _asked(question: str, candidates: Sequence[str]) -> str:
+    return f"{question}\nCandidate Answers: {', '.join(candidates)}." if candidates else question
 
 
 def _numbered(steps: list[str], first: int) -> str:

@@ -12,7 +12,7 @@ def recipe(cell: Cell) -> Recipe:
     backbone, task = cell.plain(cell.config.backbone), cell.config.task
     # A made task's corpus comes from its generator, so `limit` leaves the base as it is.
     text = cell.artifacts["data"].digest if task.dataset else tasks.source(task)
-    label = f"{cell.backbone_label}-{cell.task_label if task.dataset else task.name}-seed{backbone['seed']}"
+    label = f"{cell.backbone_label}-{cell.train_label if task.dataset else task.name}-seed{backbone['seed']}"
     config = {name: backbone[name] for name in ("tiny", "seed")}
     return Recipe("base", label, version=1, config=config, inputs={"text": text})
 

@@ -22,13 +22,13 @@ API_FIELDS = ("model", "temperature", "reasoning_effort", "max_completion_tokens
 
 
 def recipe(cell: Cell) -> Recipe:
-    corrector, grader = cell.plain(cell.config.corrector), cell.config.task.grader
+    corrector, grader = cell.plain(cell.config.corrector), cell.config.task.trained.grader
     config = {"method": corrector["method"], "grader": grader}
     if cell.config.corrector.method is CorrectionMethod.api:
         config |= {name: corrector[name] for name in API_FIELDS}
         config["demonstrations"] = digest(api.demonstrations(cell.config.corrector, grader))
     inputs = {"data": cell.artifacts["data"].digest, "samples": cell.artifacts["sample"].digest}
-    label = f"{cell.task_label}-{cell.sampled_weights.name}-{cell.config.corrector.name}"
+    label = f"{cell.train_label}-{cell.sampled_weights.name}-{cell.config.corrector.name}"
     return Recipe("correct", label, version=2, config=config, inputs=inputs)
 
 
@@ -40,7 +40,7 @@ def build(cell: Cell, folder: Path) -> dict[str, Any]:
         for solution in cell.artifacts["sample"].rows("wrong.jsonl", Solution)
         if solution.problem_id in problems  # the others are dev questions
     ]
-    grader = cell.config.task.grader
+    grader = cell.config.task.trained.grader
     if cell.config.corrector.method is CorrectionMethod.api:
         replies, spending = api.correct_all(wrong, cell.config.corrector, grader, cell.store.root / "journal.sqlite")
         spent = vars(spending)
@@ -61,7 +61,7 @@ def build(cell: Cell, folder: Path) -> dict[str, Any]:
 
 def _graded(problem: Problem, solution: Solution, wrong_steps: list[str], reply: api.Reply, grader: str) -> Correction:
     incorrect_step, explanation, correct_steps, kind = reply.correction or (0, "", [], None)
-    answer, correct = grade("\n".join(correct_steps), problem.answer, grader)
+    answer, correct = grade("\n".join(correct_steps), problem.answer, grader, candidates=problem.candidates)
     reason = reply.reason or ("no answer" if answer is None else None if correct else "wrong answer")
     who = (problem.id, solution.model, solution.sample, reply.model)
     said = (wrong_steps, incorrect_step, explanation, correct_steps, answer)

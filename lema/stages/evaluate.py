@@ -6,21 +6,21 @@ from typing import Any
 
 from lema.artifacts import RESUME, Recipe, write_json, write_jsonl
 from lema.cell import Cell
-from lema.config import Method
-from lema.types import Score
+from lema.config import Method, Split
+from lema.types import Problem, Score
 
 
 def recipe(cell: Cell, tuned: bool) -> Recipe:
     """The untuned backbone's evaluation is shared by all arms and seeds."""
     config, backbone = cell.plain(cell.config.evaluation), cell.plain(cell.config.backbone)
     config |= {name: backbone[name] for name in ("prompt", "precision", "attention")}
-    config |= {"grader": cell.config.task.grader, "four_bit": cell.config.train.method is Method.qlora}
-    inputs = {"data": cell.artifacts["data"].digest, "base": cell.base.digest}
+    config |= {"grader": _grader(cell), "four_bit": cell.config.train.method is Method.qlora}
+    inputs = {"data": cell.asked.digest, "base": cell.base.digest}
     if tuned:
         config |= {"mix": cell.config.mix.name, "seed": cell.config.seed}
         inputs["checkpoint"] = cell.artifacts["train"].digest
     label = cell.name if tuned else f"{cell.task_label}-{cell.backbone_label}-untuned"
-    return Recipe("evaluate", label, version=1, config=config, inputs=inputs)
+    return Recipe("evaluate", label, version=2, config=config, inputs=inputs)
 
 
 def build(cell: Cell, folder: Path, tuned: bool) -> dict[str, Any]:
@@ -31,10 +31,10 @@ def build(cell: Cell, folder: Path, tuned: bool) -> dict[str, Any]:
     checkpoint = cell.artifacts["train"].path / "checkpoint" if tuned else None
     whole = checkpoint is not None and method is Method.full
     predictions = solve(
-        cell.problems(evaluation.split),
+        cell.asked.rows(f"{evaluation.split}.jsonl", Problem),
         config.backbone,
         replace(cell.base, location=str(checkpoint), revision=None) if whole else cell.base,
-        grader=config.task.grader,
+        grader=_grader(cell),
         max_new_tokens=evaluation.max_new_tokens,
         batch_size=evaluation.batch_size,
         four_bit=method is Method.qlora,
@@ -54,6 +54,8 @@ def build(cell: Cell, folder: Path, tuned: bool) -> dict[str, Any]:
         num_unanswered=sum(prediction.answer is None for prediction in predictions),
         num_truncated=sum(prediction.truncated for prediction in predictions),
         accuracy=correct / len(predictions),
+        accuracy_symbolic=sum(prediction.symbolic for prediction in predictions) / len(predictions),
+        disagreements=[each.problem_id for each in predictions if each.correct != each.symbolic],
         model=config.backbone.path or config.backbone.hub_id or cell.backbone_label,
     )
     write_jsonl(folder / "predictions.jsonl", predictions)
@@ -61,3 +63,9 @@ def build(cell: Cell, folder: Path, tuned: bool) -> dict[str, Any]:
     if tuned:
         cell.tracker.summary({f"evaluate/{name}": value for name, value in vars(score).items()})
     return vars(score)
+
+
+def _grader(cell: Cell) -> str:
+    """Whose rules compare the answers: a dev question is the training data's."""
+    task = cell.config.task
+    return task.grader if cell.config.evaluation.split is Split.test else task.trained.grader

@@ -30,7 +30,7 @@ def recipe(cell: Cell) -> Recipe:
     inputs = {"data": cell.artifacts["data"].digest, "tokenizer": cell.base.digest}
     if needs_corrections(cell):
         inputs["corrections"] = cell.artifacts["correct"].digest
-    label = f"{cell.task_label}-{cell.backbone_label}-{config['name']}"
+    label = f"{cell.train_label}-{cell.backbone_label}-{config['name']}"
     return Recipe("mix", label, version=1, config=config, inputs=inputs)
 
 
@@ -82,15 +82,20 @@ def _extra(cell: Cell, pool: dict[str, Problem], explained: list[Problem]) -> li
 
 def _corrected_cot(problem: Problem, correction: Correction, style: str) -> Example:
     """The steps kept and the steps corrected, as one CoT solution."""
-    kept = correction.wrong_steps[: correction.incorrect_step - 1]
-    completion = formats.one_line([*kept, *correction.correct_steps])
-    return Example(problem.id, "corrected_cot", formats.cot_prompt(style, problem.question), completion)
+    completion = formats.cot_completion(_whole(correction), problem.candidates)
+    prompt = formats.cot_prompt(style, problem.question, problem.candidates)
+    return Example(problem.id, "corrected_cot", prompt, completion)
 
 
 def _correction(problem: Problem, correction: Correction) -> Example:
-    prompt = formats.correction_prompt(problem.question, correction.wrong_steps)
-    told = (correction.incorrect_step, correction.explanation, correction.correct_steps)
+    prompt = formats.correction_prompt(problem.question, correction.wrong_steps, problem.candidates)
+    steps = _whole(correction) if problem.candidates else correction.correct_steps
+    told = (correction.incorrect_step, correction.explanation, steps, problem.candidates)
     return Example(problem.id, "correction", prompt, formats.correction_completion(*told))
+
+
+def _whole(correction: Correction) -> list[str]:
+    return [*correction.wrong_steps[: correction.incorrect_step - 1], *correction.correct_steps]
 
 
 def _table(cell: Cell, examples: list[Example]) -> dict[str, dict[str, int]]:

@@ -11,9 +11,12 @@ from lema.types import Solution
 def recipe(cell: Cell) -> Recipe:
     config = cell.plain(cell.config.sampler)
     model = config.pop("model") or cell.plain(cell.config.backbone)
-    config |= {name: model[name] for name in ("prompt", "precision", "attention")} | {"grader": cell.config.task.grader}
+    config |= {name: model[name] for name in ("prompt", "precision", "attention")} | {
+        "grader": cell.config.task.trained.grader
+    }
     inputs = {"data": cell.artifacts["data"].digest, "model": cell.sampled_weights.digest}
-    return Recipe("sample", f"{cell.task_label}-{cell.sampled_weights.name}", version=1, config=config, inputs=inputs)
+    label = f"{cell.train_label}-{cell.sampled_weights.name}"
+    return Recipe("sample", label, version=2, config=config, inputs=inputs)
 
 
 def build(cell: Cell, folder: Path) -> dict[str, Any]:
@@ -25,7 +28,7 @@ def build(cell: Cell, folder: Path) -> dict[str, Any]:
         cell.problems("train", "dev"),  # so these solutions serve whichever questions a mix holds out
         sampler.model or cell.config.backbone,
         cell.sampled_weights,
-        grader=cell.config.task.grader,
+        grader=cell.config.task.trained.grader,
         max_new_tokens=sampler.max_new_tokens,
         temperature=sampler.temperature,
         samples=sampler.samples,

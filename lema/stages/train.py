@@ -27,7 +27,7 @@ def recipe(cell: Cell) -> Recipe:
     config = cell.plain(cell.config.train) | {name: backbone[name] for name in ("precision", "attention")}
     config |= {"seed": cell.config.seed}
     inputs = {"mix": cell.artifacts["mix"].digest, "base": cell.base.digest}
-    return Recipe("train", cell.name, version=1, config=config, inputs=inputs)
+    return Recipe("train", f"{cell.train_label}-{cell.arm}", version=1, config=config, inputs=inputs)
 
 
 def build(cell: Cell, folder: Path) -> dict[str, Any]:

@@ -1,0 +1,117 @@
+r"""Whether two single values are equal, worked out by SymPy from LaTeX that latex2sympy2_extended reads.
+
+Runs only in a process that can be killed: a power tower takes for ever. Nothing here evaluates text as Python: the
+LaTeX grammar builds SymPy objects, and only known commands reach it.
+"""
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
+from sympy import Basic, Expr, I, Rational, Symbol
+from sympy.core.function import AppliedUndef
+
+from lema.grading.notation import GREEK
+
+# Letters keep their case: in geometry `a` and `A` are two things.
+_READING = ConversionConfig(interpret_as_mixed_fractions=False, lowercase_symbols=False)
+_COMMANDS = """frac sqrt pi cdot infty sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp binom
+    lfloor rfloor lceil rceil""".split()
+_READABLE = re.compile(rf"(?:[-0-9A-Za-z+/^_{{}}()|!. ]|\\sqrt\[\d+\]|\\(?:{GREEK}|{'|'.join(_COMMANDS)})(?![a-z]))+")
+_RELATION = re.compile(r"(=|<|>|\\[lg]e(?![a-z])) ?")
+# Digits of agreement that two different short answers never have, and how exactly values are worked out for it.
+_AGREEMENT, _DIGITS, _MAX_DIGITS = 25, 30, 400
+# Where formulas are compared: the first letter's value and the step to the next one's, of either sign.
+_POINTS = (
+    (Fraction(137, 100), Fraction(61, 97)),
+    (Fraction(-83, 71), Fraction(53, 31)),
+    (Fraction(29, 13), Fraction(-31, 19)),
+)
+
+
+def same_value(found: str, gold: str) -> bool:
+    r"""Whether two cleaned values are the same number, formula, equation or inequality.
+
+    >>> same_value(r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}"), same_value("1.41", r"\sqrt{2}")
+    (True, False)
+    >>> same_value("2x-y=0", "y=2x"), same_value("a<b", "2b>2a")
+    (True, True)
+    """
+    one, two = _RELATION.split(found), _RELATION.split(gold)
+    try:
+        if len(one) == len(two) == 3:
+            return _same_relation(one, two)
+        if len(two) > 1 or set(one[1::2]) - {"="}:
+            return False
+        # `4x - x = 3x` works its answer out, where `2x = 10` is an equation and not the answer 10.
+        *steps, value = map(_read, one[::2])
+        return all(_zero(step - value) for step in (*steps, _read(gold)))
+    except Exception:  # the parser raises bare Exceptions for what it cannot read, SymPy many kinds
+        return False
+
+
+def _same_relation(one: list[str], two: list[str]) -> bool:
+    """Whether two equations, or two inequalities, say the same: their differences are a multiple of each other."""
+    (left, sign, right), (gold_left, gold_sign, gold_right) = (_ascending(sides) for sides in (one, two))
+    if sign != gold_sign:
+        return False
+    difference, gold_difference = _read(left) - _read(right), _read(gold_left) - _read(gold_right)
+    symbols = sorted(difference.free_symbols | gold_difference.free_symbols, key=str)
+    ratios = [_at(difference, symbols, point) / _at(gold_difference, symbols, point) for point in _POINTS]
+    ratio = ratios[0]
+    if not ratio.is_finite or abs(ratio) < Rational(1, 10**_AGREEMENT) or (sign != "=" and not ratio.is_positive):
+        return False
+    return all(abs(other - ratio) < abs(ratio) / 10**_AGREEMENT for other in ratios)
+
+
+def _ascending(sides: list[str]) -> tuple[str, str, str]:
+    left, sign, right = sides
+    return (right, {">": "<", "\\ge": "\\le"}[sign], left) if sign in (">", "\\ge") else (left, sign, right)
+
+
+def _read(text: str) -> Expr:
+    """The expression that a cleaned value stands for. Raises ValueError for what is no formula."""
+    if not _READABLE.fullmatch(text) or re.search(r"\d \d", text):
+        raise ValueError("no formula")
+    # Decimals are exact here; the parser would round them.
+    text = re.sub(r"(\d*)\.(\d+)", lambda match: f"\\frac{{{match[1]}{match[2]}}}{{1{'0' * len(match[2])}}}", text)
+    # `2\frac{1}{2}` is a sum, `1/2x` half of x, and a product of numbers is written out: the parser adds them.
+    text = re.sub(r"(?<![\d}])(\d+)\\frac\{(\d+)\}\{(\d+)\}", _mixed, text)
+    text = re.sub(r"(?<![\d}/^])(\d+)/(\d+)(?=[A-Za-z(\\])", r"\\frac{\1}{\2}", text)
+    text = re.sub(
+        r"(?<=[\d)}!])(?=\()|(?<=\))(?=\d)|(?<=[\d)}])(?=\\frac)|(?<=\\pi)(?=\()|(?<![A-Za-z\\])(?<=[ie])(?=\()",
+        r"\\cdot ",
+        text,
+    )
+    value = latex2sympy(
+        text, is_real=None, convert_degrees=False, normalization_config=None, conversion_config=_READING
+    )
+    if isinstance(value, Expr):
+        letters = {part: Symbol(str(part)) for part in value.atoms(AppliedUndef)}
+        value = value.xreplace({**letters, Symbol("i"): I})
+    if not isinstance(value, Expr):
+        raise ValueError("no formula")
+    return value
+
+
+def _mixed(match: re.Match[str]) -> str:
+    whole, top, bottom = match.groups()
+    sign = "+" if int(top) < int(bottom) else "\\cdot "
+    return f"({whole}{sign}\\frac{{{top}}}{{{bottom}}})"
+
+
+def _zero(difference: Expr) -> bool:
+    symbols = sorted(difference.free_symbols, key=str)
+    if not symbols and (exact := difference.doit()).is_Rational:
+        return exact == 0
+    values = [_at(difference, symbols, point) for point in (_POINTS if symbols else _POINTS[:1])]
+    finite = [value for value in values if value.is_finite]
+    return bool(finite) and all(abs(value) < Rational(1, 10**_AGREEMENT) for value in finite)
+
+
+def _at(expression: Expr, symbols: Sequence[Basic], point: tuple[Fraction, Fraction]) -> Expr:
+    """The value of `expression` at a point, to `_DIGITS` digits."""
+    start, step = point
+    values = [(symbol, Rational(start + index * step)) for index, symbol in enumerate(symbols)]
+    return expression.subs(values).evalf(_DIGITS, maxn=_MAX_DIGITS)
