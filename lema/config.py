@@ -16,7 +16,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from lema.types import UserError
 
 # The stages in the order they run; `until=` and `only=` take these names.
-Stage = StrEnum("Stage", ["data", "base", "sample", "correct", "mix", "train", "evaluate", "report"])
+Stage = StrEnum("Stage", ["data", "base", "sample", "correct", "mix", "train", "select", "merge", "evaluate", "report"])
 # Whose rules compare answers: a task's name in `lema.grading`.
 Grader = StrEnum("Grader", ["arithmetic", "gsm8k", "math", "svamp", "asdiv", "csqa"])
 # How a data set writes the gold answer: the field itself, after the last `####` (GSM8K), in the last box (MATH), as a
@@ -24,13 +24,21 @@ Grader = StrEnum("Grader", ["arithmetic", "gsm8k", "math", "svamp", "asdiv", "cs
 AnswerForm = StrEnum("AnswerForm", ["plain", "hashes", "boxed", "quantity", "label"])
 PromptStyle = StrEnum("PromptStyle", ["lema", "alpaca"])  # a key of `lema.prompts.formats.COT_PROMPTS`
 CorrectionMethod = StrEnum("CorrectionMethod", ["reference", "api"])  # api: a model behind an OpenAI-compatible server
-Extra = StrEnum("Extra", ["none", "corrections", "corrected_cot", "random_cot"])  # what a mix adds to its CoT examples
+CotPart = StrEnum("CotPart", ["all", "cut", "none"])  # which CoT examples a mix has; cut: the extras take their places
+Extra = StrEnum("Extra", ["none", "corrections", "corrected_cot", "random_cot", "repeated_cot"])  # what it adds
+Without = StrEnum("Without", ["step", "explanation", "solution"])  # the part of a correction an ablation leaves out
 Method = StrEnum("Method", ["full", "lora", "qlora"])  # all weights, or adapters on a 16-bit or 4-bit (NF4) base
+Batches = StrEnum("Batches", ["padded", "packed"])  # packed: documents side by side in rows, without any padding
+# Which weights an adapter is merged into: the 4-bit ones it was trained on, made 16-bit again, or the original ones.
+Merge = StrEnum("Merge", ["dequantised", "original"])
+# Which checkpoint is evaluated: the best on dev, the last, or the best on what is evaluated (as the paper chose).
+Selection = StrEnum("Selection", ["dev", "last", "paper"])
 Precision = StrEnum("Precision", ["fp32", "bf16"])
 Schedule = StrEnum("Schedule", ["constant", "linear"])  # of the learning rate; linearly to zero
 Split = StrEnum("Split", ["dev", "test"])  # what is evaluated; dev is cut out of the training questions
-# `auto` takes flash-attention 2 on a GPU where it is installed, else sdpa.
-Attention = StrEnum("Attention", ["auto", "sdpa", "eager", "flash_attention_2"])
+# `auto` takes flash-attention 2 on a GPU where it is installed, else PyTorch's own kernel for documents of many lengths
+# (varlen) in training on packed rows, else sdpa.
+Attention = StrEnum("Attention", ["auto", "sdpa", "eager", "flash_attention_2", "varlen"])
 
 
 @dataclass
@@ -185,7 +193,10 @@ class MixConfig:
     """An arm: its CoT examples plus one kind of extra examples."""
 
     name: str
-    extra: Extra
+    cot: CotPart
+    extra: Extra  # as many examples as there are corrections
+    without: Optional[Without]  # null: corrections are whole
+    match_tokens: bool  # add CoT examples of random questions until the mix has as many tokens as lema
 
 
 @dataclass
@@ -197,20 +208,24 @@ class TrainConfig:
     schedule: Schedule
     epochs: Optional[float]
     max_steps: Optional[int]
-    batch_size: int  # examples a step, over all devices
-    micro_batch_size: int  # examples a forward pass on one device
+    batch_size: int  # examples a step
+    batches: Batches
+    micro_batch_size: int  # padded: examples a forward pass, whose mean loss counts alike in the step, as in the script
+    group_by_length: bool  # padded: examples of like length in one step
+    row_tokens: int  # packed: at most, a forward pass; the loss is the mean over the step's target tokens
     optimizer: str  # a transformers `optim` name
     weight_decay: float
     adam_beta2: float
     max_grad_norm: float
     max_source_tokens: int
     max_target_tokens: int
-    group_by_length: bool
-    activation_checkpointing: bool
+    activation_checkpointing: Optional[bool]  # null: when memory needs it
     lora_rank: int
     lora_alpha: int
     lora_dropout: float
-    save_steps: int  # a checkpoint to resume from
+    save_steps: int  # a checkpoint, to resume from and to select
+    resume_checkpoints: int  # how many, from the newest, keep what resuming needs
+    merge: Optional[Merge]  # null: adapters are evaluated unmerged
 
 
 @dataclass
@@ -240,6 +255,7 @@ class Config:
     runs_dir: str
     until: Optional[Stage]
     only: Optional[Stage]
+    selection: Selection
     sampler: SamplerConfig
     corrector: CorrectorConfig
     mix: MixConfig
@@ -257,7 +273,7 @@ NOT_IDENTITY = (
 ).split()
 AT_LEAST_1 = (
     "limit task.max_cot task.max_extra sampler.samples sampler.batch_size evaluation.batch_size train.batch_size "
-    "train.micro_batch_size"
+    "train.micro_batch_size train.save_steps train.resume_checkpoints"
 ).split()
 
 
@@ -324,5 +340,10 @@ def _check(config: Config) -> None:
     if train.batch_size % train.micro_batch_size:
         must = f"must divide train.batch_size={train.batch_size}"
         raise UserError(f"train.micro_batch_size={train.micro_batch_size}: {must}")
+    if train.row_tokens < (longest := train.max_source_tokens + train.max_target_tokens):
+        must = f"must be at least train.max_source_tokens + train.max_target_tokens, {longest}"
+        raise UserError(f"train.row_tokens={train.row_tokens}: {must}")
+    if config.mix.without is Without.step and task.grader is Grader.csqa:
+        raise UserError(f"mix={config.mix.name}: corrections of {task.name} name no step to leave out; run mix=lema")
     if (train.method is Method.full) != (train.lora_rank == 0):
         raise UserError(f"train.lora_rank={train.lora_rank}: must be 0 with train.method=full and at least 1 otherwise")

@@ -1,6 +1,6 @@
 """The experiment as a list of steps: run those a cell needs, in order, each only when its artifact is not current.
 
-data ─► base ─► sample ─► correct ─► mix ─► train ─► evaluate ─► report
+data ─► base ─► sample ─► correct ─► mix ─► train ─► select ─► merge ─► evaluate ─► report
 """
 
 import atexit
@@ -15,11 +15,11 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 
-from lema import preflight
+from lema import card, preflight
 from lema.artifacts import Artifact, Recipe, Store, write_json, write_jsonl
 from lema.cell import Cell
-from lema.config import Config, Stage
-from lema.stages import base, correct, data, evaluate, mix, report, sample, train
+from lema.config import Config, Method, Stage
+from lema.stages import base, correct, data, evaluate, merge, mix, report, sample, select, train
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
@@ -57,8 +57,9 @@ def steps(cell: Cell) -> list[Step]:
     asked = [step(data, "test_data", own_test=True)] if cell.config.task.train_dataset else []
     made = [base] if cell.builds_base else []
     mistakes = [sample, correct] if mix.needs_corrections(cell) else []
+    merged = [merge] if cell.config.train.merge and cell.config.train.method is not Method.full else []
     scores = [step(evaluate, "evaluate_untuned", tuned=False), step(evaluate, tuned=True)]
-    return [step(data), *asked, *map(step, [*made, *mistakes, mix, train]), *scores]
+    return [step(data), *asked, *map(step, [*made, *mistakes, mix, train, select, *merged]), *scores]
 
 
 def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
@@ -104,17 +105,15 @@ def _record(cell: Cell, overrides: list[str]) -> None:
     """The run's directory: links to its artifacts, its config, and its metrics in one file for the report."""
     cell.folder.mkdir(parents=True, exist_ok=True)
     for name, artifact in cell.artifacts.items():
-        link, target = cell.folder / name, os.path.relpath(artifact.path, cell.folder)
-        if not (link.is_symlink() and os.readlink(link) == target):
-            temporary = cell.folder / f".{name}.{os.getpid()}"
-            temporary.symlink_to(target)
-            os.replace(temporary, link)
+        card.link(cell.folder / name, artifact.path)
     curve = cell.artifacts["train"].rows("metrics.jsonl", dict) if "train" in cell.artifacts else []
     metrics = [{"stage": "train", **row} for row in curve]
     metrics += [{"stage": name, "summary": artifact.summary} for name, artifact in cell.artifacts.items()]
     write_jsonl(cell.folder / "metrics.jsonl", metrics)
     run = {"name": cell.name, "key": cell.key, "setting": cell.setting, "overrides": overrides, "config": cell.identity}
     write_json(cell.folder / "run.json", run)
+    if "select" in cell.artifacts:
+        card.publish(cell)
 
 
 def _log(step: Step, artifact: Artifact, state: str) -> None:

@@ -1,14 +1,14 @@
 """What the steps to be made need before anything is downloaded, sent or paid: all that is missing, in one message."""
 
-import importlib.util
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from lema.cell import Cell
-from lema.config import Attention, CorrectionMethod, Method, Stage
+from lema.config import Attention, CorrectionMethod, Method, ModelConfig, Precision, Stage
 from lema.models.weights import Weights, weights
 from lema.types import UserError
 
@@ -43,17 +43,26 @@ def _missing(cell: Cell, stages: set[Stage]) -> Iterator[str]:
         without = f"{task.name} has no reference solutions, so mix={config.mix.name} would have no CoT examples"
         yield f"rationales: {without}; add some to the training rows and name their field, task.dataset.solution=FIELD"
     if Stage.sample in stages and config.sampler.model:
-        models["sampler.model"] = (weights(config.sampler.model), config.sampler.model.parameters, BYTES_BF16)
+        models["sampler.model"] = (config.sampler.model, BYTES_BF16)
+        yield from _unsupported("sampler.model", config.sampler.model)
     if not cell.builds_base and stages - {Stage.data, Stage.correct}:
         width = BYTES_NF4 if config.train.method is Method.qlora else BYTES_BF16
-        models["backbone"] = (weights(config.backbone), config.backbone.parameters, width)
-    for name, (source, *size) in models.items():
+        models["backbone"] = (config.backbone, width)
+    for name, (model, width) in models.items():
+        source = weights(model)
         if not Path(source.location).is_dir():
             yield from _unreachable("model", source.location, source.revision, f"{name}.path")
-        yield from _too_large(name, source, *size)
-    if config.backbone.attention is Attention.flash_attention_2 and not importlib.util.find_spec("flash_attn"):
-        install = "pip install flash-attn --no-build-isolation"
-        yield f"package: backbone.attention=flash_attention_2 needs flash-attn: {install}, or attention=auto"
+        elif not (Path(source.location) / "config.json").is_file():
+            yield f"model: {name}.path={source.location} holds no config.json: choose a model in Hugging Face format"
+        yield from _too_large(name, source, model.parameters, width)
+    if stages & {Stage.sample, Stage.train, Stage.evaluate}:
+        yield from _unsupported("backbone", config.backbone)
+    if stages & {Stage.train, Stage.evaluate} and not find_spec("bitsandbytes"):
+        if config.train.method is Method.qlora:
+            yield "package: train.method=qlora needs bitsandbytes: pip install bitsandbytes, or train=lora"
+        if config.train.optimizer.startswith("paged"):
+            setting, other = f"train.optimizer={config.train.optimizer}", "train.optimizer=adamw_torch"
+            yield f"package: {setting} needs bitsandbytes: pip install bitsandbytes, or {other}"
     if Stage.correct in stages and config.corrector.method is CorrectionMethod.api:
         if not os.environ.get("OPENAI_API_KEY"):
             free = "or correct from the reference solutions with corrector=reference"
@@ -64,20 +73,49 @@ def _missing(cell: Cell, stages: set[Stage]) -> Iterator[str]:
 
 
 def _too_large(name: str, source: Weights, parameters: int | None, width: float) -> Iterator[str]:
-    """Large models need a CUDA GPU with room for their weights, of `width` bytes a parameter."""
+    """Weights, of `width` bytes a parameter, need room: large ones on a CUDA GPU, small ones at least in memory."""
     if Path(source.location).is_dir():  # two bytes of weights each, as they are published
-        files = [file for kind in ("safetensors", "bin") for file in Path(source.location).glob(f"*.{kind}")]
+        folder = Path(source.location)
+        files = list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))
         parameters = int(sum(file.stat().st_size for file in files) / BYTES_BF16)
-    if not parameters or parameters <= CPU_PARAMETERS:
+    if not parameters:
         return
     import torch
 
-    need = parameters * width / 1e9
-    have = torch.cuda.get_device_properties(0).total_memory / 1e9 if torch.cuda.is_available() else 0.0
-    if need > have:
-        size = f"{source.location} has {parameters / 1e9:.1f} billion parameters, {need:.0f} GB of weights"
-        machine = f"this machine has {f'a GPU of {have:.0f} GB' if have else 'no CUDA GPU'}"
-        yield f"GPU: {size}, and {machine}: run on a larger one, or choose a smaller {name}"
+    on_gpu = torch.cuda.is_available()
+    need, have = parameters * width, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if on_gpu:
+        have = torch.cuda.get_device_properties(0).total_memory
+    if need > have or not (on_gpu or parameters <= CPU_PARAMETERS):
+        size = f"{source.location} has {parameters / 1e9:.1f} billion parameters, {need / 1e9:.0f} GB of weights"
+        found = f"a GPU of {have / 1e9:.0f} GB" if on_gpu else f"no CUDA GPU, and {have / 1e9:.0f} GB of memory"
+        yield f"GPU: {size}, and this machine has {found}: run on a larger one, or choose a smaller {name}"
+
+
+def _unsupported(name: str, model: ModelConfig) -> Iterator[str]:
+    """What a model's attention and precision need of the packages and the GPU, and do not find."""
+    setting = f"{name}.attention={model.attention}"
+    flash = model.attention in (Attention.flash_attention_2, Attention.varlen)
+    if model.attention is Attention.flash_attention_2 and not find_spec("flash_attn"):
+        install = "pip install flash-attn --no-build-isolation"
+        yield f"package: {setting} needs flash-attn: {install}, or {name}.attention=auto"
+    if flash and model.precision is Precision.fp32:
+        yield f"precision: {setting} computes in 16 bits: {name}.precision=bf16, or {name}.attention=sdpa"
+    if flash or model.precision is Precision.bf16:
+        import torch
+
+        if not torch.cuda.is_available():
+            if flash:
+                yield f"GPU: {setting} needs a CUDA GPU, and this machine has none: {name}.attention=auto"
+        elif model.precision is Precision.bf16:
+            yield from _without_bf16(name, torch.cuda.get_device_capability())
+
+
+def _without_bf16(name: str, capability: tuple[int, int]) -> Iterator[str]:
+    """CUDA cards compute in bfloat16 from compute capability 8.0 (Ampere) on; older ones only emulate it."""
+    if capability < (8, 0):
+        card = f"this GPU has compute capability {capability[0]}.{capability[1]}, bf16 needs 8.0 (an A100 or newer)"
+        yield f"precision: {name}.precision=bf16, and {card}: {name}.precision=fp32"
 
 
 def _unreachable(kind: str, hub_id: str, revision: str | None, path: str) -> Iterator[str]:

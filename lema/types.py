@@ -63,7 +63,7 @@ class Example:
     """One training example: loss falls on `completion` alone."""
 
     problem_id: str
-    source: str  # which part of the mix: "cot", "correction", "corrected_cot", "random_cot"
+    source: str  # which part of the mix: "cot", "correction", "corrected_cot", "random_cot", "repeated_cot"
     prompt: str
     completion: str
 
@@ -76,6 +76,8 @@ class Score:
     backbone: str
     mix: str  # "none" for the untuned backbone
     seed: int | None  # the training seed, None for the untuned backbone
+    step: int | None  # of the checkpoint
+    selection: str | None  # how it was chosen: "dev", "last", or "paper": on the problems below themselves, optimistic
     split: str
     limit: int | None
     num_problems: int

@@ -84,6 +84,56 @@ def test_correction_example_is_in_the_papers_layout() -> None:
     assert later == " Step 2.\nExplanation: Because.\nCorrect Solution:\n{\n...\nStep 2: The answer is 8.\n}"
 
 
+@pytest.mark.parametrize(
+    ("part", "asked", "last", "completion"),
+    [
+        (
+            "step",
+            "explain why it is incorrect, and provide the correct solution starting from the incorrect step",
+            "Explanation:",
+            " Because.\nCorrect Solution:\n{\n...\nStep 2: The answer is 8.\n}",
+        ),
+        (
+            "explanation",
+            "identify the incorrect step, and provide the correct solution starting from that step",
+            "Incorrect Step:",
+            " Step 2.\nCorrect Solution:\n{\n...\nStep 2: The answer is 8.\n}",
+        ),
+        (
+            "solution",
+            "identify the incorrect step, and explain why it is incorrect",
+            "Incorrect Step:",
+            " Step 2.\nExplanation: Because.",
+        ),
+    ],
+)
+def test_prompt_of_an_ablation_asks_for_the_parts_that_are_left(
+    part: str, asked: str, last: str, completion: str
+) -> None:
+    assert formats.correction_prompt(QUESTION, ["5 + 3 = 9.", "The answer is 9."], without=part) == (
+        f"For the following math word problem, the original solution is incorrect. Please {asked}.\n"
+        f"Question: {QUESTION}\nOriginal Solution:\n{{\nStep 1: 5 + 3 = 9.\nStep 2: The answer is 9.\n}}\n{last}"
+    )
+    assert formats.correction_completion(2, "Because.", ["The answer is 8."], without=part) == completion
+
+
+@pytest.mark.parametrize(
+    ("part", "asked", "last", "completion"),
+    [
+        ("explanation", "provide the corrected answer", "Corrected Answer:", "\n{\nA bank.\nThe answer is bank.\n}"),
+        ("solution", "explain the mistakes", "Mistakes:", " It has none."),
+    ],
+)
+def test_prompt_of_an_ablation_among_choices(part: str, asked: str, last: str, completion: str) -> None:
+    assert formats.correction_prompt("Where?", ["The answer is library."], CHOICES, part) == (
+        f"For the following commonsense question, the original answer contains mistakes. Please {asked}.\n"
+        "Question: Where?\nCandidate Answers: bank, library, department store.\n"
+        f"Original Answer:\n{{\nThe answer is library.\n}}\n{last}"
+    )
+    steps = ["A bank.", "The answer is bank."]
+    assert formats.correction_completion(1, "It has none.", steps, CHOICES, part) == completion
+
+
 @pytest.mark.parametrize("step", [1, 3])
 def test_parsing_a_correction_inverts_writing_it(step: int) -> None:
     steps = ["Then $x = \\frac{1}{2}$.", "A step\nof two lines.", "The answer is 8."]

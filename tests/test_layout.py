@@ -14,7 +14,7 @@ LAYERS = [
     ["tasks", "tracking", "models"],
     ["correctors"],
     ["cell"],
-    ["stages", "preflight"],
+    ["stages", "preflight", "card"],
     ["pipeline"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
@@ -26,8 +26,8 @@ HOMES = {
     "sympy": {"grading/algebra.py"},
     "latex2sympy2_extended": {"grading/algebra.py"},
     "rapidfuzz": {"grading/official.py"},
-    "torch": {"models/huggingface.py", "models/tiny.py", "models/muon.py", "stages/train.py", "preflight.py"},
-    "transformers": {"models/huggingface.py", "models/tiny.py", "models/tiny_corpus.py", "stages/train.py"},
+    "torch": {"models", "preflight.py"},  # a folder: any file in it
+    "transformers": {"models"},
 }
 FILES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
 
@@ -66,7 +66,7 @@ def test_each_heavy_package_has_one_home() -> None:
     for file, tree in FILES.items():
         for name in imported(tree):
             package = name.split(".")[0]
-            assert file in HOMES.get(package, {file}), f"{file} imports {name}"
+            assert {file, file.split("/")[0]} & HOMES.get(package, {file}), f"{file} imports {name}"
 
 
 def test_every_module_says_its_idea_in_its_first_line() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lema import pipeline, tasks
 from lema.config import Config
@@ -86,7 +87,7 @@ def made(before: dict[str, Path], after: dict[str, Path]) -> set[str]:
 
 def test_a_cell_leaves_every_artifact_and_a_score(undisturbed: Path) -> None:
     steps = {path.name for path in undisturbed.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    assert steps == {"data", "base", "sample", "correct", "mix", "train", "evaluate", "cells"}
+    assert steps == {"data", "base", "sample", "correct", "mix", "train", "select", "evaluate", "cells"}
     scores = [json.loads(path.read_text()) for path in undisturbed.rglob("score.json")]
     assert {score["mix"] for score in scores} == {"none", "lema"}
     for score in scores:
@@ -108,7 +109,7 @@ def test_the_same_command_makes_nothing_again_and_imports_nothing_heavy(undistur
     command = [sys.executable, "-X", "importtime", str(ROOT / "run.py"), *SMALL, f"runs_dir={undisturbed}"]
     again = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert again.returncode == 0, again.stderr[-2000:]
-    assert again.stdout.count(" current ") == 8
+    assert again.stdout.count(" current ") == 9
     assert " made " not in again.stdout
     assert contents(undisturbed) == before
     imported = {line.rsplit("|", 1)[1].strip() for line in again.stderr.splitlines() if "|" in line}
@@ -117,21 +118,21 @@ def test_the_same_command_makes_nothing_again_and_imports_nothing_heavy(undistur
 
 def test_learning_rate_retrains_and_reuses_the_data(run: Callable[..., dict[str, Path]]) -> None:
     first = run()
-    assert made(first, run("train.learning_rate=2e-3")) == {"train", "evaluate"}
+    assert made(first, run("train.learning_rate=2e-3")) == {"train", "select", "evaluate"}
 
 
 def test_temperature_remakes_samples_corrections_mix_and_model(run: Callable[..., dict[str, Path]]) -> None:
     first = run()
-    assert made(first, run("sampler.temperature=1.3")) == {"sample", "correct", "mix", "train", "evaluate"}
+    assert made(first, run("sampler.temperature=1.3")) == {"sample", "correct", "mix", "train", "select", "evaluate"}
 
 
 def test_arms_and_seeds_share_data_base_and_corrections(run: Callable[..., dict[str, Path]]) -> None:
     lema, matched, random = run(), run("mix=cot_matched"), run("mix=cot_random")
     cot, seed = run("mix=cot"), run("seed=2")
-    assert made(lema, matched) == made(lema, random) == {"mix", "train", "evaluate"}
-    assert made(lema, cot) == {"mix", "train", "evaluate"}
+    assert made(lema, matched) == made(lema, random) == {"mix", "train", "select", "evaluate"}
+    assert made(lema, cot) == {"mix", "train", "select", "evaluate"}
     assert "correct" not in cot
-    assert made(lema, seed) == {"train", "evaluate"}
+    assert made(lema, seed) == {"train", "select", "evaluate"}
     examples = {
         name: [json.loads(line) for line in (arm["mix"] / "examples.jsonl").open()]
         for name, arm in {"lema": lema, "cot_matched": matched, "cot_random": random, "cot": cot}.items()
@@ -212,19 +213,59 @@ def test_a_real_backbone_runs_from_a_local_folder(
     pipeline.run(make_config(*overrides), overrides)
     [score] = [json.loads(path.read_text()) for path in tmp_path.glob("evaluate/*lema*/score.json")]
     assert (score["backbone"], score["model"]) == ("llama2", str(base))
-    assert list(tmp_path.glob("train/*/checkpoint/adapter_model.safetensors"))
+    assert list(tmp_path.glob("train/*/checkpoints/step-*/adapter_model.safetensors"))
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
-def test_adapters_train_and_answer_on_a_cpu(run: Callable[..., dict[str, Path]], method: str) -> None:
+def test_adapters_train_merge_and_answer_on_a_cpu(
+    run: Callable[..., dict[str, Path]], tmp_path: Path, method: str
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     artifacts = run(f"train={method}")
-    assert (artifacts["train"] / "checkpoint" / "adapter_model.safetensors").is_file()
-    assert (artifacts["evaluate"] / "score.json").is_file()
+    agreement = json.loads((artifacts["merge"] / "agreement.json").read_text())
+    assert (agreement["prompts"], agreement["equal_outputs"]) == (8, 1.0)
+    assert agreement["largest_logit_difference"] < 1e-3
+    [hub] = tmp_path.glob("cells/*/hub")
+    assert {folder.name for folder in hub.iterdir()} == {"adapter", "merged"}
+    AutoModelForCausalLM.from_pretrained(hub / "merged")
+    base = AutoModelForCausalLM.from_pretrained(artifacts["base"])
+    PeftModel.from_pretrained(base, str(hub / "adapter"))
+    for folder in hub.iterdir():
+        AutoTokenizer.from_pretrained(folder)
+        card = (folder / "README.md").read_text()
+        front, body = yaml.safe_load(card.split("---\n")[1]), card.split("---\n")[2]
+        assert front["library_name"] == ("peft" if folder.name == "adapter" else "transformers")
+        assert "| arithmetic | test | 12 |" in body
+        assert ("greedy outputs are equal" in body) == (folder.name == "merged")
+        config = yaml.safe_load(body.split("```yaml\n")[1].removesuffix("```\n"))
+        assert config["train"]["method"] == method
+        for file in (file for file in folder.iterdir() if file.suffix in (".md", ".json")):
+            assert str(tmp_path) not in file.read_text(), file
+    onto_original = run(f"train={method}", "train.merge=original", "until=merge")
+    assert made(artifacts, onto_original) == ({"merge"} if method == "qlora" else set())
+
+
+def test_the_papers_choice_is_labelled_wherever_its_number_appears(
+    run: Callable[..., dict[str, Path]], tmp_path: Path
+) -> None:
+    artifacts = run("train=lora", "train.merge=null", "selection=paper")
+    assert "merge" not in artifacts
+    score = json.loads((artifacts["evaluate"] / "score.json").read_text())
+    assert (score["selection"], score["split"]) == ("paper", "test")
+    answers = (artifacts["evaluate"] / "predictions.jsonl").read_bytes()
+    assert answers == (artifacts["select"] / f"step-{score['step']}.jsonl").read_bytes()
+    report = (tmp_path / "report.md").read_text()
+    assert "| best on test: optimistic |" in report
+    assert "chosen on the test split, which they are scored on, as the paper did: optimistic" in report
+    [card] = tmp_path.glob("cells/*/hub/adapter/README.md")
+    assert "an optimistic number" in card.read_text().split("## Scores")[1]
 
 
 def test_limit_is_part_of_the_identity(run: Callable[..., dict[str, Path]]) -> None:
     full, cut = run("mix=cot"), run("mix=cot", "limit=5")
-    assert made(full, cut) >= {"data", "mix", "train", "evaluate"}
+    assert made(full, cut) >= {"data", "mix", "train", "select", "evaluate"}
     assert json.loads((cut["evaluate"] / "score.json").read_text())["limit"] == 5
 
 
@@ -283,7 +324,11 @@ def test_paid_corrections_run_through_the_same_pipeline(
         assert server.requests == []
         first = run("corrector=gpt4", "corrector.budget_usd=100")
         paid = len(server.requests)
-        assert made(first, run("corrector=gpt4", "corrector.budget_usd=100", "seed=2")) == {"train", "evaluate"}
+        assert made(first, run("corrector=gpt4", "corrector.budget_usd=100", "seed=2")) == {
+            "train",
+            "select",
+            "evaluate",
+        }
         assert len(server.requests) == paid > 0
     rows = [json.loads(line) for line in (first["correct"] / "corrections.jsonl").open()]
     assert any(row["accepted"] for row in rows)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
+
+from lema import pipeline, preflight
+from lema.models.weights import Weights
+from lema.types import UserError
 
 
 def test_a_real_cell_names_everything_it_lacks_at_once(run_cli) -> None:
@@ -124,6 +131,108 @@ def test_hub_that_is_not_reached_and_an_id_that_can_be_none(run_cli, hub, monkey
     assert "cannot be reached (" in dataset
     assert dataset.endswith("check the network, or task.dataset.path=FOLDER")
     assert model.endswith("neither a folder nor the id of a repository on the Hub: correct it, or backbone.path=FOLDER")
+
+
+@pytest.fixture
+def refused(make_config, tmp_path: Path) -> Callable[..., list[str]]:
+    """`refused("train=qlora")`: what that command lacks, a line each; nothing is made."""
+
+    def run(*overrides: str) -> list[str]:
+        config = make_config(*overrides, f"runs_dir={tmp_path / 'runs'}", "tracker=none")
+        with pytest.raises(UserError) as raised:
+            pipeline.run(config, [])
+        assert not [path for path in (tmp_path / "runs").iterdir() if not path.name.startswith(".")]
+        return str(raised.value).split("\n  - ")[1:]
+
+    return run
+
+
+def local_model(folder: Path, billions: float, name: str = "model.safetensors") -> Path:
+    """A model's folder, two bytes a parameter, that takes no room on the disk."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    with (folder / name).open("wb") as file:
+        file.truncate(int(billions * 2e9))
+    return folder
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU lacks")
+@pytest.mark.parametrize(
+    ("overrides", "lines"),
+    [
+        (["backbone.attention=flash_attention_2", "backbone.precision=bf16"], ["package", "GPU"]),
+        (["backbone.attention=flash_attention_2"], ["package", "precision", "GPU"]),
+        (["backbone.attention=varlen", "backbone.precision=bf16"], ["GPU"]),
+        (["backbone.attention=varlen"], ["precision", "GPU"]),
+    ],
+)
+def test_attention_that_this_machine_cannot_compute(refused, overrides: list[str], lines: list[str]) -> None:
+    found = refused(*overrides)
+    assert [line.split(": ")[0] for line in found] == lines
+    for line in found:
+        assert f" {overrides[0]} " in line
+        assert line.endswith("backbone.attention=" + ("sdpa" if line.startswith("precision") else "auto"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["train.method=qlora", "train.lora_rank=8"], "train.method=qlora needs bitsandbytes: {}, or train=lora"),
+        (
+            ["train.optimizer=paged_adamw_8bit"],
+            "train.optimizer=paged_adamw_8bit needs bitsandbytes: {}, or train.optimizer=adamw_torch",
+        ),
+    ],
+)
+def test_what_needs_bitsandbytes_asks_for_it(refused, monkeypatch, overrides: list[str], line: str) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # not to be imported, as where it is not installed
+    assert refused(*overrides) == ["package: " + line.format("pip install bitsandbytes")]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU lacks")
+@pytest.mark.parametrize("train", ["qlora", "lora"])
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_7b_backbone_without_a_gpu_is_one_line(refused, tmp_path: Path, train: str, name: str) -> None:
+    folder = local_model(tmp_path / "7b", 7.24, name)
+    others = ("sampler=self", "corrector=reference")
+    [line] = refused("backbone=mistral", f"backbone.path={folder}", f"train={train}", *others)
+    weights = {"qlora": 4, "lora": 14}[train]
+    start = f"GPU: {folder} has 7.2 billion parameters, {weights} GB of weights, and this machine has no CUDA GPU"
+    assert line.startswith(start)
+    assert line.endswith("GB of memory: run on a larger one, or choose a smaller backbone")
+
+
+def test_weights_in_both_forms_are_counted_once(tmp_path: Path) -> None:
+    folder = local_model(tmp_path / "both", 0.4)
+    local_model(folder, 0.4, "pytorch_model.bin")
+    assert not list(preflight._too_large("backbone", Weights("both", str(folder), None, ""), None, 2.0))
+
+
+def test_a_small_model_must_fit_in_memory_too() -> None:
+    small = Weights("small", "org/small", None, "")
+    assert not list(preflight._too_large("backbone", small, 10_000_000, 2.0))
+    [line] = preflight._too_large("backbone", small, 10_000_000, 1e9)
+    assert line.startswith("GPU: org/small has 0.0 billion parameters, 10000000 GB of weights, and this machine has ")
+
+
+@pytest.mark.parametrize(("capability", "lacks"), [((6, 1), True), ((7, 5), True), ((8, 0), False), ((9, 0), False)])
+def test_bf16_on_a_card_without_it_is_one_line(capability: tuple[int, int], lacks: bool) -> None:
+    card = "this GPU has compute capability {}.{}, bf16 needs 8.0 (an A100 or newer)".format(*capability)
+    line = f"precision: backbone.precision=bf16, and {card}: backbone.precision=fp32"
+    assert list(preflight._without_bf16("backbone", capability)) == [line] * lacks
+
+
+def test_a_folder_that_is_no_model_is_one_line(refused, tmp_path: Path) -> None:
+    (tmp_path / "no model").mkdir()
+    [line] = refused(f"backbone.path={tmp_path / 'no model'}")
+    holds = f"backbone.path={tmp_path / 'no model'} holds no config.json"
+    assert line == f"model: {holds}: choose a model in Hugging Face format"
+
+
+def test_a_model_must_be_somewhere(make_config, tmp_path: Path) -> None:
+    config = make_config("sampler=open", "sampler.model.hub_id=null", f"runs_dir={tmp_path / 'runs'}", "tracker=none")
+    with pytest.raises(UserError, match="has neither a path nor a hub_id: set one, path=FOLDER or hub_id=ORG/NAME"):
+        pipeline.run(config, [])
 
 
 def test_runs_folder_that_cannot_be_written(run_cli, tmp_path: Path) -> None:

@@ -20,12 +20,16 @@ CONFIG: dict[str, Any] = {
     "corrector": {"name": "reference"},
     "train": {"method": "full", "learning_rate": 0.001},
     "evaluation": {"split": "test"},
+    "selection": "dev",
 }
 
 
 def run(mix: str, seed: int, correct: int, setting: str = "a", differ: int = 0, **changes: Any) -> Run:
     config = copy.deepcopy(CONFIG) | {"seed": seed, "mix": {"name": mix}} | changes
     score = {
+        "split": "test",
+        "step": 50,
+        "selection": "dev",
         "num_problems": 200,
         "num_unanswered": 0,
         "num_truncated": 0,
@@ -58,7 +62,7 @@ def test_differences_are_paired_by_seed() -> None:
     runs += [run("cot", seed, correct) for seed, correct in ((1, 160), (2, 160), (4, 20))]
     text = render(runs)
     assert "| lema − cot | +7.5 ± 3.5 | 2 of 2 |" in text
-    assert "| cot: CoT alone | 56.7 ± 40.4 | 56.7 ± 40.4 (0) | 3 |" in text
+    assert "| cot: CoT alone | 56.7 ± 40.4 | 56.7 ± 40.4 (0) | best on dev | 3 |" in text
     assert "run the two controls" in text
 
 
@@ -79,8 +83,43 @@ def test_words_follow_the_numbers(matched: tuple[int, ...], words: str) -> None:
 def test_both_rules_and_the_number_of_their_disagreements_stand_in_the_table() -> None:
     text = render([run("lema", 1, 160, differ=4), run("lema", 2, 170, differ=7)])
     assert "| accuracy, % | symbolic, % (differ) |" in text
-    assert "| 82.5 ± 3.5 | 85.2 ± 4.6 (6) | 2 |" in text
+    assert "| 82.5 ± 3.5 | 85.2 ± 4.6 (6) | best on dev | 2 |" in text
     assert "official rules" in text
+
+
+@pytest.mark.parametrize(
+    ("selection", "split", "label", "words"),
+    [
+        ("last", "test", "last", None),
+        ("dev", "test", "best on dev", None),
+        ("dev", "dev", "best on dev: optimistic", "on the dev split, which they are scored on: optimistic"),
+        (
+            "paper",
+            "test",
+            "best on test: optimistic",
+            "on the test split, which they are scored on, as the paper did: optimistic",
+        ),
+    ],
+)
+def test_how_the_checkpoint_was_chosen_stands_beside_its_accuracy(
+    selection: str, split: str, label: str, words: str | None
+) -> None:
+    chosen = run("lema", 1, 160, selection=selection)
+    chosen.score.update(selection=selection, split=split)
+    text = render([chosen])
+    assert f"| 80.0 | 80.0 (0) | {label} | 1 |" in text
+    assert words in text if words else "optimistic" not in text
+
+
+def test_other_arms_stand_in_the_table_once_they_are_run() -> None:
+    text = render([run("lema", 1, 180), run("cot", 1, 160)])
+    assert "cot_tokens" not in text
+    assert "lema_no_step" not in text
+    text = render([run("lema", 1, 180), run("cot", 1, 160), run("cot_tokens", 1, 170), run("lema_32k", 1, 150)])
+    assert "(and the same with mix=cot_matched)" in text
+    assert "| cot_tokens: cot_matched + CoT of random questions | 85.0 |" in text
+    assert "| lema − cot_tokens | +5.0 | 1 of 1 | as many training tokens |" in text
+    assert "| lema_32k − cot | -5.0 | 0 of 1 |" in text
 
 
 def test_settings_are_never_compared_with_each_other() -> None:
@@ -105,8 +144,8 @@ def test_test_questions_that_were_trained_on_are_counted() -> None:
     assert "test questions that are training questions 3" in render([seen])
 
 
-def test_a_run_scored_by_one_rule_alone_is_left_out(tmp_path: Path) -> None:
-    for number, extra in enumerate([{}, {"accuracy_symbolic": 0.5, "disagreements": []}]):
+def test_a_run_from_before_checkpoints_were_chosen_is_left_out(tmp_path: Path) -> None:
+    for number, extra in enumerate([{}, {"selection": "last"}]):
         folder = tmp_path / "cells" / str(number)
         folder.mkdir(parents=True)
         facts = {"config": CONFIG | {"mix": {"name": "cot"}}, "setting": "a", "overrides": []}

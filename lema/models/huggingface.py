@@ -1,29 +1,58 @@
 """Models in Hugging Face format: loading them, to answer problems or to be trained, and answering problems."""
 
+import functools
 import json
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-from transformers.utils.import_utils import is_flash_attn_2_available
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.trainer_utils import set_seed
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from lema.artifacts import write_json
-from lema.config import Attention, BackboneConfig, Method, ModelConfig, Precision, TrainConfig
+from lema.config import Attention, BackboneConfig, Batches, Method, ModelConfig, Precision, TrainConfig
 from lema.grading import grade_all
+from lema.models.attention import choose
+from lema.models.reading import reading
 from lema.models.weights import Weights
 from lema.prompts.formats import cot_prompt
-from lema.types import Problem, Solution
+from lema.types import Problem, Solution, UserError
+
+log = logging.getLogger(__name__)
+# Else transformers has the Hub's converter open a pull request in each repository of `.bin` weights it loads.
+os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
+
+
+@functools.cache  # one line a process, however often the model is loaded
+def _warn_of_bin(source: Weights) -> None:
+    names = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
+    if source.folder and not any((source.folder / name).is_file() for name in names):
+        log.warning("%s has no safetensors: read from .bin, without unpickling code", source.location)
 
 
 def load_tokenizer(source: Weights) -> Any:
     """The tokenizer; one without a pad token pads with `<unk>`, as EOS must stay a token to learn."""
-    tokenizer = AutoTokenizer.from_pretrained(source.location, revision=source.revision)
+    with reading(source, "tokenizer"):
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            source.location, revision=source.revision, trust_remote_code=False
+        )
+    if tokenizer.eos_token_id is None:
+        remedy = "name one in its tokenizer_config.json, as eos_token"
+        raise UserError(f"{source.location}: its tokenizer has no EOS token, which ends every completion: {remedy}")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
+
+
+def load_architecture(source: Weights) -> Any:
+    """The model's config alone: its kind and its sizes."""
+    with reading(source, "config"):
+        return AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
 
 
 def load_model(source: Weights, precision: Precision, attention: Attention, four_bit: bool) -> Any:
@@ -32,27 +61,46 @@ def load_model(source: Weights, precision: Precision, attention: Attention, four
     `four_bit` quantises the linear layers to NF4 with double quantisation, as the paper does.
     """
     dtype = torch.bfloat16 if precision is Precision.bf16 else torch.float32
-    if attention is Attention.auto:
-        attention = Attention.flash_attention_2 if is_flash_attn_2_available() else Attention.sdpa
     quantization = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
-    return AutoModelForCausalLM.from_pretrained(
-        source.location,
-        revision=source.revision,
-        dtype=dtype,
-        attn_implementation=attention,
-        device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},
-        quantization_config=quantization if four_bit else None,
-    )
+    with reading(source, "model"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source.location,
+            revision=source.revision,
+            trust_remote_code=False,
+            weights_only=True,
+            dtype=dtype,
+            attn_implementation=attention,
+            device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},
+            quantization_config=quantization if four_bit else None,
+            ignore_mismatched_sizes=True,  # refused below, as are missing ones, which are else drawn at random
+            output_loading_info=True,
+        )
+    model, found = loaded
+    if lacking := sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}):
+        which = f"{len(lacking)} tensors that its config.json asks for are missing or of another size: {lacking[0]}"
+        raise UserError(f"{source.location}: its weights do not fit ({which}): copy or download it again")
+    _warn_of_bin(source)
+    return model
 
 
-def load_trainable(source: Weights, backbone: BackboneConfig, config: TrainConfig) -> Any:
-    """The backbone with the parameters that are to be trained: all, or those of a new LoRA adapter."""
+def load_adapter(base: Any, adapter: Path) -> Any:
+    """A loaded base with the adapter in a folder on it."""
+    with reading(Weights(adapter.name, str(adapter), None, ""), "adapter"):
+        return PeftModel.from_pretrained(base, str(adapter))
+
+
+def load_trainable(
+    source: Weights, backbone: BackboneConfig, config: TrainConfig, seed: int, checkpointing: bool
+) -> Any:
+    """The backbone with the parameters that are to be trained: all, or those of a new LoRA adapter drawn by `seed`."""
     # Full fine-tuning keeps 32-bit master weights; bf16 is then the compute type alone.
     precision = Precision.fp32 if config.method is Method.full else backbone.precision
-    model = load_model(source, precision, backbone.attention, config.method is Method.qlora)
-    if config.activation_checkpointing:
+    attention, why = choose(backbone.attention, backbone.precision, config.batches is Batches.packed)
+    log.info("train: attention %s (%s)", attention, why)
+    model = load_model(source, precision, attention, config.method is Method.qlora)
+    if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if config.method is Method.full:
         return model
@@ -65,6 +113,7 @@ def load_trainable(source: Weights, backbone: BackboneConfig, config: TrainConfi
         target_modules="all-linear",  # PEFT leaves the output head out
         task_type="CAUSAL_LM",
     )
+    set_seed(seed)
     adapted = get_peft_model(model, lora)
     found: Any = adapted.peft_config["default"]
     found.target_modules = sorted(found.target_modules or ())  # a set, saved in an order of its own in each process
@@ -102,9 +151,10 @@ def solve(
     An `adapter` stays unmerged. Each batch has a seed, and a file beside `resume`, so that interrupted work goes on.
     """
     tokenizer = load_tokenizer(source)
-    language_model = load_model(source, model.precision, model.attention, four_bit)
+    attention, _ = choose(model.attention, model.precision, packed=False)
+    language_model = load_model(source, model.precision, attention, four_bit)
     if adapter is not None:
-        language_model = PeftModel.from_pretrained(language_model, str(adapter))
+        language_model = load_adapter(language_model, adapter)
     language_model.eval()
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}
     if temperature > 0:  # which alone is to shape the samples: models ship defaults of their own

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lema.config import BackboneConfig, ModelConfig
+from lema.types import UserError
 
 
 @dataclass(frozen=True)
@@ -16,11 +17,25 @@ class Weights:
     revision: str | None
     digest: str
 
+    @property
+    def folder(self) -> Path | None:
+        """Where the files lie: the folder itself, or the Hub's cache; None before anything is downloaded."""
+        if Path(self.location).is_dir():
+            return Path(self.location)
+        from huggingface_hub import errors, try_to_load_from_cache
+
+        try:
+            config = try_to_load_from_cache(self.location, "config.json", revision=self.revision)
+        except errors.HFValidationError:
+            return None
+        return Path(config).parent if isinstance(config, str) else None
+
 
 def weights(model: BackboneConfig | ModelConfig) -> Weights:
     """The weights that a config names: `path` if it is set, else the Hub id at its revision."""
     location, revision = (model.path, None) if model.path else (model.hub_id, model.revision)
-    assert location is not None, f"{model.name} has neither a path nor a hub_id"
+    if location is None:
+        raise UserError(f"{model.name} has neither a path nor a hub_id: set one, path=FOLDER or hub_id=ORG/NAME")
     folder = Path(location)
     if not folder.is_dir():
         return Weights(model.name, location, revision, f"{location}@{revision}")

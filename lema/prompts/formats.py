@@ -46,6 +46,26 @@ CHOICE_CORRECTION_PROMPT = (
     "provide the corrected answer.\n"
     "Question: {question}\nOriginal Answer:\n{{\n{steps}\n}}\nMistakes:"
 )
+# An ablation's prompt asks for the parts that are left, and ends in the name of the first: the words that change in the
+# two above, by the part left out (CSQA's names no step).
+PROMPT_WITHOUT = {
+    "step": {
+        "identify the incorrect step, explain": "explain",
+        "from that step": "from the incorrect step",
+        "Incorrect Step:": "Explanation:",
+    },
+    "explanation": {
+        " explain why it is incorrect,": "",
+        "explain the mistakes, and provide": "provide",
+        "Mistakes:": "Corrected Answer:",
+    },
+    "solution": {
+        "explain why it is incorrect, and provide the correct solution starting from that step": (
+            "and explain why it is incorrect"
+        ),
+        ", and provide the corrected answer": "",
+    },
+}
 ANSWER = "The answer is {answer}."
 
 # A sentence ends at . ! or ? (not that of "Mr. Smith", "vs. 3", "No. 7") before what can open the next one.
@@ -107,23 +127,43 @@ def split_steps(text: str) -> list[str]:
     return [_STEP.sub("", line) for line in lines]
 
 
-def correction_prompt(question: str, wrong_steps: list[str], candidates: Sequence[str] = ()) -> str:
-    """The input of a correction example: instruction, question and the wrong path, step by step."""
+def correction_prompt(
+    question: str, wrong_steps: list[str], candidates: Sequence[str] = (), without: str | None = None
+) -> str:
+    """The input of a correction example: instruction, question and the wrong path, step by step.
+
+    `without` is the part that its completion leaves out: `step`, `explanation` or `solution`.
+    """
+    form, steps = CORRECTION_PROMPT, _numbered(wrong_steps, 1)
     if candidates:
-        return CHOICE_CORRECTION_PROMPT.format(question=_asked(question, candidates), steps="\n".join(wrong_steps))
-    return CORRECTION_PROMPT.format(question=question, steps=_numbered(wrong_steps, 1))
+        form, steps = CHOICE_CORRECTION_PROMPT, "\n".join(wrong_steps)
+    for words, others in PROMPT_WITHOUT[without].items() if without else ():
+        form = form.replace(words, others)
+    return form.format(question=_asked(question, candidates), steps=steps)
 
 
 def correction_completion(
-    incorrect_step: int, explanation: str, correct_steps: list[str], candidates: Sequence[str] = ()
+    incorrect_step: int,
+    explanation: str,
+    correct_steps: list[str],
+    candidates: Sequence[str] = (),
+    without: str | None = None,
 ) -> str:
-    """The target of a correction example, which follows its prompt; `correct_steps` start at `incorrect_step`."""
+    """The target of a correction example, which follows its prompt; `correct_steps` start at `incorrect_step`.
+
+    The parts other than `without` are byte for byte those of the whole.
+    """
+    dots = "...\n" if incorrect_step > 1 else ""
+    parts = {
+        "step": f"Incorrect Step: Step {incorrect_step}.",
+        "explanation": f"Explanation: {explanation}",
+        "solution": f"Correct Solution:\n{{\n{dots}{_numbered(correct_steps, incorrect_step)}\n}}",
+    }
     if candidates:
         lines = "\n".join(correct_steps)
-        return f" {explanation}\nCorrected Answer:\n{{\n{lines}\n}}"
-    dots = "...\n" if incorrect_step > 1 else ""
-    steps = _numbered(correct_steps, incorrect_step)
-    return f" Step {incorrect_step}.\nExplanation: {explanation}\nCorrect Solution:\n{{\n{dots}{steps}\n}}"
+        parts = {"explanation": f"Mistakes: {explanation}", "solution": f"Corrected Answer:\n{{\n{lines}\n}}"}
+    whole = "\n".join(text for part, text in parts.items() if part != without)
+    return whole.partition(":")[2]  # the first words end the prompt
 
 
 def parse_correction(text: str, candidates: Sequence[str] = ()) -> ParsedCorrection | None:

@@ -7,7 +7,7 @@ from typing import Any
 from lema.artifacts import RESUME, Recipe, write_json, write_jsonl
 from lema.cell import Cell
 from lema.config import Method, Split
-from lema.types import Problem, Score
+from lema.types import Problem, Score, Solution
 
 
 def recipe(cell: Cell, tuned: bool) -> Recipe:
@@ -18,35 +18,27 @@ def recipe(cell: Cell, tuned: bool) -> Recipe:
     inputs = {"data": cell.asked.digest, "base": cell.base.digest}
     if tuned:
         config |= {"mix": cell.config.mix.name, "seed": cell.config.seed}
-        inputs["checkpoint"] = cell.artifacts["train"].digest
+        inputs |= {name: cell.artifacts[name].digest for name in ("select", "merge") if name in cell.artifacts}
     label = cell.name if tuned else f"{cell.task_label}-{cell.backbone_label}-untuned"
-    return Recipe("evaluate", label, version=2, config=config, inputs=inputs)
+    return Recipe("evaluate", label, version=3, config=config, inputs=inputs)
 
 
 def build(cell: Cell, folder: Path, tuned: bool) -> dict[str, Any]:
-    """Writes `predictions.jsonl` and `score.json`; an adapter stays unmerged, on the base that it was trained on."""
-    from lema.models.huggingface import solve
-
-    config, evaluation, method = cell.config, cell.config.evaluation, cell.config.train.method
-    checkpoint = cell.artifacts["train"].path / "checkpoint" if tuned else None
-    whole = checkpoint is not None and method is Method.full
-    predictions = solve(
-        cell.asked.rows(f"{evaluation.split}.jsonl", Problem),
-        config.backbone,
-        replace(cell.base, location=str(checkpoint), revision=None) if whole else cell.base,
-        grader=_grader(cell),
-        max_new_tokens=evaluation.max_new_tokens,
-        batch_size=evaluation.batch_size,
-        four_bit=method is Method.qlora,
-        adapter=None if whole else checkpoint,
-        resume=folder / RESUME / ("evaluate" if tuned else "evaluate untuned"),
-    )
+    """Writes `predictions.jsonl` and `score.json`."""
+    config, evaluation = cell.config, cell.config.evaluation
+    chosen = cell.artifacts["select"].summary if tuned else {"step": None, "selection": None, "split": None}
+    if chosen["split"] == evaluation.split and "merge" not in cell.artifacts:  # asked already, by select
+        predictions = cell.artifacts["select"].rows(f"step-{chosen['step']}.jsonl", Solution)
+    else:
+        predictions = _predictions(cell, folder, chosen["step"])
     correct = sum(prediction.correct for prediction in predictions)
     score = Score(
         task=config.task.name,
         backbone=config.backbone.name,
         mix=config.mix.name if tuned else "none",
         seed=config.seed if tuned else None,
+        step=chosen["step"],
+        selection=chosen["selection"],
         split=evaluation.split,
         limit=config.limit,
         num_problems=len(predictions),
@@ -63,6 +55,30 @@ def build(cell: Cell, folder: Path, tuned: bool) -> dict[str, Any]:
     if tuned:
         cell.tracker.summary({f"evaluate/{name}": value for name, value in vars(score).items()})
     return vars(score)
+
+
+def _predictions(cell: Cell, folder: Path, step: int | None) -> list[Solution]:
+    """The answers of a merged model or a whole one, of an adapter on the base it was trained on, or of the base."""
+    from lema.models.huggingface import solve
+
+    config, base, method = cell.config, cell.base, cell.config.train.method
+    whole, adapter = None, None
+    if step is not None and "merge" in cell.artifacts:
+        whole = cell.artifacts["merge"].path / "merged"
+    elif step is not None:
+        checkpoint = cell.artifacts["train"].path / "checkpoints" / f"step-{step}"
+        whole, adapter = (checkpoint, None) if method is Method.full else (None, checkpoint)
+    return solve(
+        cell.asked.rows(f"{config.evaluation.split}.jsonl", Problem),
+        config.backbone,
+        replace(base, location=str(whole), revision=None) if whole else base,
+        grader=_grader(cell),
+        max_new_tokens=config.evaluation.max_new_tokens,
+        batch_size=config.evaluation.batch_size,
+        four_bit=method is Method.qlora and whole is None,
+        adapter=adapter,
+        resume=folder / RESUME / ("evaluate untuned" if step is None else "evaluate"),
+    )
 
 
 def _grader(cell: Cell) -> str:

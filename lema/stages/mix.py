@@ -1,21 +1,31 @@
 """mix: the training examples of one arm, in the paper's formats.
 
-`task.max_cot` questions, drawn by `task.seed`, give the CoT examples that every arm has; the others are the pool of the
-extras (all are, when none is left). One draw of accepted corrections in the pool serves three arms: `lema` trains on
-them, `cot_matched` on their corrected solutions as CoT, `cot_random` on as many CoT examples of random pool questions.
+`task.max_cot` questions, drawn by `task.seed`, give the CoT examples; the others are the pool of the extras (all are,
+when none is left). One draw of accepted corrections in the pool serves every arm: `lema` trains on them, `cot_matched`
+on their corrected solutions as CoT, `cot_random` on as many CoT examples of random pool questions, and so on: what an
+arm takes is its file in `conf/mix/`.
 """
 
+import logging
 import random
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from lema.artifacts import Recipe, write_jsonl
 from lema.cell import Cell
-from lema.config import Extra
+from lema.config import CotPart, Extra, MixConfig
 from lema.prompts import formats
 from lema.types import Correction, Example, Problem, UserError
+
+log = logging.getLogger(__name__)
+Item = TypeVar("Item")
+Drawn = list[tuple[Problem, Correction]]
+CountTokens = Callable[[Example], tuple[int, int]]  # of the prompt, and of the completion
 
 
 def needs_corrections(cell: Cell) -> bool:
@@ -36,48 +46,59 @@ def recipe(cell: Cell) -> Recipe:
 
 def build(cell: Cell, folder: Path) -> dict[str, Any]:
     """Writes `examples.jsonl`. A training question that is a test question too is left out and counted."""
-    task, style = cell.config.task, cell.config.backbone.prompt
+    task, mix, style = cell.config.task, cell.config.mix, cell.config.backbone.prompt
     tested = {problem.question for problem in cell.problems("test")}
     train = {problem.id: problem for problem in cell.problems("train") if problem.question not in tested}
     chosen = set(random.Random(task.seed).sample(list(train), min(task.max_cot or len(train), len(train))))
     pool = {name: problem for name, problem in train.items() if name not in chosen} or train
     # Two MATH training rows have an empty answer: nothing to train on.
     explained = [problem for problem in train.values() if problem.solution and problem.answer]
-    examples = [Example(each.id, "cot", *formats.cot(style, each)) for each in explained if each.id in chosen]
-    if needs_corrections(cell):
-        examples += _extra(cell, pool, [problem for problem in explained if problem.id in pool])
+    cot = [Example(each.id, "cot", *formats.cot(style, each)) for each in explained if each.id in chosen]
+    spare = [Example(each.id, "random_cot", *formats.cot(style, each)) for each in explained if each.id in pool]
+    drawn = _drawn(cell, pool) if needs_corrections(cell) else []
+    extra, count = _extra(cell, drawn, cot, spare), _token_counter(cell)
+    if mix.match_tokens:
+        lema = [_correction(*each) for each in drawn]  # the CoT examples are the same
+        missing = sum(sum(count(each)) for each in lema) - sum(sum(count(each)) for each in extra)
+        extra += filling(spare, missing, count, task.seed)
+    examples = _joined(mix, cot, extra, task.seed)
     if not examples:
-        raise UserError(f"mix={cell.config.mix.name}: no example; {task.name} has no reference solutions")
+        raise UserError(f"mix={mix.name}: no example; {task.name} has no reference solutions")
     write_jsonl(folder / "examples.jsonl", examples)
-    extra = [example.problem_id for example in examples if example.source == "random_cot"]
+    repeated = [example.problem_id for example in examples if example.source == "random_cot"]
     return {
-        "sources": _table(cell, examples),
+        **_table(examples, count),
         "questions_in_test": len(cell.problems("train")) - len(train),
-        "repeated_random_cot": len(extra) - len(set(extra) - chosen),
+        "repeated_random_cot": len(repeated) - len(set(repeated) - chosen),
     }
 
 
-def _extra(cell: Cell, pool: dict[str, Problem], explained: list[Problem]) -> list[Example]:
-    """The accepted corrections of the pool as examples, or as many of its explained questions as CoT examples."""
-    task, style, source = cell.config.task, cell.config.backbone.prompt, cell.artifacts["correct"]
+def _drawn(cell: Cell, pool: dict[str, Problem]) -> Drawn:
+    """The accepted corrections of the pool, at most `task.max_extra` of them: the same for every arm."""
+    task, mix, source = cell.config.task, cell.config.mix, cell.artifacts["correct"]
     corrections = source.rows("corrections.jsonl", Correction)
     drawn = [each for each in corrections if each.accepted and each.problem_id in pool]
     if not drawn:
         raise UserError(
-            f"mix={cell.config.mix.name}: not one of {len(corrections)} corrections was accepted for the "
+            f"mix={mix.name}: not one of {len(corrections)} corrections was accepted for the "
             f"{len(pool)} questions they are drawn from ({source.path / 'corrections.jsonl'} says why); "
             "sample more solutions (sampler.samples=, limit=) or choose another corrector, or mix=cot"
         )
     if task.max_extra is not None and task.max_extra < len(drawn):
         drawn = random.Random(task.seed).sample(drawn, task.max_extra)
-    if cell.config.mix.extra is Extra.corrections:
-        return [_correction(pool[each.problem_id], each) for each in drawn]
-    if cell.config.mix.extra is Extra.corrected_cot:
-        return [_corrected_cot(pool[each.problem_id], each, style) for each in drawn]
-    rng, chosen = random.Random(task.seed), []
-    while len(chosen) < len(drawn) and explained:
-        chosen += rng.sample(explained, min(len(explained), len(drawn) - len(chosen)))
-    return [Example(problem.id, "random_cot", *formats.cot(style, problem)) for problem in chosen]
+    return [(pool[each.problem_id], each) for each in drawn]
+
+
+def _extra(cell: Cell, drawn: Drawn, cot: list[Example], spare: list[Example]) -> list[Example]:
+    """The corrections as examples, or as many CoT examples."""
+    mix, style, seed = cell.config.mix, cell.config.backbone.prompt, cell.config.task.seed
+    if mix.extra is Extra.corrections:
+        return [_correction(*each, mix.without) for each in drawn]
+    if mix.extra is Extra.corrected_cot:
+        return [_corrected_cot(*each, style) for each in drawn]
+    if mix.extra is Extra.repeated_cot:
+        return [replace(example, source="repeated_cot") for example in _rounds(cot, len(drawn), seed)]
+    return _rounds(spare, len(drawn), seed)
 
 
 def _corrected_cot(problem: Problem, correction: Correction, style: str) -> Example:
@@ -87,27 +108,81 @@ def _corrected_cot(problem: Problem, correction: Correction, style: str) -> Exam
     return Example(problem.id, "corrected_cot", prompt, completion)
 
 
-def _correction(problem: Problem, correction: Correction) -> Example:
-    prompt = formats.correction_prompt(problem.question, correction.wrong_steps, problem.candidates)
+def _correction(problem: Problem, correction: Correction, without: str | None = None) -> Example:
+    prompt = formats.correction_prompt(problem.question, correction.wrong_steps, problem.candidates, without)
     steps = _whole(correction) if problem.candidates else correction.correct_steps
     told = (correction.incorrect_step, correction.explanation, steps, problem.candidates)
-    return Example(problem.id, "correction", prompt, formats.correction_completion(*told))
+    return Example(problem.id, "correction", prompt, formats.correction_completion(*told, without))
 
 
 def _whole(correction: Correction) -> list[str]:
     return [*correction.wrong_steps[: correction.incorrect_step - 1], *correction.correct_steps]
 
 
-def _table(cell: Cell, examples: list[Example]) -> dict[str, dict[str, int]]:
-    """Examples, tokens (prompt and completion, and completion alone) and distinct questions per source."""
+def _rounds(examples: list[Example], number: int, seed: int) -> list[Example]:
+    """`number` of them at random, all of them before one comes again."""
+    rng, chosen = random.Random(seed), []
+    while len(chosen) < number and examples:
+        chosen += rng.sample(examples, min(len(examples), number - len(chosen)))
+    return chosen
+
+
+def filling(examples: list[Example], tokens: int, count: CountTokens, seed: int) -> list[Example]:
+    """Examples at random, all of them before one comes again, to as near `tokens` as whole ones get."""
+    rng, chosen = random.Random(seed), []
+    while examples:
+        for example in rng.sample(examples, len(examples)):
+            size = sum(count(example))
+            if size >= 2 * tokens:  # past `tokens` by as much as is missing without it, or more
+                return chosen
+            chosen.append(example)
+            tokens -= size
+    return chosen
+
+
+def _joined(mix: MixConfig, cot: list[Example], extra: list[Example], seed: int) -> list[Example]:
+    """The CoT examples that the arm has, then the extras.
+
+    `cut` keeps the number of the CoT examples: the extras take the places of random ones, of half of them at most
+    (the paper's take 39 %; where there are more extras than that, random ones of them).
+    """
+    if mix.cot is CotPart.cut:
+        rng, places = random.Random(seed), min(len(extra), len(cot) // 2)
+        cot, extra = _some(cot, len(cot) - places, rng), _some(extra, places, rng)
+    return extra if mix.cot is CotPart.none else cot + extra
+
+
+def _some(items: list[Item], number: int, rng: random.Random) -> list[Item]:
+    """`number` of the items at random, in their order."""
+    return [items[index] for index in sorted(rng.sample(range(len(items)), number))]
+
+
+def _token_counter(cell: Cell) -> CountTokens:
+    """Counts an example's tokens by the backbone's tokenizer, BOS and EOS included, before training cuts any."""
     from lema.models.huggingface import encode_completion, encode_prompt, load_tokenizer
 
-    tokenizer, table = load_tokenizer(cell.base), {}
-    for source in dict.fromkeys(example.source for example in examples):
-        rows, target, prompt = [example for example in examples if example.source == source], 0, 0
-        for row in tqdm(rows, desc=f"mix {source}", disable=None):
-            target += len(encode_completion(tokenizer, row.completion))
-            prompt += len(encode_prompt(tokenizer, row.prompt))
+    tokenizer = load_tokenizer(cell.base)
+
+    @cache
+    def count(example: Example) -> tuple[int, int]:
+        return len(encode_prompt(tokenizer, example.prompt)), len(encode_completion(tokenizer, example.completion))
+
+    return count
+
+
+def _table(examples: list[Example], count: CountTokens) -> dict[str, Any]:
+    """Examples, tokens (prompt and completion, and completion alone) and distinct questions, by source and in all."""
+    for example in tqdm(examples, desc="mix: tokens", disable=None):
+        count(example)
+
+    def row(rows: list[Example]) -> dict[str, int]:
+        prompt, target = (sum(part) for part in zip(*map(count, rows), strict=True))
         counts = {"examples": len(rows), "tokens": prompt + target, "target_tokens": target}
-        table[source] = counts | {"questions": len({row.problem_id for row in rows})}
-    return table
+        return counts | {"questions": len({example.problem_id for example in rows})}
+
+    names = dict.fromkeys(example.source for example in examples)
+    sources, total = {name: row([each for each in examples if each.source == name]) for name in names}, row(examples)
+    log.info("%-16s %12s %12s %14s %12s", "mix", *(name.replace("_", " ") for name in total))
+    for name, counts in [*sources.items(), ("total", total)]:
+        log.info("%-16s %12s %12s %14s %12s", name.replace("_", " "), *(f"{number:,}" for number in counts.values()))
+    return {"sources": sources, "total": total}

@@ -1,0 +1,132 @@
+"""What a run leaves to be used or uploaded: its model in the Hub's layout, with a model card.
+
+Artifacts are never changed, and scores come after them. So the run's own folder has `hub/adapter`, `hub/merged` or (all
+weights trained) `hub/model`: links to the files in their artifact, beside a `README.md` that is written again whenever
+more is known. `hf upload me/my-model runs/cells/NAME-KEY/hub/merged` uploads one; no path of this machine is in it.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from lema.artifacts import write_json, write_text
+from lema.cell import Cell
+from lema.config import Merge, Method, Selection
+
+ADAPTER = "adapter_config.json"  # names the base it was loaded from
+
+
+def publish(cell: Cell) -> None:
+    """Write the folders of the selected checkpoint: an adapter, what it is merged into, or a whole model."""
+    step = cell.artifacts["select"].summary["step"]
+    checkpoint = cell.artifacts["train"].path / "checkpoints" / f"step-{step}"
+    whole = cell.config.train.method is Method.full
+    _publish(cell, checkpoint, "model" if whole else "adapter")
+    if "merge" in cell.artifacts:
+        _publish(cell, cell.artifacts["merge"].path / "merged", "merged")
+
+
+def _publish(cell: Cell, source: Path, kind: str) -> None:
+    folder = cell.folder / "hub" / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in sorted(source.iterdir()):
+        if file.name == ADAPTER:
+            base = {"base_model_name_or_path": _base(cell), "revision": cell.base.revision}
+            write_json(folder / ADAPTER, json.loads(file.read_text(encoding="utf-8")) | base)
+        elif file.name != "README.md":
+            link(folder / file.name, file)
+    write_text(folder / "README.md", _card(cell, kind))
+
+
+def link(path: Path, target: Path) -> None:
+    """Make `path` a relative link to `target`, in one step where it was another."""
+    relative = os.path.relpath(target, path.parent)
+    if not (path.is_symlink() and os.readlink(path) == relative):
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.symlink_to(relative)
+        os.replace(temporary, path)
+
+
+def _card(cell: Cell, kind: str) -> str:
+    """The model card, https://huggingface.co/docs/hub/model-cards: YAML front matter, then Markdown."""
+    config, base = cell.config, cell.base
+    on_hub = not Path(base.location).is_dir()
+    revision = f"at revision `{base.revision or 'main'}`" if on_hub else f"with contents `{base.digest}`"
+    front: dict[str, Any] = {"base_model": base.location} if on_hub else {}
+    front |= {"library_name": "peft" if kind == "adapter" else "transformers", "pipeline_tag": "text-generation"}
+    front["tags"] = ["lema", config.train.method.value, config.task.trained.name]
+    what = {
+        "adapter": "A LoRA adapter, to be loaded over its base",
+        "merged": "A whole model, a LoRA adapter merged into its base",
+        "model": "A whole model",
+    }
+    step = cell.artifacts["select"].summary["step"]
+    inputs = {"problems": "data", "mix": "mix", "training": "train"}
+    made = [f"- {label}: `{cell.artifacts[name].digest}`" for label, name in inputs.items()]
+    parts = [
+        f"# {cell.name}",
+        f"{what[kind]}, `{_base(cell)}` {revision}. Trained with `{config.train.method}` on the mix "
+        f"`{config.mix.name}` of {config.task.trained.name}, seed {config.seed}; the checkpoint at step {step}, "
+        f"{_chosen(cell)}.",
+        "Digests of what it was made from:\n\n" + "\n".join(made),
+        *_merging(cell, kind),
+        _scores(cell),
+        f"## Configuration\n\n```yaml\n{_yaml(_portable(cell.identity))}```",
+    ]
+    return f"---\n{_yaml(front)}---\n\n" + "\n\n".join(parts) + "\n"
+
+
+def _merging(cell: Cell, kind: str) -> list[str]:
+    if kind != "merged":
+        return []
+    trained_on, merge, method = "the weights that it was trained on", cell.config.train.merge, cell.config.train.method
+    quantised = "the original weights of its base" if merge is Merge.original else f"{trained_on}, NF4 dequantised"
+    onto = quantised if method is Method.qlora else trained_on
+    found = cell.artifacts["merge"].summary
+    measured = (
+        f"Against the adapter unmerged on its base, on {found['prompts']} prompts: {found['equal_outputs']:.1%} of the "
+        f"greedy outputs are equal, and the largest difference of logits is {found['largest_logit_difference']:.2g}."
+    )
+    return [f"## Merging\n\nThe adapter was merged into {onto}. {measured}"]
+
+
+def _scores(cell: Cell) -> str:
+    if "evaluate" not in cell.artifacts:
+        return "## Scores\n\nNot evaluated yet."
+    score = cell.artifacts["evaluate"].summary
+    columns = "| task | split | problems | accuracy, % | symbolic, % |\n|---|---|--:|--:|--:|\n"
+    numbers = f"{score['num_problems']} | {100 * score['accuracy']:.1f} | {100 * score['accuracy_symbolic']:.1f}"
+    row = f"| {score['task']} | {score['split']} | {numbers} |"
+    merged = " of the merged model" if "merge" in cell.artifacts else ""
+    words = f"Greedy answers{merged}. Accuracy is by the rules of the paper's code, symbolic by a careful reader's."
+    return f"## Scores\n\n{columns}{row}\n\n{words} The checkpoint is {_chosen(cell)}."
+
+
+def _chosen(cell: Cell) -> str:
+    found = cell.artifacts["select"].summary
+    best = f"the best of {len(found['accuracies'])} on the {found['split']} problems"
+    if found["selection"] == Selection.paper:
+        return f"{best}, which are also those it is scored on, as in the paper: an optimistic number"
+    return best if found["selection"] == Selection.dev else "the last"
+
+
+def _base(cell: Cell) -> str:
+    """The base's id on the Hub; of a folder, which is on this machine alone, the backbone's name."""
+    location = cell.base.location
+    return cell.backbone_label if Path(location).is_dir() else location
+
+
+def _portable(value: Any) -> Any:
+    """Plain values, each absolute path in them cut to its last part."""
+    if isinstance(value, dict):
+        return {name: _portable(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_portable(part) for part in value]
+    return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
+
+
+def _yaml(value: Any) -> str:
+    return OmegaConf.to_yaml(OmegaConf.create(value))

@@ -1,0 +1,157 @@
+"""Training batches: examples as tokens, and a step's examples laid out in forward passes, padded or packed.
+
+padded   [BOS prompt | completion EOS] in one row each, filled up to the longest of `micro_batch_size` rows. Each
+         pass counts alike in the step, as in the paper's script, so a target token among few counts more.
+packed   the same examples side by side in rows of at most `row_tokens`, positions from 0 in each, and no padding.
+         Each target token of the step counts alike.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening
+
+from lema.config import Batches, Precision, TrainConfig
+from lema.models.huggingface import encode_completion, encode_prompt
+from lema.types import Example, UserError
+
+# Of exchanged tokens elsewhere in the row: masked, they add exact zeros, so no rounding is to be allowed for.
+FELT = 1e-7
+# Largest relative difference of packed and unpacked loss, by the precision of computation.
+TOLERANCE = {Precision.fp32: 1e-5, Precision.bf16: 1e-2}
+IGNORED = -100  # the label that PyTorch's cross entropy skips
+
+Row = dict[str, Any]  # id: who it is in messages; input_ids, labels: lists of ints of equal length
+
+
+def encode(examples: Sequence[Example], tokenizer: Any, config: TrainConfig) -> tuple[list[Row], dict[str, int]]:
+    """BOS + prompt | completion + EOS, each cut to its limit as in the official script; labels on the completion.
+
+    Raises `UserError` for an example without a target token.
+    """
+    rows, counts = [], {"examples": len(examples), "tokens": 0, "target_tokens": 0, "truncated": 0}
+    for example in tqdm(examples, desc="train: tokens", disable=None):
+        name = f"{example.problem_id} ({example.source})"
+        prompt, target = encode_prompt(tokenizer, example.prompt), encode_completion(tokenizer, example.completion)
+        if len(target) == 1:  # EOS alone
+            raise UserError(f"train: {name} has no token to train on, its completion is empty; take it out of the data")
+        counts["truncated"] += len(prompt) > config.max_source_tokens or len(target) > config.max_target_tokens
+        prompt, target = prompt[: config.max_source_tokens], target[: config.max_target_tokens]
+        rows.append({"id": name, "input_ids": prompt + target, "labels": [IGNORED] * len(prompt) + target})
+        counts["tokens"] += len(prompt) + len(target)
+        counts["target_tokens"] += len(target)
+    return rows, counts
+
+
+def preview(rows: Sequence[Row], tokenizer: Any) -> str:
+    """Rows as the model gets them, what is trained on between ⟦ and ⟧: `<s>Question: …⟦The answer is 8.</s>⟧`."""
+    texts = []
+    for row in rows:
+        start = row["labels"].count(IGNORED)
+        prompt, target = tokenizer.decode(row["input_ids"][:start]), tokenizer.decode(row["input_ids"][start:])
+        texts.append(f"--- {row['id']}\n{prompt}⟦{target}⟧")
+    return "\n".join(texts)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Lays the rows of one step out in forward passes; the collator of the data loader."""
+
+    config: TrainConfig
+    tokenizer: Any
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """`passes`: the model's inputs, (batch, length) each; `weights`: their shares in the step's loss; counts."""
+        lengths = [len(row["input_ids"]) for row in rows]
+        features = [{name: row[name] for name in ("input_ids", "labels")} for row in rows]
+        packed = self.config.batches is Batches.packed
+        if packed:
+            groups = best_fit(lengths, self.config.row_tokens)
+            collate: Any = DataCollatorWithFlattening(return_flash_attn_kwargs=True)
+        else:
+            size = self.config.micro_batch_size
+            groups = [range(start, min(start + size, len(rows))) for start in range(0, len(rows), size)]
+            collate = DataCollatorForSeq2Seq(self.tokenizer)  # pads by position: no token is masked for what it is
+        passes = [dict(collate([features[index] for index in group])) for group in groups]
+        targets = [int((each["labels"] != IGNORED).sum()) for each in passes]
+        return {
+            "ids": [row["id"] for row in rows],
+            "passes": passes,
+            "weights": [count / sum(targets) if packed else 1 / len(passes) for count in targets],
+            "tokens": sum(lengths),
+            "target_tokens": sum(targets),
+            "positions": sum(each["input_ids"].numel() for each in passes),
+        }
+
+
+def best_fit(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Indices in rows of at most `size`: the longest first, each into the fullest row with room (best-fit decreasing).
+
+    >>> best_fit([5, 3, 4, 2], 7)
+    [[0, 3], [2, 1]]
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        fitting = [row for row in range(len(rows)) if room[row] >= lengths[index]]
+        if not fitting:
+            fitting = [len(rows)]
+            rows.append([])
+            room.append(size)
+        row = min(fitting, key=room.__getitem__)
+        rows[row].append(index)
+        room[row] -= lengths[index]
+    return rows
+
+
+def mean_loss(model: Any, inputs: dict[str, Any]) -> Any:
+    """The mean loss of a pass over its target tokens. Of a packed row the head sees the target positions alone."""
+    if "attention_mask" in inputs:
+        return model(**inputs, use_cache=False).loss
+    inputs = dict(inputs)
+    labels = inputs.pop("labels")[0, 1:]
+    targets = (labels != IGNORED).nonzero()[:, 0]
+    # Without a mask and a cache, models keep the documents apart by their positions; with either they would not.
+    logits = model(**inputs, logits_to_keep=targets, use_cache=False).logits[0]
+    return torch.nn.functional.cross_entropy(logits.float(), labels[targets])
+
+
+def check_packing(model: Any, rows: Sequence[Row], config: TrainConfig, tokenizer: Any, precision: Precision) -> None:
+    """Raise `UserError` unless packed rows have the loss of the same examples one by one, and see no other's tokens.
+
+    Loss alone would not tell in 16 bits: so the first document is also exchanged for other tokens of the same length,
+    and the others must not feel it.
+    """
+    *others, first = few = sorted(rows, key=lambda row: len(row["input_ids"]))[:3]  # the longest opens the row
+    if not others:
+        return
+    model.eval()
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    exchanged = {**first, "input_ids": [(token + 1) % vocabulary for token in first["input_ids"]]}
+    silent = [{**row, "labels": [IGNORED] * len(row["labels"])} for row in (first, exchanged)]
+    layout = Layout(config, tokenizer)
+    with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=precision is Precision.bf16):
+        together = _loss(model, [layout(few)])
+        one_by_one = _loss(model, [layout([row]) for row in few])
+        before, after = (_loss(model, [layout([row, *others])]) for row in silent)
+    model.train()
+    apart, felt = abs(together - one_by_one) / abs(one_by_one), abs(after - before) / abs(before)
+    if apart > TOLERANCE[precision] or felt > FELT:
+        name = model.config._attn_implementation
+        raise UserError(
+            f"backbone.attention={name}: packed documents see each other (loss {apart:.1e} off, {felt:.1e} "
+            "by another's tokens); choose another attention, or train.batches=padded"
+        )
+
+
+def _loss(model: Any, batches: Sequence[dict[str, Any]]) -> float:
+    """The mean loss over all target tokens of packed batches."""
+    total = 0.0
+    for batch in batches:
+        for inputs, weight in zip(batch["passes"], batch["weights"], strict=True):
+            inputs = {name: each.to(model.device) if torch.is_tensor(each) else each for name, each in inputs.items()}
+            total += mean_loss(model, inputs).item() * weight * batch["target_tokens"]
+    return total / sum(batch["target_tokens"] for batch in batches)

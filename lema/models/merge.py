@@ -1,0 +1,85 @@
+"""Merging an adapter into its base, and measuring how far the merged model is the adapter on its base."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lema.config import ModelConfig
+from lema.models.attention import choose
+from lema.models.huggingface import encode_prompt, load_adapter, load_model, load_tokenizer
+from lema.models.weights import Weights
+
+MIN_POSITIONS = 4096  # the official script raises the merged model's limit to it
+CHECKED_TOKENS = 64  # new ones a prompt: to see that two models agree, not to solve the problem
+CHECKED_AT_ONCE = 20  # prompts; at most 64 x 20 x vocabulary logits are on the device
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A greedy answer: its tokens, the EOS included, and the logits of each, (tokens, vocabulary) in fp32."""
+
+    tokens: list[int]
+    logits: torch.Tensor
+
+
+def merge(base: Weights, adapter: Path, folder: Path, model: ModelConfig, *, dequantise: bool) -> None:
+    """Write base + adapter as one model in `model.precision`, with its tokenizer.
+
+    `dequantise` rounds the base's linear layers to NF4 and back, which makes the base that `qlora` trained on:
+    merged into the original weights, the adapter meets others than it was trained to correct.
+    """
+    language_model = _load(base, model, four_bit=dequantise)
+    if dequantise:
+        language_model = language_model.dequantize()
+    merged: Any = load_adapter(language_model, adapter)
+    merged = merged.merge_and_unload(safe_merge=True)  # refuses weights that are not numbers
+    # The number alone: the rotary embedding, its base and its scaling stay.
+    merged.config.max_position_embeddings = max(MIN_POSITIONS, merged.config.max_position_embeddings)
+    merged.save_pretrained(folder)
+    load_tokenizer(base).save_pretrained(folder)
+
+
+def agreement(
+    base: Weights, adapter: Path, merged: Path, model: ModelConfig, prompts: list[str], *, four_bit: bool
+) -> dict[str, Any]:
+    """How far the merged model answers as the adapter does on its base (in NF4 when `four_bit`), greedily.
+
+    `equal_outputs` is the share of the prompts with the same tokens, in [0, 1]; `largest_logit_difference` is taken
+    over all tokens up to the first at which two answers part: from there on they are asked different things.
+    """
+    tokenizer = load_tokenizer(base)
+    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    adapted = load_adapter(_load(base, model, four_bit=four_bit), adapter).eval()
+    expected = list(_replies(adapted, tokenizer, encoded))
+    del adapted  # the two need not fit on the device together
+    whole = _load(Weights(base.name, str(merged), None, ""), model, four_bit=False).eval()
+    equal, largest = 0, 0.0
+    for ours, theirs in zip(_replies(whole, tokenizer, encoded), expected, strict=True):
+        equal += ours.tokens == theirs.tokens
+        pairs = zip(ours.tokens, theirs.tokens, strict=False)
+        same = next((number for number, (one, other) in enumerate(pairs) if one != other), len(ours.tokens) - 1)
+        largest = max(largest, float((ours.logits[: same + 1] - theirs.logits[: same + 1]).abs().max()))
+    return {"prompts": len(prompts), "equal_outputs": equal / len(prompts), "largest_logit_difference": largest}
+
+
+def _load(source: Weights, model: ModelConfig, four_bit: bool) -> Any:
+    attention, _ = choose(model.attention, model.precision, packed=False)
+    return load_model(source, model.precision, attention, four_bit)
+
+
+@torch.inference_mode()
+def _replies(model: Any, tokenizer: Any, prompts: list[list[int]]) -> Iterator[Reply]:
+    """The model's greedy answer to each prompt, in order."""
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    options = {"max_new_tokens": CHECKED_TOKENS, "do_sample": False, "eos_token_id": eos, "pad_token_id": pad}
+    for start in range(0, len(prompts), CHECKED_AT_ONCE):
+        rows = {"input_ids": prompts[start : start + CHECKED_AT_ONCE]}
+        batch = tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(model.device)
+        output = model.generate(**batch, **options, output_logits=True, return_dict_in_generate=True)
+        logits = torch.stack(output.logits, dim=1).float().cpu()
+        for row, row_logits in zip(output.sequences[:, batch["input_ids"].shape[1] :].tolist(), logits, strict=True):
+            length = row.index(eos) + 1 if eos in row else len(row)
+            yield Reply(row[:length], row_logits[:length].clone())

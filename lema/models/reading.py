@@ -1,0 +1,73 @@
+"""Reading a model's files: what is damaged, or could run code, ends in one line; nothing of it is ever run."""
+
+import importlib.util
+import json
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers.modeling_utils import load_state_dict
+
+from lema.models.weights import Weights
+from lema.types import UserError
+
+# All that truncated, empty, replaced and misfitting files were seen to raise when they are read.
+DAMAGE = (OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError)
+DAMAGE += (UnpicklingError, SafetensorError, StrictDataclassError)
+# What the libraries call the options by which they would run a repository's code, all of them off here.
+REFUSED = {
+    "trust_remote_code": "needs code of its own, which is never run: choose a model that transformers itself knows",
+    "weights_only": "holds more than weights, or is damaged; it could run code and is not read: "
+    "take one in safetensors, or download it again",
+}
+
+
+@contextmanager
+def reading(source: Weights, part: str) -> Iterator[None]:
+    """`UserError`, in one line, when a part of a model (`tokenizer`, `model`, `adapter`) cannot be read."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        remedy = "free it of other processes, or choose a smaller model or train=qlora"
+        raise UserError(f"{source.location}: the GPU has too little memory for the {part}: {remedy}") from error
+    except Exception as error:
+        if not isinstance(error, DAMAGE) and type(error) is not Exception:  # tokenizers raises no class of its own
+            raise
+        damaged = _first_damaged(source.folder) if source.folder else None
+        what = f"{source.location}: the {part}{f' ({damaged})' if damaged else ''}"
+        raise UserError(f"{what} {_why(source, error, damaged)}") from error
+
+
+def _why(source: Weights, error: Exception, damaged: str | None) -> str:
+    """What is wrong with files that raised this error, and the remedy."""
+    for option, why in REFUSED.items():
+        if option in str(error):
+            return why
+    names = {file.name for file in source.folder.iterdir()} if source.folder else set()
+    if "tokenizer.model" in names and "tokenizer.json" not in names and not importlib.util.find_spec("sentencepiece"):
+        return "is in SentencePiece's format: pip install sentencepiece protobuf"
+    again = "check the id, the revision and the network"
+    if Path(source.location).is_dir():
+        again = "copy or download it again"
+    elif damaged:
+        again = f"hf cache rm model/{source.location}, and it is downloaded again"
+    return f"cannot be read, {textwrap.shorten(f'{type(error).__name__}: {error}', 200)}: {again}"
+
+
+def _first_damaged(folder: Path) -> str | None:
+    """The first file that cannot be read by itself."""
+    for kind in ("*.json", "model*.safetensors", "pytorch_model*.bin"):
+        for file in sorted(folder.glob(kind)):
+            try:
+                if file.suffix == ".json":
+                    json.loads(file.read_bytes())
+                else:
+                    load_state_dict(file, map_location="meta")
+            except DAMAGE:
+                return file.name
+    return None

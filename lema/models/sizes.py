@@ -1,0 +1,168 @@
+"""How large a training run is: parameters, FLOPs, memory and time, from the model's config; nothing is loaded."""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.utils.benchmark import Timer
+from transformers import AutoModelForCausalLM
+
+from lema.config import Batches, Method, Precision, TrainConfig
+
+# NF4 with double quantisation takes 4.127 bits a parameter (QLoRA, arXiv 2305.14314, section 3).
+NF4_BYTES = 4.127 / 8
+# Weight, gradient and AdamW's two moments of a trained parameter, 32-bit each.
+TRAINED_BYTES = 16
+# Of a logit, where memory peaks as the backward pass starts: its log-probability, the gradients of that and of itself.
+LOGIT_BYTES = 12
+# On all of it, for what is not counted: buffers of single operations, the allocator's gaps, the CUDA context. Ours.
+MARGIN = 1.1
+# Of the measured peak: the low end of what is reported of LoRA with packed rows and flash attention, 0.40 to 0.48.
+UTILISATION = 0.4
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a training run takes; bytes and FLOPs are plain counts, margins not included."""
+
+    parameters: int  # of the backbone, adapters not included
+    trained: int
+    tokens: float  # of all steps, prompts included, padding not
+    at_most: bool  # lengths are not known: every example counts as long as it may be
+    flops: float  # a token: forward and backward
+    flops_again: float  # a token: what activation checkpointing adds
+    weight_bytes: float  # frozen weights; trained ones with all that an optimiser keeps of them
+    activation_bytes: float  # of one forward pass
+    checkpointed_bytes: float  # of one forward pass with activation checkpointing
+
+    def memory(self, checkpointing: bool) -> float:
+        """The peak in bytes, margin included."""
+        return MARGIN * (self.weight_bytes + (self.checkpointed_bytes if checkpointing else self.activation_bytes))
+
+    def needs_checkpointing(self, memory_bytes: float) -> bool:
+        """Whether training without activation checkpointing does not fit."""
+        return self.memory(checkpointing=False) > memory_bytes
+
+    def seconds(self, peak: float, checkpointing: bool) -> float:
+        """The time of all steps on a device of `peak` FLOP/s: tokens x FLOPs a token / (peak x utilisation)."""
+        return self.tokens * (self.flops + self.flops_again * checkpointing) / (peak * UTILISATION)
+
+    def words(self, peak: float, checkpointing: bool) -> str:
+        """One line: "7.24 G parameters, 168 M trained; 58 GB of memory without activation checkpointing; …"."""
+        memory = f"{_short(self.memory(checkpointing))}B of memory with{'' if checkpointing else 'out'}"
+        work = f"{_short(self.tokens)} tokens at {_short(self.flops + self.flops_again * checkpointing)}FLOP each"
+        time = timedelta(seconds=round(self.seconds(peak, checkpointing)))
+        return (
+            f"{_short(self.parameters)} parameters, {_short(self.trained)} trained; {memory} activation checkpointing; "
+            f"{'at most ' * self.at_most}{work}, {time} at {UTILISATION:.0%} of {_short(peak)}FLOP/s"
+        )
+
+
+def estimate(
+    architecture: Any, train: TrainConfig, precision: Precision, mean_tokens: float | None, steps: int
+) -> Estimate:
+    """What training a decoder of the Llama kind (`architecture`: its transformers config) takes.
+
+    `mean_tokens` is the mean length of an example, prompt and completion; None counts each at its limit.
+
+    FLOPs a token (Kaplan et al., arXiv 2001.08361, section 2.1): 2 N forward, N the parameters of the matrices that
+    multiply: the head, not the embedding. Backward, 2 N for the gradient of the inputs and 2 N for that of the weights,
+    which frozen ones need not: 6 N for full, 4 N + 6 x trained for (Q)LoRA. Causal attention over L tokens: 2 x layers
+    x width x L forward, twice that backward (PaLM, arXiv 2204.02311, appendix B, halved as half the scores are masked).
+    Activation checkpointing runs the layers forward once more: 2 N and attention (the head is not, the adapters are,
+    which about cancels).
+
+    Memory is that of the weights as `lema.models.huggingface.load_trainable` holds them, plus 16 bytes a trained
+    parameter and 2 for its copy in bf16, plus the activations of a forward pass of `row_tokens` (packed) or of
+    `micro_batch_size` examples at their limit (padded), with logits for each token.
+    """
+    matrices, adapted, head, parameters, trained = _count(architecture, train)
+    length = mean_tokens or train.max_source_tokens + train.max_target_tokens
+    attention = 2 * architecture.num_hidden_layers * architecture.hidden_size * length
+    multiplied = matrices + head
+    full, half = train.method is Method.full, precision is Precision.bf16
+    base_bytes = {
+        Method.full: 0.0,
+        Method.lora: (2.0 if half else 4.0) * parameters,
+        # PEFT's prepare_model_for_kbit_training makes 32-bit what is not quantised: embedding, norms, head.
+        Method.qlora: NF4_BYTES * matrices + 4.0 * (parameters - matrices),
+    }[train.method]
+    rows = train.row_tokens
+    if train.batches is Batches.padded:
+        rows = train.micro_batch_size * (train.max_source_tokens + train.max_target_tokens)
+    activations, layer_inputs = _activation_bytes(architecture, train, half, adapted)
+    logits = LOGIT_BYTES * architecture.vocab_size
+    return Estimate(
+        parameters=parameters,
+        trained=trained,
+        tokens=float(steps * train.batch_size * length),
+        at_most=mean_tokens is None,
+        flops=(6 * multiplied if full else 4 * multiplied + 6 * trained) + 3 * attention,
+        flops_again=2 * multiplied + attention,
+        weight_bytes=base_bytes + (TRAINED_BYTES + 2 * half) * trained,
+        activation_bytes=rows * (activations + logits),
+        checkpointed_bytes=rows * (layer_inputs + activations / architecture.num_hidden_layers + logits),
+    )
+
+
+def measured_peak(precision: Precision) -> float:
+    """FLOP/s of a large matrix product on the GPU, else on the CPU: the median over a tenth of a second of them."""
+    device, size = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 256)
+    matrix = torch.ones(size, size, device=device, dtype=torch.bfloat16 if precision is Precision.bf16 else torch.float)
+    timer = Timer("matrix @ matrix", globals={"matrix": matrix}, num_threads=torch.get_num_threads())
+    return 2 * size**3 / timer.blocked_autorange(min_run_time=0.1).median
+
+
+def available_memory() -> int:
+    """Bytes of the GPU, if there is one, else of the machine; what others use of it is not looked at."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _count(architecture: Any, train: TrainConfig) -> tuple[int, int, int, int, int]:
+    """Weights of the linear layers without the head, their inputs; weights of the head, all, and the trained ones."""
+    with torch.device("meta"):  # shapes without storage
+        model: Any = AutoModelForCausalLM.from_config(architecture)
+    head = model.get_output_embeddings()
+    linear = [part for part in model.modules() if isinstance(part, torch.nn.Linear) and part is not head]
+    matrices, inputs = sum(part.weight.numel() for part in linear), sum(part.in_features for part in linear)
+    parameters = trained = model.num_parameters()
+    if train.method is not Method.full:  # the adapter of lema.models.huggingface.load_trainable, in shape
+        lora = LoraConfig(r=train.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM")
+        trained = get_peft_model(model, lora, low_cpu_mem_usage=True).num_parameters(only_trainable=True)
+    return matrices, inputs, head.weight.numel(), parameters, trained
+
+
+def _activation_bytes(architecture: Any, train: TrainConfig, half: bool, inputs: int) -> tuple[float, float]:
+    """Bytes a token that a forward pass keeps for the backward pass: of all layers; of the layers' inputs alone.
+
+    A layer keeps each norm's input in 32 bit (and, to train its weight, what it normalised); q, k, v and the output of
+    flash attention; gate, its activation and up of the MLP; the input of each of its seven linear layers, with one byte
+    of dropout mask, and LoRA's `rank` numbers. Llama-2-7B, LoRA of rank 64, bf16: 7.7 MB a token. On a CPU, where each
+    storage of a step can be counted, within 6 % of the peak in bf16; in fp32 linear layers share inputs: 15 % above it.
+    """
+    full, qlora = train.method is Method.full, train.method is Method.qlora
+    kv_share = architecture.num_key_value_heads / architecture.num_attention_heads
+    number = 2 if half else 4
+    residual = 2 if half and train.method is Method.lora else 4  # embeddings of 32 bit make 32-bit hidden states
+    wide = 4 if qlora else number  # 4-bit layers answer in the type of the hidden states
+    norms = 2 * architecture.hidden_size * (8 if full else 4)
+    attention = 2 * architecture.hidden_size * (1 + kv_share) * number
+    mlp = 3 * architecture.intermediate_size * wide
+    layers = architecture.num_hidden_layers
+    activations = layers * (norms + attention + mlp + 7 * train.lora_rank * number)
+    activations += inputs * (number + (train.lora_dropout > 0))
+    return activations, layers * architecture.hidden_size * residual
+
+
+def _short(value: float) -> str:
+    """Three digits and the prefix of a thousand: 7241732096 is "7.24 G"."""
+    for prefix in ("", "K", "M", "G", "T"):
+        if value < 999.5:
+            return f"{value:.3g} {prefix}"
+        value /= 1000
+    return f"{value:.3g} P"

@@ -1,0 +1,237 @@
+"""The training loop: the Hugging Face Trainer, with steps of our own layout, and an end that loses nothing.
+
+A checkpoint counts once its list of contents is written, so one cut short by a kill, or damaged since, is passed over.
+"""
+
+import json
+import logging
+import math
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from lema.artifacts import fingerprint, write_json
+from lema.config import Batches, Config, Precision, Selection
+from lema.models.batches import Layout, Row, mean_loss
+from lema.types import UserError
+
+log = logging.getLogger(__name__)
+
+CONTENTS = "contents.json"  # of a whole checkpoint: a fingerprint of each file
+# What resuming needs beside the weights. The rest is a model, or an adapter, in Hugging Face format.
+STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "training_args.bin", CONTENTS)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)  # of a cluster that takes the machine back
+
+
+class Order(Sampler[int]):
+    """Rows in an order drawn from seed and epoch alone: the Trainer's own is another one after a resume.
+
+    `by_length` puts rows of like length in one step, as the Trainer's `group_by_length` does.
+    """
+
+    def __init__(self, rows: list[Row], batch_size: int, seed: int, by_length: bool) -> None:
+        self.lengths = [len(row["input_ids"]) for row in rows]
+        self.batch_size, self.seed, self.by_length, self.epoch = batch_size, seed, by_length, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the loader before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
+        if self.by_length:
+            return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+        return iter(torch.randperm(len(self), generator=generator).tolist())
+
+
+class CompletionTrainer(Trainer):
+    """A Trainer whose batch is a whole step: it runs the step's passes and weighs their losses."""
+
+    def __init__(self, order: Order, track: Callable[[dict[str, float], int], None], **options: Any) -> None:
+        super().__init__(**options)
+        self.order, self.track, self.counts, self.logged = order, track, {}, time.monotonic()
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Order:
+        return self.order
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """The step's loss, its gradients added up; `UserError` names the examples of one that is not a number."""
+        model.train()
+        loss = torch.zeros((), device=self.args.device)
+        for one_pass, weight in zip(inputs["passes"], inputs["weights"], strict=True):
+            with self.compute_loss_context_manager():
+                share = mean_loss(model, self._prepare_inputs(one_pass)) * weight
+            self.accelerator.backward(share)
+            loss += share.detach()
+        if not math.isfinite(loss.item()):
+            what = f"the loss of step {self.state.global_step + 1} is {loss.item()}, on {', '.join(inputs['ids'])}"
+            raise UserError(f"train: {what}; look at these examples, or lower train.learning_rate")
+        self.counts = {name: inputs[name] for name in ("tokens", "target_tokens", "positions")}
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds what the step was made of to its row of the curve; how fast it was goes to the tracker alone."""
+        if "loss" in logs:
+            tokens, targets, positions = self.counts.values()
+            logs |= {"tokens": tokens, "target_tokens": targets, "padding_share": 1 - tokens / positions}
+            seconds, self.logged = time.monotonic() - self.logged, time.monotonic()
+            speed = {"tokens_per_second": tokens / seconds, "target_tokens_per_second": targets / seconds}
+            if torch.cuda.is_available():
+                speed["peak_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+            self.track({f"train/{name}": value for name, value in (logs | speed).items()}, self.state.global_step)
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0  # ours are estimated before the start
+
+
+class Keeper(TrainerCallback):
+    """Signs each checkpoint, prunes older ones, and stops the loop after the step in which a signal came."""
+
+    def __init__(self, keep: int, weights_too: bool) -> None:
+        self.keep, self.weights_too = keep, weights_too
+        self.received: signal.Signals | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.received:
+            control.should_save = control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        files = [file for file in sorted(newest.iterdir()) if file.name != CONTENTS]
+        write_json(newest / CONTENTS, {file.name: fingerprint(file) for file in files})
+        for old in saved(newest.parent)[: -self.keep]:
+            if self.weights_too:
+                shutil.rmtree(old)
+            for name in () if self.weights_too else STATE:
+                (old / name).unlink(missing_ok=True)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the stop signals in hand. Only the main thread may; elsewhere they do what they always do."""
+
+        def receive(number: int, _: Any) -> None:
+            self.received = signal.Signals(number)
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, receive) for number in STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def train(
+    model: Any,
+    tokenizer: Any,
+    rows: list[Row],
+    steps: int,
+    folder: Path,
+    config: Config,
+    track: Callable[[dict[str, float], int], None],
+) -> list[dict[str, float]]:
+    """Train `model` for `steps`, with checkpoints in `folder`, from the newest whole one on; one row a step.
+
+    Raises `UserError` when a stop signal came (a checkpoint is saved then) and when memory runs out.
+    """
+    recipe, seed = config.train, config.seed
+    keeper = Keeper(recipe.resume_checkpoints, weights_too=config.selection is Selection.last)
+    by_length = recipe.batches is Batches.padded and recipe.group_by_length
+    trainer = CompletionTrainer(
+        Order(rows, recipe.batch_size, seed, by_length),
+        track,
+        model=model,
+        args=_arguments(config, steps, folder),
+        train_dataset=rows,
+        data_collator=Layout(recipe, tokenizer),
+        processing_class=tokenizer,
+        callbacks=[keeper],
+    )
+    trainer.remove_callback(PrinterCallback)
+    try:
+        with keeper.listening():
+            trainer.train(resume_from_checkpoint=newest_whole(folder))
+    except torch.OutOfMemoryError as error:
+        smaller = "row_tokens" if recipe.batches is Batches.packed else "micro_batch_size"
+        less = f"lower train.{smaller}, or train.activation_checkpointing=true"
+        raise UserError(f"train: out of memory at step {trainer.state.global_step + 1}: {less}") from error
+    if keeper.received:
+        at = f"stopped by {keeper.received.name} after step {trainer.state.global_step} of {steps}"
+        raise UserError(f"train: {at}; a checkpoint is saved, and the same command goes on from it")
+    return [row for row in trainer.state.log_history if "loss" in row]
+
+
+def _arguments(config: Config, steps: int, folder: Path) -> TrainingArguments:
+    recipe = config.train
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=recipe.batch_size,  # a step's examples; `Layout` makes its passes
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type=recipe.schedule,
+        optim=recipe.optimizer,
+        weight_decay=recipe.weight_decay,
+        adam_beta2=recipe.adam_beta2,
+        max_grad_norm=recipe.max_grad_norm,
+        bf16=config.backbone.precision is Precision.bf16,
+        use_cpu=not torch.cuda.is_available(),
+        seed=config.seed,
+        save_steps=recipe.save_steps,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        report_to="none",
+        disable_tqdm=not sys.stderr.isatty(),
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # else the Trainer spreads one process over all cards it sees
+    return arguments
+
+
+def saved(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, by their steps."""
+    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+def newest_whole(folder: Path) -> str | None:
+    """The newest checkpoint whose files are all as they were written; damaged ones before it are named."""
+    for checkpoint in reversed(saved(folder)):
+        try:
+            contents = json.loads((checkpoint / CONTENTS).read_text(encoding="utf-8"))
+            if all(fingerprint(checkpoint / name) == value for name, value in contents.items()):
+                return str(checkpoint)
+        except (FileNotFoundError, json.JSONDecodeError):
+            pass
+        log.warning("train: %s is cut short or damaged, and passed over", checkpoint)
+    return None
+
+
+def collect(folder: Path, target: Path, every: int) -> list[int]:
+    """Put the weights of each `every`-th step and of the last below `target`, as `step-N/`; returns the steps N."""
+    steps, checkpoints = [], saved(folder)
+    for checkpoint in checkpoints:
+        step = int(checkpoint.name.split("-")[1])
+        if step % every and checkpoint != checkpoints[-1]:
+            continue  # saved at a stop signal
+        # Links, not moves: a kill here must leave the checkpoints whole. PEFT's README says nothing of the experiment.
+        ignore = shutil.ignore_patterns(*STATE, "README.md")
+        shutil.copytree(checkpoint, target / f"step-{step}", ignore=ignore, copy_function=os.link)
+        steps.append(step)
+    return steps

@@ -1,0 +1,72 @@
+"""A training run that is killed, or asked to stop, ends in the bytes of one that was left alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = [
+    *("backbone.tiny.steps=4", "backbone.tiny.corpus_size=200", "backbone.tiny.max_positions=512"),
+    *("task.num_train=60", "task.num_test=4", "task.num_dev=4", "task.max_cot=24", "mix=cot", "until=train"),
+    *("train.epochs=null", "train.max_steps=12", "train.batch_size=8", "train.micro_batch_size=4"),
+    *("train.save_steps=4", "tracker=none", "backbone.learning_rate=3e-3"),
+]
+ADAPTER = ["train.lora_rank=4", "train.lora_alpha=8", "train.lora_dropout=0.05"]
+METHODS = {
+    "full": ["train.activation_checkpointing=true"],
+    "lora": ["train.method=lora", *ADAPTER],
+    "qlora": ["train.method=qlora", "train.optimizer=paged_adamw_32bit", *ADAPTER],
+}
+
+
+def start(runs: Path, overrides: list[str]) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "run.py"), *SMALL, *overrides, f"runs_dir={runs}"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def trained(runs: Path) -> dict[str, bytes]:
+    """Every file of the one train artifact but its record, which has the time."""
+    [folder] = (path for path in (runs / "train").iterdir() if path.is_dir())
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    files.pop("record.json")
+    return {name: path.read_bytes() for name, path in files.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "method", "batches"),
+    [
+        *((signal.SIGKILL, method, batches) for method in METHODS for batches in ("packed", "padded")),
+        (signal.SIGTERM, "full", "padded"),
+        (signal.SIGUSR2, "lora", "packed"),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_a_run_goes_on_to_the_same_bytes(tmp_path: Path, number: signal.Signals, method: str, batches: str) -> None:
+    overrides = [*METHODS[method], f"train.batches={batches}"]
+    process = start(tmp_path, overrides)
+    assert process.wait(300) == 0, process.stderr and process.stderr.read()
+    expected = trained(tmp_path)
+    for folder in ("train", "cells"):
+        shutil.rmtree(tmp_path / folder)
+    process = start(tmp_path, overrides)
+    while process.poll() is None and not list(tmp_path.glob("train/*.partial/resume/checkpoint-4/contents.json")):
+        time.sleep(0.02)
+    os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    if number is not signal.SIGKILL:
+        assert f"train: stopped by {number.name} after step " in errors
+        assert "Traceback" not in errors
+    assert not list(tmp_path.glob("train/*/record.json"))
+    process = start(tmp_path, overrides)
+    assert process.wait(300) == 0, process.stderr and process.stderr.read()
+    assert trained(tmp_path) == expected

@@ -1,0 +1,260 @@
+"""The estimate of a training run: a table made by hand, and real small models."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig
+
+from lema.config import Attention, Config, Method, Precision, TrainConfig
+from lema.models.huggingface import load_trainable
+from lema.models.sizes import MARGIN, Estimate, available_memory, estimate, measured_peak
+from lema.models.weights import Weights
+
+# hidden, MLP, layers, heads, kv heads, vocabulary: the published config.json. Then, for LoRA of rank 64 and dropout
+# 0.05 on bf16 weights, packed rows of 4,096 tokens, examples of 300 tokens on average: parameters, trained; FLOPs a
+# token and what activation checkpointing adds; bytes of weights, of activations without and with checkpointing.
+# Llama-2-7B by hand: 32 layers x (4 x 4096^2 + 3 x 4096 x 11008) = 6,476,005,376 in linear layers, + 32000 x 4096 in
+# the head: N = 6,607,077,376; + 32000 x 4096 in the embedding and 65 x 4096 in norms.
+#   trained: 32 x 64 x (4 x 8192 + 3 x 15104) = 159,907,840
+#   FLOPs: attention 2 x 32 x 4096 x 300 = 78,643,200; 4 N + 6 x trained + 3 x attention; again: 2 N + attention
+#   weights: 2 x 6,738,415,616 + 18 x 159,907,840
+#   a layer and token: norms 8 x 4096, attention 8 x 4096, MLP 6 x 11008, linear inputs 3 x (6 x 4096 + 11008), rank
+#   14 x 64: 239,488 bytes; x 32 layers, + 12 x 32000 of logits = 8,047,616; x 4,096 tokens
+#   checkpointed: inputs 32 x 2 x 4096 + one layer's 239,488 + 384,000 = 885,632; x 4,096 tokens
+TABLE = {
+    "llama2 7b": (
+        *(4096, 11008, 32, 32, 32, 32000, 6_738_415_616, 159_907_840, 27_623_686_144, 13_292_797_952),
+        *(16_355_172_352, 32_929_480_704, 3_626_500_096),
+    ),
+    "llama2 13b": (
+        *(5120, 13824, 40, 40, 40, 32000, 13_015_864_320, 250_347_520, 53_277_163_520, 25_826_099_200),
+        *(30_537_984_000, 50_625_249_280, 4_476_895_232),
+    ),
+    "llama2 70b": (
+        *(8192, 28672, 80, 64, 8, 32000, 68_976_648_192, 828_375_040, 281_002_639_360, 137_819_586_560),
+        *(152_864_047_104, 168_296_448_000, 9_025_617_920),
+    ),
+    "codellama 7b": (
+        *(4096, 11008, 32, 32, 32, 32016, 6_738_546_688, 159_907_840, 27_623_948_288, 13_292_929_024),
+        *(16_355_434_496, 32_930_267_136, 3_627_286_528),
+    ),
+    "codellama 13b": (
+        *(5120, 13824, 40, 40, 40, 32016, 13_016_028_160, 250_347_520, 53_277_491_200, 25_826_263_040),
+        *(30_538_311_680, 50_626_035_712, 4_477_681_664),
+    ),
+    "codellama 34b": (
+        *(8192, 22016, 48, 64, 8, 32000, 33_743_970_304, 435_683_328, 137_246_015_488, 67_197_992_960),
+        *(75_330_240_512, 89_829_408_768, 6_632_767_488),
+    ),
+    "codellama 70b": (
+        *(8192, 28672, 80, 64, 8, 32016, 68_976_910_336, 828_375_040, 281_003_163_648, 137_819_848_704),
+        *(152_864_571_392, 168_297_234_432, 9_026_404_352),
+    ),
+    "mistral 7b": (
+        *(4096, 14336, 32, 32, 8, 32000, 7_241_732_096, 167_772_160, 29_684_137_984, 14_299_430_912),
+        *(17_503_363_072, 35_244_736_512, 3_698_851_840),
+    ),
+    "wizardmath 7b": (
+        *(4096, 11008, 32, 32, 32, 32001, 6_738_423_808, 159_907_840, 27_623_702_528, 13_292_806_144),
+        *(16_355_188_736, 32_929_529_856, 3_626_549_248),
+    ),
+    "wizardmath 13b": (
+        *(5120, 13824, 40, 40, 40, 32001, 13_015_874_560, 250_347_520, 53_277_184_000, 25_826_109_440),
+        *(30_538_004_480, 50_625_298_432, 4_476_944_384),
+    ),
+    "wizardmath 70b": (
+        *(8192, 28672, 80, 64, 8, 32002, 68_976_680_960, 828_375_040, 281_002_704_896, 137_819_619_328),
+        *(152_864_112_640, 168_296_546_304, 9_025_716_224),
+    ),
+    "llama 65b": (
+        *(8192, 22016, 80, 64, 64, 32000, 65_285_660_672, 799_539_200, 266_065_674_240, 130_437_611_520),
+        *(144_963_026_944, 158_062_346_240, 8_897_691_648),
+    ),
+}
+# Of one shape with another, down to the vocabulary.
+SAME = {"metamath 7b": "wizardmath 7b", "metamath 13b": "wizardmath 13b", "metamath 70b": "llama2 70b"}
+
+# Bytes of weights, of activations without and with checkpointing, and FLOPs a token, for other methods.
+# QLoRA holds 4.127 bits a quantised parameter, 4 bytes of each other one; its MLP and layer inputs are 32-bit. The 70B:
+#   0.515875 x 68,451,041,280 + 4 x 525,606,912 + 18 x 828,375,040; a layer and token: 8 x 8192 + 4 x (8192 + 1024)
+#   + 12 x 28672 + 896 + 3 x (6 x 8192 + 28672) = 680,832; x 80 + 384,000 = 54,850,560; x 4,096
+#   checkpointed: (80 x 4 x 8192 + 680,832 + 384,000) x 4,096
+# Full is 18 bytes a parameter: weight, gradient, two moments, bf16 copy; a layer and token of the 7B: 16 x 4096
+#   + 8 x 4096 + 6 x 11008 + 2 x (6 x 4096 + 11008) = 235,520; x 32 + 384,000 = 7,920,640; x 4,096
+#   checkpointed: (32 x 4 x 4096 + 235,520 + 384,000) x 4,096; FLOPs: 6 N + 3 x attention
+OTHERS = {
+    ("llama2 7b", Method.full): (121_291_481_088, 32_442_941_440, 4_685_037_568, 39_878_393_856),
+    ("llama2 70b", Method.qlora): (52_325_359_288.32, 224_667_893_760, 15_098_970_112, 281_002_639_360),
+}
+
+
+def architecture(name: str) -> LlamaConfig | MistralConfig:
+    """The config of a row of the table."""
+    hidden, mlp, layers, heads, kv_heads, vocabulary, *_ = TABLE[name]
+    kind = MistralConfig if name.startswith("mistral") else LlamaConfig
+    size: dict[str, Any] = {"hidden_size": hidden, "intermediate_size": mlp, "num_hidden_layers": layers}
+    size |= {"vocab_size": vocabulary, "num_attention_heads": heads}
+    return kind(**size, num_key_value_heads=kv_heads, tie_word_embeddings=False)
+
+
+@pytest.fixture(scope="module")
+def train(make_config: Callable[..., Config]) -> TrainConfig:
+    """LoRA as the table has it."""
+    config = make_config("backbone=llama2", "train=lora", "task=gsm8k", "train.row_tokens=4096", "train.lora_rank=64")
+    return replace(config.train, lora_dropout=0.05, batch_size=96)
+
+
+@pytest.fixture(scope="module")
+def llama_7b(train: TrainConfig) -> Estimate:
+    """LLaMA-2-7B for 1,000 steps of 96 examples of 270 tokens."""
+    return estimate(architecture("llama2 7b"), train, Precision.bf16, 270, 1000)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_real_backbone_takes_what_was_worked_out_by_hand(name: str, train: TrainConfig) -> None:
+    found = estimate(architecture(name), train, Precision.bf16, 300, 2000)
+    counts = (found.parameters, found.trained, found.flops, found.flops_again)
+    assert (*counts, found.weight_bytes, found.activation_bytes, found.checkpointed_bytes) == TABLE[name][6:]
+    assert found.tokens == 2000 * 96 * 300
+
+
+@pytest.mark.parametrize(("name", "method"), OTHERS)
+def test_every_method_takes_what_was_worked_out_by_hand(name: str, method: Method, train: TrainConfig) -> None:
+    train = replace(train, method=method)
+    if method is Method.full:
+        train = replace(train, lora_rank=0, lora_dropout=0.0)
+    found = estimate(architecture(name), train, Precision.bf16, 300, 1)
+    assert found.parameters == TABLE[name][6]
+    assert found.trained == TABLE[name][6 if method is Method.full else 7]
+    bytes_ = (found.weight_bytes, found.activation_bytes, found.checkpointed_bytes)
+    assert (*bytes_, found.flops) == pytest.approx(OTHERS[name, method], rel=1e-12)
+
+
+def test_every_size_on_offer_is_in_the_table_with_its_parameters(root: Path) -> None:
+    offered = {
+        f"{path.stem} {size}": values.parameters
+        for path in (root / "conf/backbone").glob("*.yaml")
+        for size, values in OmegaConf.load(path).backbone.sizes.items()
+    }
+    assert offered == {name: TABLE[SAME.get(name, name)][6] for name in [*TABLE, *SAME]}
+
+
+def test_a_padded_batch_takes_the_memory_of_its_longest(train: TrainConfig, llama_7b: Estimate) -> None:
+    lengths = {"micro_batch_size": 4, "max_source_tokens": 256, "max_target_tokens": 768}
+    padded = replace(train, batches="padded", **lengths)  # 4 x (256 + 768) tokens, as many as in a packed row
+    found = estimate(architecture("llama2 7b"), padded, Precision.bf16, None, 1000)
+    assert found.activation_bytes == llama_7b.activation_bytes
+    assert found.at_most
+    assert found.tokens == 1000 * 96 * 1024
+
+
+def test_checkpointing_is_needed_where_memory_is_short(llama_7b: Estimate) -> None:
+    assert not llama_7b.needs_checkpointing(80e9)
+    assert llama_7b.needs_checkpointing(48e9)
+    assert llama_7b.memory(checkpointing=True) == pytest.approx(1.1 * (16_355_172_352 + 3_626_500_096))
+
+
+def test_the_estimate_is_one_line(llama_7b: Estimate) -> None:
+    # 25.92 million tokens x 27.60 GFLOP / (0.4 x 800 TFLOP/s) = 2,236 s
+    assert llama_7b.words(800e12, checkpointing=False) == (
+        "6.74 G parameters, 160 M trained; 54.2 GB of memory without activation checkpointing; "
+        "25.9 M tokens at 27.6 GFLOP each, 0:37:16 at 40% of 800 TFLOP/s"
+    )
+    assert "22 GB of memory with activation checkpointing" in llama_7b.words(800e12, checkpointing=True)
+    assert llama_7b.seconds(800e12, checkpointing=True) == pytest.approx(3312, abs=1)  # 40.88 GFLOP a token
+
+
+def test_the_machine_is_measured() -> None:
+    assert 1e8 < measured_peak(Precision.fp32) < 1e13
+    assert available_memory() > 1e8
+
+
+SMALL = LlamaConfig(
+    hidden_size=128,
+    intermediate_size=320,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    vocab_size=384,
+    tie_word_embeddings=False,
+)
+
+
+@pytest.fixture
+def load_small(tmp_path: Path, make_config: Callable[..., Config], train: TrainConfig) -> Callable[..., Any]:
+    """`load_small(method, checkpointing)`: a small model as training loads it for bf16, and its config."""
+
+    def load(method: Method, checkpointing: bool) -> tuple[Any, TrainConfig]:
+        LlamaForCausalLM(SMALL).save_pretrained(tmp_path)
+        rank = 0 if method is Method.full else 8
+        config = replace(train, method=method, lora_rank=rank, lora_dropout=0.0, row_tokens=256)
+        backbone = replace(make_config("backbone=llama2", "task=gsm8k").backbone, attention=Attention.sdpa)
+        return load_trainable(Weights("small", str(tmp_path), None, ""), backbone, config, 0, checkpointing), config
+
+    return load
+
+
+@pytest.mark.parametrize("method", Method)
+def test_the_loaded_model_is_as_large_as_estimated(method: Method, load_small: Callable[..., Any]) -> None:
+    model, config = load_small(method, checkpointing=False)
+    found = estimate(SMALL, config, Precision.bf16, None, 1)
+    trained = [part for part in model.parameters() if part.requires_grad]
+    assert found.trained == sum(part.numel() for part in trained)
+    frozen = sum(part.nbytes for part in model.parameters() if not part.requires_grad)
+    # The scales of quantised blocks are no parameters: 0.127 of 4.127 bits.
+    assert found.weight_bytes - 18 * found.trained == pytest.approx(frozen, rel=0.02)
+
+
+class Storages(TorchDispatchMode):
+    """The most bytes that storages made under it held at once."""
+
+    def __init__(self, known: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.live, self.now, self.peak = {tensor.untyped_storage()._cdata: 0 for tensor in known}, 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self.live:
+                storage = tensor.untyped_storage()
+                self.live[storage._cdata] = storage.nbytes()
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self._free, storage._cdata)
+        self.peak = max(self.peak, self.now)
+        return made
+
+    def _free(self, key: int) -> None:
+        self.now -= self.live.pop(key)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("method", Method)
+def test_a_real_step_takes_the_memory_estimated(
+    method: Method, checkpointing: bool, load_small: Callable[..., Any]
+) -> None:
+    model, config = load_small(method, checkpointing)
+    found = estimate(SMALL, config, Precision.bf16, None, 1)
+    model.train()
+    for part in model.parameters():
+        part.grad = torch.zeros_like(part) if part.requires_grad else None
+    ids = torch.arange(256)[None]
+    known = [tensor for part in model.parameters() for tensor in (part, part.grad) if tensor is not None]
+    with Storages(known) as storages:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        loss.backward()
+    state = found.weight_bytes - 2 * found.trained  # all but the bf16 copies, which the step makes
+    step = found.memory(checkpointing) / MARGIN - state
+    # Checkpointing full takes least: its bf16 copies, most of this small step, are gone when the backward pass peaks.
+    low = 0.65 if checkpointing else 0.97
+    assert low < storages.peak / step < 1.03
