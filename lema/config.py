@@ -332,18 +332,19 @@ def _check(config: Config) -> None:
         value = attrgetter(key)(config)
         if value is not None and value < 1:
             raise UserError(f"{key}={value}: must be at least 1")
-    task, train = config.task, config.train
+    task, train, mix = config.task, config.train, config.mix
     if task.dataset is None and None in (task.num_train, task.num_test):
         raise UserError(f"task={task.name}: set task.dataset, or task.num_train and task.num_test")
     if train.epochs is None and train.max_steps is None:
         raise UserError("train.epochs=null train.max_steps=null: set one of them")
     if train.batch_size % train.micro_batch_size:
-        must = f"must divide train.batch_size={train.batch_size}"
-        raise UserError(f"train.micro_batch_size={train.micro_batch_size}: {must}")
+        raise UserError(f"train.micro_batch_size={train.micro_batch_size}: must divide {train.batch_size=}")
     if train.row_tokens < (longest := train.max_source_tokens + train.max_target_tokens):
         must = f"must be at least train.max_source_tokens + train.max_target_tokens, {longest}"
         raise UserError(f"train.row_tokens={train.row_tokens}: {must}")
-    if config.mix.without is Without.step and task.grader is Grader.csqa:
-        raise UserError(f"mix={config.mix.name}: corrections of {task.name} name no step to leave out; run mix=lema")
+    if mix.without and mix.extra is not Extra.corrections:
+        raise UserError(f"mix.without={mix.without}: mix={mix.name} has no corrections; mix=lema or mix.without=null")
+    if mix.without is Without.step and task.grader is Grader.csqa:
+        raise UserError(f"mix={mix.name}: corrections of {task.name} name no step to leave out; run mix=lema")
     if (train.method is Method.full) != (train.lora_rank == 0):
         raise UserError(f"train.lora_rank={train.lora_rank}: must be 0 with train.method=full and at least 1 otherwise")

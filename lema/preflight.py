@@ -1,20 +1,42 @@
 """What the steps to be made need before anything is downloaded, sent or paid: all that is missing, in one message."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from lema.cell import Cell
-from lema.config import Attention, CorrectionMethod, Method, ModelConfig, Precision, Stage
-from lema.models.weights import Weights, weights
+from lema.config import (
+    Attention,
+    Config,
+    CorrectionMethod,
+    CotPart,
+    Method,
+    ModelConfig,
+    Precision,
+    Selection,
+    Split,
+    Stage,
+)
+from lema.models.weights import NF4_BYTES, TRAINED_BYTES, Weights, weights
 from lema.types import UserError
 
-# Weights in 4-bit NF4 with double quantisation take 4.127 bits a parameter (QLoRA, arXiv 2305.14314, section 3).
-BYTES_NF4, BYTES_BF16 = 4.127 / 8, 2.0
+BYTES = {Precision.bf16: 2.0, Precision.fp32: 4.0}  # a parameter
+PUBLISHED_BYTES = 2.0  # a parameter, as the files of most models have it
 CPU_PARAMETERS = 500_000_000  # up to here a CPU is slow but possible; ours
+
+
+@dataclass(frozen=True)
+class Held:
+    """A model on one device: in what form, its bytes a parameter, and the setting that does without it."""
+
+    form: str
+    width: float
+    remedy: str | None = None
 
 
 def check_runs_dir(folder: Path) -> None:
@@ -39,22 +61,28 @@ def _missing(cell: Cell, stages: set[Stage]) -> Iterator[str]:
     for key, dataset in (("dataset", task.dataset), ("train_dataset", task.train_dataset)):
         if Stage.data in stages and dataset and dataset.path is None:
             yield from _unreachable("dataset", dataset.hub_id, dataset.revision, f"task.{key}.path")
-    if Stage.mix in stages and task.trained_dataset and task.trained_dataset.solution is None:
+    yield from _without_dev(config, stages)
+    explained = task.trained_dataset is None or task.trained_dataset.solution
+    if Stage.mix in stages and config.mix.cot is not CotPart.none and not explained:
         without = f"{task.name} has no reference solutions, so mix={config.mix.name} would have no CoT examples"
         yield f"rationales: {without}; add some to the training rows and name their field, task.dataset.solution=FIELD"
     if Stage.sample in stages and config.sampler.model:
-        models["sampler.model"] = (config.sampler.model, BYTES_BF16)
+        held = Held("of weights", BYTES[config.sampler.model.precision])
+        models["sampler.model"] = (config.sampler.model, [held])
         yield from _unsupported("sampler.model", config.sampler.model)
     if not cell.builds_base and stages - {Stage.data, Stage.correct}:
-        width = BYTES_NF4 if config.train.method is Method.qlora else BYTES_BF16
-        models["backbone"] = (config.backbone, width)
-    for name, (model, width) in models.items():
+        models["backbone"] = (config.backbone, _held(config, stages))
+    for name, (model, held) in models.items():
         source = weights(model)
         if not Path(source.location).is_dir():
             yield from _unreachable("model", source.location, source.revision, f"{name}.path")
         elif not (Path(source.location) / "config.json").is_file():
             yield f"model: {name}.path={source.location} holds no config.json: choose a model in Hugging Face format"
-        yield from _too_large(name, source, model.parameters, width)
+        parameters = _parameters(source) or model.parameters or 0
+        if parameters and held:
+            yield from _too_large(name, source.location, parameters, held, *_memory())
+        if name == "backbone" and Stage.merge in stages:
+            yield from _too_little_disk(cell.store.root, parameters * BYTES[model.precision])
     if stages & {Stage.sample, Stage.train, Stage.evaluate}:
         yield from _unsupported("backbone", config.backbone)
     if stages & {Stage.train, Stage.evaluate} and not find_spec("bitsandbytes"):
@@ -72,24 +100,77 @@ def _missing(cell: Cell, stages: set[Stage]) -> Iterator[str]:
             yield f"budget: nothing is sent without a limit in dollars; set one, corrector.budget_usd=20, {free}"
 
 
-def _too_large(name: str, source: Weights, parameters: int | None, width: float) -> Iterator[str]:
-    """Weights, of `width` bytes a parameter, need room: large ones on a CUDA GPU, small ones at least in memory."""
-    if Path(source.location).is_dir():  # two bytes of weights each, as they are published
-        folder = Path(source.location)
-        files = list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))
-        parameters = int(sum(file.stat().st_size for file in files) / BYTES_BF16)
-    if not parameters:
+def _without_dev(config: Config, stages: set[Stage]) -> Iterator[str]:
+    """What asks dev questions, when none are held out."""
+    train, more = config.train, "or hold questions out with task.num_dev="
+    if config.task.num_dev:
         return
+    # With epochs alone the number of steps is known only once the mix is made.
+    several = train.max_steps is None or train.max_steps > train.save_steps
+    if Stage.train in stages and config.selection is Selection.dev and several:
+        yield f"dev: selection=dev task.num_dev=0 leaves nothing to choose a checkpoint by: selection=last, {more}"
+    if Stage.evaluate in stages and config.evaluation.split is Split.dev:
+        yield f"dev: evaluation.split=dev task.num_dev=0 leaves nothing to evaluate on: evaluation.split=test, {more}"
+
+
+def _held(config: Config, stages: set[Stage]) -> list[Held]:
+    """The forms in which these stages hold the backbone; of those of one size the first: its remedy serves all."""
+    method, whole = config.train.method, BYTES[config.backbone.precision]
+    forms = []
+    if stages & {Stage.train, Stage.select, Stage.evaluate}:
+        forms.append(Held("of weights", NF4_BYTES if method is Method.qlora else whole))
+    if Stage.sample in stages and not config.sampler.model:
+        forms.append(Held("of weights to sample with", whole))
+    if Stage.train in stages and method is Method.full:
+        form, width = "of weights, gradients and moments to train them all", TRAINED_BYTES
+        if config.train.optimizer.startswith("paged"):  # the moments, half of it, may lie in the machine's memory
+            form, width = "of weights and gradients to train them all", TRAINED_BYTES / 2
+        forms.append(Held(form, width, "train=lora"))
+    if Stage.merge in stages:
+        forms.append(Held("of merged weights", whole, "train.merge=null"))
+    held: dict[float, Held] = {}
+    for each in forms:
+        held.setdefault(each.width, each)
+    return list(held.values())
+
+
+def _parameters(source: Weights) -> int:
+    """The number by the size of a local folder's weights; 0 when there are none."""
+    folder = Path(source.location)
+    files = list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))
+    return int(sum(file.stat().st_size for file in files) / PUBLISHED_BYTES)
+
+
+def _memory() -> tuple[bool, int]:
+    """Whether there is a CUDA GPU, and its memory in bytes, else the machine's."""
     import torch
 
-    on_gpu = torch.cuda.is_available()
-    need, have = parameters * width, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if on_gpu:
-        have = torch.cuda.get_device_properties(0).total_memory
-    if need > have or not (on_gpu or parameters <= CPU_PARAMETERS):
-        size = f"{source.location} has {parameters / 1e9:.1f} billion parameters, {need / 1e9:.0f} GB of weights"
-        found = f"a GPU of {have / 1e9:.0f} GB" if on_gpu else f"no CUDA GPU, and {have / 1e9:.0f} GB of memory"
-        yield f"GPU: {size}, and this machine has {found}: run on a larger one, or choose a smaller {name}"
+    if torch.cuda.is_available():
+        return True, torch.cuda.get_device_properties(0).total_memory
+    return False, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _too_large(name: str, location: str, parameters: int, held: list[Held], on_gpu: bool, memory: int) -> Iterator[str]:
+    """A model needs room in each form: a large one on a CUDA GPU, a small one at least in the machine's memory."""
+    possible = on_gpu or parameters <= CPU_PARAMETERS
+    lacking = [each for each in held if parameters * each.width > memory or not possible]
+    if lacking:
+        needs = ", ".join(f"{parameters * each.width / 1e9:.0f} GB {each.form}" for each in lacking)
+        found = f"a GPU of {memory / 1e9:.0f} GB" if on_gpu else f"no CUDA GPU, and {memory / 1e9:.0f} GB of memory"
+        remedies = [each.remedy for each in lacking if each.remedy]
+        if len(remedies) < len(lacking):  # they would not do
+            remedies = []
+        size = f"{location} has {parameters / 1e9:.1f} billion parameters, {needs}"
+        remedy = ", ".join([*remedies, "run on a larger one"])
+        yield f"GPU: {size}, and this machine has {found}: {remedy}, or choose a smaller {name}"
+
+
+def _too_little_disk(root: Path, need: float) -> Iterator[str]:
+    """The merged model, of `need` bytes, is written below the runs folder."""
+    free = shutil.disk_usage(root).free
+    if need > free:
+        short = f"the merged model takes {need / 1e9:.0f} GB, and runs_dir={root} has {free / 1e9:.0f} GB free"
+        yield f"disk: {short}: free some, choose another folder with runs_dir=, or train.merge=null"
 
 
 def _unsupported(name: str, model: ModelConfig) -> Iterator[str]:

@@ -18,7 +18,7 @@ from lema.models.merge import agreement, merge
 from lema.models.weights import Weights
 from lema.prompts.formats import cot_prompt
 
-QUICK = ("backbone.tiny.corpus_size=300", "backbone.tiny.steps=40")
+QUICK = ("backbone.tiny.corpus_size=300", "backbone.tiny.steps=40", "backbone.tiny.batch_tokens=256")
 
 
 @pytest.fixture(scope="module")
@@ -64,16 +64,20 @@ def measured(base: Weights, adapter: Path, merged: Path, make_config, prompts, f
     return agreement(base, adapter, merged, make_config(*QUICK).backbone, prompts, four_bit=four_bit)
 
 
+@pytest.mark.parametrize("number", [10, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", ["lora", "qlora"])
-def test_the_merged_model_is_the_model_that_was_trained(method, base, adapter, merged, make_config, prompts) -> None:
-    found = measured(base, adapter[method], merged[method], make_config, prompts, four_bit=method == "qlora")
-    assert (found["prompts"], found["equal_outputs"]) == (100, 1.0)
+def test_the_merged_model_is_the_model_that_was_trained(
+    method, number, base, adapter, merged, make_config, prompts
+) -> None:
+    asked = prompts[:number]
+    found = measured(base, adapter[method], merged[method], make_config, asked, four_bit=method == "qlora")
+    assert (found["prompts"], found["equal_outputs"]) == (number, 1.0)
     assert found["largest_logit_difference"] < 1e-3
 
 
 def test_a_qlora_adapter_on_the_original_base_is_another_model(base, adapter, merged, make_config, prompts) -> None:
     # Measured by the same rule, which so is seen to find a difference where there is one.
-    onto_original = measured(base, adapter["qlora"], merged["original"], make_config, prompts[:20], four_bit=True)
+    onto_original = measured(base, adapter["qlora"], merged["original"], make_config, prompts[:10], four_bit=True)
     assert onto_original["largest_logit_difference"] > 0.01
     assert onto_original["equal_outputs"] < 1
 

@@ -187,7 +187,9 @@ def test_the_table_counts_each_source_and_is_printed(
         assert each.summary["total"]["questions"] == len({row.problem_id for row in each.examples})
     with caplog.at_level(logging.INFO, "lema.stages.mix"):
         total = arm(make_config(*SMALL, "mix=cot", "task.max_cot=8", f"runs_dir={tmp_path}")).summary["total"]
-    lines = [record.getMessage().split() for record in caplog.records if record.name == "lema.stages.mix"]
+    shown, *told = [record.getMessage() for record in caplog.records if record.name == "lema.stages.mix"]
+    assert shown.count("---") == shown.count("The answer is") == 3
+    lines = [line.split() for line in told]
     assert [line[0] for line in lines] == ["mix", "cot", "total"]
     assert lines[-1][1:] == [f"{number:,}" for number in total.values()]
 

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from lema import pipeline, preflight
+from lema.config import Stage
 from lema.models.weights import Weights
+from lema.preflight import Held
 from lema.types import UserError
 
 
@@ -56,18 +58,38 @@ def test_only_what_the_cell_needs_is_asked_for(run_cli, overrides: list[str], na
     assert {line.strip().split(":")[0] for line in finished.stderr.splitlines() if line.startswith("  - ")} == names
 
 
-@pytest.mark.parametrize("mix", ["cot", "lema"])
-def test_csqa_says_that_it_has_no_rationales_before_anything_is_made(run_cli, tmp_path: Path, mix: str) -> None:
+@pytest.mark.parametrize("mix", ["cot", "lema", "corrections"])
+def test_csqa_says_that_it_has_no_rationales_where_they_are_asked_for(refused, tmp_path: Path, mix: str) -> None:
     question = {"stem": "Where?", "choices": [{"label": "A", "text": "bank"}, {"label": "B", "text": "mall"}]}
     for name in ("train", "dev"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"answerKey": "A", "question": question}) + "\n")
-    finished = run_cli("backbone=tiny", "task=csqa", f"task.dataset.path={tmp_path}", f"mix={mix}")
-    assert finished.returncode != 0
-    assert "Traceback" not in finished.stderr
-    [line] = [line for line in finished.stderr.splitlines() if line.startswith("  - ")]
-    assert line.startswith(f"  - rationales: csqa has no reference solutions, so mix={mix} would have no CoT examples;")
-    assert line.endswith("task.dataset.solution=FIELD")
-    assert not [path for path in (tmp_path / "runs").glob("*") if path.name != "hydra"]
+    # A folder that is no model, so that there is always something to refuse.
+    lines = refused("task=csqa", f"task.dataset.path={tmp_path}", f"mix={mix}", f"backbone.path={tmp_path}")
+    assert lines.pop().startswith("model: ")
+    assert len(lines) == (mix != "corrections")
+    for line in lines:
+        assert line.startswith(f"rationales: csqa has no reference solutions, so mix={mix} would have no CoT examples;")
+        assert line.endswith("task.dataset.solution=FIELD")
+
+
+@pytest.mark.parametrize(
+    ("mix", "part", "refused"),
+    [
+        ("cot", "step", True),
+        ("cot_matched", "explanation", True),
+        ("lema", "step", False),
+        ("lema_32k", "solution", False),
+        ("corrections", "explanation", False),
+    ],
+)
+def test_only_an_arm_with_corrections_can_leave_out_a_part_of_them(make_config, mix, part, refused) -> None:
+    if not refused:
+        assert make_config(f"mix={mix}", f"mix.without={part}").mix.without == part
+        return
+    line = f"mix.without={part}: mix={mix} has no corrections; mix=lema or mix.without=null"
+    with pytest.raises(UserError) as raised:
+        make_config(f"mix={mix}", f"mix.without={part}")
+    assert str(raised.value) == line
 
 
 def test_both_data_sets_of_a_task_that_has_two_are_looked_for(run_cli) -> None:
@@ -190,29 +212,133 @@ def test_what_needs_bitsandbytes_asks_for_it(refused, monkeypatch, overrides: li
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU lacks")
-@pytest.mark.parametrize("train", ["qlora", "lora"])
+@pytest.mark.parametrize(
+    ("train", "needs"),
+    [
+        ("qlora", "4 GB of weights, 14 GB of weights to sample with"),
+        ("lora", "14 GB of weights"),
+        ("full", "14 GB of weights, 58 GB of weights and gradients to train them all"),
+    ],
+)
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
-def test_a_7b_backbone_without_a_gpu_is_one_line(refused, tmp_path: Path, train: str, name: str) -> None:
+def test_a_7b_backbone_without_a_gpu_is_one_line(refused, tmp_path: Path, train: str, needs: str, name: str) -> None:
     folder = local_model(tmp_path / "7b", 7.24, name)
     others = ("sampler=self", "corrector=reference")
     [line] = refused("backbone=mistral", f"backbone.path={folder}", f"train={train}", *others)
-    weights = {"qlora": 4, "lora": 14}[train]
-    start = f"GPU: {folder} has 7.2 billion parameters, {weights} GB of weights, and this machine has no CUDA GPU"
-    assert line.startswith(start)
+    assert line.startswith(f"GPU: {folder} has 7.2 billion parameters, {needs}, and this machine has no CUDA GPU, and ")
     assert line.endswith("GB of memory: run on a larger one, or choose a smaller backbone")
+
+
+ANSWERED = {Stage.train, Stage.select, Stage.evaluate}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "stages", "memory", "said"),
+    [  # 10 billion parameters, memory in GB: what does not fit, and what then is the first remedy
+        (["train=qlora"], ANSWERED, 6, None),
+        (["train=qlora"], ANSWERED, 5, "5 GB of weights, run"),
+        (["train=qlora"], ANSWERED | {Stage.merge}, 21, None),
+        (["train=qlora"], ANSWERED | {Stage.merge}, 19, "20 GB of merged weights, train.merge=null"),
+        (["train=qlora"], {Stage.merge}, 19, "20 GB of merged weights, train.merge=null"),
+        (["train=qlora"], ANSWERED | {Stage.merge}, 5, "5 GB of weights, 20 GB of merged weights, run"),
+        (["train=qlora"], ANSWERED | {Stage.merge, Stage.sample}, 19, "20 GB of weights to sample with, run"),
+        (["train=qlora", "sampler=open"], ANSWERED | {Stage.sample}, 6, None),
+        (["train=qlora", "backbone.precision=fp32"], {Stage.merge}, 39, "40 GB of merged weights, train.merge=null"),
+        (["train=lora"], ANSWERED | {Stage.merge, Stage.sample}, 21, None),
+        (["train=lora"], ANSWERED | {Stage.merge, Stage.sample}, 19, "20 GB of weights, run"),
+        (["train=full"], ANSWERED, 81, None),
+        (["train=full"], ANSWERED, 79, "80 GB of weights and gradients to train them all, train=lora"),
+        (["train=full"], {Stage.evaluate}, 21, None),
+        (["train=full"], ANSWERED, 19, "20 GB of weights, 80 GB of weights and gradients to train them all, run"),
+        (["train=full", "train.optimizer=adamw_torch"], ANSWERED, 161, None),
+        (
+            ["train=full", "train.optimizer=adamw_torch"],
+            ANSWERED,
+            159,
+            "160 GB of weights, gradients and moments to train them all, train=lora",
+        ),
+    ],
+)
+def test_each_form_of_the_backbone_must_fit_on_the_gpu(make_config, overrides, stages, memory, said) -> None:
+    config = make_config("backbone=mistral", "sampler=self", *overrides)
+    held = preflight._held(config, stages)
+    lines = list(preflight._too_large("backbone", "org/model", 10**10, held, True, memory * 10**9))
+    if said is None:
+        assert not lines
+        return
+    [line] = lines
+    needs, remedy = said.rsplit(", ", 1)
+    assert line.startswith(
+        f"GPU: org/model has 10.0 billion parameters, {needs}, and this machine has a GPU of {memory} GB: {remedy}"
+    )
+    assert line.endswith("run on a larger one, or choose a smaller backbone")
 
 
 def test_weights_in_both_forms_are_counted_once(tmp_path: Path) -> None:
     folder = local_model(tmp_path / "both", 0.4)
     local_model(folder, 0.4, "pytorch_model.bin")
-    assert not list(preflight._too_large("backbone", Weights("both", str(folder), None, ""), None, 2.0))
+    assert preflight._parameters(Weights("both", str(folder), None, "")) == 400_000_000
+    assert preflight._parameters(Weights("hub", "org/model", None, "")) == 0
 
 
-def test_a_small_model_must_fit_in_memory_too() -> None:
-    small = Weights("small", "org/small", None, "")
-    assert not list(preflight._too_large("backbone", small, 10_000_000, 2.0))
-    [line] = preflight._too_large("backbone", small, 10_000_000, 1e9)
-    assert line.startswith("GPU: org/small has 0.0 billion parameters, 10000000 GB of weights, and this machine has ")
+@pytest.mark.parametrize(("width", "fits"), [(2.0, True), (1e9, False)])
+def test_a_small_model_must_fit_in_memory_too(width: float, fits: bool) -> None:
+    lines = list(preflight._too_large("backbone", "org/small", 10_000_000, [Held("of weights", width)], False, 10**9))
+    start = (
+        "GPU: org/small has 0.0 billion parameters, 10000000 GB of weights, and this machine has no CUDA GPU, and 1 GB"
+    )
+    assert [line.startswith(start) for line in lines] == [True] * (not fits)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "names"),
+    [
+        (["train=qlora"], ["model", "GPU", "disk"]),
+        (["train=qlora", "train.merge=null"], ["model", "GPU"]),
+        (["train=qlora", "until=train"], ["model", "GPU"]),
+        (["train=full"], ["model", "GPU"]),
+    ],
+)
+def test_a_merged_model_needs_room_on_the_disk(refused, tmp_path: Path, overrides: list[str], names: list[str]) -> None:
+    base = ("backbone=mistral", "backbone.precision=fp32", "mix=cot", "task=arithmetic")
+    lines = refused(*base, f"backbone.parameters={10**15}", *overrides)
+    assert [line.split(":")[0] for line in lines] == names
+    for line in lines[2:]:
+        start = f"disk: the merged model takes 4000000 GB, and runs_dir={tmp_path / 'runs'} has "
+        assert line.startswith(start)
+        assert line.endswith(" GB free: free some, choose another folder with runs_dir=, or train.merge=null")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lines"),
+    [
+        ([], ["selection=dev"]),
+        (["train.max_steps=null"], ["selection=dev"]),
+        (["train.max_steps=51"], ["selection=dev"]),
+        (["evaluation.split=dev"], ["selection=dev", "evaluation.split=dev"]),
+        (["selection=last", "evaluation.split=dev"], ["evaluation.split=dev"]),
+        (["train.max_steps=50", "evaluation.split=dev"], ["evaluation.split=dev"]),
+        (["until=train"], ["selection=dev"]),
+        (["until=train", "evaluation.split=dev"], ["selection=dev"]),
+    ],
+)
+def test_what_asks_dev_questions_where_none_are_held_out_is_refused_first(refused, overrides, lines) -> None:
+    found = refused("task.num_dev=0", "train.save_steps=50", *overrides)
+    assert [line.split()[1] for line in found] == lines
+    for line in found:
+        assert line.split(": ")[0] == "dev"
+        assert line.endswith(", or hold questions out with task.num_dev=")
+        assert (": selection=last" in line) == line.startswith("dev: selection=dev")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["selection=last"], ["selection=paper"], ["train.max_steps=50"], ["until=mix"], ["task.num_dev=1"]],
+)
+def test_without_dev_questions_what_asks_none_goes_on(make_config, overrides: list[str]) -> None:
+    config = make_config("task.num_dev=0", "train.save_steps=50", *overrides)
+    stages = set(list(Stage)[: list(Stage).index(config.until or Stage.report) + 1])
+    assert not list(preflight._without_dev(config, stages))
 
 
 @pytest.mark.parametrize(("capability", "lacks"), [((6, 1), True), ((7, 5), True), ((8, 0), False), ((9, 0), False)])

@@ -24,7 +24,7 @@ from lema.models import tiny
 from lema.models.huggingface import encode_completion, encode_prompt, load_tokenizer
 from lema.models.weights import Weights
 from lema.prompts.formats import cot_prompt
-from lema.stages import evaluate, select
+from lema.stages import evaluate, select, train
 from lema.types import Problem, Solution, UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,7 +67,7 @@ def parrots(tmp_path_factory: pytest.TempPathFactory, make_config: Callable[...,
 def cell(parrots: Path, tmp_path: Path, make_config: Callable[..., Config]) -> Callable[..., Cell]:
     """`cell("selection=paper")`: a cell whose training has ended with the parrots as its checkpoints."""
 
-    def train(folder: Path, steps: list[int]) -> dict[str, Any]:
+    def trained(folder: Path, steps: list[int]) -> dict[str, Any]:
         for step in steps:
             shutil.copytree(parrots / SAYS[step], folder / "checkpoints" / f"step-{step}")
         return {"steps": steps[-1], "checkpoints": steps}
@@ -83,7 +83,7 @@ def cell(parrots: Path, tmp_path: Path, make_config: Callable[..., Config]) -> C
 
     def make(*overrides: str, steps: tuple[int, ...] = tuple(SAYS)) -> Cell:
         made = Cell(make_config(*SMALL, *overrides), Store(tmp_path))
-        builds = {"data": data, "base": base, "train": partial(train, steps=list(steps))}
+        builds = {"data": data, "base": base, "train": partial(trained, steps=list(steps))}
         for name, build in builds.items():
             recipe = Recipe(name, name, version=1, config={"steps": list(steps)}, inputs={})
             made.artifacts[name], _ = made.store.make(recipe, build)
@@ -147,6 +147,35 @@ def test_dev_without_dev_questions_is_an_error_that_names_the_remedy(cell: Calla
         selected(cell("selection=dev", "task.num_dev=0"))
     assert selected(cell("selection=dev", "task.num_dev=0", steps=(4,))).summary["step"] == 4
     assert selected(cell("selection=paper", "task.num_dev=0")).summary["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("made", "selection", "taken"),
+    [  # which trainings there are, what is asked for now, and which serves
+        ([], "last", "last"),
+        ([], "dev", "every"),
+        (["every"], "last", "every"),
+        (["every"], "dev", "every"),
+        (["every"], "paper", "every"),
+        (["last"], "last", "last"),
+        (["last"], "dev", "every"),
+        (["every", "last"], "last", "last"),
+    ],
+)
+def test_another_choice_trains_again_only_for_checkpoints_that_are_gone(
+    cell: Callable[..., Cell], made: list[str], selection: str, taken: str
+) -> None:
+    kept = {}
+    for name, choice in (("every", "dev"), ("last", "last")):
+        tried = cell(f"selection={choice}")
+        tried.artifacts["mix"] = tried.artifacts["data"]
+        kept[name] = train.recipe(tried)
+    for name in made:
+        tried.store.make(kept[name], lambda folder: {})
+    tried = cell(f"selection={selection}")
+    tried.artifacts["mix"] = tried.artifacts["data"]
+    assert kept["every"] != kept["last"]
+    assert train.recipe(tried) == kept[taken]
 
 
 def test_the_untuned_score_does_not_depend_on_the_choice(cell: Callable[..., Cell]) -> None:

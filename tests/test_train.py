@@ -53,9 +53,10 @@ def rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
 
 def model(architecture: str, attention: str) -> Any:
     torch.manual_seed(0)
+    options: Any = {**SIZE, "attn_implementation": attention}
     if architecture == "mistral":  # its window is shorter than most rows, and than some documents
-        return MistralForCausalLM(MistralConfig(**SIZE, sliding_window=8, attn_implementation=attention))
-    return LlamaForCausalLM(LlamaConfig(**SIZE, attn_implementation=attention))
+        return MistralForCausalLM(MistralConfig(**options, sliding_window=8))
+    return LlamaForCausalLM(LlamaConfig(**options))
 
 
 def step(model: Any, batch: dict[str, Any]) -> tuple[float, torch.Tensor]:

@@ -11,11 +11,8 @@ from torch.utils.benchmark import Timer
 from transformers import AutoModelForCausalLM
 
 from lema.config import Batches, Method, Precision, TrainConfig
+from lema.models.weights import NF4_BYTES, TRAINED_BYTES
 
-# NF4 with double quantisation takes 4.127 bits a parameter (QLoRA, arXiv 2305.14314, section 3).
-NF4_BYTES = 4.127 / 8
-# Weight, gradient and AdamW's two moments of a trained parameter, 32-bit each.
-TRAINED_BYTES = 16
 # Of a logit, where memory peaks as the backward pass starts: its log-probability, the gradients of that and of itself.
 LOGIT_BYTES = 12
 # On all of it, for what is not counted: buffers of single operations, the allocator's gaps, the CUDA context. Ours.

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -91,8 +92,7 @@ class CompletionTrainer(Trainer):
             logs |= {"tokens": tokens, "target_tokens": targets, "padding_share": 1 - tokens / positions}
             seconds, self.logged = time.monotonic() - self.logged, time.monotonic()
             speed = {"tokens_per_second": tokens / seconds, "target_tokens_per_second": targets / seconds}
-            if torch.cuda.is_available():
-                speed["peak_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+            speed["peak_memory_gb"] = _peak_memory() / 1e9
             self.track({f"train/{name}": value for name, value in (logs | speed).items()}, self.state.global_step)
         super().log(logs, start_time)
 
@@ -221,6 +221,13 @@ def newest_whole(folder: Path) -> str | None:
             pass
         log.warning("train: %s is cut short or damaged, and passed over", checkpoint)
     return None
+
+
+def _peak_memory() -> int:
+    """The most bytes that were in use at once: on the GPU, else by this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def collect(folder: Path, target: Path, every: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Which weights a config names, without loading them: a local folder or a Hub id, and a digest of it."""
+"""Which weights a config names, without loading them: a local folder or a Hub id, a digest of it; bytes they take."""
 
 import hashlib
 from dataclasses import dataclass
@@ -6,6 +6,11 @@ from pathlib import Path
 
 from lema.config import BackboneConfig, ModelConfig
 from lema.types import UserError
+
+# NF4 with double quantisation takes 4.127 bits a parameter (QLoRA, arXiv 2305.14314, section 3).
+NF4_BYTES = 4.127 / 8
+# Weight, gradient and AdamW's two moments of a trained parameter, 32-bit each.
+TRAINED_BYTES = 16
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ def build(cell: Cell, folder: Path) -> dict[str, Any]:
     if not examples:
         raise UserError(f"mix={mix.name}: no example; {task.name} has no reference solutions")
     write_jsonl(folder / "examples.jsonl", examples)
+    _preview(cell, examples)
     repeated = [example.problem_id for example in examples if example.source == "random_cot"]
     return {
         **_table(examples, count),
@@ -168,6 +169,19 @@ def _token_counter(cell: Cell) -> CountTokens:
         return len(encode_prompt(tokenizer, example.prompt)), len(encode_completion(tokenizer, example.completion))
 
     return count
+
+
+def _preview(cell: Cell, examples: list[Example]) -> None:
+    """Show three of them as training gets them."""
+    from lema.models.batches import encode, preview
+    from lema.models.huggingface import load_tokenizer
+
+    shown, tokenizer = (
+        _some(examples, min(3, len(examples)), random.Random(cell.config.task.seed)),
+        load_tokenizer(cell.base),
+    )
+    rows, _ = encode(shown, tokenizer, cell.config.train)
+    log.info("%-16s %d of the examples, trained on between ⟦ and ⟧\n%s", "mix", len(shown), preview(rows, tokenizer))
 
 
 def _table(examples: list[Example], count: CountTokens) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import random
 import statistics
 from pathlib import Path
 from typing import Any
@@ -15,22 +14,29 @@ from lema.types import Example
 log = logging.getLogger(__name__)
 
 FINAL_STEPS = 10  # over which the reported final loss is averaged
-PREVIEWED = 3  # examples
 CURVE = ("step", "epoch", "loss", "grad_norm", "learning_rate", "tokens", "target_tokens", "padding_share")
 
 
 def recipe(cell: Cell) -> Recipe:
+    last, every = (_recipe(cell, last_only) for last_only in (True, False))
+    if cell.config.selection is not Selection.last:
+        return every
+    # Training that kept every checkpoint has the last one too.
+    return every if cell.store.find(last) is None and cell.store.find(every) else last
+
+
+def _recipe(cell: Cell, last_only: bool) -> Recipe:
     backbone = cell.plain(cell.config.backbone)
     config = cell.plain(cell.config.train) | {name: backbone[name] for name in ("precision", "attention")}
     del config["merge"], config["resume_checkpoints"]
-    config |= {"seed": cell.config.seed, "last_only": cell.config.selection is Selection.last}
+    config |= {"seed": cell.config.seed, "last_only": last_only}
     inputs = {"mix": cell.artifacts["mix"].digest, "base": cell.base.digest}
     return Recipe("train", f"{cell.train_label}-{cell.arm}", version=2, config=config, inputs=inputs)
 
 
 def build(cell: Cell, folder: Path) -> dict[str, Any]:
     """Writes `checkpoints/step-N/` (each a model, or a PEFT adapter) and `metrics.jsonl`, one row a step."""
-    from lema.models.batches import check_packing, encode, preview
+    from lema.models.batches import check_packing, encode
     from lema.models.huggingface import load_architecture, load_tokenizer, load_trainable
     from lema.models.sizes import available_memory, estimate, measured_peak
     from lema.models.trainer import collect, train
@@ -38,10 +44,7 @@ def build(cell: Cell, folder: Path) -> dict[str, Any]:
     config, backbone = cell.config.train, cell.config.backbone
     tokenizer = load_tokenizer(cell.base)
     tokenizer.padding_side = "right"
-    examples = cell.artifacts["mix"].rows("examples.jsonl", Example)
-    rows, counts = encode(examples, tokenizer, config)
-    shown = random.Random(cell.config.seed).sample(rows, min(PREVIEWED, len(rows)))
-    log.info("train: %d examples, trained on between ⟦ and ⟧\n%s", len(shown), preview(shown, tokenizer))
+    rows, counts = encode(cell.artifacts["mix"].rows("examples.jsonl", Example), tokenizer, config)
     by_epochs = None if config.epochs is None else math.ceil(len(rows) * config.epochs / config.batch_size)
     steps = min(limit for limit in (by_epochs, config.max_steps) if limit is not None)
     run = estimate(load_architecture(cell.base), config, backbone.precision, counts["tokens"] / len(rows), steps)
