@@ -1,6 +1,6 @@
 """A cell of the experiment while it runs: its config, where its artifacts are, what it has made so far."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lema.artifacts import Artifact, Store
 from lema.config import Config, Split, digest, identity, plain
@@ -60,6 +60,18 @@ class Cell:
         """The model whose mistakes are corrected."""
         model = self.config.sampler.model
         return self.base if model is None else weights(model)
+
+    @property
+    def other(self) -> "Cell":
+        """This cell with another model's mistakes: `sampler.other`'s, or of a base built here another base's."""
+        config = self.config
+        if config.backbone.tiny and self.builds_base:
+            config = replace(config, backbone=replace(config.backbone, seed=config.backbone.tiny.other_seed))
+        else:
+            config = replace(config, sampler=replace(config.sampler, model=config.sampler.other))
+        own = {"data": self.artifacts["data"]} if "data" in self.artifacts else {}
+        made = {name.removeprefix("other_"): each for name, each in self.artifacts.items() if name.startswith("other_")}
+        return Cell(config, self.store, own | made)
 
     def problems(self, *splits: str) -> list[Problem]:
         """The problems of the given splits of the training data, in order."""

@@ -25,19 +25,18 @@ AnswerForm = StrEnum("AnswerForm", ["plain", "hashes", "boxed", "quantity", "lab
 PromptStyle = StrEnum("PromptStyle", ["lema", "alpaca"])  # a key of `lema.prompts.formats.COT_PROMPTS`
 CorrectionMethod = StrEnum("CorrectionMethod", ["reference", "api"])  # api: a model behind an OpenAI-compatible server
 CotPart = StrEnum("CotPart", ["all", "cut", "none"])  # which CoT examples a mix has; cut: the extras take their places
-Extra = StrEnum("Extra", ["none", "corrections", "corrected_cot", "random_cot", "repeated_cot"])  # what it adds
+# What a mix adds; other_corrections: of mistakes that another model made.
+Extra = StrEnum("Extra", ["none", "corrections", "other_corrections", "corrected_cot", "random_cot", "repeated_cot"])
 Without = StrEnum("Without", ["step", "explanation", "solution"])  # the part of a correction an ablation leaves out
 Method = StrEnum("Method", ["full", "lora", "qlora"])  # all weights, or adapters on a 16-bit or 4-bit (NF4) base
 Batches = StrEnum("Batches", ["padded", "packed"])  # packed: documents side by side in rows, without any padding
-# Which weights an adapter is merged into: the 4-bit ones it was trained on, made 16-bit again, or the original ones.
-Merge = StrEnum("Merge", ["dequantised", "original"])
+Merge = StrEnum("Merge", ["dequantised", "original"])  # the base an adapter is merged into: as trained, or published
 # Which checkpoint is evaluated: the best on dev, the last, or the best on what is evaluated (as the paper chose).
 Selection = StrEnum("Selection", ["dev", "last", "paper"])
 Precision = StrEnum("Precision", ["fp32", "bf16"])
 Schedule = StrEnum("Schedule", ["constant", "linear"])  # of the learning rate; linearly to zero
 Split = StrEnum("Split", ["dev", "test"])  # what is evaluated; dev is cut out of the training questions
-# `auto` takes flash-attention 2 on a GPU where it is installed, else PyTorch's own kernel for documents of many lengths
-# (varlen) in training on packed rows, else sdpa.
+# `auto` is flash-attention 2 on a GPU if installed; else varlen on packed rows, each document by itself; else sdpa.
 Attention = StrEnum("Attention", ["auto", "sdpa", "eager", "flash_attention_2", "varlen"])
 
 
@@ -126,6 +125,7 @@ class TinyConfig:
     other_learning_rate: float  # AdamW, on embeddings and norms
     momentum: float  # Muon's
     weight_decay: float  # Muon's
+    other_seed: int  # of the other base, whose mistakes mix=lema_random takes
     num_threads: int  # of torch on a CPU; another number is another rounding, so another base
 
 
@@ -160,6 +160,7 @@ class SamplerConfig:
 
     name: str
     model: Optional[ModelConfig]  # null is the cell's own backbone
+    other: Optional[ModelConfig]  # whose mistakes mix=lema_random takes; a base built here takes another one's
     samples: int  # per problem
     temperature: float
     max_new_tokens: int
@@ -340,8 +341,7 @@ def _check(config: Config) -> None:
     if train.batch_size % train.micro_batch_size:
         raise UserError(f"train.micro_batch_size={train.micro_batch_size}: must divide {train.batch_size=}")
     if train.row_tokens < (longest := train.max_source_tokens + train.max_target_tokens):
-        must = f"must be at least train.max_source_tokens + train.max_target_tokens, {longest}"
-        raise UserError(f"train.row_tokens={train.row_tokens}: {must}")
+        raise UserError(f"train.row_tokens={train.row_tokens}: must hold {longest} tokens, the longest example's")
     if mix.without and mix.extra is not Extra.corrections:
         raise UserError(f"mix.without={mix.without}: mix={mix.name} has no corrections; mix=lema or mix.without=null")
     if mix.without is Without.step and task.grader is Grader.csqa:

@@ -18,7 +18,7 @@ from hydra.experimental.callback import Callback
 from lema import card, preflight
 from lema.artifacts import Artifact, Recipe, Store, write_json, write_jsonl
 from lema.cell import Cell
-from lema.config import Config, Method, Stage
+from lema.config import Config, Extra, Method, Stage
 from lema.stages import base, correct, data, evaluate, merge, mix, report, sample, select, train
 from lema.types import UserError
 
@@ -54,12 +54,20 @@ def steps(cell: Cell) -> list[Step]:
         stage = Stage(module.__name__.rpartition(".")[2])
         return Step(name or stage, stage, partial(module.recipe, **options), partial(module.build, **options))
 
+    def other(module: Any) -> Step:
+        """A step of another model's mistakes: an arm with them needs the cell's own too, for their number."""
+        stage = Stage(module.__name__.rpartition(".")[2])
+        recipe, build = module.recipe, module.build
+        return Step(f"other_{stage}", stage, lambda cell: recipe(cell.other), lambda cell, to: build(cell.other, to))
+
     asked = [step(data, "test_data", own_test=True)] if cell.config.task.train_dataset else []
     made = [base] if cell.builds_base else []
     mistakes = [sample, correct] if mix.needs_corrections(cell) else []
+    others = map(other, [*made, *mistakes]) if cell.config.mix.extra is Extra.other_corrections else ()
     merged = [merge] if cell.config.train.merge and cell.config.train.method is not Method.full else []
     scores = [step(evaluate, "evaluate_untuned", tuned=False), step(evaluate, tuned=True)]
-    return [step(data), *asked, *map(step, [*made, *mistakes, mix, train, select, *merged]), *scores]
+    own = map(step, [*made, *mistakes])
+    return [step(data), *asked, *own, *others, *map(step, [mix, train, select, *merged]), *scores]
 
 
 def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:

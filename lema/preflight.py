@@ -15,6 +15,7 @@ from lema.config import (
     Config,
     CorrectionMethod,
     CotPart,
+    Extra,
     Method,
     ModelConfig,
     Precision,
@@ -66,10 +67,16 @@ def _missing(cell: Cell, stages: set[Stage]) -> Iterator[str]:
     if Stage.mix in stages and config.mix.cot is not CotPart.none and not explained:
         without = f"{task.name} has no reference solutions, so mix={config.mix.name} would have no CoT examples"
         yield f"rationales: {without}; add some to the training rows and name their field, task.dataset.solution=FIELD"
-    if Stage.sample in stages and config.sampler.model:
-        held = Held("of weights", BYTES[config.sampler.model.precision])
-        models["sampler.model"] = (config.sampler.model, [held])
-        yield from _unsupported("sampler.model", config.sampler.model)
+    others = config.mix.extra is Extra.other_corrections
+    if others and config.sampler.model:
+        instead = f"run mix=lema, which trains on them; sampler=self mix=lema takes {config.backbone.name}'s own"
+        yield f"mix: sampler={config.sampler.name} makes mistakes that are another model's already: {instead}"
+    other = config.sampler.other if others and not cell.builds_base else None
+    sampled = {"sampler.model": config.sampler.model, "sampler.other": other}
+    for name, model in sampled.items():
+        if Stage.sample in stages and model:
+            models[name] = (model, [Held("of weights", BYTES[model.precision])])
+            yield from _unsupported(name, model)
     if not cell.builds_base and stages - {Stage.data, Stage.correct}:
         models["backbone"] = (config.backbone, _held(config, stages))
     for name, (model, held) in models.items():
@@ -176,8 +183,8 @@ def _too_little_disk(root: Path, need: float) -> Iterator[str]:
 def _unsupported(name: str, model: ModelConfig) -> Iterator[str]:
     """What a model's attention and precision need of the packages and the GPU, and do not find."""
     setting = f"{name}.attention={model.attention}"
-    flash = model.attention in (Attention.flash_attention_2, Attention.varlen)
-    if model.attention is Attention.flash_attention_2 and not find_spec("flash_attn"):
+    flash = model.attention is Attention.flash_attention_2
+    if flash and not find_spec("flash_attn"):
         install = "pip install flash-attn --no-build-isolation"
         yield f"package: {setting} needs flash-attn: {install}, or {name}.attention=auto"
     if flash and model.precision is Precision.fp32:

@@ -59,7 +59,7 @@ def arm(config: Config) -> Arm:
     pipeline.run(config, [])
     cell = Cell(config, Store(Path(config.runs_dir)))
     steps = {step.name: step for step in pipeline.steps(cell)}
-    for name in ("data", "base", "sample", "correct", "mix"):
+    for name in ("data", "base", "sample", "correct", "other_base", "other_sample", "other_correct", "mix"):
         if name in steps:
             artifact = cell.store.find(steps[name].recipe(cell))
             assert artifact
@@ -79,7 +79,7 @@ def arms(
 
 def test_arms_share_all_that_they_are_not_named_for(arms: dict[str, Arm]) -> None:
     for name, each in arms.items():
-        shared = {step: artifact.path for step, artifact in each.artifacts.items() if step != "mix"}
+        shared = {step: made.path for step, made in each.artifacts.items() if step != "mix" and "other" not in step}
         assert shared.items() <= {step: artifact.path for step, artifact in arms["lema"].artifacts.items()}.items()
         assert each.setting == arms["lema"].setting
         assert each.train.config == arms["lema"].train.config
@@ -96,6 +96,15 @@ def test_cot_examples_are_the_same_in_every_arm_that_has_all_of_them(arms: dict[
             assert each.examples[: len(whole)] == whole
             assert each.cot() == whole
     assert arms["corrections"].examples == arms["lema"].extra()
+
+
+def test_as_many_corrections_of_another_models_mistakes(arms: dict[str, Arm]) -> None:
+    own, others = arms["lema"], arms["lema_random"]
+    assert others.artifacts["other_base"].path != others.artifacts["base"].path
+    assert others.artifacts["other_sample"].path != others.artifacts["sample"].path
+    assert {example.source for example in others.extra()} == {"correction"}
+    assert len(others.extra()) == len(own.extra())
+    assert {example.prompt for example in others.extra()} != {example.prompt for example in own.extra()}
 
 
 @pytest.mark.parametrize("part", ["step", "explanation", "solution"])

@@ -184,8 +184,6 @@ def local_model(folder: Path, billions: float, name: str = "model.safetensors") 
     [
         (["backbone.attention=flash_attention_2", "backbone.precision=bf16"], ["package", "GPU"]),
         (["backbone.attention=flash_attention_2"], ["package", "precision", "GPU"]),
-        (["backbone.attention=varlen", "backbone.precision=bf16"], ["GPU"]),
-        (["backbone.attention=varlen"], ["precision", "GPU"]),
     ],
 )
 def test_attention_that_this_machine_cannot_compute(refused, overrides: list[str], lines: list[str]) -> None:
@@ -194,6 +192,12 @@ def test_attention_that_this_machine_cannot_compute(refused, overrides: list[str
     for line in found:
         assert f" {overrides[0]} " in line
         assert line.endswith("backbone.attention=" + ("sdpa" if line.startswith("precision") else "auto"))
+
+
+def test_mistakes_of_another_model_need_own_ones_to_be_compared_with(refused) -> None:
+    found = refused("mix=lema_random", "sampler=open", "sampler.model.path=nowhere")
+    [line] = [line for line in found if line.startswith("mix: ")]
+    assert line.startswith("mix: sampler=open makes mistakes that are another model's already: run mix=lema")
 
 
 @pytest.mark.parametrize(

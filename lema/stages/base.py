@@ -14,6 +14,7 @@ def recipe(cell: Cell) -> Recipe:
     text = cell.artifacts["data"].digest if task.dataset else tasks.source(task)
     label = f"{cell.backbone_label}-{cell.train_label if task.dataset else task.name}-seed{backbone['seed']}"
     config = {name: backbone[name] for name in ("tiny", "seed")}
+    del config["tiny"]["other_seed"]  # another base's
     return Recipe("base", label, version=1, config=config, inputs={"text": text})
 
 

@@ -40,6 +40,8 @@ def recipe(cell: Cell) -> Recipe:
     inputs = {"data": cell.artifacts["data"].digest, "tokenizer": cell.base.digest}
     if needs_corrections(cell):
         inputs["corrections"] = cell.artifacts["correct"].digest
+    if cell.config.mix.extra is Extra.other_corrections:
+        inputs["other_corrections"] = cell.artifacts["other_correct"].digest
     label = f"{cell.train_label}-{cell.backbone_label}-{config['name']}"
     return Recipe("mix", label, version=1, config=config, inputs=inputs)
 
@@ -55,8 +57,8 @@ def build(cell: Cell, folder: Path) -> dict[str, Any]:
     explained = [problem for problem in train.values() if problem.solution and problem.answer]
     cot = [Example(each.id, "cot", *formats.cot(style, each)) for each in explained if each.id in chosen]
     spare = [Example(each.id, "random_cot", *formats.cot(style, each)) for each in explained if each.id in pool]
-    drawn = _drawn(cell, pool) if needs_corrections(cell) else []
-    extra, count = _extra(cell, drawn, cot, spare), _token_counter(cell)
+    drawn = _drawn(cell, "correct", pool, task.max_extra) if needs_corrections(cell) else []
+    extra, count = _extra(cell, pool, drawn, cot, spare), _token_counter(cell)
     if mix.match_tokens:
         lema = [_correction(*each) for each in drawn]  # the CoT examples are the same
         missing = sum(sum(count(each)) for each in lema) - sum(sum(count(each)) for each in extra)
@@ -74,9 +76,9 @@ def build(cell: Cell, folder: Path) -> dict[str, Any]:
     }
 
 
-def _drawn(cell: Cell, pool: dict[str, Problem]) -> Drawn:
-    """The accepted corrections of the pool, at most `task.max_extra` of them: the same for every arm."""
-    task, mix, source = cell.config.task, cell.config.mix, cell.artifacts["correct"]
+def _drawn(cell: Cell, step: str, pool: dict[str, Problem], most: int | None) -> Drawn:
+    """The accepted corrections that `step` made for questions of the pool, at most so many: the same for every arm."""
+    mix, source = cell.config.mix, cell.artifacts[step]
     corrections = source.rows("corrections.jsonl", Correction)
     drawn = [each for each in corrections if each.accepted and each.problem_id in pool]
     if not drawn:
@@ -85,16 +87,20 @@ def _drawn(cell: Cell, pool: dict[str, Problem]) -> Drawn:
             f"{len(pool)} questions they are drawn from ({source.path / 'corrections.jsonl'} says why); "
             "sample more solutions (sampler.samples=, limit=) or choose another corrector, or mix=cot"
         )
-    if task.max_extra is not None and task.max_extra < len(drawn):
-        drawn = random.Random(task.seed).sample(drawn, task.max_extra)
+    if most is not None and most < len(drawn):
+        drawn = random.Random(cell.config.task.seed).sample(drawn, most)
     return [(pool[each.problem_id], each) for each in drawn]
 
 
-def _extra(cell: Cell, drawn: Drawn, cot: list[Example], spare: list[Example]) -> list[Example]:
-    """The corrections as examples, or as many CoT examples."""
+def _extra(
+    cell: Cell, pool: dict[str, Problem], drawn: Drawn, cot: list[Example], spare: list[Example]
+) -> list[Example]:
+    """The corrections as examples, or as many others."""
     mix, style, seed = cell.config.mix, cell.config.backbone.prompt, cell.config.task.seed
     if mix.extra is Extra.corrections:
         return [_correction(*each, mix.without) for each in drawn]
+    if mix.extra is Extra.other_corrections:
+        return [_correction(*each) for each in _drawn(cell, "other_correct", pool, len(drawn))]
     if mix.extra is Extra.corrected_cot:
         return [_corrected_cot(*each, style) for each in drawn]
     if mix.extra is Extra.repeated_cot:

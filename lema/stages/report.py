@@ -26,6 +26,7 @@ ARMS = {
     "lema_no_explanation": "lema, nothing explained",
     "lema_no_solution": "lema, no corrected solution",
     "corrections": "corrections alone",
+    "lema_random": "CoT + corrections of another model's mistakes",
 }
 STANDARD = list(ARMS)[:4]
 CONTRASTS = {
@@ -39,6 +40,7 @@ CONTRASTS = {
     ("lema", "lema_no_explanation"): "what the explanation adds",
     ("lema", "lema_no_solution"): "what the corrected solution adds",
     ("lema", "corrections"): "what the CoT examples add",
+    ("lema", "lema_random"): "as many corrections: whose mistakes they are",
 }
 # What is counted of each arm's first run, by step and field of its summary; the first four are the setting's.
 LOSSES = {

@@ -10,7 +10,7 @@ from lema.types import Solution
 
 def recipe(cell: Cell) -> Recipe:
     config = cell.plain(cell.config.sampler)
-    model = config.pop("model") or cell.plain(cell.config.backbone)
+    model, _ = config.pop("model") or cell.plain(cell.config.backbone), config.pop("other")
     config |= {name: model[name] for name in ("prompt", "precision", "attention")} | {
         "grader": cell.config.task.trained.grader
     }
