@@ -45,5 +45,5 @@ def main(composed: DictConfig) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from here")
+    except KeyboardInterrupt as stop:
+        sys.exit(f"{stop or 'stopped'}; the same command goes on from here")

@@ -13,6 +13,10 @@ class UserError(CompactHydraException):
     """A mistake the user can mend, in one line: what, where, the remedy. Hydra prints it without a traceback."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A stop signal was obeyed: unlike an error, which ends a cell, it ends the whole sweep. Says what was saved."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One question of a task."""

@@ -26,7 +26,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from lema.artifacts import fingerprint, write_json
 from lema.config import Batches, Config, Precision, Selection
 from lema.models.batches import Layout, Row, mean_loss
-from lema.types import UserError
+from lema.types import Stopped, UserError
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def train(
 ) -> list[dict[str, float]]:
     """Train `model` for `steps`, with checkpoints in `folder`, from the newest whole one on; one row a step.
 
-    Raises `UserError` when a stop signal came (a checkpoint is saved then) and when memory runs out.
+    Raises `Stopped` when a stop signal came (a checkpoint is saved then), `UserError` when memory runs out.
     """
     recipe, seed = config.train, config.seed
     keeper = Keeper(recipe.resume_checkpoints, weights_too=config.selection is Selection.last)
@@ -175,7 +175,7 @@ def train(
         raise UserError(f"train: out of memory at step {trainer.state.global_step + 1}: {less}") from error
     if keeper.received:
         at = f"stopped by {keeper.received.name} after step {trainer.state.global_step} of {steps}"
-        raise UserError(f"train: {at}; a checkpoint is saved, and the same command goes on from it")
+        raise Stopped(f"train: {at}, and a checkpoint saved")
     return [row for row in trainer.state.log_history if "loss" in row]
 
 

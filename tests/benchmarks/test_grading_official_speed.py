@@ -1,4 +1,4 @@
-"""How many real texts a second the official rules grade on one core. Run by hand: pytest -m full tests/benchmarks."""
+"""How many real texts a second the official rules grade on one core: pytest -n 0 -m full -s tests/benchmarks."""
 
 from __future__ import annotations
 

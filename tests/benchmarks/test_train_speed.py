@@ -1,6 +1,6 @@
 """Target tokens a second in training: packed rows, padded ones and TRL's SFTTrainer, in interleaved rounds of one run.
 
-Run by hand: pytest -m full -s tests/benchmarks/test_train_speed.py. The tables go to README.md beside this file.
+Run by hand: pytest -n 0 -m full -s tests/benchmarks/test_train_speed.py. The tables go to README.md beside this file.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.full
 
 GPU = torch.cuda.is_available()
 EXAMPLES, ROUNDS = 1000, 3 if GPU else 5
-COMMAND = "pytest -m full -s tests/benchmarks/test_train_speed.py"
+COMMAND = "pytest -n 0 -m full -s tests/benchmarks/test_train_speed.py"
 README = Path(__file__).with_name("README.md")
 PADDED = "train.batches=padded"
 
