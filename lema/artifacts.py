@@ -151,8 +151,11 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def fingerprint(path: Path) -> str:
-    """What tells a file from what it was: its hash, of a large one its size."""
+def fingerprint(path: Path, sync: bool = False) -> str:
+    """What tells a file from what it was: its hash, of a large one its size. `sync` has it on the disk first."""
+    with path.open("rb") as file:
+        if sync:
+            os.fsync(file.fileno())
     size = path.stat().st_size
     return _sha256(path) if size <= VERIFIED_BYTES else f"{size} bytes"
 

@@ -69,6 +69,9 @@ class Cell:
             config = replace(config, backbone=replace(config.backbone, seed=config.backbone.tiny.other_seed))
         else:
             config = replace(config, sampler=replace(config.sampler, model=config.sampler.other))
+        if config.corrector.budget_usd is not None and "correct" in self.artifacts:  # one budget for both
+            left = config.corrector.budget_usd - self.artifacts["correct"].summary.get("usd", 0.0)
+            config = replace(config, corrector=replace(config.corrector, budget_usd=max(0.0, left)))
         own = {"data": self.artifacts["data"]} if "data" in self.artifacts else {}
         made = {name.removeprefix("other_"): each for name, each in self.artifacts.items() if name.startswith("other_")}
         return Cell(config, self.store, own | made)

@@ -225,3 +225,12 @@ def test_corrections_that_name_no_step_have_no_arm_without_it(
     whole, told = (arm(make_config(*small, f"mix={name}")).extra() for name in ("lema", "lema_no_solution"))
     for before, after in zip(whole, told, strict=True):
         assert before.completion.split("\nCorrected Answer:")[0] == after.completion
+
+
+def test_one_budget_pays_for_both_models_mistakes(tmp_path: Path, make_config: Callable[..., Config]) -> None:
+    config = make_config("corrector=gpt4", "corrector.budget_usd=5", "mix=lema_random")
+    for paid, left in ((0.0, 5.0), (3.0, 2.0), (6.0, 0.0)):
+        cell = Cell(config, Store(tmp_path), {"correct": Artifact(tmp_path, "", {"usd": paid})})
+        assert cell.other.config.corrector.budget_usd == left
+        assert cell.other.key != cell.key
+        assert config.corrector.budget_usd == 5

@@ -240,6 +240,15 @@ def run(make_config, tokenizer) -> Callable[..., Any]:
     return train
 
 
+def test_a_gradient_that_is_no_number_is_never_saved(run, tmp_path) -> None:
+    net = model("llama", "sdpa")
+    # The square root of zero: a finite loss, and a gradient that is not.
+    net.lm_head.register_forward_hook(lambda module, inputs, output: output + (0.0 * inputs[0].sum()).abs().sqrt())
+    with pytest.raises(UserError, match=r"gradient norm of step 1 is nan, on row \d+"):
+        run(net, tmp_path)
+    assert trainer.newest_whole(tmp_path) is None
+
+
 def test_a_damaged_checkpoint_is_passed_over_and_said_so(run, tmp_path, caplog) -> None:
     net = model("llama", "sdpa")
     curve = run(net, tmp_path)

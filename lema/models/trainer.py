@@ -79,15 +79,21 @@ class CompletionTrainer(Trainer):
                 share = mean_loss(model, self._prepare_inputs(one_pass)) * weight
             self.accelerator.backward(share)
             loss += share.detach()
-        if not math.isfinite(loss.item()):
-            what = f"the loss of step {self.state.global_step + 1} is {loss.item()}, on {', '.join(inputs['ids'])}"
-            raise UserError(f"train: {what}; look at these examples, or lower train.learning_rate")
+        self.ids = inputs["ids"]
+        self._check_finite("loss", loss.item(), self.state.global_step + 1)
         self.counts = {name: inputs[name] for name in ("tokens", "target_tokens", "positions")}
         return loss
+
+    def _check_finite(self, what: str, value: float, step: int) -> None:
+        if not math.isfinite(value):
+            examples = f"{what} of step {step} is {value}, on {', '.join(self.ids)}"
+            raise UserError(f"train: the {examples}; look at these examples, or lower train.learning_rate")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what the step was made of to its row of the curve; how fast it was goes to the tracker alone."""
         if "loss" in logs:
+            # Before such weights are saved: a run would go on from them.
+            self._check_finite("gradient norm", logs["grad_norm"], self.state.global_step)
             tokens, targets, positions = self.counts.values()
             logs |= {"tokens": tokens, "target_tokens": targets, "padding_share": 1 - tokens / positions}
             seconds, self.logged = time.monotonic() - self.logged, time.monotonic()
@@ -114,7 +120,7 @@ class Keeper(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         files = [file for file in sorted(newest.iterdir()) if file.name != CONTENTS]
-        write_json(newest / CONTENTS, {file.name: fingerprint(file) for file in files})
+        write_json(newest / CONTENTS, {file.name: fingerprint(file, sync=True) for file in files})
         for old in saved(newest.parent)[: -self.keep]:
             if self.weights_too:
                 shutil.rmtree(old)
