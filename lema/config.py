@@ -25,7 +25,7 @@ AnswerForm = StrEnum("AnswerForm", ["plain", "hashes", "boxed", "quantity", "lab
 PromptStyle = StrEnum("PromptStyle", ["lema", "alpaca"])  # a key of `lema.prompts.formats.COT_PROMPTS`
 CorrectionMethod = StrEnum("CorrectionMethod", ["reference", "api"])  # api: a model behind an OpenAI-compatible server
 CotPart = StrEnum("CotPart", ["all", "cut", "none"])  # which CoT examples a mix has; cut: the extras take their places
-# What a mix adds; other_corrections: of mistakes that another model made.
+# What a mix adds; other_corrections: of another model's mistakes.
 Extra = StrEnum("Extra", ["none", "corrections", "other_corrections", "corrected_cot", "random_cot", "repeated_cot"])
 Without = StrEnum("Without", ["step", "explanation", "solution"])  # the part of a correction an ablation leaves out
 Method = StrEnum("Method", ["full", "lora", "qlora"])  # all weights, or adapters on a 16-bit or 4-bit (NF4) base
@@ -333,14 +333,14 @@ def _check(config: Config) -> None:
         value = attrgetter(key)(config)
         if value is not None and value < 1:
             raise UserError(f"{key}={value}: must be at least 1")
-    task, train, mix = config.task, config.train, config.mix
+    task, train, mix, packed = config.task, config.train, config.mix, config.train.batches is Batches.packed
     if task.dataset is None and None in (task.num_train, task.num_test):
         raise UserError(f"task={task.name}: set task.dataset, or task.num_train and task.num_test")
     if train.epochs is None and train.max_steps is None:
         raise UserError("train.epochs=null train.max_steps=null: set one of them")
-    if train.batch_size % train.micro_batch_size:
+    if not packed and train.batch_size % train.micro_batch_size:
         raise UserError(f"train.micro_batch_size={train.micro_batch_size}: must divide {train.batch_size=}")
-    if train.row_tokens < (longest := train.max_source_tokens + train.max_target_tokens):
+    if packed and train.row_tokens < (longest := train.max_source_tokens + train.max_target_tokens):
         raise UserError(f"train.row_tokens={train.row_tokens}: must hold {longest} tokens, the longest example's")
     if mix.without and mix.extra is not Extra.corrections:
         raise UserError(f"mix.without={mix.without}: mix={mix.name} has no corrections; mix=lema or mix.without=null")
