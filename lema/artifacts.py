@@ -15,13 +15,13 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from filelock import SoftFileLease, Timeout
 
-from lema.config import digest
+from lema.identity import digest
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
@@ -57,8 +57,11 @@ class Artifact:
 
     def rows(self, name: str, record: type[Record]) -> list[Record]:
         """The records of one of its JSON lines files."""
-        with (self.path / name).open(encoding="utf-8") as file:
-            return [record(**json.loads(line)) for line in file]
+        return list(self.stream(name, record))
+
+    def stream(self, name: str, record: type[Record]) -> Iterator[Record]:
+        """The same, one at a time."""
+        return read_jsonl(self.path / name, record)
 
 
 @dataclass(frozen=True)
@@ -79,15 +82,20 @@ class Store:
                 raise UserError(f"{file}: changed or removed after it was made; delete {folder} to make it again")
         return Artifact(folder, digest([record["recipe"], record["files"]]), record["summary"])
 
-    def make(self, recipe: Recipe, build: Callable[[Path], dict[str, Any]]) -> tuple[Artifact, bool]:
-        """The artifact of a recipe, and whether this call made it.
+    def make(
+        self,
+        recipe: Recipe,
+        build: Callable[[Path], dict[str, Any]],
+        again: Callable[[Artifact], bool] = lambda _: False,
+    ) -> tuple[Artifact, bool]:
+        """The artifact of a recipe, and whether this call made it; one that `again` asks for is made anew.
 
         `build(folder)` writes its files and returns the summary: plain values that depend on the recipe alone.
         """
         folder = self._folder(recipe)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with lock(folder) as still_mine:
-            if found := self.find(recipe):
+            if (found := self.find(recipe)) and not again(found):
                 return found, False
             partial, start = folder.with_name(folder.name + ".partial"), time.monotonic()
             for leftover in [path for path in partial.glob("*") if path.name != RESUME]:
@@ -102,6 +110,11 @@ class Store:
             write_json(partial / "record.json", record)
             if not still_mine():
                 raise UserError(f"{folder}.lock: another process took this lock over; run the same command again")
+            if found:
+                old = folder.with_name(folder.name + ".old")
+                shutil.rmtree(old, ignore_errors=True)  # a killed process may have left one
+                os.replace(folder, old)
+                shutil.rmtree(old)
             os.replace(partial, folder)
         return Artifact(folder, digest([record["recipe"], files]), summary), True
 
@@ -136,19 +149,39 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in one step: a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with temporary.open("w", encoding="utf-8") as file:
+    with replacing(path) as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
-def write_jsonl(path: Path, records: Iterable[Any]) -> None:
-    """Write dataclass records or plain dicts, one JSON object a line."""
-    rows = (record if isinstance(record, dict) else asdict(record) for record in records)
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+def read_jsonl(path: Path, record: type[Record]) -> Iterator[Record]:
+    """The records of a JSON lines file, one at a time."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield record(**json.loads(line))
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> int:
+    """Write dataclass records or plain dicts, one JSON object a line, each as it comes. Returns their number."""
+    number = 0
+    with replacing(path) as file:
+        for number, record in enumerate(records, 1):  # noqa: B007
+            row = record if isinstance(record, dict) else vars(record)
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return number
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A text file to write, in one step: a reader sees the old file or the whole new one; after an error, the old."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def fingerprint(path: Path, sync: bool = False) -> str:

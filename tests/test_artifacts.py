@@ -1,18 +1,22 @@
 """Artifacts: current ones are found, half-written ones never, and two processes make one."""
 
+import json
 import multiprocessing
 import os
 import re
 import signal
 import threading
 import time
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from lema import artifacts
-from lema.artifacts import RESUME, Recipe, Store, lock
-from lema.types import UserError
+from lema.artifacts import RESUME, Artifact, Recipe, Store, lock, write_jsonl
+from lema.types import Problem, Solution, UserError
 
 
 def recipe(**config: object) -> Recipe:
@@ -195,3 +199,42 @@ def test_living_owner_is_never_replaced(tmp_path: Path, monkeypatch: pytest.Monk
         order.append("first")
     waiter.join(10)
     assert order == ["first", "second"]
+
+
+SOLUTION = Solution("some-train-0", "ä😀", 0, 'a\nb\u2028c "5"', None, True, False, False)
+PROBLEM = Problem("some-train-0", "1+1?", "", "2", candidates=["2", "3"])
+
+
+def test_json_lines_come_back_one_by_one_as_they_were_written(tmp_path: Path) -> None:
+    for records in ([SOLUTION, replace(SOLUTION, sample=1)], [PROBLEM, PROBLEM], []):
+        assert write_jsonl(tmp_path / "rows.jsonl", iter(records)) == len(records)
+        text = "".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
+        assert (tmp_path / "rows.jsonl").read_bytes() == text.encode()
+        artifact, kind = Artifact(tmp_path, "", {}), type(records[0]) if records else Solution
+        stream = artifact.stream("rows.jsonl", kind)
+        assert [next(stream) for _ in records] == records == artifact.rows("rows.jsonl", kind)
+        assert next(stream, None) is None
+
+
+def test_json_lines_never_stand_in_memory_together(tmp_path: Path) -> None:
+    tracemalloc.start()
+    number = write_jsonl(tmp_path / "rows.jsonl", (replace(SOLUTION, text=f"{n} " * 500) for n in range(5000)))
+    read = sum(1 for _ in Artifact(tmp_path, "", {}).stream("rows.jsonl", Solution))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert number == read == 5000
+    assert peak < 1e6 < (tmp_path / "rows.jsonl").stat().st_size
+
+
+@pytest.mark.parametrize("old", [None, "old"])
+def test_a_failure_among_the_rows_leaves_the_folder_as_it_was(tmp_path: Path, old: str | None) -> None:
+    def rows() -> Iterator[Solution]:
+        yield SOLUTION
+        raise KeyboardInterrupt
+
+    file = tmp_path / "rows.jsonl"
+    if old:
+        file.write_text(old)
+    with pytest.raises(KeyboardInterrupt):
+        write_jsonl(file, rows())
+    assert [path.read_text() for path in tmp_path.iterdir()] == ([old] if old else [])
