@@ -1,0 +1,115 @@
+"""Leakage: which test question a text repeats.
+
+Texts are compared as words, in lower case and without punctuation: Unicode's compatible forms are one, apostrophes and
+the commas of thousands vanish, every other sign parts two words (`\\frac{1}{2}` is `frac 1 2`). So signs and operators
+do not count: nine training questions of MATH equal a test question, of four of them the signs of a number differ.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lema.types import Problem
+
+GRAM = 13  # words; the rule's
+_PROBE = 7  # words; of the 13-grams that start at seven words in a row, each holds the seven words after the last start
+_WORD = re.compile(r"[^\W_]+")
+_THOUSANDS = re.compile(r",(?<=\d,)(?=\d{3}(?!\d))")  # starts with a plain letter, which is found fastest
+_LATEX_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!)(?=\d{3}(?!\d))")
+
+
+@dataclass(frozen=True)
+class Match:
+    """The test problem that a text repeats, and why: "equal", "83 % of its 13-grams", "all its words"."""
+
+    problem: Problem
+    why: str
+
+    @property
+    def equal(self) -> bool:
+        return self.why == "equal"
+
+
+def words(text: str) -> list[str]:
+    """The words of a text as they are compared.
+
+    >>> words("Janet’s ducks lay 1,600 eggs; what's $\\\\frac{1}{2}$ of it?")
+    ['janets', 'ducks', 'lay', '1600', 'eggs', 'whats', 'frac', '1', '2', 'of', 'it']
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text).replace("’", "")
+    if "\\!" in text or "{,}" in text:
+        text = _LATEX_THOUSANDS.sub("", text)
+    return _WORD.findall(_THOUSANDS.sub("", text.lower().replace("'", "")))
+
+
+class TestQuestions:
+    """The test questions of all known tasks, made ready to be searched."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = list(problems)
+        self.by_id = {problem.id: problem for problem in self.problems}
+        self.by_question = {problem.question.strip(): problem for problem in self.problems}
+        self._equal: dict[str, int] = {}  # words -> index of the problem
+        self._texts: list[str] = []  # " the words of a question "
+        self._probes: dict[int, list[int]] = {}  # hash of some words in a row -> indices of problems
+        self._words: dict[str, list[int]] = {}  # word -> indices of the problems with it
+        for index, problem in enumerate(self.problems):
+            row = words(problem.question)
+            self._equal.setdefault(" ".join(row), index)
+            self._texts.append(f" {' '.join(row)} ")
+            for probe in {hash(tuple(row[at : at + _PROBE])) for at in range(len(row) - _PROBE + 1)}:
+                self._probes.setdefault(probe, []).append(index)
+            for word in set(row):
+                self._words.setdefault(word, []).append(index)
+
+    def match(self, question: str) -> Match | None:
+        """The test problem whose question has the same words, or holds at least half of the 13-grams of `question`.
+
+        Of a text with fewer than 13 words, all the words must stand in the test question, in a row. Of several such
+        test questions, the one that holds most. A text without a word matches nothing.
+        """
+        if problem := self.by_question.get(question.strip()):
+            return Match(problem, "equal")
+        row = words(question)
+        text = " ".join(row)
+        if not row:
+            return None
+        if (index := self._equal.get(text)) is not None:
+            return Match(self.problems[index], "equal")
+        if len(row) < GRAM:
+            index = next((index for index in self._rarest(row) if f" {text} " in self._texts[index]), None)
+            return None if index is None else Match(self.problems[index], "all its words")
+        grams: list[str] = []
+        found: dict[int, int] = {}
+        for index in self._candidates(row):
+            grams = grams or [f" {' '.join(row[at : at + GRAM])} " for at in range(len(row) - GRAM + 1)]
+            found[index] = sum(gram in self._texts[index] for gram in grams)
+        best = max(found, key=found.__getitem__, default=None)
+        if best is None or 2 * found[best] < len(grams):
+            return None
+        return Match(self.problems[best], f"{100 * found[best] // len(grams)} % of its 13-grams")
+
+    def _rarest(self, row: list[str]) -> list[int]:
+        """The problems with the one of these words that the fewest have."""
+        return min((self._words.get(word, []) for word in row), key=len)
+
+    def _candidates(self, row: list[str]) -> list[int]:
+        """The only problems that can hold half of the 13-grams.
+
+        A 13-gram holds the probe at the first multiple of seven words from its start on, and seven of them share one.
+        So a question with half of the 13-grams has one of fourteen of their number, at least, as such probes.
+        """
+        hits: Counter[int] = Counter()
+        for at in range(0, len(row) - _PROBE + 1, _PROBE):
+            if indices := self._probes.get(hash(tuple(row[at : at + _PROBE]))):
+                hits.update(indices)
+        return [index for index, count in hits.items() if 2 * _PROBE * count >= len(row) - GRAM + 1]
+
+
+def overlap(train: Iterable[Problem], tests: TestQuestions) -> dict[str, Match]:
+    """The training problems, by their ids, whose questions repeat a test question: as measured, and whether equal."""
+    matches = ((problem.id, tests.match(problem.question)) for problem in train)
+    return {identifier: match for identifier, match in matches if match}
