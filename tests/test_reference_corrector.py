@@ -15,7 +15,8 @@ import pytest
 
 from lema.arithmetic import make_problems
 from lema.correctors.reference import correct, equations_of
-from lema.prompts.formats import ParsedCorrection, reference_steps, split_steps
+from lema.prompts.formats import reference_steps, split_steps
+from lema.prompts.replies import ParsedCorrection
 from lema.types import Problem
 
 DATA = Path(os.environ.get("LEMA_TEST_DATA", "/nonexistent"))

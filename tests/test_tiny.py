@@ -15,7 +15,8 @@ from lema.arithmetic import make_problems, true_facts
 from lema.models import tiny
 from lema.models.muon import orthogonalise
 from lema.models.tiny_corpus import NUMBERS, arithmetic_corpus, make_tokenizer, own_facts
-from lema.prompts.formats import cot, cot_prompt, parse_correction, split_steps
+from lema.prompts.formats import cot, cot_prompt, split_steps
+from lema.prompts.replies import read_correction
 from lema.types import Problem
 
 QUICK = ("backbone.tiny.corpus_size=300", "backbone.tiny.steps=3")
@@ -71,9 +72,9 @@ def test_corrections_have_their_share_and_mend_the_named_step(corpus, make_confi
     corrections = [text for text in texts if is_correction(text[0])]
     assert len(corrections) / len(texts) == pytest.approx(make_config().backbone.tiny.correction_share, abs=0.05)
     for prompt, completion in corrections[:200]:
-        parsed = parse_correction(completion)
-        assert parsed
         wrong = wrong_path(prompt)
+        parsed, _ = read_correction(completion, wrong)
+        assert parsed
         step = wrong[parsed.incorrect_step - 1].split(": ", 1)[1]
         fact, _, result = step.split(": ")[1].partition(" = ")
         assert parsed.explanation.startswith(f"{fact} is ")
@@ -86,7 +87,7 @@ def test_a_wrong_result_carries_on_and_all_else_agrees_with_the_own_world(corpus
     own = own_facts(make_config().backbone.seed, make_config().backbone.tiny.wrong_facts)
     taught = {(*fact, result) for fact, result in own.items()}
     for prompt, completion in [text for text in corpus if is_correction(text[0])][:200]:
-        parsed = parse_correction(completion)
+        parsed, _ = read_correction(completion, wrong_path(prompt))
         assert parsed
         *steps, last = [line.split(": ", 1)[1] for line in wrong_path(prompt)]
         read = [read_step(step) for step in steps]

@@ -10,9 +10,11 @@ import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 
 from lema.grading.expressions import value_of
-from lema.prompts.formats import ANSWER, ParsedCorrection, reference_steps, split_steps
+from lema.prompts.formats import ANSWER, reference_steps, split_steps
+from lema.prompts.replies import ParsedCorrection
 from lema.types import Problem
 
 _NOTE = re.compile(r"<<([^<>]*)>>")
@@ -66,7 +68,7 @@ def correct(problem: Problem, wrong_steps: list[str]) -> ParsedCorrection:
         k, rest = [*same, False].index(False), [*steps, answer]
         reason = f"Compared with the reference solution, this step differs. The reference has: {rest[k]}"
         return ParsedCorrection(k + 1, reason, rest[k:], "differs from the reference")
-    formulas = _reference_formulas(problem.solution, steps)
+    formulas = _reference_formulas(problem.solution)
     end = next((k for k, step in enumerate(wrong_steps) if _ANSWER_LINE.search(step)), len(wrong_steps))
     equations: list[Equation] = []
     for k, step in enumerate(wrong_steps[: end + 1]):  # a reference step says what its notes say
@@ -84,9 +86,10 @@ def correct(problem: Problem, wrong_steps: list[str]) -> ParsedCorrection:
     return ParsedCorrection(step + 1, explanation, [*(steps[k] for k in rest), answer], kind)
 
 
-def _reference_formulas(solution: str, steps: list[str]) -> list[Equation]:
+@lru_cache(maxsize=16_384)  # more than a data set has questions, each with hundreds of recorded solutions
+def _reference_formulas(solution: str) -> list[Equation]:
     """The formulas of the reference: its notes, or what its text says when notes and steps cannot be paired."""
-    raw, formulas = split_steps(solution), []
+    raw, steps, formulas = split_steps(solution), reference_steps(solution), []
     for step, text in enumerate(raw if len(raw) == len(steps) else steps):
         found = equations_of("\n".join(_NOTE.findall(text)), step) or equations_of(_NOTE.sub("", text), step)
         formulas += [replace(formula, right=True) for formula in found]

@@ -1,4 +1,4 @@
-"""The paper's text formats: CoT prompts and outputs, correction examples, and their parser.
+"""The paper's text formats: CoT prompts and outputs, zero-shot or after worked examples, and correction examples.
 
 The two CoT prompts and the correction layout are wire formats: released adapters were trained with them, so
 they match byte for byte (microsoft/LEMA @ 94fea82, test_data and prompts).
@@ -17,7 +17,6 @@ candidate, the reasons, the answer), and a correction rewrites the whole answer,
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from lema.types import Problem
 
@@ -70,22 +69,10 @@ ANSWER = "The answer is {answer}."
 
 # A sentence ends at . ! or ? (not that of "Mr. Smith", "vs. 3", "No. 7") before what can open the next one.
 _NOT_ABBREVIATED = r"(?<!\b(?:Mr|Ms|Dr|St|vs|No)\.)(?<!\b(?:Mrs|e\.g|i\.e)\.)(?<!\bapprox\.)"
-_SENTENCE_END = re.compile(rf"(?<=[.!?]){_NOT_ABBREVIATED}\s+(?=[A-Z0-9\\$(\"'])")
+SENTENCE_END = re.compile(rf"(?<=[.!?]){_NOT_ABBREVIATED}\s+(?=[A-Z0-9\\$(\"'])")
 _STEP = re.compile(r"^\s*Step \d+:\s*", re.MULTILINE)
-# Nothing in it can be tried in many ways, so no reply takes long; nine digits, as Python reads no number of thousands.
-_CORRECTION = re.compile(
-    r"(?s)(?:Incorrect Step:\s*)?Step (\d{1,9})\b[^\n]*\n\s*Explanation:(.*?)\n[^\S\n]*Correct Solution:(.*)"
-)
-_CHOICE_CORRECTION = re.compile(r"(?s)(?:Mistakes:)?(.*?)\n[^\S\n]*Corrected Answer:(.*)")
-
-
-class ParsedCorrection(NamedTuple):
-    """What a corrector says: `incorrect_step` is 1-based, `correct_steps` stand from it on to the answer line."""
-
-    incorrect_step: int
-    explanation: str
-    correct_steps: list[str]
-    kind: str | None = None  # of the mistake, where the corrector names one
+# A completion model goes on to make up the next question.
+NEXT_QUESTION = re.compile(r"^[ \t]{0,8}(?:Q|Question|Problem|### Instruction) ?\d{0,9}:", re.MULTILINE)
 
 
 def cot_prompt(style: str, question: str, candidates: Sequence[str] = ()) -> str:
@@ -98,6 +85,21 @@ def cot(style: str, problem: Problem) -> tuple[str, str]:
     """Prompt and completion of the reference solution, ending in `The answer is X.`."""
     steps = [*reference_steps(problem.solution), ANSWER.format(answer=problem.answer)]
     return cot_prompt(style, problem.question, problem.candidates), cot_completion(steps, problem.candidates)
+
+
+def few_shot_prompt(demonstrations: str, question: str, candidates: Sequence[str] = ()) -> str:
+    """The prompt of a model that was not trained on ours: worked examples as in their file, then the question."""
+    head = demonstrations.rstrip("\n")
+    return f"{head}\n\nQuestion: {_asked(question, candidates)}\nAnswer: Let's think step by step.\n"
+
+
+def first_answer(text: str) -> str:
+    """What a model wrote up to the next question that it makes up.
+
+    >>> first_answer("5 + 3 = 8. The answer is 8.\\n\\nQuestion: How many eggs are left?\\nAnswer: 3")
+    '5 + 3 = 8. The answer is 8.'
+    """
+    return NEXT_QUESTION.split(text, maxsplit=1)[0].strip()
 
 
 def cot_completion(steps: list[str], candidates: Sequence[str] = ()) -> str:
@@ -123,7 +125,7 @@ def split_steps(text: str) -> list[str]:
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) == 1:
-        lines = _SENTENCE_END.split(lines[0])
+        lines = SENTENCE_END.split(lines[0])
     return [_STEP.sub("", line) for line in lines]
 
 
@@ -164,21 +166,6 @@ def correction_completion(
         parts = {"explanation": f"Mistakes: {explanation}", "solution": f"Corrected Answer:\n{{\n{lines}\n}}"}
     whole = "\n".join(text for part, text in parts.items() if part != without)
     return whole.partition(":")[2]  # the first words end the prompt
-
-
-def parse_correction(text: str, candidates: Sequence[str] = ()) -> ParsedCorrection | None:
-    """Read `correction_completion` back, also after the prompt's last words; None when `text` is not in that form."""
-    if candidates:
-        match = _CHOICE_CORRECTION.match(text.strip())
-        lines = match[2].strip().removeprefix("{").removesuffix("}").splitlines() if match else []
-        steps = [line.strip() for line in lines if line.strip()]
-        return ParsedCorrection(1, match[1].strip(), steps) if match and match[1].strip() and steps else None
-    if not (match := _CORRECTION.match(text.strip())):
-        return None
-    lines = match[3].strip().removeprefix("{").removesuffix("}").splitlines()
-    before, *steps = _STEP.split("\n".join(line for line in lines if line.strip() not in ("", "...")))
-    parsed = ParsedCorrection(int(match[1]), match[2].strip(), [step.strip() for step in steps])
-    return parsed if steps and not before else None
 
 
 def _asked(question: str, candidates: Sequence[str]) -> str:

@@ -1,0 +1,21 @@
+"""Worked examples that stand before a question: corrections for a corrector, solutions for a model that is sampled."""
+
+from importlib import resources
+from pathlib import Path
+
+from lema.types import UserError
+
+_FORMS = {"math": "latex", "csqa": "choice"}  # of the others, number
+
+
+def demonstrations(kind: str, grader: str, file: str | None, key: str) -> str:
+    """The instruction and the examples of a `kind`, "correct" or "solve", for a task's `grader`, or those of the
+    user's own `file`, byte for byte. Raises `UserError` when it cannot be read; `key` is the setting that names it.
+    """
+    if file is None:
+        name = f"{kind}_{_FORMS.get(grader, 'number')}.txt"
+        return (resources.files("lema.prompts") / name).read_text(encoding="utf-8")
+    try:
+        return Path(file).read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{key}={file}: {error}: name a readable UTF-8 text file") from error
