@@ -2,36 +2,62 @@
 
 One SQLite file on a local disk. A request is the JSON text of a chat completion's body. Before it is sent, the most it
 can cost is written down, and settled to the bill, if one arrives: the dollars are never less than what was paid, also
-after kill -9, and an answer is on disk before anyone sees it.
+after kill -9, and an answer is on disk before anyone sees it. What waits to be written is committed together, in a
+thread: a disk that takes ten milliseconds to be sure holds up nobody else.
 """
 
-import hashlib
+import asyncio
 import json
+import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lema.types import UserError
 
+VERSION = 1  # of the format, in the file's user_version; 0 had no attempts and no cached_tokens
 # The texts come last: sums over the columns before them need not read through them.
-_SCHEMA = """
-pragma journal_mode=wal; pragma synchronous=full;
-create table if not exists requests (
-    key text primary key, prompt_tokens integer not null default 0, completion_tokens integer not null default 0,
-    usd real not null, request text not null, answer text);
-create temp table scope (key text primary key) without rowid;
-"""
+_SCHEMA = """create table if not exists requests (
+    key text primary key, attempts integer not null default 0, prompt_tokens integer not null default 0,
+    cached_tokens integer not null default 0, completion_tokens integer not null default 0, usd real not null,
+    request text not null, answer text)"""
+_RESERVE = (
+    "insert into requests (key, attempts, usd, request) values (?, 1, ?, ?) "
+    "on conflict (key) do update set attempts=attempts+1, usd=usd+excluded.usd"
+)
+_SETTLE = (
+    "update requests set prompt_tokens=prompt_tokens+?, cached_tokens=cached_tokens+?, "
+    "completion_tokens=completion_tokens+?, usd=usd+?, "
+    "answer=case when usable(answer) then answer else ifnull(?, answer) end where key=?"
+)
+_Write = tuple[str, Sequence[Any]]  # a statement and its values
+_NOT_WHOLE = ("length", "content_filter", "refusal")
+_FAILURES = ("HTTP ", "malformed body", "time-out", "connection lost")  # beginnings of `Answer.ended`
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server answered; `ended` is its finish reason, or "refusal" of the model or of the server."""
+    """What the server answered; `ended` is its finish reason, or "refusal" of the model or of the server.
+
+    Of a request that failed for good it is the reason: "HTTP 500", "malformed body", "time-out", "connection lost".
+    """
 
     text: str | None
     ended: str
-    model: str  # that really answered
+    model: str  # that really answered; of one that failed, that was asked
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is a text, and whole, as far as the server says; some call the end of it "eos" or "end_turn"."""
+        return self.ended not in _NOT_WHOLE and bool(self.text and self.text.strip())
+
+    @property
+    def failed(self) -> bool:
+        """Whether no answer arrived."""
+        return self.text is None and self.ended.startswith(_FAILURES)
 
 
 @dataclass(frozen=True)
@@ -42,51 +68,163 @@ class Spending:
     prompt_tokens: int
     completion_tokens: int  # reasoning included
     usd: float
+    cached_tokens: int = 0  # of the prompt tokens
 
 
 class Journal:
-    """An open journal: answers and spending are those of `requests`, whoever paid for them and when."""
+    """An open journal: answers and spending are those of `keys`, whoever paid for them and when."""
 
-    def __init__(self, db: sqlite3.Connection, requests: Iterable[str]) -> None:
-        self.requests = {text: hashlib.sha256(text.encode()).hexdigest() for text in requests}  # with their keys
+    def __init__(self, db: sqlite3.Connection, keys: Iterable[str]) -> None:
         self._db = db
-        db.executescript(_SCHEMA)
-        db.executemany("insert into scope values (?)", ((key,) for key in self.requests.values()))
+        self._waiting: list[tuple[_Write, asyncio.Future[None]]] = []
+        self._failed: list[_Write] = []  # bills and answers, for one more try
+        self._committing: asyncio.Task[None] | None = None
+        db.execute("create temp table scope (key text primary key) without rowid")
+        db.execute("begin")
+        db.executemany("insert or ignore into scope values (?)", ((key,) for key in keys))
+        db.execute("commit")
 
     def answers(self) -> dict[str, Answer]:
-        """The answers that are there, by their requests."""
-        rows = self._db.execute("select request, answer from requests natural join scope where answer is not null")
-        return {request: Answer(**json.loads(answer)) for request, answer in rows}
+        """The answers that are there, by their keys; among them the reasons why there is none."""
+        rows = self._db.execute("select key, answer from requests natural join scope where answer is not null")
+        return {key: Answer(**json.loads(answer)) for key, answer in rows}
+
+    def unusable(self) -> dict[str, int]:
+        """How often each was asked that has an answer, but none to use."""
+        rows = self._db.execute(
+            "select key, attempts from requests natural join scope where answer is not null and not usable(answer)"
+        )
+        return dict(rows)
 
     def spending(self) -> Spending:
         """What the requests have cost so far, over all attempts of all runs and processes."""
-        sums = "count(*), ifnull(sum(prompt_tokens), 0), ifnull(sum(completion_tokens), 0), total(usd)"
-        return Spending(*self._db.execute(f"select {sums} from requests natural join scope").fetchone())
+        tokens = ", ".join(f"ifnull(sum({kind}_tokens), 0)" for kind in ("prompt", "completion", "cached"))
+        (row,) = self._db.execute(f"select count(*), total(usd), {tokens} from requests natural join scope")
+        count, usd, prompt, completion, cached = row
+        return Spending(count, prompt, completion, usd, cached)
 
-    def reserve(self, request: str, worst_usd: float) -> None:
+    async def reserve(self, key: str, request: str, worst_usd: float) -> None:
         """An attempt is about to be sent that costs `worst_usd` at most, which counts until it is settled."""
-        self._db.execute(
-            "insert into requests (key, usd, request) values (?, ?, ?) "
-            "on conflict (key) do update set usd=usd+excluded.usd",
-            (self.requests[request], worst_usd, request),
-        )
+        await self._durably((_RESERVE, (key, worst_usd, request)))
 
-    def settle(self, request: str, worst_usd: float, bill: Spending, answer: Answer | None) -> None:
+    async def settle(self, key: str, worst_usd: float, bill: Spending, answer: Answer | None) -> None:
         """The attempt landed, with `bill` for what was reserved and, if it has one, its answer."""
         text, rest = answer and json.dumps(vars(answer), ensure_ascii=False), bill.usd - worst_usd
-        self._db.execute(
-            "update requests set prompt_tokens=prompt_tokens+?, completion_tokens=completion_tokens+?, usd=usd+?, "
-            "answer=ifnull(answer, ?) where key=?",
-            (bill.prompt_tokens, bill.completion_tokens, rest, text, self.requests[request]),
-        )
+        tokens = (bill.prompt_tokens, bill.cached_tokens, bill.completion_tokens)
+        await self._durably((_SETTLE, (*tokens, rest, text, key)))
+
+    def close(self) -> None:
+        """Commit what landed and is not yet on the disk; a reservation that was not waited for was never sent."""
+        left = self._failed + [write for write, _ in self._waiting if write[0] is _SETTLE]
+        self._waiting = []
+        if left:
+            self._commit(left)
+
+    async def _durably(self, write: _Write) -> None:
+        """Returns when it is on the disk; `sqlite3.Error` when it cannot be."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((write, done))
+        if self._committing is None or self._committing.done():
+            self._committing = asyncio.create_task(self._commit_all())
+        await done
+
+    async def _commit_all(self) -> None:
+        while batch := self._waiting:
+            self._waiting = []
+            try:
+                await asyncio.to_thread(self._commit, [write for write, _ in batch])
+                error = None
+            except sqlite3.Error as raised:
+                error = raised
+            for write, done in batch:
+                if error and write[0] is _SETTLE:
+                    self._failed.append(write)
+                if not done.done():
+                    done.set_exception(error) if error else done.set_result(None)
+
+    def _commit(self, writes: list[_Write]) -> None:
+        try:
+            self._db.execute("begin immediate")
+            for statement, values in writes:
+                self._db.execute(statement, values)
+            self._db.execute("commit")
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("rollback")
 
 
 @contextmanager
-def open_journal(path: Path, requests: Iterable[str]) -> Iterator[Journal]:
-    """The journal at `path`, about `requests`; what goes wrong with the file is a `UserError`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def open_journal(path: Path, keys: Iterable[str]) -> Iterator[Journal]:
+    """The journal at `path`, about the requests of `keys`; what goes wrong with the file is a `UserError`."""
     try:
-        with closing(sqlite3.connect(path, timeout=60.0, isolation_level=None)) as db:  # seconds, for other readers
-            yield Journal(db, requests)
-    except sqlite3.Error as error:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Seconds to wait for other processes; one thread at a time uses it, but not always the same.
+        with closing(sqlite3.connect(path, timeout=60.0, isolation_level=None, check_same_thread=False)) as db:
+            db.create_function("usable", 1, lambda text: bool(text) and Answer(**json.loads(text)).usable)
+            _prepare(db, path)
+            with closing(Journal(db, keys)) as journal:
+                yield journal
+    except (sqlite3.Error, OSError) as error:
         raise UserError(f"{path}: {error}: paid answers need a writable local disk with free space") from error
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    """Bring a new or an older file into the present format."""
+
+    def version() -> int:
+        return db.execute("pragma user_version").fetchone()[0]
+
+    if version() > VERSION:
+        raise UserError(f"{path}: written by a newer lema (format {version()}; this one knows {VERSION}): update lema")
+    db.execute("pragma synchronous=full")
+    db.execute("pragma journal_mode=wal")
+    if version() < VERSION:
+        db.execute("begin immediate")  # of several processes one is first
+        db.execute(_SCHEMA)
+        known = {row[1] for row in db.execute("pragma table_info(requests)")}
+        for column in ("attempts", "cached_tokens"):
+            if column not in known:
+                db.execute(f"alter table requests add column {column} integer not null default 0")
+        db.execute(f"pragma user_version={VERSION}")
+        db.execute("commit")
+
+
+def export(journal_path: Path, folder: Path) -> int:
+    """Write all that was asked and answered, as in OpenAI's batches and by custom_id; returns the number of requests.
+
+    `requests.jsonl`: {"custom_id", "method", "url", "body"}; `responses.jsonl`, of what has an answer:
+    {"custom_id", "response": {"status_code", "body"}, "error"}. The usage is that of all attempts.
+    """
+    if not journal_path.is_file():
+        raise UserError(f"{journal_path}: not there: no request was sent from this runs folder yet")
+    count, columns = 0, "key, request, answer, prompt_tokens, cached_tokens, completion_tokens"
+    with open_journal(journal_path, ()) as journal:
+        folder.mkdir(parents=True, exist_ok=True)
+        names = ("requests.jsonl", "responses.jsonl")
+        partial = [folder / f".{name}.partial" for name in names]
+        with partial[0].open("w", encoding="utf-8") as requests, partial[1].open("w", encoding="utf-8") as responses:
+            for key, request, answer, *tokens in journal._db.execute(f"select {columns} from requests order by key"):
+                row = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": json.loads(request)}
+                requests.write(json.dumps(row, ensure_ascii=False) + "\n")
+                if answer:
+                    row = {"custom_id": key, **_response(Answer(**json.loads(answer)), *tokens)}
+                    responses.write(json.dumps(row, ensure_ascii=False) + "\n")
+                count += 1
+        for name, written in zip(names, partial, strict=True):
+            os.replace(written, folder / name)
+    return count
+
+
+def _response(answer: Answer, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> dict[str, Any]:
+    if answer.failed:
+        return {"response": None, "error": {"code": answer.ended, "message": "no answer within the retries"}}
+    message = {"role": "assistant", "content": answer.text}
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+    usage |= {"total_tokens": prompt_tokens + completion_tokens}
+    body = {
+        "object": "chat.completion",
+        "model": answer.model,
+        "choices": [{"index": 0, "message": message, "finish_reason": answer.ended}],
+        "usage": usage | {"prompt_tokens_details": {"cached_tokens": cached_tokens}},
+    }
+    return {"response": {"status_code": 200, "body": body}, "error": None}

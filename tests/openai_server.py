@@ -4,53 +4,34 @@
         os.environ["OPENAI_BASE_URL"] = server.url
     server.requests      # bodies received, in order        server.billed   # prompt -> times paid for
 
-Run by hand for a whole pipeline: `python tests/openai_server.py PROBLEMS.jsonl` prints the two exports it needs.
+As a process of its own: `python tests/openai_server.py PROBLEMS.jsonl` prints the two exports that a
+pipeline needs; `GET /stats` on it tells the bill. Its options are those of the class (`--help`).
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
-import sys
+import math
+import random
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from openai_faults import ERRORS, FAULTS, LOST, REFUSED, RateLimit, error, mix
+
 from lema.prompts.formats import ANSWER, correction_completion, reference_steps
 from lema.types import Problem
-
-# What a request can meet. `name:number` gives a number of seconds.
-FAULTS = (
-    "ok",
-    "429",  # rate limited; with a number, Retry-After
-    "500",
-    "503",
-    "insufficient_quota",
-    "401",
-    "403",
-    "404",  # unknown model
-    "temperature",  # 400, as present models answer one that is set
-    "too_long",  # 400, context_length_exceeded
-    "reset",  # billed, then the connection is reset
-    "truncated",  # billed, then closed in the middle of the body
-    "hang",  # billed, then silence
-    "malformed",  # billed, 200 with half a JSON object
-    "html",  # 200 with a web page
-    "no_choices",
-    "no_usage",
-    "absurd_usage",
-    "length",
-    "content_filter",
-    "refusal",
-    "null",  # content null
-)
 
 
 class OpenAIServer:
     """Serves in a thread of its own until `close`, or the end of a `with` block.
 
-    `faults` are met in the order of arrival, then "ok"; a function of the body decides for every request.
+    `faults` are met in the order of arrival, then "ok"; a function of the body decides for every request. `latency` in
+    seconds; with `spread`, the sigma of a lognormal distribution, it is the mean. Parameters of `refuse` get a 400.
     """
 
     def __init__(
@@ -58,19 +39,29 @@ class OpenAIServer:
         reply: Callable[[str], str] = lambda prompt: "Hello.",
         faults: Sequence[str] | Callable[[dict], str] = (),
         latency: float = 0.0,
+        spread: float = 0.0,
         model: str | None = None,
         prices: tuple[float, float] = (2.0, 10.0),
+        cached: tuple[float, float] = (0.0, 0.0),  # share of every prompt, price
+        limit: RateLimit | None = None,
+        refuse: Sequence[str] = (),
+        models: Sequence[dict] | int | None = None,  # the list, or the status in its place
     ) -> None:
-        self.reply, self.latency, self.model, self.prices = reply, latency, model, prices
+        self.reply, self.latency, self.spread, self.model, self.prices = reply, latency, spread, model, prices
+        self.cached, self.limit, self.refuse = cached, limit, refuse
+        self.models = [{"id": model or "*", "object": "model"}] if models is None else models
         self.requests: list[dict] = []
         self.arrivals: list[float] = []
         self.headers: list[dict[str, str]] = []
+        self.met: Counter[str] = Counter()  # faults
         self.billed: Counter[str] = Counter()
+        self.lost: Counter[str] = Counter()  # billed, and never arrived
         self.usd = 0.0
         self.url = ""
         self.in_flight = self.most_in_flight = 0
         self._next = iter(faults) if not callable(faults) else None
         self._decide = faults if callable(faults) else None
+        self._chance = random.Random(0)
         self._loop = asyncio.new_event_loop()
         started = threading.Event()
         self._thread = threading.Thread(target=self._serve, args=(started,), daemon=True)
@@ -87,9 +78,23 @@ class OpenAIServer:
         self._loop.call_soon_threadsafe(self._main.cancel)
         self._thread.join(10)
 
+    def stats(self) -> dict:
+        """The bill in numbers, as `GET /stats` tells it."""
+        more = self.billed - self.lost
+        return {
+            "requests": sum(self.met.values()),
+            "met": dict(self.met),
+            "prompts": len(self.billed),
+            "billed": sum(self.billed.values()),
+            "lost": sum(self.lost.values()),
+            "arrived_twice": sum(count - 1 for count in more.values()),
+            "usd": self.usd,
+            "most_in_flight": self.most_in_flight,
+        }
+
     def _serve(self, started: threading.Event) -> None:
         async def main() -> None:
-            server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
+            server = await asyncio.start_server(self._connection, "127.0.0.1", 0, backlog=2048)
             self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
             started.set()
             try:
@@ -122,12 +127,11 @@ class OpenAIServer:
         pairs = (line.partition(":") for line in lines[1:] if line)
         headers = {name.lower(): value.strip() for name, _, value in pairs}
         raw = await reader.readexactly(int(headers.get("content-length", 0)))
-        if lines[0].startswith("GET /v1/models"):
-            listed = {"object": "list", "data": [{"id": self.model or "any", "object": "model"}]}
-            await _send(writer, 200, json.dumps(listed))
+        if lines[0].startswith("GET"):
+            await self._get(lines[0].split()[1], headers.get("authorization", ""), writer)
             return True
         if not lines[0].startswith("POST /v1/chat/completions"):
-            await _send(writer, 404, _error("not found", None))
+            await _send(writer, 404, error("not found", None))
             return True
         body = json.loads(raw)
         self.requests.append(body)
@@ -136,33 +140,54 @@ class OpenAIServer:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            return await self._answer(body, writer)
+            return await self._answer(body, headers, writer)
         finally:
             self.in_flight -= 1
 
-    async def _answer(self, body: dict, writer: asyncio.StreamWriter) -> bool:
+    async def _get(self, path: str, key: str, writer: asyncio.StreamWriter) -> None:
+        if path == "/stats":
+            await _send(writer, 200, json.dumps(self.stats()))
+        elif path != "/v1/models":
+            await _send(writer, 404, error("not found", None))
+        elif isinstance(self.models, int):
+            await _send(writer, self.models, error(f"Incorrect API key provided: {key}", None))
+        else:
+            await _send(writer, 200, json.dumps({"object": "list", "data": self.models}))
+
+    async def _answer(self, body: dict, sent: dict[str, str], writer: asyncio.StreamWriter) -> bool:
+        if refused := next((name for name in self.refuse if name in body), None):
+            await _send(writer, 400, REFUSED[refused].replace("MODEL", body["model"]))
+            return True
+        wait = self.limit.take(self._loop.time()) if self.limit else 0.0
+        told = self.limit.told(wait) if self.limit else {}
+        if wait:
+            self.met["limited"] += 1
+            await _send(writer, 429, error("Rate limit reached for requests", "rate_limit_exceeded"), told)
+            return True
         fault, _, number = (self._decide(body) if self._decide else next(self._next or iter(()), "ok")).partition(":")
         if fault not in FAULTS:
             raise ValueError(f"{fault}: not one of {FAULTS}")
-        if fault in _ERRORS:
-            status, text = _ERRORS[fault]
-            await _send(writer, status, text, {"Retry-After": number} if number else {})
+        self.met[fault] += 1
+        if fault in ERRORS:
+            status, text = ERRORS[fault]
+            text = text.replace("KEY", sent.get("authorization", ""))
+            await _send(writer, status, text, told | ({"Retry-After": number} if number else {}))
             return True
-        await asyncio.sleep(self.latency)
-        completion = self._completion(body, fault)
+        wait = self.latency
+        if self.spread:
+            wait = self._chance.lognormvariate(math.log(self.latency) - self.spread**2 / 2, self.spread)
+        await asyncio.sleep(wait)
+        text = json.dumps(self._completion(body, fault))
         if fault == "hang":
             await asyncio.sleep(3600)
         if fault == "reset":
             writer.transport.abort()
             return False
-        if fault == "truncated":
-            await _send(writer, 200, json.dumps(completion), cut=True)
-            return False
         if fault == "html":
             await _send(writer, 200, "<html><body>Welcome</body></html>", content_type="text/html")
             return True
-        await _send(writer, 200, json.dumps(completion)[:40] if fault == "malformed" else json.dumps(completion))
-        return True
+        await _send(writer, 200, text[:40] if fault == "malformed" else text, told, cut=fault == "truncated")
+        return fault != "truncated"
 
     def _completion(self, body: dict, fault: str) -> dict:
         """The completion, billed: four bytes of the prompt are a token, and four characters of the reply."""
@@ -170,10 +195,15 @@ class OpenAIServer:
         text = self.reply(prompt)
         usage = {"prompt_tokens": len(prompt.encode()) // 4 + 8, "completion_tokens": len(text) // 4 + 1}
         if fault == "length":
-            text, usage["completion_tokens"] = text[: len(text) // 2], body["max_completion_tokens"]
+            limit = body.get("max_completion_tokens") or body.get("max_tokens") or 4096
+            text, usage["completion_tokens"] = text[: len(text) // 2], limit
         usage["total_tokens"] = sum(usage.values())
+        cached = int(usage["prompt_tokens"] * self.cached[0])
         self.billed[prompt] += 1
-        self.usd += (usage["prompt_tokens"] * self.prices[0] + usage["completion_tokens"] * self.prices[1]) / 1e6
+        self.lost[prompt] += fault in LOST
+        fresh = usage["prompt_tokens"] - cached
+        usd = fresh * self.prices[0] + cached * self.cached[1] + usage["completion_tokens"] * self.prices[1]
+        self.usd += usd / 1e6
         silent = fault in ("refusal", "null", "content_filter")
         message = {"role": "assistant", "content": None if silent else text}
         message["refusal"] = "I cannot help with that." if fault == "refusal" else None
@@ -182,9 +212,9 @@ class OpenAIServer:
             "id": f"chatcmpl-{len(self.requests)}",
             "object": "chat.completion",
             "created": 1,
-            "model": self.model or body["model"],
+            "model": "another-model" if fault == "wrong_model" else self.model or body["model"],
             "choices": [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}],
-            "usage": usage,
+            "usage": usage | {"prompt_tokens_details": {"cached_tokens": cached}},
         }
         if fault == "no_choices":
             completion["choices"] = []
@@ -193,23 +223,6 @@ class OpenAIServer:
         if fault == "absurd_usage":
             completion["usage"] = {"prompt_tokens": -5, "completion_tokens": "many", "total_tokens": None}
         return completion
-
-
-def _error(message: str, code: str | None, param: str | None = None) -> str:
-    return json.dumps({"error": {"message": message, "type": "error", "code": code, "param": param}})
-
-
-_ERRORS = {
-    "429": (429, _error("Rate limit reached", "rate_limit_exceeded")),
-    "500": (500, _error("The server had an error", None)),
-    "503": (503, _error("Overloaded", None)),
-    "insufficient_quota": (429, _error("You exceeded your current quota", "insufficient_quota")),
-    "401": (401, _error("Incorrect API key provided: sk-secret-of-the-tests", "invalid_api_key")),
-    "403": (403, _error("Country not supported", "unsupported_country")),
-    "404": (404, _error("The model does not exist", "model_not_found")),
-    "temperature": (400, _error("Unsupported value: 'temperature'", "unsupported_value", "temperature")),
-    "too_long": (400, _error("This model's maximum context length is 8192", "context_length_exceeded")),
-}
 
 
 async def _send(
@@ -249,10 +262,24 @@ class ReferenceReply:
 
 
 def main() -> None:
-    rows = [json.loads(line) for line in Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()]
-    with OpenAIServer(ReferenceReply(Problem(**row) for row in rows)) as server:
-        print(f"export OPENAI_API_KEY=test OPENAI_BASE_URL={server.url}", flush=True)
-        threading.Event().wait()
+    """A process of its own, until it is ended."""
+    parser = argparse.ArgumentParser(description="A chat completions server on the loopback interface.")
+    parser.add_argument("problems", type=Path, nargs="?", help="JSON lines: corrects by their solutions")
+    parser.add_argument("--reply", type=int, default=40, help="else every reply has so many words")
+    parser.add_argument("--latency", type=float, default=0.0)
+    parser.add_argument("--spread", type=float, default=0.0)
+    parser.add_argument("--faults", type=json.loads, default={}, help='shares: {"429": 0.01, "reset": 0.005}')
+    parser.add_argument("--limit", type=json.loads, help='{"per_minute": 1200, "window": 60}')
+    parser.add_argument("--prices", type=float, nargs=2, default=(2.0, 10.0), help="dollars per million tokens")
+    given = parser.parse_args()
+    reply: Callable[[str], str] = lambda prompt: f"{zlib.crc32(prompt.encode())}" + " word" * given.reply  # noqa: E731
+    if given.problems:
+        rows = [json.loads(line) for line in given.problems.read_text(encoding="utf-8").splitlines()]
+        reply = ReferenceReply(Problem(**row) for row in rows)
+    limit = RateLimit(**given.limit) if given.limit else None
+    server = OpenAIServer(reply, mix(given.faults), given.latency, given.spread, prices=given.prices, limit=limit)
+    print(f"export OPENAI_API_KEY=test OPENAI_BASE_URL={server.url}", flush=True)
+    threading.Event().wait()
 
 
 if __name__ == "__main__":

@@ -1,158 +1,214 @@
-"""Chat completions from an OpenAI-compatible server, paid through the journal: the only importer of openai.
+"""One attempt at a chat completion from an OpenAI-compatible server, and what came of it: the only importer of openai.
 
-The client's own retries are off: they pay again uncounted, and try on when the quota is used up.
+The client's own retries are off: they pay again uncounted, and try on when the quota is used up. Its aiohttp transport
+is the one that stays fast with hundreds of requests in flight.
 """
 
 import asyncio
+import datetime
+import difflib
+import fnmatch
 import json
 import logging
 import os
-import random
 import re
-import time
-from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
 import httpx2
 import openai
-from tqdm import tqdm
 
-from lema.journal import Answer, Journal, Spending
+from lema.config import ApiConfig
+from lema.journal import Answer
+from lema.models.pacing import retry_after
 from lema.types import UserError
 
-_POLL = 0.2  # seconds between looks at what is not ready
-_FIRST_BACKOFF, _LAST_BACKOFF = 0.5, 30.0  # seconds, half as long again each time, with jitter
-_LONGEST_WAIT = 600.0  # seconds; a server that asks for more ends the run
+logging.getLogger("httpx2").setLevel(logging.WARNING)  # else a line a request
+_LIST_TIMEOUT = 10.0  # seconds, of the list of models
 # Codes of refusals that concern one prompt and not the run.
 _REFUSED_PROMPT = ("content_filter", "content_policy_violation", "invalid_prompt", "context_length_exceeded")
-_REMEDIES = {401: "set an OPENAI_API_KEY that it accepts", 403: "set an OPENAI_API_KEY that it accepts"}
-_REMEDIES |= {404: "choose a corrector.model that it lists, or mend corrector.base_url", 429: "add credit"}
-# How an attempt ended: its bill, if known; the answer, or why there is none; the seconds to wait then (inf: give up).
-_Landed = tuple[Spending | None, Answer | str, float]
+# What some models refuse, with what helps.
+_REFUSED = {
+    "temperature": "remove {0}.temperature",
+    "reasoning_effort": "remove {0}.reasoning_effort",
+    "max_tokens": "set {0}.max_tokens=null and {0}.max_completion_tokens={1}",
+    "max_completion_tokens": "set {0}.max_completion_tokens=null and {0}.max_tokens={1}",
+}
+_NOT_SENT = (aiohttp.ClientConnectorError, httpx2.ConnectError, httpx2.UnsupportedProtocol, httpx2.InvalidURL)
 
 
-@dataclass
-class Sender:
-    """Workers that take requests from one queue until it is empty or there is a problem that stops all."""
+@dataclass(frozen=True)
+class Landed:
+    """How an attempt ended: with an answer, or with the kind of failure, which tells what to do."""
 
-    journal: Journal
-    still_mine: Callable[[], bool]  # false when another process sends too
-    base_url: str | None
-    input_usd: float  # per million prompt tokens
-    output_usd: float  # per million completion tokens, reasoning included
-    budget_usd: float
-    max_completion_tokens: int
-    max_concurrent_requests: int
-    max_retries: int
-    request_timeout: float  # seconds, the whole answer
+    tokens: tuple[int, int, int] | None = None  # billed: prompt, cached of these, completion; None: unknown
+    answer: Answer | None = None
+    failure: str = ""  # "HTTP 500", "malformed body", "time-out", "connection lost"
+    said: str = ""  # for people, without the key; of what is hopeless, with the remedy
+    unsent: bool = False  # the server could not be reached
+    limited: bool = False  # too many requests for now
+    final: bool = False  # asked again, it would fail again
+    hopeless: bool = False  # and so would every other request
+    retry_after: float | None = None  # seconds
+    headers: Mapping[str, str] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.key = os.environ.get("OPENAI_API_KEY", "").strip()
-        if not self.key:
-            raise UserError("OPENAI_API_KEY is not set: export it (any word, for a server that asks for none)")
-        answers = self.journal.answers()
-        self.waiting = deque(request for request in self.journal.requests if request not in answers)
-        self.bar = tqdm(total=len(self.journal.requests), initial=len(answers), disable=None, unit=" answers")
-        self.client = openai.AsyncOpenAI(api_key=self.key, base_url=self.base_url, max_retries=0, timeout=None)
-        self.server = re.sub(r"//[^/@]*@", "//", str(self.client.base_url))
-        self.usd = self.journal.spending().usd  # what is paid, and reserved for what is in flight
-        self.in_flight = 0
-        self.resume_at = 0.0  # monotonic seconds; a failure concerns all workers
-        self.failures: Counter[str] = Counter()
-        self.failed_in_a_row = 0
-        self.problem = ""
 
-    async def run(self) -> None:
-        """Have every request answered; `UserError` when it must stop early (budget, key, quota, model, server)."""
-        logging.getLogger("httpx2").setLevel(logging.WARNING)  # else a line a request
-        with self.bar:
-            async with self.client:
-                await asyncio.gather(*(self._work() for _ in range(self.max_concurrent_requests)))
-        if self.problem:
-            kept = f"{len(self.journal.answers())} of {len(self.journal.requests)} are answered and kept"
-            raise UserError(f"{' '.join(self.problem.split())}; {kept}: then run again")
+class Client:
+    """A server, asked with a key; `section` of the config is what messages name."""
 
-    async def _work(self) -> None:
-        while self.waiting and not self.problem:
-            if self.resume_at > time.monotonic():
-                await asyncio.sleep(_POLL)
-            elif await self._try(request := self.waiting.popleft()):
-                self.bar.update()
-            else:
-                self.waiting.append(request)  # at the end: one request that always fails holds up no other
-                await asyncio.sleep(_POLL)
+    def __init__(self, api: ApiConfig, section: str) -> None:
+        self.api, self.section, self.key = api, section, _key()
+        # A connection for every request: without a number the transport has 100. The time limit is on the whole answer.
+        width = api.max_concurrent_requests
+        limits = httpx2.Limits(max_connections=width, max_keepalive_connections=width, keepalive_expiry=30.0)
+        http = openai.DefaultAioHttpClient(limits=limits)
+        options: dict[str, Any] = {"base_url": _url(api, section), "max_retries": 0, "timeout": None}
+        self.openai = openai.AsyncOpenAI(api_key=self.key, http_client=http, **options)
+        self.server = str(self.openai.base_url)
 
-    async def _try(self, request: str) -> bool:
-        """Whether this request is answered now; what must stop all workers becomes `problem`."""
-        # A token is at least one byte, and the names in the request cover the chat template.
-        worst = self._bill(len(request.encode()), self.max_completion_tokens).usd
-        if not self.usd + worst <= self.budget_usd:  # so written that "not a number" allows nothing
-            if not self.in_flight:  # whose bills may leave room
-                self.problem = f"corrector.budget_usd={self.budget_usd:g}: reached, ${self.usd:.2f} are spent: raise it"
-            return False
-        if not self.still_mine():  # what is in flight still lands
-            self.problem = "another process has taken the journal over"
-            return False
-        self.journal.reserve(request, worst)
-        self.usd, self.in_flight = self.usd + worst, self.in_flight + 1
-        bill, landed, wait = await self._send(json.loads(request))
-        bill, answer = bill or Spending(1, 0, 0, worst), landed if isinstance(landed, Answer) else None
-        self.journal.settle(request, worst, bill, answer)
-        self.usd, self.in_flight = self.usd + bill.usd - worst, self.in_flight - 1
-        if answer:
-            self.failed_in_a_row = 0
-            return True
-        self.failures[request] += 1
-        self.failed_in_a_row += 1
-        most, failed = self.max_retries * self.max_concurrent_requests, self.failed_in_a_row
-        if wait > _LONGEST_WAIT or self.failures[request] > self.max_retries or failed > most:
-            self.problem = f"{self.server}: {landed}"
-        backoff = min(_LAST_BACKOFF, _FIRST_BACKOFF * 1.5 ** min(failed, 20)) * random.uniform(0.5, 1)
-        self.resume_at = max(self.resume_at, time.monotonic() + max(wait, backoff))
-        return False
-
-    async def _send(self, body: dict[str, Any]) -> _Landed:
-        """One attempt, which never raises what a server or a network can do."""
+    async def send(self, request: str) -> Landed:
+        """One attempt with this body, which never raises what a server or a network can do."""
         try:
             # Not the client's own timeout, which is per read: a server that drips would hold a worker for ever.
-            async with asyncio.timeout(self.request_timeout):
-                response = await self.client.chat.completions.with_raw_response.create(**body)
-        except (TimeoutError, openai.APIConnectionError) as error:
-            never_sent = isinstance(error.__cause__, httpx2.ConnectError | httpx2.UnsupportedProtocol)
-            bill = self._bill(0, 0) if never_sent else None
-            return bill, f"no answer ({error.__cause__ or 'time-out'}): check it, or corrector.base_url", 0.0
+            async with asyncio.timeout(self.api.request_timeout):
+                # As it is: `chat.completions.create` would take a third of the time to look through it once more.
+                response = await self.openai.post(
+                    "/chat/completions", cast_to=httpx2.Response, content=request.encode()
+                )
+        except TimeoutError:
+            return Landed(None, None, "time-out", f"no answer within {self.api.request_timeout} s")
         except openai.APIStatusError as error:
-            return self._refused(error, body["model"])
+            return self._refused(error)
+        except (openai.APIConnectionError, aiohttp.ClientError) as error:
+            return self._lost(error)
+        return self._read(response.text, response.headers)
+
+    def _lost(self, error: Exception) -> Landed:
+        reasons, cause = [error], error.__cause__
+        while isinstance(cause, Exception):
+            reasons, cause = [*reasons, cause], cause.__cause__
+        unsent = any(isinstance(reason, _NOT_SENT) for reason in reasons)
+        said = f"no connection ({reasons[-1]}): check it, or {self.section}.base_url"
+        return Landed((0, 0, 0) if unsent else None, None, "connection lost", self._safe(said), unsent=unsent)
+
+    def _read(self, text: str, headers: Mapping[str, str]) -> Landed:
         try:  # anything may be in a 200
-            said = json.loads(response.text)
+            # A server may repeat the key; one that is a mere word ("test") is no secret, and may be in any answer.
+            said = json.loads(text.replace(self.key, "***") if len(self.key) >= 16 else text)
             choice, usage = said["choices"][0], said.get("usage") or {}
             content, refusal = choice["message"].get("content"), choice["message"].get("refusal")
             ended = "refusal" if refusal else str(choice.get("finish_reason"))
-            tokens: list[Any] = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
+            tokens = _billed(usage)
         except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-            return None, "the body is no chat completion: mend corrector.base_url", 0.0
-        # One without usable `usage` counts at its worst case.
-        bill = self._bill(*tokens) if all(type(n) is int and 0 < n < 2**31 for n in tokens) else None
+            said = f"the body is no chat completion: mend {self.section}.base_url"
+            return Landed(None, None, "malformed body", said, headers=headers)
         # Half a surrogate pair, which JSON can carry, cannot be written to any file.
         content = content.encode("utf-8", "replace").decode() if isinstance(content, str) else None
-        return bill, Answer(content, ended, str(said.get("model") or body["model"])), 0.0
+        answer = Answer(content, ended, str(said.get("model") or self.api.model).encode("utf-8", "replace").decode())
+        return Landed(tokens, answer, headers=headers)
 
-    def _refused(self, error: openai.APIStatusError, model: str) -> _Landed:
+    def _refused(self, error: openai.APIStatusError) -> Landed:
         """A status of 400 and more: an answer without text, a reason to try again, or the end of the run."""
-        status, code, retry_after = error.status_code, str(error.code), error.response.headers.get("retry-after", "")
+        status, code, headers = error.status_code, str(error.code), error.response.headers
+        wait, said = retry_after(headers), self._safe(_words(error))
         # A gateway may give up on an answer that the model went on to write, and bill.
-        bill = None if status == 408 or (status > 500 and status != 503) else self._bill(0, 0)
-        said = error.message.replace(self.key, "***")[:300]
-        if code in _REFUSED_PROMPT:
-            return bill, Answer(None, "refusal", model), 0.0
+        tokens = None if status == 408 or (status > 500 and status != 503) else (0, 0, 0)
+        if code in _REFUSED_PROMPT or status == 413 or re.search("request too large|maximum context", said, re.I):
+            return Landed(tokens, Answer(None, "refusal", str(self.api.model)), headers=headers)
         if code != "insufficient_quota" and (status in (408, 409, 429) or status >= 500):
-            wait = float(retry_after) if re.fullmatch(r"\d+(\.\d*)?", retry_after) else 0.0
-            return bill, f"{said}: wait {wait or _LAST_BACKOFF:.0f} s", wait
-        remedy = _REMEDIES.get(status, f"change corrector.{error.param or 'base_url'}")
-        return bill, f"{said}: {remedy}", float("inf")
+            # `limited` also says that it is no failure of this request, to be counted.
+            limited = status == 429
+            return Landed(tokens, None, f"HTTP {status}", said, limited=limited, retry_after=wait, headers=headers)
+        refused = str(error.param) if error.param else ""
+        if refused not in _REFUSED and status in (400, 422):  # a server that names it in words alone
+            refused = next((name for name in _REFUSED if re.search(rf"\b{name}\b", said)), refused)
+        said = f"{said}: {self._remedy(status, refused)}"
+        final = status in (400, 422) and refused not in _REFUSED  # something in this one prompt, for all one knows
+        return Landed(tokens, None, f"HTTP {status}", said, final=final, hopeless=not final, headers=headers)
 
-    def _bill(self, prompt_tokens: int, completion_tokens: int) -> Spending:
-        usd = (prompt_tokens * self.input_usd + completion_tokens * self.output_usd) / 1e6
-        return Spending(1, prompt_tokens, completion_tokens, usd)
+    def _remedy(self, status: int, refused: str) -> str:
+        section, api = self.section, self.api
+        if refused in _REFUSED:
+            names = [refused, *(name for name in _REFUSED if getattr(api, name) is not None and name != refused)]
+            # Its own limit is to stay, whatever it is called.
+            names = [name for name in names if name != "max_completion_tokens" or name == refused]
+            limit = api.max_tokens if api.max_completion_tokens is None else api.max_completion_tokens
+            first, *others = (_REFUSED[name].format(section, limit) for name in names)
+            further = f" (as models that do refuse others too, you may have to {' and '.join(others)})"
+            return f"{section}.model={api.model} refuses `{refused}`: {first}{further if others else ''}"
+        remedies = {401: "set an OPENAI_API_KEY that it accepts", 403: "set an OPENAI_API_KEY that it accepts"}
+        remedies |= {404: f"choose a {section}.model that it lists, or mend {section}.base_url", 429: "add credit"}
+        return remedies.get(status, f"change {section}.{refused or 'base_url'}")
+
+    def _safe(self, text: str) -> str:
+        return text.replace(self.key, "***")[:300]
+
+
+def _key() -> str:
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not key:
+        raise UserError("OPENAI_API_KEY is not set: export it (any word, for a server that asks for none)")
+    if not re.fullmatch(r"[!-~]+", key):
+        raise UserError("OPENAI_API_KEY holds characters that no key has: export it anew, without quotes or spaces")
+    return key
+
+
+def _words(error: openai.APIStatusError) -> str:
+    """What a refusal says, in whichever shape."""
+    told = isinstance(error.body, dict) and error.body.get("message")
+    return error.message if told else f"{error.message}: {error.response.text}"
+
+
+def _url(api: ApiConfig, section: str) -> str | None:
+    """The server's address; null is OpenAI's own."""
+    url = api.base_url or os.environ.get("OPENAI_BASE_URL") or None
+    if url and "@" in url.partition("//")[2].partition("/")[0]:
+        remedy = "leave the user and the password out, which no request can carry beside a key"
+        raise UserError(f"{section}.base_url={re.sub('//[^/]*@', '//***@', url)}: {remedy}")
+    return url
+
+
+def _billed(usage: dict[str, Any]) -> tuple[int, int, int] | None:
+    """The bill by a server's `usage`; None, if it cannot be one. Some leave reasoning to the total alone."""
+    prompt, completion, total = (usage.get(f"{kind}_tokens") for kind in ("prompt", "completion", "total"))
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+    if type(prompt) is not int or type(completion) is not int or not (0 < prompt < 2**31 and 0 <= completion < 2**31):
+        return None
+    if type(total) is int and total < 2**31:
+        completion = max(completion, total - prompt)
+    return prompt, cached if type(cached) is int and 0 <= cached <= prompt else 0, completion
+
+
+def check_model(api: ApiConfig, section: str) -> str | None:
+    """Why the key cannot use the model, with the remedy, by the server's own list, which is free; None when it can.
+
+    None as well for a server without such a list: only a request will tell.
+    """
+    try:
+        key, url = _key(), _url(api, section)
+    except UserError as error:
+        return str(error)
+    with openai.OpenAI(api_key=key, base_url=url, max_retries=0, timeout=_LIST_TIMEOUT) as client:
+        server = client.base_url
+        try:
+            text = client.models.with_raw_response.list().text
+        except openai.APIStatusError as error:
+            if error.status_code in (401, 403):
+                return f"{server}: {_words(error).replace(key, '***')[:300]}: set an OPENAI_API_KEY that it accepts"
+            return None
+        except openai.APIConnectionError as error:
+            return f"{server}: no connection ({error.__cause__ or error}): check it, or {section}.base_url"
+    try:
+        listed: dict[str, Any] = {str(model["id"]): model.get("shutdown_date") for model in json.loads(text)["data"]}
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None
+    found = next((name for name in listed if fnmatch.fnmatchcase(str(api.model), name)), None)
+    if listed and found is None:
+        near = ", ".join(difflib.get_close_matches(str(api.model), listed) or sorted(listed)[:5])
+        return f"{section}.model={api.model}: {server} does not list it for this key: choose one it lists, as {near}"
+    ends = str(listed.get(found or "") or "")
+    if re.match(r"\d{4}-\d\d-\d\d", ends) and ends[:10] < datetime.date.today().isoformat():
+        return f"{section}.model={api.model}: {server} has shut it down on {ends[:10]}: choose another {section}.model"
+    return None

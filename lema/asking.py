@@ -1,0 +1,291 @@
+"""Questions to a model behind a server, each paid for once: through the journal, within the budget, at its pace.
+
+One process sends at a time; others wait and read what it got. What fails is tried again a bounded number of times;
+what fails for good gets its reason for an answer, unless everything fails: then the run ends, and all answers are kept.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import heapq
+import json
+import logging
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from lema.artifacts import lock
+from lema.config import ApiConfig, PriceConfig
+from lema.estimate import estimate
+from lema.journal import Answer, Journal, Spending, open_journal
+from lema.models.pacing import Pace
+from lema.types import UserError
+
+if TYPE_CHECKING:
+    from lema.models.api import Landed
+log = logging.getLogger(__name__)
+_FIRST_BACKOFF, _LAST_BACKOFF = 0.5, 30.0  # seconds, twice as long each time, with jitter
+_PARAMETERS = ("temperature", "reasoning_effort", "max_completion_tokens", "max_tokens")  # sent only when set
+# What nothing is sent without, with its least value.
+_NUMBERS = {"max_concurrent_requests": 1, "max_retries": 0, "request_timeout": 0, "max_wait": 0}
+
+
+def ask(
+    prompts: Sequence[tuple[str, int]],
+    api: ApiConfig,
+    price: PriceConfig,
+    *,
+    section: str,
+    budget_usd: float | None,
+    journal_path: Path,
+    retry_failed: bool = False,
+    paid_usd: float = 0.0,
+) -> tuple[list[Answer], Spending]:
+    """An answer to each (user message, attempt), in order, and what they cost together over all runs and processes.
+
+    Only what the journal does not hold is paid for; with `retry_failed` also, once more, what it holds no usable answer
+    to. `section` of the config is what messages name; `paid_usd` is what else the budget has paid. Raises `UserError`
+    when a setting is missing, or the run must stop early (budget, key, quota, model, server): every answer is kept.
+    """
+    keys = [_key(_text(_body(message, api)), attempt) for message, attempt in prompts]
+    with open_journal(journal_path, keys) as journal:
+        old = journal.unusable() if retry_failed else {}
+        if old or len(journal.answers()) < len(set(keys)):
+            with lock(journal_path) as still_mine:  # so that no other process pays for the same
+                answers, now = journal.answers(), journal.unusable()
+                again = {key for key, attempts in old.items() if now.get(key) == attempts}  # none has done so meanwhile
+                messages = {key: message for key, (message, _) in zip(keys, prompts, strict=True)}
+                left = [key for key in messages if key not in answers or key in again]
+                if left:
+                    asking = _Asking(journal, still_mine, messages, api, price, section, budget_usd, paid_usd)
+                    size = sum(len(messages[key].encode("utf-8", "replace")) for key in left) / len(left)
+                    costs = estimate(section, (len(left), len(left)), (size, size), api, price)
+                    log.info("%-16s %s", "asking", costs)
+                    asyncio.run(asking.run(left))
+        answers, spending = journal.answers(), journal.spending()
+    return [answers[key] for key in keys], spending
+
+
+def _body(message: str, api: ApiConfig) -> dict[str, Any]:
+    """The body of the request."""
+    message = message.encode("utf-8", "replace").decode()  # half a surrogate pair goes over no wire
+    body = {"model": api.model, "messages": [{"role": "user", "content": message}]}
+    return body | {name: getattr(api, name) for name in _PARAMETERS if getattr(api, name) is not None}
+
+
+def _text(body: dict[str, Any]) -> str:
+    return json.dumps(body, sort_keys=True, ensure_ascii=False)
+
+
+def _key(text: str, attempt: int) -> str:
+    """A request's name in the journal. The attempt, which is not sent, tells apart what is asked several times."""
+    if attempt:
+        text = _text(json.loads(text) | {"attempt": attempt})
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class _Asking:
+    """One run: requests leave in order, when the pace, the budget and their own back-off allow, until none is left."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        still_mine: Callable[[], bool],  # false when another process sends too
+        messages: dict[str, str],  # by their keys
+        api: ApiConfig,
+        price: PriceConfig,
+        section: str,
+        budget_usd: float | None,
+        paid_usd: float,
+    ) -> None:
+        self.settings = _settings(api, price, section, budget_usd)
+        from lema.models.api import Client
+
+        self.client = Client(api, section)
+        self.journal, self.still_mine, self.messages, self.api, self.price = journal, still_mine, messages, api, price
+        self.pace = Pace(api.max_requests_per_minute, api.max_tokens_per_minute)
+        self.usd = paid_usd + journal.spending().usd  # what is paid, and reserved for what is in flight
+        self.answered = sum(not answer.failed for answer in journal.answers().values())
+        self.waiting: list[tuple[float, int, str]] = []  # a heap: not before, place in order, key
+        self.head: tuple[str, tuple[str, float]] = ("", ("", 0.0))
+        self.completion = float(self.settings.completion_tokens)  # tokens of an answer, as it seems
+        self.failures: Counter[str] = Counter()
+        self.failed_since: set[str] = set()  # since the last answer
+        self.failed_tries = 0  # likewise, while one request at a time tries
+        self.problem = ""
+        self.fault: BaseException | None = None  # of the journal
+        self.changed = asyncio.Event()
+        self.bar = tqdm(total=len(messages), disable=None, unit=" answers")
+
+    async def run(self, left: list[str]) -> None:
+        """Have the keys of `left` answered; `UserError` when it must stop early."""
+        self.waiting = [(0.0, place, key) for place, key in enumerate(left)]
+        self.bar.update(len(self.messages) - len(left))
+        tasks: set[asyncio.Task[None]] = set()
+        with self.bar:
+            async with self.client.openai:
+                while (self.waiting or tasks) and not (self.problem or self.fault):
+                    self.changed.clear()
+                    if (wait := self._wait(time.monotonic())) > 0:
+                        with contextlib.suppress(TimeoutError):
+                            await asyncio.wait_for(self.changed.wait(), None if wait == math.inf else wait)
+                    elif not self.still_mine():
+                        self.problem = "another process has taken the journal over"
+                    else:
+                        _, place, key = heapq.heappop(self.waiting)
+                        task = asyncio.create_task(self._try(place, key, *self._begin(key)))
+                        tasks.add(task)
+                        task.add_done_callback(lambda task: self._ended(task, tasks))
+                await asyncio.gather(*tasks, return_exceptions=True)  # what is in flight still lands
+        if self.fault:
+            raise self.fault
+        if self.problem:
+            kept = f"{len(self.messages) - len(self.waiting)} of {len(self.messages)} are answered and kept"
+            left_over = f"the other {len(self.waiting)} would cost {self._cost()}"
+            raise UserError(f"{' '.join(self.problem.split())}; {kept}, {left_over}: then run again")
+
+    def _ended(self, task: asyncio.Task[None], tasks: set[asyncio.Task[None]]) -> None:
+        tasks.discard(task)
+        self.fault = self.fault or (None if task.cancelled() else task.exception())
+        self.changed.set()
+
+    def _wait(self, now: float) -> float:
+        """Seconds until the next may leave; infinite while that hangs on what is in flight."""
+        if not self.waiting or self.pace.in_flight >= self.settings.max_concurrent_requests:
+            return math.inf
+        ready_at, _, key = self.waiting[0]
+        # So written that "not a number" allows nothing.
+        if not self.usd + self._prepared(key)[1] <= self.settings.budget_usd:
+            if not self.pace.in_flight:  # whose bills may leave room
+                self.problem = f"budget_usd={self.settings.budget_usd:g}: reached, ${self.usd:.2f} are spent: raise it"
+                self.changed.set()
+            return math.inf
+        return max(ready_at - now, self.pace.wait(now))
+
+    def _begin(self, key: str) -> tuple[str, float, float]:
+        """Make room for it: in the budget, and in the pace. Its text, its worst case, about its tokens."""
+        text, worst = self._prepared(key)
+        tokens = len(text.encode()) / 4 + self.completion
+        self.usd += worst
+        self.pace.send(time.monotonic(), tokens)
+        return text, worst, tokens
+
+    def _prepared(self, key: str) -> tuple[str, float]:
+        """The request's text, and the most an attempt costs, in dollars."""
+        if self.head[0] != key:  # the first in the heap is looked at several times
+            text = _text(_body(self.messages[key], self.api))
+            # A token is at least one byte, and the names in the request cover the chat template.
+            dearest = max(self.price.input_usd, self.price.cached_usd)
+            usd = len(text.encode()) * dearest + self.settings.completion_tokens * self.price.output_usd
+            self.head = key, (text, usd / 1e6)
+        return self.head[1]
+
+    async def _try(self, place: int, key: str, text: str, worst: float, tokens: float) -> None:
+        """One attempt; without an answer the request waits again."""
+        used, headers = 0.0, {}
+        try:
+            await self.journal.reserve(key, text, worst)
+            sent_at = time.monotonic()
+            landed = await self.client.send(text)
+            answer, ready_at = self._judge(key, sent_at, landed)
+            bill, headers = self._bill(landed, worst), landed.headers
+            used = tokens if landed.tokens is None else bill.prompt_tokens + bill.completion_tokens
+            await self.journal.settle(key, worst, bill, answer)
+        finally:
+            self.pace.landed(tokens, used, headers)
+        self.usd += bill.usd - worst
+        if answer is None:
+            heapq.heappush(self.waiting, (ready_at, place, key))
+            return
+        self.bar.update()
+        if not answer.failed:
+            self.answered += 1
+            self.completion += (bill.completion_tokens - self.completion) / min(self.answered, 100)
+
+    def _judge(self, key: str, sent_at: float, landed: "Landed") -> tuple[Answer | None, float]:
+        """The answer, or when to try again; what must stop all becomes `problem`."""
+        now, server = time.monotonic(), self.client.server
+        if landed.hopeless:
+            self.problem = self.problem or f"{server}: {landed.said}"
+        elif landed.answer:
+            self.pace.accepted(now)
+            self.failed_since.clear()
+            self.failed_tries = 0
+        elif (wait := landed.retry_after or 0.0) > self.settings.max_wait:
+            back = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + wait))
+            self.problem = self.problem or f"{server}: {landed.said}: wait {wait:.0f} s, until {back}"
+        elif landed.limited:
+            ready_at = now + self.pace.refused(now, sent_at, landed.retry_after)
+            if self.pace.trying and now - self.pace.last_accepted > self.settings.max_wait:
+                waited = f"for {self.settings.max_wait:g} s now"
+                self.problem = self.problem or f"{server}: {landed.said}, {waited}: come back later"
+            return None, ready_at
+        else:
+            return self._failed(key, now, sent_at, landed)
+        return landed.answer, now
+
+    def _failed(self, key: str, now: float, sent_at: float, landed: "Landed") -> tuple[Answer | None, float]:
+        """A failure is the request's, unless nothing else happens any more: then it is the server's."""
+        self.failed_since.add(key)
+        self.failures[key] += 1_000_000 if landed.final else not landed.unsent
+        retries, many = self.settings.max_retries, len(self.failed_since) > 8 + len(self.messages) / 100
+        if landed.unsent or many or not self.answered:
+            self.failed_tries += self.pace.hold(now, sent_at, landed.retry_after, _LAST_BACKOFF)
+            if self.failed_tries > max(1, retries):
+                self.problem = self.problem or f"{self.client.server}: {landed.said}: come back when it is well"
+        elif landed.retry_after:
+            self.pace.refused(now, sent_at, landed.retry_after)
+        if self.failures[key] > retries and self.answered:
+            return Answer(None, landed.failure, str(self.api.model)), 0.0
+        backoff = min(_LAST_BACKOFF, _FIRST_BACKOFF * 2 ** min(self.failures[key], 10)) * random.uniform(0.5, 1)
+        return None, now + max(backoff, landed.retry_after or 0.0)
+
+    def _bill(self, landed: "Landed", worst: float) -> Spending:
+        if landed.tokens is None:
+            return Spending(1, 0, 0, worst)
+        (prompt, cached, completion), price = landed.tokens, self.price
+        usd = (prompt - cached) * price.input_usd + cached * price.cached_usd + completion * price.output_usd
+        return Spending(1, prompt, completion, usd / 1e6, cached)
+
+    def _cost(self) -> str:
+        """What the requests that wait would cost, by what was paid for the others, or at the most."""
+        if self.answered:
+            return f"about ${self.journal.spending().usd / self.answered * len(self.waiting):.2f}"
+        worst = sum(self._prepared(key)[1] for _, _, key in self.waiting)
+        return f"at most ${worst:.2f}"
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What nothing is sent without."""
+
+    budget_usd: float
+    completion_tokens: int  # at most
+    max_concurrent_requests: int
+    max_retries: int
+    request_timeout: float
+    max_wait: float
+
+
+def _settings(api: ApiConfig, price: PriceConfig, section: str, budget_usd: float | None) -> _Settings:
+    limit = "max_completion_tokens" if api.max_tokens is None else "max_tokens"
+    values = {f"{section}.{name}": (getattr(api, name), least) for name, least in (*_NUMBERS.items(), (limit, 1))}
+    values |= {f"{section}.{name}": (value, 0) for name, value in vars(price).items()}
+    for name, (value, least) in (values | {"budget_usd": (budget_usd, 0)}).items():
+        if value is None or not value >= least:  # "not a number" is refused too
+            shown = "null" if value is None else value
+            raise UserError(f"{name}={shown}: nothing is sent until it is set, to {least} or more")
+    for name in ("max_requests_per_minute", "max_tokens_per_minute"):
+        if (value := getattr(api, name)) is not None and not value > 0:
+            raise UserError(f"{section}.{name}={value}: must be above 0; null takes what the server says")
+    if not api.model:
+        raise UserError(f"{section}.model=null: name the model to ask")
+    most = max(api.max_tokens or 0, api.max_completion_tokens or 0)
+    return _Settings(budget_usd or 0.0, most, *(getattr(api, name) for name in _NUMBERS))

@@ -1,0 +1,120 @@
+"""The pace of requests on a clock of its own: what limits allow is used, and little else is sent."""
+
+import heapq
+import random
+import time
+from email.utils import formatdate
+
+import pytest
+from openai_faults import RateLimit
+
+from lema.models.pacing import Pace, retry_after, seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("6m0s", 360.0),
+        ("12ms", 0.012),
+        ("1h2m3.5s", 3723.5),
+        ("8.64s", 8.64),
+        ("1d", 86400.0),
+        ("20", 20.0),
+        ("1.5", 1.5),
+        ("", float("inf")),
+        ("soon", float("inf")),
+        ("1s?", float("inf")),
+        ("-1s", float("inf")),
+    ],
+)
+def test_durations_of_servers_are_read(text: str, expected: float) -> None:
+    assert seconds(text) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, None),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after-ms": "250", "retry-after": "7"}, 0.25),
+        ({"retry-after": "tomorrow"}, None),
+        ({"retry-after": "9" * 400}, None),
+        ({"retry-after": "-3"}, None),
+    ],
+)
+def test_retry_after_is_read_in_all_its_forms(headers: dict, expected: float | None) -> None:
+    assert retry_after(headers) == (None if expected is None else pytest.approx(expected, abs=5))
+
+
+@pytest.mark.parametrize(("seconds_from_now", "expected"), [(100, 100.0), (-100, 0.0)])
+def test_retry_after_may_be_a_date(seconds_from_now: float, expected: float) -> None:
+    headers = {"retry-after": formatdate(time.time() + seconds_from_now, usegmt=True)}
+    assert retry_after(headers) == pytest.approx(expected, abs=5)
+
+
+def simulated(pace: Pace, limit: RateLimit, until: float, latency: float = 0.3, workers: int = 64) -> tuple[int, int]:
+    """How many a server with this limit accepts of an endless queue, and how many it refuses, in `until` seconds."""
+    now, start, chance = time.monotonic(), time.monotonic(), random.Random(0)
+    limit.at, landing, accepted, refused = now, [], 0, 0
+    limit.level = limit.burst
+    while now < start + until:
+        wait = pace.wait(now)
+        if wait <= 0 and len(landing) < workers:
+            pace.send(now, 100)
+            told = limit.take(now)
+            at = now + (0.01 if told else latency * chance.uniform(0.5, 1.5))
+            headers = {name.lower(): value for name, value in limit.told(told).items()}
+            heapq.heappush(landing, (at, now, bool(told), list(headers.items())))
+            continue
+        free = now + wait if len(landing) < workers else float("inf")
+        if landing and landing[0][0] <= free:
+            now, sent_at, over, items = heapq.heappop(landing)
+            pace.landed(100, 100, dict(items))
+            if over:
+                refused += 1
+                pace.refused(now, sent_at, retry_after(dict(items)))
+            else:
+                accepted += 1
+                pace.accepted(now)
+        else:
+            now = free
+    return accepted, refused
+
+
+@pytest.mark.parametrize("told", ["", "retry_after", "headers", "headers retry_after"])
+@pytest.mark.parametrize("kind", ["burst 20", "burst 1200", "window 60", "window 1"])
+def test_nine_tenths_of_a_limit_are_used_whatever_the_server_tells(kind: str, told: str) -> None:
+    minutes, (name, number) = 5, kind.split()
+    options: dict = {name: float(number), **dict.fromkeys(told.split(), True)}
+    accepted, refused = simulated(Pace(None, None), RateLimit(1200, **options), minutes * 60)
+    print(f"{kind}, {told or 'nothing told'}: {accepted / 1200 / minutes:.0%} used, {refused} refused")
+    assert accepted >= 0.9 * 1200 * minutes
+    assert refused < 0.25 * accepted
+
+
+def test_set_limit_is_kept_evenly() -> None:
+    accepted, refused = simulated(Pace(1200, None), RateLimit(1200, burst=25), 120)
+    assert accepted >= 0.97 * 2400
+    assert refused == 0
+
+
+def test_token_limit_is_kept() -> None:
+    accepted, _ = simulated(Pace(None, 60_000), RateLimit(1e6, burst=1e6), 60)
+    assert 570 <= accepted <= 640  # of 100 tokens each
+
+
+def test_single_refusals_among_many_accepted_slow_nothing_down() -> None:
+    pace, now, sent = Pace(None, None), time.monotonic(), 0
+    for number in range(5000):
+        now += 0.002
+        while pace.wait(now) <= 0 and pace.in_flight < 256:
+            pace.send(now, 1)
+            sent += 1
+        if pace.in_flight:
+            pace.landed(1, 1, {})
+            if number % 50 == 30:
+                pace.refused(now, now - 0.5, 1.0 if number % 100 == 30 else None)
+            else:
+                pace.accepted(now)
+    assert sent > 4800
