@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lema.config import register, to_config
+from lema.compose import register, to_config
 from lema.types import UserError
 
 register(Path(__file__).parent / "sweeps")

@@ -1,12 +1,24 @@
 """A cell of the experiment while it runs: its config, where its artifacts are, what it has made so far."""
 
+import logging
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+from lema import estimate, tasks
 from lema.artifacts import Artifact, Store
-from lema.config import Config, Split, digest, identity, plain
+from lema.asking import ask
+from lema.compose import known_tasks
+from lema.config import ApiConfig, Ask, Config, Grader, SourceConfig, SourceKind, Split
+from lema.identity import digest, identity, plain
+from lema.journal import Answer
+from lema.leakage import TestQuestions
 from lema.models.weights import Weights, weights
+from lema.prompts.demonstrations import demonstrations
+from lema.prompts.formats import cot_prompt, few_shot_prompt
 from lema.tracking import Tracker
 from lema.types import Problem
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -33,6 +45,9 @@ class Cell:
         self.folder = self.store.root / "cells" / f"{self.name}-{self.key}"
         self.tracker = Tracker(config, self.name, self.key)
         self.builds_base = backbone.tiny is not None and backbone.path is None  # by the project itself
+        sampler = config.sampler
+        own = any(source.kind is SourceKind.backbone for source in sampler.models.values())
+        self.sampler_label = f"{sampler.name}-{self.backbone_label}" if own else sampler.name
 
     @property
     def setting(self) -> str:
@@ -55,11 +70,15 @@ class Cell:
             return Weights(self.config.backbone.name, str(made.path), None, made.digest)
         return weights(self.config.backbone)
 
+    def weights_of(self, source: SourceConfig) -> Weights:
+        """The model of a sampler that is loaded here."""
+        return weights(source.weights) if source.weights else self.base
+
     @property
-    def sampled_weights(self) -> Weights:
-        """The model whose mistakes are corrected."""
-        model = self.config.sampler.model
-        return self.base if model is None else weights(model)
+    def corrector_weights(self) -> Weights:
+        """The corrector that is loaded here."""
+        assert self.config.corrector.weights
+        return weights(self.config.corrector.weights)
 
     @property
     def other(self) -> "Cell":
@@ -67,15 +86,81 @@ class Cell:
         config = self.config
         if config.backbone.tiny and self.builds_base:
             config = replace(config, backbone=replace(config.backbone, seed=config.backbone.tiny.other_seed))
-        else:
-            config = replace(config, sampler=replace(config.sampler, model=config.sampler.other))
-        if config.corrector.budget_usd is not None and "correct" in self.artifacts:  # one budget for both
-            left = config.corrector.budget_usd - self.artifacts["correct"].summary.get("usd", 0.0)
-            config = replace(config, corrector=replace(config.corrector, budget_usd=max(0.0, left)))
-        own = {"data": self.artifacts["data"]} if "data" in self.artifacts else {}
+        elif config.sampler.other:
+            config = replace(config, sampler=replace(config.sampler, models={"other": config.sampler.other}))
         made = {name.removeprefix("other_"): each for name, each in self.artifacts.items() if name.startswith("other_")}
-        return Cell(config, self.store, own | made)
+        own = {name: each for name, each in self.artifacts.items() if not name.startswith("other_")}
+        if config.budget_usd is not None:  # one budget for both
+            config = replace(config, budget_usd=max(0.0, config.budget_usd - _usd(own)))
+        return Cell(config, self.store, {"data": own["data"], **made} if "data" in own else made)
+
+    def test_questions(self) -> TestQuestions:
+        """Those of every known task that can be read: nothing of them is ever sampled or corrected."""
+        return TestQuestions(tasks.known_tests(self.config.task, known_tasks()))
+
+    @property
+    def paper_success(self) -> dict[str, float]:
+        """The paper's share of a model's mistakes that were corrected, by our models' names: MATH's."""
+        models = self.config.sampler.models if self.config.task.trained.grader is Grader.math else {}
+        made = {name: self.artifacts[f"sample_{name}"] for name, each in models.items() if each.paper_success}
+        return {
+            model: models[name].paper_success or 0.0 for name, each in made.items() for model in each.summary["models"]
+        }
+
+    def few_shot(self, source: SourceConfig) -> str | None:
+        """The worked solutions that a model of the sampler sees before a question; None when it sees none."""
+        if (source.prompt or (Ask.few_shot if source.api else None)) is not Ask.few_shot:
+            return None
+        return self._solved(self.config.sampler.demonstrations, "sampler.demonstrations")
+
+    def sample_prompt(self, source: SourceConfig, problem: Problem) -> str:
+        """What a model behind a server is asked."""
+        if (shown := self.few_shot(source)) is not None:
+            return few_shot_prompt(shown, problem.question, problem.candidates)
+        return cot_prompt(source.prompt or "lema", problem.question, problem.candidates)
+
+    def rationale_prompt(self, problem: Problem) -> str:
+        """What the strong model of the rationales is asked."""
+        shown = self._solved(self.config.rationales.demonstrations, "rationales.demonstrations")
+        return few_shot_prompt(shown, problem.question, problem.candidates)
+
+    @property
+    def corrections_shown(self) -> str:
+        """The instruction and worked corrections that a corrector sees first."""
+        return demonstrations(
+            "correct", self.config.task.trained.grader, self.config.corrector.prompt, "corrector.prompt"
+        )
+
+    def _solved(self, file: str | None, key: str) -> str:
+        return demonstrations("solve", self.config.task.trained.grader, file, key)
+
+    def ask(
+        self, prompts: list[tuple[str, int]], spent_usd: float = 0.0, *, api: ApiConfig, section: str
+    ) -> tuple[list[Answer], dict[str, Any]]:
+        """An answer to each (prompt, attempt), and what they cost: nothing that the journal holds is paid again.
+
+        The budget is also for `spent_usd`, and for what the artifacts made so far cost.
+        """
+        price = estimate.price(api, self.config.prices, section)
+        free = price.input_usd == price.output_usd == 0  # needs no consent
+        answers, spending = ask(
+            prompts,
+            api,
+            price,
+            section=section,
+            budget_usd=0.0 if self.config.budget_usd is None and free else self.config.budget_usd,
+            paid_usd=_usd(self.artifacts) + spent_usd,
+            journal_path=self.store.root / "journal.sqlite",
+            retry_failed=self.config.retry_failed,
+        )
+        failed = sum(not answer.usable for answer in answers)
+        return answers, vars(spending) | {"failed": failed}
 
     def problems(self, *splits: str) -> list[Problem]:
         """The problems of the given splits of the training data, in order."""
         return [problem for split in splits for problem in self.artifacts["data"].rows(f"{split}.jsonl", Problem)]
+
+
+def _usd(artifacts: dict[str, Artifact]) -> float:
+    """What artifacts cost, in dollars, whoever paid for them."""
+    return sum(artifact.summary.get("usd", 0.0) for artifact in artifacts.values())

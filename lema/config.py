@@ -1,29 +1,28 @@
 """Every knob of the suite, typed: Hydra composes conf/ against these classes and refuses what does not fit."""
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
-from functools import reduce
-from operator import attrgetter, getitem
-from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
-
-from lema.types import UserError
-
-# The stages in the order they run; `until=` and `only=` take these names.
-Stage = StrEnum("Stage", ["data", "base", "sample", "correct", "mix", "train", "select", "merge", "evaluate", "report"])
+# The stages in the order they run: what `until=` and `only=` take.
+Stage = StrEnum(
+    "Stage",
+    ["data", "base", "sample", "correct", "rationales", "mix", "train", "select", "merge", "evaluate", "report"],
+)
+Only = StrEnum("Only", [stage.value for stage in Stage] + ["export"])  # export: the journal as JSON lines
 # Whose rules compare answers: a task's name in `lema.grading`.
 Grader = StrEnum("Grader", ["arithmetic", "gsm8k", "math", "svamp", "asdiv", "csqa"])
 # How a data set writes the gold answer: the field itself, after the last `####` (GSM8K), in the last box (MATH), as a
 # number and its unit (ASDiv; what is none is left out), as the label of a candidate (CSQA).
 AnswerForm = StrEnum("AnswerForm", ["plain", "hashes", "boxed", "quantity", "label"])
 PromptStyle = StrEnum("PromptStyle", ["lema", "alpaca"])  # a key of `lema.prompts.formats.COT_PROMPTS`
-CorrectionMethod = StrEnum("CorrectionMethod", ["reference", "api"])  # api: a model behind an OpenAI-compatible server
+Ask = StrEnum("Ask", ["lema", "alpaca", "few_shot"])  # few_shot: after worked solutions, as the paper sampled
+# Where wrong solutions come from: the cell's own backbone, other weights, a server, or a file.
+SourceKind = StrEnum("SourceKind", ["backbone", "weights", "api", "recorded"])
+# Who corrects: the reference solution, a model behind an OpenAI-compatible server, or one that is loaded here.
+CorrectionMethod = StrEnum("CorrectionMethod", ["reference", "api", "local"])
+# Training questions that are test questions too: dropped, or (paper) used, as the paper did.
+Leakage = StrEnum("Leakage", ["drop", "paper"])
 CotPart = StrEnum("CotPart", ["all", "cut", "none"])  # which CoT examples a mix has; cut: the extras take their places
 # What a mix adds; other_corrections: of another model's mistakes.
 Extra = StrEnum("Extra", ["none", "corrections", "other_corrections", "corrected_cot", "random_cot", "repeated_cot"])
@@ -50,6 +49,7 @@ class DatasetConfig:
     subsets: list[str]
     splits: dict[str, str]  # ours -> the folder's: {train: train, test: test}
     hub_splits: dict[str, str]  # ours -> the Hub's
+    train_rows: Optional[int]  # as published: for estimates before the data are there
     question: list[str]  # fields joined by a space; fields are found whatever their case
     candidates: Optional[str]  # field of the choices
     solution: Optional[str]  # field of the reference rationale; null where there is none
@@ -78,6 +78,7 @@ class TaskConfig:
     num_dev: int  # training questions held out as dev
     max_cot: Optional[int]  # CoT examples; null is all. The other questions are the pool of the extras
     max_extra: Optional[int]  # corrections (and their controls); null is all
+    rationales: int  # further CoT solutions that rationales=gpt4 asks for
     max_source_tokens: int
     max_target_tokens: int
     dataset: Optional[DatasetConfig]  # null: word problems made by `lema.arithmetic`, in these numbers
@@ -155,38 +156,82 @@ class BackboneConfig(ModelConfig):
 
 
 @dataclass
+class ApiConfig:
+    """How a model behind an OpenAI-compatible server is asked. All null where none is."""
+
+    model: Optional[str]
+    base_url: Optional[str]  # null is OPENAI_BASE_URL, else OpenAI itself
+    temperature: Optional[float]  # sent only when set, as are the next three
+    reasoning_effort: Optional[str]
+    max_completion_tokens: Optional[int]  # one of these two must be set: without a limit no budget can be kept
+    max_tokens: Optional[int]  # what older servers call it
+    input_usd: Optional[float]  # per million tokens; null looks the model up in conf/prices
+    output_usd: Optional[float]  # per million tokens, reasoning included
+    max_concurrent_requests: Optional[int]
+    max_requests_per_minute: Optional[float]  # null: what the server's headers say
+    max_tokens_per_minute: Optional[float]  # the same
+    max_retries: Optional[int]
+    request_timeout: Optional[float]  # seconds, the whole answer
+    max_wait: Optional[float]  # seconds; a server that asks for more (Retry-After) ends the run
+
+
+@dataclass
+class PriceConfig:
+    """What a model costs, in dollars per million tokens."""
+
+    input_usd: float  # the dearest a prompt token can be, a surcharge for writing the cache included
+    cached_usd: float  # a prompt token that the server had in its cache
+    output_usd: float  # reasoning included
+
+
+@dataclass
+class SourceConfig:
+    """One model whose mistakes are collected. `kind` needs the field of its name."""
+
+    kind: SourceKind
+    prompt: Optional[Ask]  # null: as the model's own `prompt` says; for one behind a server few_shot
+    weights: Optional[ModelConfig]  # loaded here
+    api: Optional[ApiConfig]  # behind an OpenAI-compatible server
+    recorded: Optional[str]  # a file of solutions made before: JSON lines, plain or .gz
+    paper_model: Optional[str]  # the paper's reasoning model that this one is, or stands in for
+    paper_success: Optional[float]  # the paper's: the share of that model's MATH mistakes that GPT-4 corrected
+
+
+@dataclass
 class SamplerConfig:
     """Who makes the mistakes, and how."""
 
     name: str
-    model: Optional[ModelConfig]  # null is the cell's own backbone
-    other: Optional[ModelConfig]  # whose mistakes mix=lema_random takes; a base built here takes another one's
-    samples: int  # per problem
+    models: dict[str, SourceConfig]  # each one's solutions are an artifact of their own
+    other: Optional[SourceConfig]  # whose mistakes mix=lema_random takes; a base built here takes another one's
+    samples: int  # per problem and model
     temperature: float
     max_new_tokens: int
     batch_size: int
     seed: int
+    demonstrations: Optional[str]  # a file of worked solutions for few_shot, in place of ours
     keep_unanswered: bool  # a solution without an answer is a wrong path too
 
 
 @dataclass
-class CorrectorConfig:
-    """Who corrects the mistakes. The fields after `method` are the API's: null for `corrector=reference`."""
+class CorrectorConfig(ApiConfig):
+    """Who corrects the mistakes."""
 
     name: str
     method: CorrectionMethod
-    model: Optional[str]
-    base_url: Optional[str]  # null is OPENAI_BASE_URL, else OpenAI itself
+    weights: Optional[ModelConfig]  # of corrector.method=local
     prompt: Optional[str]  # a prompt file in the paper's form
-    temperature: Optional[float]  # sent only when set
-    reasoning_effort: Optional[str]  # sent only when set
-    max_completion_tokens: Optional[int]
-    input_usd: Optional[float]  # per million tokens
-    output_usd: Optional[float]  # per million tokens, reasoning included
-    budget_usd: Optional[float]  # what all requests of these corrections may cost together
-    max_concurrent_requests: Optional[int]
-    max_retries: Optional[int]
-    request_timeout: Optional[float]  # seconds
+    tries: int  # corrections asked for of a path, until one is accepted
+
+
+@dataclass
+class RationalesConfig(ApiConfig):
+    """Further CoT solutions of the training questions, by a strong model: kept when their answer is right."""
+
+    name: str
+    demonstrations: Optional[str]  # a file of worked solutions, in place of ours
+    requests: Optional[int]  # in all, as evenly over the questions as can be; null: none
+    most: Optional[int]  # of one question
 
 
 @dataclass
@@ -255,96 +300,18 @@ class Config:
     limit: Optional[int]  # cuts every split to its first N problems
     runs_dir: str
     until: Optional[Stage]
-    only: Optional[Stage]
+    only: Optional[Only]
     selection: Selection
+    leakage: Leakage
+    budget_usd: Optional[float]  # what all requests that the run stands on may cost together, whoever paid for them
+    retry_failed: bool  # ask those requests again, and only those, that ended without a usable answer
+    prices: dict[str, PriceConfig]  # by model
     sampler: SamplerConfig
     corrector: CorrectorConfig
+    rationales: RationalesConfig
     mix: MixConfig
     train: TrainConfig
     evaluation: EvaluationConfig
     tracker: TrackerConfig
     task: TaskConfig
     backbone: BackboneConfig
-
-
-# What does not change a result, and so is not part of a run's identity.
-NOT_IDENTITY = (
-    "runs_dir until only tracker backbone.sizes corrector.base_url corrector.input_usd corrector.output_usd "
-    "corrector.budget_usd corrector.max_concurrent_requests corrector.max_retries corrector.request_timeout"
-).split()
-AT_LEAST_1 = (
-    "limit task.max_cot task.max_extra sampler.samples sampler.batch_size evaluation.batch_size train.batch_size "
-    "train.micro_batch_size train.save_steps train.resume_checkpoints"
-).split()
-
-
-def register(sweeps: Path) -> None:
-    """Tell Hydra the schema, and the files of `sweeps`: on its search path every folder beside it would be a group."""
-    store = ConfigStore.instance()
-    # Hydra copies the whole store for each group it lists (--help: 94 times); what it loads it copies anyway.
-    setattr(store, "__deepcopy__", lambda memo: store)  # noqa: B010
-    store.store(name="schema", node=Config)
-    for file in sorted(sweeps.glob("*.yaml")):
-        store.store(group="sweeps", name=file.stem, node=OmegaConf.load(file), package="_global_")
-
-
-def to_config(composed: DictConfig) -> Config:
-    """The typed config of a composed tree; `UserError` names the key, the value and the choices."""
-    # Before anything is resolved: hub_id and its like are looked up by the size.
-    size, sizes = composed.backbone.size, list(composed.backbone.sizes)
-    if size not in sizes and (sizes or size is not None):
-        choices = ", ".join(sizes) or "one size: leave it null"
-        raise UserError(f"backbone.size={size or 'null'}: {composed.backbone.name} comes in {choices}")
-    untyped: Any = None
-    try:
-        # Through a plain container: `+train.lr=1` goes round the schema of a typed one (Hydra 1.3).
-        untyped = OmegaConf.create(OmegaConf.to_container(composed, resolve=True, enum_to_str=True))
-        config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), untyped))
-    except ConfigKeyError as error:
-        key, known = str(error.full_key), ", ".join(map(str, error.parent_node or ()))
-        raise UserError(f"{key}={OmegaConf.select(untyped, key)}: no such key; choose from {known}") from None
-    except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
-    _check(config)
-    return config
-
-
-def plain(part: Any) -> Any:
-    """A config, or a section of one, as plain values."""
-    return json.loads(json.dumps(asdict(part)))
-
-
-def identity(config: Config) -> dict[str, Any]:
-    """The part of the config that can change a result, as plain values."""
-    values = plain(config)
-    for key in NOT_IDENTITY:
-        *sections, name = key.split(".")
-        del reduce(getitem, sections, values)[name]
-    return values
-
-
-def digest(value: Any) -> str:
-    """A short stable hash of plain values: 12 hex digits of the SHA-256 of their canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:12]
-
-
-def _check(config: Config) -> None:
-    for key in AT_LEAST_1:
-        value = attrgetter(key)(config)
-        if value is not None and value < 1:
-            raise UserError(f"{key}={value}: must be at least 1")
-    task, train, mix, packed = config.task, config.train, config.mix, config.train.batches is Batches.packed
-    if task.dataset is None and None in (task.num_train, task.num_test):
-        raise UserError(f"task={task.name}: set task.dataset, or task.num_train and task.num_test")
-    if train.epochs is None and train.max_steps is None:
-        raise UserError("train.epochs=null train.max_steps=null: set one of them")
-    if not packed and train.batch_size % train.micro_batch_size:
-        raise UserError(f"train.micro_batch_size={train.micro_batch_size}: must divide {train.batch_size=}")
-    if packed and train.row_tokens < (longest := train.max_source_tokens + train.max_target_tokens):
-        raise UserError(f"train.row_tokens={train.row_tokens}: must hold {longest} tokens, the longest example's")
-    if mix.without and mix.extra is not Extra.corrections:
-        raise UserError(f"mix.without={mix.without}: mix={mix.name} has no corrections; mix=lema or mix.without=null")
-    if mix.without is Without.step and task.grader is Grader.csqa:
-        raise UserError(f"mix={mix.name}: corrections of {task.name} name no step to leave out; run mix=lema")
-    if (train.method is Method.full) != (train.lora_rank == 0):
-        raise UserError(f"train.lora_rank={train.lora_rank}: must be 0 with train.method=full and at least 1 otherwise")

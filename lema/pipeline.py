@@ -1,6 +1,6 @@
 """The experiment as a list of steps: run those a cell needs, in order, each only when its artifact is not current.
 
-data ─► base ─► sample ─► correct ─► mix ─► train ─► select ─► merge ─► evaluate ─► report
+data ─► base ─► sample ─► correct ─► rationales ─► mix ─► train ─► select ─► merge ─► evaluate ─► report
 """
 
 import atexit
@@ -15,11 +15,11 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 
-from lema import card, preflight
+from lema import card, journal, preflight
 from lema.artifacts import Artifact, Recipe, Store, write_json, write_jsonl
 from lema.cell import Cell
-from lema.config import Config, Extra, Method, Stage
-from lema.stages import base, correct, data, evaluate, merge, mix, report, sample, select, train
+from lema.config import Config, CotPart, Extra, Method, Only, Stage
+from lema.stages import base, correct, data, evaluate, merge, mix, rationales, report, sample, select, train
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
@@ -50,24 +50,30 @@ class SweepCallback(Callback):
 def steps(cell: Cell) -> list[Step]:
     """The steps of a cell, in order; an arm without corrections needs no samples of its own."""
 
-    def step(module: Any, name: str = "", **options: bool) -> Step:
+    def step(module: Any, named: str = "", **options: Any) -> Step:
         stage = Stage(module.__name__.rpartition(".")[2])
-        return Step(name or stage, stage, partial(module.recipe, **options), partial(module.build, **options))
+        return Step(named or stage, stage, partial(module.recipe, **options), partial(module.build, **options))
 
-    def other(module: Any) -> Step:
+    def mistakes(cell: Cell) -> list[Step]:
+        """What makes the corrections of the mistakes that a cell samples: each model's by itself."""
+        samples = [step(sample, f"sample_{name}", name=name) for name in cell.config.sampler.models]
+        return [*([step(base)] if cell.builds_base else []), *samples, step(correct)]
+
+    def other(own: Step) -> Step:
         """A step of another model's mistakes: an arm with them needs the cell's own too, for their number."""
-        stage = Stage(module.__name__.rpartition(".")[2])
-        recipe, build = module.recipe, module.build
-        return Step(f"other_{stage}", stage, lambda cell: recipe(cell.other), lambda cell, to: build(cell.other, to))
+        recipe, build = own.recipe, own.build
+        return Step(
+            f"other_{own.name}", own.stage, lambda cell: recipe(cell.other), lambda cell, to: build(cell.other, to)
+        )
 
-    asked = [step(data, "test_data", own_test=True)] if cell.config.task.train_dataset else []
-    made = [base] if cell.builds_base else []
-    mistakes = [sample, correct] if mix.needs_corrections(cell) else []
-    others = map(other, [*made, *mistakes]) if cell.config.mix.extra is Extra.other_corrections else ()
-    merged = [merge] if cell.config.train.merge and cell.config.train.method is not Method.full else []
+    config, needed = cell.config, mix.needs_corrections(cell)
+    asked = [step(data, "test_data", own_test=True)] if config.task.train_dataset else []
+    own = mistakes(cell) if needed else [step(base)] if cell.builds_base else []
+    others = map(other, mistakes(cell.other)) if config.mix.extra is Extra.other_corrections else ()
+    further = [step(rationales)] if config.rationales.requests and config.mix.cot is not CotPart.none else []
+    merged = [step(merge)] if config.train.merge and config.train.method is not Method.full else []
     scores = [step(evaluate, "evaluate_untuned", tuned=False), step(evaluate, tuned=True)]
-    own = map(step, [*made, *mistakes])
-    return [step(data), *asked, *own, *others, *map(step, [mix, train, select, *merged]), *scores]
+    return [step(data), *asked, *own, *others, *further, step(mix), step(train), step(select), *merged, *scores]
 
 
 def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
@@ -76,8 +82,12 @@ def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
     preflight.check_runs_dir(root)
     if config.backbone.tiny is not None:  # read by torch when it is imported, which nothing has done yet
         os.environ.setdefault("OMP_NUM_THREADS", str(config.backbone.tiny.num_threads))
-    last = config.only or config.until or Stage.report
-    if config.only is not Stage.report:
+    if config.only == Only("export"):
+        journal.export(root / "journal.sqlite", root / "export")
+        log.info("export           %s", root / "export")
+        return
+    last = Stage(config.only or config.until or Stage.report)
+    if config.only != Stage.report:
         _run_cell(Cell(config, Store(root)), last, overrides)
     if last is Stage.report and not in_sweep:
         report.publish(root)
@@ -87,12 +97,13 @@ def _run_cell(cell: Cell, last: Stage, overrides: list[str]) -> None:
     reached = list(Stage)[: list(Stage).index(last) + 1]
     todo = _without_current(cell, [step for step in steps(cell) if step.stage in reached])
     only = cell.config.only
-    if only and (missing := [step.name for step in todo if step.stage is not only]):
+    if only and (missing := [step.name for step in todo if step.stage != only]):
         raise UserError(f"only={only}: {', '.join(missing)} must be made first; run it without only=")
-    preflight.check(cell, {step.stage for step in todo})
+    preflight.check(cell, {step.stage for step in todo}, overrides)
     with cell.tracker:
         for step in todo:
-            artifact, made = cell.store.make(step.recipe(cell), lambda folder, step=step: step.build(cell, folder))
+            build = partial(step.build, cell)
+            artifact, made = cell.store.make(step.recipe(cell), build, partial(_failed, cell))
             cell.artifacts[step.name] = artifact
             _log(step, artifact, "made" if made else "current")
     _record(cell, overrides)
@@ -102,11 +113,16 @@ def _without_current(cell: Cell, wanted: list[Step]) -> list[Step]:
     """The steps from the first on that is not current; the artifacts before it go to the cell."""
     for number, step in enumerate(wanted):
         artifact = cell.store.find(step.recipe(cell))
-        if artifact is None:
+        if artifact is None or _failed(cell, artifact):
             return wanted[number:]
         cell.artifacts[step.name] = artifact
         _log(step, artifact, "current")
     return []
+
+
+def _failed(cell: Cell, artifact: Artifact) -> bool:
+    """Whether requests failed for this artifact that are to be asked again."""
+    return cell.config.retry_failed and artifact.summary.get("failed", 0) > 0
 
 
 def _record(cell: Cell, overrides: list[str]) -> None:
@@ -130,6 +146,10 @@ def _log(step: Step, artifact: Artifact, state: str) -> None:
 
 def _facts(summary: dict[str, Any]) -> str:
     """The numbers of a summary in words: `train 600, dev 100` and, of a nested one, `kinds (wrong result 270)`."""
-    numbers = [f"{name} {value:,}" for name, value in summary.items() if isinstance(value, int | float)]
+    numbers = [
+        f"{name} {value:,.6g}" if isinstance(value, float) else f"{name} {value:,}"
+        for name, value in summary.items()
+        if isinstance(value, int | float)
+    ]
     nested = [f"{name} ({_facts(part)})" for name, part in summary.items() if part and isinstance(part, dict)]
     return ", ".join(numbers + nested)

@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from lema import paying
 from lema.cell import Cell
 from lema.config import (
     Attention,
     Config,
-    CorrectionMethod,
     CotPart,
     Extra,
     Method,
     ModelConfig,
     Precision,
     Selection,
+    SourceKind,
     Split,
     Stage,
 )
@@ -50,9 +51,9 @@ def check_runs_dir(folder: Path) -> None:
         raise UserError(f"runs_dir={folder}: cannot be written ({reason}); choose a folder with runs_dir=") from None
 
 
-def check(cell: Cell, stages: set[Stage]) -> None:
+def check(cell: Cell, stages: set[Stage], overrides: list[str]) -> None:
     """Raise one `UserError` naming everything that these stages lack, each with its remedy."""
-    if missing := list(_missing(cell, stages)):
+    if missing := [*_missing(cell, stages), *paying.missing(cell, stages, overrides)]:
         command = f"backbone={cell.config.backbone.name} task={cell.config.task.name}"
         raise UserError("\n  - ".join([f"{command} cannot start; missing:", *missing]))
 
@@ -64,20 +65,28 @@ def _missing(cell: Cell, stages: set[Stage]) -> Iterator[str]:
             yield from _unreachable("dataset", dataset.hub_id, dataset.revision, f"task.{key}.path")
     yield from _without_dev(config, stages)
     explained = task.trained_dataset is None or task.trained_dataset.solution
-    if Stage.mix in stages and config.mix.cot is not CotPart.none and not explained:
+    if Stage.mix in stages and config.mix.cot is not CotPart.none and not explained and not config.rationales.requests:
         without = f"{task.name} has no reference solutions, so mix={config.mix.name} would have no CoT examples"
-        yield f"rationales: {without}; add some to the training rows and name their field, task.dataset.solution=FIELD"
+        field = "add some to the training rows and name their field, task.dataset.solution=FIELD"
+        yield f"rationales: {without}; have a model write some, rationales=gpt4, or {field}"
     others = config.mix.extra is Extra.other_corrections
-    if others and config.sampler.model:
+    own = [source for source in config.sampler.models.values() if source.kind is SourceKind.backbone]
+    if others and not own:
         instead = f"run mix=lema, which trains on them; sampler=self mix=lema takes {config.backbone.name}'s own"
         yield f"mix: sampler={config.sampler.name} makes mistakes that are another model's already: {instead}"
-    other = config.sampler.other if others and not cell.builds_base else None
-    sampled = {"sampler.model": config.sampler.model, "sampler.other": other}
-    for name, model in sampled.items():
-        if Stage.sample in stages and model:
-            models[name] = (model, [Held("of weights", BYTES[model.precision])])
-            yield from _unsupported(name, model)
-    if not cell.builds_base and stages - {Stage.data, Stage.correct}:
+    loaded = {f"sampler.models.{name}.weights": source.weights for name, source in config.sampler.models.items()}
+    if others and not cell.builds_base and config.sampler.other:
+        loaded["sampler.other.weights"] = config.sampler.other.weights
+    models |= {
+        name: (model, [Held("of weights", BYTES[model.precision])])
+        for name, model in loaded.items()
+        if model and Stage.sample in stages
+    }
+    if Stage.correct in stages and (corrector := config.corrector.weights):
+        models["corrector.weights"] = (corrector, [Held("of weights", BYTES[corrector.precision])])
+    for name, (model, _) in models.items():
+        yield from _unsupported(name, model)
+    if not cell.builds_base and stages - {Stage.data, Stage.correct, Stage.rationales}:
         models["backbone"] = (config.backbone, _held(config, stages))
     for name, (model, held) in models.items():
         source = weights(model)
@@ -98,13 +107,6 @@ def _missing(cell: Cell, stages: set[Stage]) -> Iterator[str]:
         if config.train.optimizer.startswith("paged"):
             setting, other = f"train.optimizer={config.train.optimizer}", "train.optimizer=adamw_torch"
             yield f"package: {setting} needs bitsandbytes: pip install bitsandbytes, or {other}"
-    if Stage.correct in stages and config.corrector.method is CorrectionMethod.api:
-        if not os.environ.get("OPENAI_API_KEY"):
-            free = "or correct from the reference solutions with corrector=reference"
-            yield f"key: corrector=gpt4 sends requests; set OPENAI_API_KEY (any text for a local server), {free}"
-        if config.corrector.budget_usd is None:
-            free = "or use corrector=reference"
-            yield f"budget: nothing is sent without a limit in dollars; set one, corrector.budget_usd=20, {free}"
 
 
 def _without_dev(config: Config, stages: set[Stage]) -> Iterator[str]:
@@ -126,7 +128,7 @@ def _held(config: Config, stages: set[Stage]) -> list[Held]:
     forms = []
     if stages & {Stage.train, Stage.select, Stage.evaluate}:
         forms.append(Held("of weights", NF4_BYTES if method is Method.qlora else whole))
-    if Stage.sample in stages and not config.sampler.model:
+    if Stage.sample in stages and any(each.kind is SourceKind.backbone for each in config.sampler.models.values()):
         forms.append(Held("of weights to sample with", whole))
     if Stage.train in stages and method is Method.full:
         form, width = "of weights, gradients and moments to train them all", TRAINED_BYTES

@@ -11,6 +11,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -38,14 +39,7 @@ def load(task: TaskConfig, limit: int | None) -> dict[str, list[Problem]]:
 
     Dev is cut out before. The test problems are the task's own, unless it is trained on another's data (`load_test`).
     """
-    dataset, key = task.trained_dataset, "task.train_dataset" if task.train_dataset else "task.dataset"
-    if dataset is None:
-        train, test = make_problems(task.seed, task.num_train or 0, task.num_test or 0)
-    else:
-        train, test = (_problems(task.trained.name, dataset, split, key) for split in ("train", "test"))
-        own_field = dataset.solution not in (None, dataset.answer)
-        if own_field and train and not any(problem.solution for problem in train):
-            raise UserError(f"{key}.solution={dataset.solution}: no training row has it; name the rationales' field")
+    train, test = published(task)
     # A question that occurs twice stays in train.
     once = [question for question, count in Counter(p.question for p in train).items() if count == 1]
     if task.num_dev and task.num_dev >= len(once):
@@ -55,10 +49,46 @@ def load(task: TaskConfig, limit: int | None) -> dict[str, list[Problem]]:
     return {"train": train[:limit], "dev": dev[:limit], "test": test[:limit]}
 
 
+def published(task: TaskConfig) -> tuple[list[Problem], list[Problem]]:
+    """All training and test problems of what a task is trained on, before dev is cut out."""
+    dataset, key = task.trained_dataset, "task.train_dataset" if task.train_dataset else "task.dataset"
+    if dataset is None:
+        return make_problems(task.seed, task.num_train or 0, task.num_test or 0)
+    train, test = (_problems(task.trained.name, dataset, split, key) for split in ("train", "test"))
+    own_field = dataset.solution not in (None, dataset.answer)
+    if own_field and train and not any(problem.solution for problem in train):
+        raise UserError(f"{key}.solution={dataset.solution}: no training row has it; name the rationales' field")
+    return train, test
+
+
 def load_test(task: TaskConfig, limit: int | None) -> list[Problem]:
     """The test problems of a data set that a task is evaluated on and not trained on."""
     assert task.dataset
     return _problems(task.name, task.dataset, "test", "task.dataset")[:limit]
+
+
+def known_tests(task: TaskConfig, known: list[TaskConfig]) -> Iterator[Problem]:
+    """The test problems of a task, of what it is trained on, and of the other known tasks as far as they can be read.
+
+    Those are looked for where this task's training data are: in the folder beside it, or on the Hub.
+    """
+    own = {task.name, task.trained.name}
+    yield from published(task)[1]
+    if task.train_dataset:
+        yield from load_test(task, None)
+    unread = []
+    for other in known:
+        if other.name in own or other.dataset is None or task.trained_dataset is None:
+            continue
+        path = task.trained_dataset.path
+        beside = replace(other.dataset, path=path and str(Path(path).expanduser().parent / other.name))
+        try:
+            yield from _problems(other.name, beside, "test", f"task={other.name}")
+        except UserError as error:
+            log.debug("%s", error)
+            unread.append(other.name)
+    if unread:
+        log.warning("not compared with the test questions of %s, which are not there", ", ".join(unread))
 
 
 def source(task: TaskConfig, own_test: bool = False) -> dict[str, object]:

@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lema.config import Config, identity
+from lema.config import Config
+from lema.identity import identity
 
 log = logging.getLogger(__name__)
 

@@ -4,6 +4,9 @@ Problem -> [sample] -> Solution -> [correct] -> Correction -> [mix] -> Example -
 Problem -> [evaluate] -> Solution -> Score
 """
 
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from hydra.errors import CompactHydraException
@@ -44,6 +47,19 @@ class Solution:
     truncated: bool  # stopped by the token limit, not by the model
 
 
+def distinct(solutions: Iterable[Solution], counts: Counter[str]) -> Iterator[Solution]:
+    """Each text of a problem once, white space around it aside; `counts` gets `wrong_paths` and `repeated`."""
+    seen: set[bytes] = set()  # 16 bytes a text: a million take 100 MB
+    for solution in solutions:
+        same = hashlib.blake2b(
+            f"{solution.problem_id}\0{solution.text.strip()}".encode("utf-8", "replace"), digest_size=16
+        ).digest()
+        counts["repeated" if same in seen else "wrong_paths"] += 1
+        if same not in seen:
+            seen.add(same)
+            yield solution
+
+
 @dataclass(frozen=True)
 class Correction:
     """A corrector's reading of one wrong solution; steps stand without their `Step k: `."""
@@ -67,7 +83,7 @@ class Example:
     """One training example: loss falls on `completion` alone."""
 
     problem_id: str
-    source: str  # which part of the mix: "cot", "correction", "corrected_cot", "random_cot", "repeated_cot"
+    source: str  # which part of the mix: "cot", "rationale", "correction", "corrected_cot", "random_cot", …
     prompt: str
     completion: str
 
@@ -92,3 +108,4 @@ class Score:
     accuracy_symbolic: float  # the same by the symbolic rules
     disagreements: list[str]  # the problems on which the two rules disagree
     model: str  # id or folder of the weights that answered
+    correctors: list[str]  # the models that really corrected what it was trained on

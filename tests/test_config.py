@@ -15,12 +15,17 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from lema.config import NOT_IDENTITY, Config, CorrectionMethod, Grader, Method, digest, identity
+from lema.config import Config, CorrectionMethod, Grader, Method, SourceKind
 from lema.grading.official import VERDICTS
+from lema.identity import NOT_IDENTITY, NOT_IDENTITY_OF_API, digest, identity
 from lema.types import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUP_FILES = sorted((ROOT / "conf").glob("*/*.yaml"))
+# conf/api is chosen by the files of the groups that ask a server.
+GROUP_FILES = sorted(file for file in (ROOT / "conf").glob("*/*.yaml") if file.parent.name != "api")
+MODEL_FILES = sorted((ROOT / "conf/sampler/model").glob("*.yaml"))
+# What nobody but the user can know.
+ASKED = {"recorded": "recorded=FILE", "server": "api.model=NAME"}
 BACKBONES = sorted(file.stem for file in (ROOT / "conf/backbone").glob("*.yaml"))
 REAL = [name for name in BACKBONES if name != "tiny"]
 SIZES = [(name, size) for name in REAL for size in OmegaConf.load(ROOT / f"conf/backbone/{name}.yaml").backbone.sizes]
@@ -58,11 +63,31 @@ def assert_complete(config: Config) -> None:
 
 @pytest.mark.parametrize("file", GROUP_FILES, ids=lambda file: f"{file.parent.name}={file.stem}")
 def test_every_file_composes(make_config, file):
-    assert_complete(make_config(f"{file.parent.name}={file.stem}"))
+    asked = (
+        [f"sampler.models.{file.stem}.{ASKED[file.stem]}"]
+        if file.parent.name == "sampler" and file.stem in ASKED
+        else []
+    )
+    assert_complete(make_config(f"{file.parent.name}={file.stem}", *asked))
+
+
+@pytest.mark.parametrize("file", MODEL_FILES, ids=lambda file: file.stem)
+def test_every_model_can_be_added_to_a_sampler(make_config, file):
+    asked = [f"sampler.models.mine.{ASKED[file.stem]}"] if file.stem in ASKED else []
+    config = make_config(f"+sampler/model@sampler.models.mine={file.stem}", *asked)
+    assert_complete(config)
+    assert list(config.sampler.models) == ["self", "mine"]
+
+
+@pytest.mark.parametrize(("name", "asked"), ASKED.items())
+def test_what_nobody_but_the_user_can_know_must_be_set(make_config, name, asked):
+    with pytest.raises(UserError, match=rf"^sampler\.models\.{name}\.{asked.split('=')[0]}: must be set$"):
+        make_config(f"sampler={name}")
 
 
 def test_no_file_lies_outside_a_group():
-    assert set((ROOT / "conf").rglob("*.yaml")) == {ROOT / "conf/config.yaml", *GROUP_FILES}
+    others = {*MODEL_FILES, *(ROOT / "conf/api").glob("*.yaml")}
+    assert set((ROOT / "conf").rglob("*.yaml")) == {ROOT / "conf/config.yaml", *GROUP_FILES, *others}
 
 
 @pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
@@ -126,14 +151,14 @@ def test_mistral_on_math_is_the_papers_recipe(make_config):
     assert (train.lora_rank, train.lora_alpha, train.lora_dropout) == (64, 16, 0.05)
     assert (train.max_source_tokens, train.max_target_tokens) == (768, 768)
     assert config.evaluation.max_new_tokens == 2048
-    assert config.corrector.budget_usd is None
+    assert config.budget_usd is None
 
 
 @pytest.mark.parametrize("choice", [f"task={task}" for task in TASKS] + [f"mix={mix}" for mix in MIXES])
 def test_without_a_backbone_nothing_is_paid_or_downloaded(make_config, choice):
     config = make_config(choice)
     assert config.corrector.method is CorrectionMethod.reference
-    assert config.sampler.model is None
+    assert [source.kind for source in config.sampler.models.values()] == [SourceKind.backbone]
     assert config.backbone.hub_id is None
     assert config.train.method is Method.full
 
@@ -149,7 +174,7 @@ def test_a_task_never_changes_another_group(compose_tree, backbone, task):
 @pytest.mark.parametrize("backbone", REAL)
 def test_a_real_backbone_selects_the_papers_groups(compose_tree, backbone):
     choices = compose_tree(f"backbone={backbone}").hydra.runtime.choices
-    assert (choices.sampler, choices.corrector, choices.train) == ("open", "gpt4", "qlora")
+    assert (choices.sampler, choices.corrector, choices.rationales, choices.train) == ("open", "gpt4", "gpt4", "qlora")
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -165,7 +190,7 @@ def test_the_command_line_wins_over_a_backbone(compose_tree, backbone):
 @pytest.mark.parametrize("backbone", REAL)
 def test_an_experiment_wins_over_a_backbone(compose_tree, backbone):
     choices = compose_tree(f"backbone={backbone}", "experiment=no_api").hydra.runtime.choices
-    assert (choices.sampler, choices.corrector, choices.train) == ("self", "reference", "qlora")
+    assert (choices.sampler, choices.corrector, choices.rationales) == ("self", "reference", "none")
 
 
 def test_the_command_line_wins_over_an_experiment(compose_tree):
@@ -198,6 +223,16 @@ def test_a_sweep_is_narrowed_by_the_command_line(compose_tree):
         for backbone in ("llama2", "mistral")
         for mix in ("cot", "lema")
     ]
+
+
+def test_consent_to_pay_comes_from_the_command_line_or_the_environment(make_config, monkeypatch):
+    assert make_config().budget_usd is None
+    monkeypatch.setenv("LEMA_BUDGET_USD", "20")
+    assert make_config().budget_usd == 20.0
+    assert make_config("budget_usd=5").budget_usd == 5.0
+    monkeypatch.setenv("LEMA_BUDGET_USD", "much")
+    with pytest.raises(UserError, match=r"^budget_usd: .*Value 'much'"):
+        make_config()
 
 
 def test_wandb_project_is_the_users_own(make_config, monkeypatch):
@@ -252,6 +287,7 @@ def test_identity_changes_with_everything_but_what_cannot_change_a_result(make_c
             setattr(node, path[-1], other(getattr(node, path[-1])))
         key = ".".join(path)
         ignored = any(key == name or key.startswith(f"{name}.") for name in NOT_IDENTITY)
+        ignored |= path[-1] in NOT_IDENTITY_OF_API
         assert (digest(identity(changed)) == before) is ignored, key
 
 
@@ -300,7 +336,15 @@ def test_a_mistake_gets_a_message_with_key_value_and_choices(run_cli, arguments,
         ),
         ("backbone=mistral backbone.size=null", "backbone.size=null: mistral comes in 7b"),
         ("backbone.size=7b", "backbone.size=7b: tiny comes in one size"),
-        ("backbone.prompt=???", "backbone.prompt: "),
+        ("backbone.prompt=???", "backbone.prompt: must be set"),
+        ("~sampler.models.self", "sampler.models is empty: choose a sampler"),
+        ("sampler.models.self.kind=recorded", "sampler.models.self.recorded: must be set with kind=recorded"),
+        (
+            "sampler=open sampler.models.wizardmath_7b.kind=backbone",
+            "sampler.models.wizardmath_7b.weights: must be null",
+        ),
+        ("corrector.method=api", "corrector.method=api: choose corrector=gpt4"),
+        ("rationales.requests=5", "rationales.requests=5: choose who is asked, rationales=gpt4"),
         ("runs_dir=${nowhere}", "runs_dir: Interpolation key 'nowhere' not found"),
     ],
 )

@@ -10,17 +10,20 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lema"
 LAYERS = [
     ["types"],
     ["config"],
-    ["artifacts", "arithmetic", "prompts", "grading", "journal"],
-    ["tasks", "tracking", "models"],
-    ["correctors"],
+    ["compose", "identity", "estimate"],
+    ["artifacts", "arithmetic", "prompts", "grading", "journal", "leakage"],
+    ["tasks", "tracking", "models", "recorded"],
+    ["asking", "correctors"],
     ["cell"],
-    ["stages", "preflight", "card"],
+    ["stages", "paying", "card"],
+    ["preflight"],
     ["pipeline"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 HOMES = {
     "openai": {"models/api.py"},
     "httpx2": {"models/api.py"},
+    "aiohttp": {"models/api.py"},
     "wandb": {"tracking.py"},
     "datasets": {"tasks.py"},
     "sympy": {"grading/algebra.py"},

@@ -59,7 +59,7 @@ def arm(config: Config) -> Arm:
     pipeline.run(config, [])
     cell = Cell(config, Store(Path(config.runs_dir)))
     steps = {step.name: step for step in pipeline.steps(cell)}
-    for name in ("data", "base", "sample", "correct", "other_base", "other_sample", "other_correct", "mix"):
+    for name in ("data", "base", "sample_self", "correct", "other_base", "other_sample_self", "other_correct", "mix"):
         if name in steps:
             artifact = cell.store.find(steps[name].recipe(cell))
             assert artifact
@@ -101,7 +101,7 @@ def test_cot_examples_are_the_same_in_every_arm_that_has_all_of_them(arms: dict[
 def test_as_many_corrections_of_another_models_mistakes(arms: dict[str, Arm]) -> None:
     own, others = arms["lema"], arms["lema_random"]
     assert others.artifacts["other_base"].path != others.artifacts["base"].path
-    assert others.artifacts["other_sample"].path != others.artifacts["sample"].path
+    assert others.artifacts["other_sample_self"].path != others.artifacts["sample_self"].path
     assert {example.source for example in others.extra()} == {"correction"}
     assert len(others.extra()) == len(own.extra())
     assert {example.prompt for example in others.extra()} != {example.prompt for example in own.extra()}
@@ -228,9 +228,9 @@ def test_corrections_that_name_no_step_have_no_arm_without_it(
 
 
 def test_one_budget_pays_for_both_models_mistakes(tmp_path: Path, make_config: Callable[..., Config]) -> None:
-    config = make_config("corrector=gpt4", "corrector.budget_usd=5", "mix=lema_random")
+    config = make_config("corrector=gpt4", "budget_usd=5", "mix=lema_random")
     for paid, left in ((0.0, 5.0), (3.0, 2.0), (6.0, 0.0)):
         cell = Cell(config, Store(tmp_path), {"correct": Artifact(tmp_path, "", {"usd": paid})})
-        assert cell.other.config.corrector.budget_usd == left
+        assert cell.other.config.budget_usd == left
         assert cell.other.key != cell.key
-        assert config.corrector.budget_usd == 5
+        assert config.budget_usd == 5

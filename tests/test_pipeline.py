@@ -123,7 +123,14 @@ def test_learning_rate_retrains_and_reuses_the_data(run: Callable[..., dict[str,
 
 def test_temperature_remakes_samples_corrections_mix_and_model(run: Callable[..., dict[str, Path]]) -> None:
     first = run()
-    assert made(first, run("sampler.temperature=1.3")) == {"sample", "correct", "mix", "train", "select", "evaluate"}
+    assert made(first, run("sampler.temperature=1.3")) == {
+        "sample_self",
+        "correct",
+        "mix",
+        "train",
+        "select",
+        "evaluate",
+    }
 
 
 def test_arms_and_seeds_share_data_base_and_corrections(run: Callable[..., dict[str, Path]]) -> None:
@@ -316,15 +323,15 @@ def test_paid_corrections_run_through_the_same_pipeline(
 
     config = make_config(*SMALL)
     problems = tasks.load(config.task, None)
-    with OpenAIServer(reply=ReferenceReply([*problems["train"], *problems["dev"]])) as server:
+    with OpenAIServer(reply=ReferenceReply([*problems["train"], *problems["dev"]]), model="gpt-6.2-sol") as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         monkeypatch.setenv("OPENAI_API_KEY", "test")
-        with pytest.raises(UserError, match=r"corrector\.budget_usd=20"):
+        with pytest.raises(UserError, match=r"budget: corrections by gpt-6\.2-sol: .* corrector=gpt4 budget_usd=\d+ "):
             run("corrector=gpt4")
         assert server.requests == []
-        first = run("corrector=gpt4", "corrector.budget_usd=100")
+        first = run("corrector=gpt4", "budget_usd=100")
         paid = len(server.requests)
-        assert made(first, run("corrector=gpt4", "corrector.budget_usd=100", "seed=2")) == {
+        assert made(first, run("corrector=gpt4", "budget_usd=100", "seed=2")) == {
             "train",
             "select",
             "evaluate",

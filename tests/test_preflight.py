@@ -35,10 +35,10 @@ def test_a_real_cell_names_everything_it_lacks_at_once(run_cli) -> None:
     ]
     for name in (
         "task.dataset.path=",
-        "sampler.model.path=",
+        "sampler.models.wizardmath_7b.weights.path=",
         "backbone.path=",
         "OPENAI_API_KEY",
-        "corrector.budget_usd=",
+        "budget_usd=",
     ):
         assert name in finished.stderr
     assert "HF_HUB_OFFLINE is set" in finished.stderr
@@ -49,7 +49,8 @@ def test_a_real_cell_names_everything_it_lacks_at_once(run_cli) -> None:
     [
         (["corrector=gpt4"], {"- key", "- budget"}),
         (["backbone=llama2", "experiment=no_api"], {"- model", "- GPU"}),
-        (["backbone=llama2", "mix=cot"], {"- model", "- GPU"}),
+        (["backbone=llama2", "mix=cot"], {"- model", "- GPU", "- key", "- budget"}),
+        (["backbone=llama2", "mix=cot", "rationales=none"], {"- model", "- GPU"}),
     ],
 )
 def test_only_what_the_cell_needs_is_asked_for(run_cli, overrides: list[str], names: set[str]) -> None:
@@ -195,7 +196,7 @@ def test_attention_that_this_machine_cannot_compute(refused, overrides: list[str
 
 
 def test_mistakes_of_another_model_need_own_ones_to_be_compared_with(refused) -> None:
-    found = refused("mix=lema_random", "sampler=open", "sampler.model.path=nowhere")
+    found = refused("mix=lema_random", "sampler=open", "sampler.models.wizardmath_7b.weights.path=nowhere")
     [line] = [line for line in found if line.startswith("mix: ")]
     assert line.startswith("mix: sampler=open makes mistakes that are another model's already: run mix=lema")
 
@@ -227,7 +228,7 @@ def test_what_needs_bitsandbytes_asks_for_it(refused, monkeypatch, overrides: li
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_a_7b_backbone_without_a_gpu_is_one_line(refused, tmp_path: Path, train: str, needs: str, name: str) -> None:
     folder = local_model(tmp_path / "7b", 7.24, name)
-    others = ("sampler=self", "corrector=reference")
+    others = ("sampler=self", "corrector=reference", "rationales=none")
     [line] = refused("backbone=mistral", f"backbone.path={folder}", f"train={train}", *others)
     assert line.startswith(f"GPU: {folder} has 7.2 billion parameters, {needs}, and this machine has no CUDA GPU, and ")
     assert line.endswith("GB of memory: run on a larger one, or choose a smaller backbone")
@@ -304,7 +305,7 @@ def test_a_small_model_must_fit_in_memory_too(width: float, fits: bool) -> None:
     ],
 )
 def test_a_merged_model_needs_room_on_the_disk(refused, tmp_path: Path, overrides: list[str], names: list[str]) -> None:
-    base = ("backbone=mistral", "backbone.precision=fp32", "mix=cot", "task=arithmetic")
+    base = ("backbone=mistral", "backbone.precision=fp32", "mix=cot", "task=arithmetic", "rationales=none")
     lines = refused(*base, f"backbone.parameters={10**15}", *overrides)
     assert [line.split(":")[0] for line in lines] == names
     for line in lines[2:]:
@@ -360,7 +361,12 @@ def test_a_folder_that_is_no_model_is_one_line(refused, tmp_path: Path) -> None:
 
 
 def test_a_model_must_be_somewhere(make_config, tmp_path: Path) -> None:
-    config = make_config("sampler=open", "sampler.model.hub_id=null", f"runs_dir={tmp_path / 'runs'}", "tracker=none")
+    config = make_config(
+        "sampler=open",
+        "sampler.models.wizardmath_7b.weights.hub_id=null",
+        f"runs_dir={tmp_path / 'runs'}",
+        "tracker=none",
+    )
     with pytest.raises(UserError, match="has neither a path nor a hub_id: set one, path=FOLDER or hub_id=ORG/NAME"):
         pipeline.run(config, [])
 

@@ -18,6 +18,7 @@ CONFIG: dict[str, Any] = {
     "backbone": {"name": "tiny", "size": None, "path": None, "tiny": {"steps": 1}},
     "sampler": {"name": "self"},
     "corrector": {"name": "reference"},
+    "rationales": {"name": "none"},
     "train": {"method": "full", "learning_rate": 0.001},
     "evaluation": {"split": "test"},
     "selection": "dev",

@@ -20,7 +20,7 @@ from lema.grading import grade_all
 from lema.models.attention import choose
 from lema.models.reading import reading
 from lema.models.weights import Weights
-from lema.prompts.formats import cot_prompt
+from lema.prompts.formats import cot_prompt, few_shot_prompt, first_answer
 from lema.types import Problem, Solution, UserError
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,9 @@ def load_model(source: Weights, precision: Precision, attention: Attention, four
         which = f"{len(lacking)} tensors that its config.json asks for are missing or of another size: {lacking[0]}"
         raise UserError(f"{source.location}: its weights do not fit ({which}): copy or download it again")
     _warn_of_bin(source)
+    for module in model.modules():  # on a CPU that has it, this kernel computes in bf16 whatever precision was asked
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return model
 
 
@@ -137,16 +140,47 @@ def solve(
     source: Weights,
     *,
     grader: str,
+    style: str | None = None,  # None is the model's own
+    few_shot: str | None = None,  # worked solutions to stand before the question, in place of a style
+    samples: int = 1,
+    **how: Any,
+) -> list[Solution]:
+    """Answer each problem `samples` times and grade the answers; sampling and evaluation both come here.
+
+    `how` goes to `complete`.
+    """
+    asked = [(problem, number) for problem in problems for number in range(samples)]
+    if few_shot is None:
+        prompts = {each.id: cot_prompt(style or model.prompt, each.question, each.candidates) for each in problems}
+    else:
+        prompts = {each.id: few_shot_prompt(few_shot, each.question, each.candidates) for each in problems}
+        how["stop"] = "\nQuestion:"
+    texts = complete([prompts[problem.id] for problem, _ in asked], model, source, **how)
+    if few_shot is not None:
+        texts = [(first_answer(text), truncated) for text, truncated in texts]
+    items = [(text, problem.answer, problem.candidates) for (problem, _), (text, _) in zip(asked, texts, strict=True)]
+    grades = zip(grade_all(items, grader), grade_all(items, grader, "symbolic"), strict=True)
+    return [
+        Solution(problem.id, source.name, number, text, official.answer, official.correct, symbolic.correct, truncated)
+        for (problem, number), (text, truncated), (official, symbolic) in zip(asked, texts, grades, strict=True)
+    ]
+
+
+def complete(
+    prompts: list[str],
+    model: BackboneConfig | ModelConfig,
+    source: Weights,
+    *,
     max_new_tokens: int,
     temperature: float = 0.0,  # greedy
-    samples: int = 1,
     seed: int = 0,
     batch_size: int,
     four_bit: bool = False,
     adapter: Path | None = None,
+    stop: str | None = None,  # a text ends behind it
     resume: Path,
-) -> list[Solution]:
-    """Answer each problem `samples` times and grade the answers; sampling and evaluation both come here.
+) -> list[tuple[str, bool]]:
+    """What the model writes after each prompt, and whether the token limit cut it.
 
     An `adapter` stays unmerged. Each batch has a seed, and a file beside `resume`, so that interrupted work goes on.
     """
@@ -159,24 +193,26 @@ def solve(
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}
     if temperature > 0:  # which alone is to shape the samples: models ship defaults of their own
         options |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
-    asked = [(problem, number) for problem in problems for number in range(samples)]
-    questions = (cot_prompt(model.prompt, problem.question, problem.candidates) for problem, _ in asked)
-    prompts = [encode_prompt(tokenizer, text) for text in tqdm(questions, "prompts", len(asked), disable=None)]
-    by_length = sorted(range(len(asked)), key=lambda index: len(prompts[index]))
+    if stop is not None:
+        options |= {"stop_strings": [stop], "tokenizer": tokenizer}
+    encoded = [encode_prompt(tokenizer, text) for text in tqdm(prompts, "prompts", disable=None)]
+    by_length = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
     texts: dict[int, tuple[str, bool]] = {}
-    for start in tqdm(range(0, len(asked), batch_size), desc=resume.name, unit="batch", disable=None):
+    for start in tqdm(range(0, len(encoded), batch_size), desc=resume.name, unit="batch", disable=None):
         batch, path = by_length[start : start + batch_size], resume.with_name(f"{resume.name} {start}.json")
         if not path.exists():
             torch.manual_seed(seed + start // batch_size)
-            write_json(path, _generate(language_model, tokenizer, [prompts[index] for index in batch], options))
-        texts.update(zip(batch, json.loads(path.read_text(encoding="utf-8")), strict=True))
-    items = [(texts[index][0], problem.answer, problem.candidates) for index, (problem, _) in enumerate(asked)]
-    grades = zip(grade_all(items, grader), grade_all(items, grader, "symbolic"), strict=True)
-    return [
-        Solution(problem.id, source.name, number, text, official.answer, official.correct, symbolic.correct, truncated)
-        for index, ((problem, number), (official, symbolic)) in enumerate(zip(asked, grades, strict=True))
-        for text, truncated in [texts[index]]
-    ]
+            write_json(path, _generate(language_model, tokenizer, [encoded[index] for index in batch], options))
+        texts.update(zip(batch, map(tuple, json.loads(path.read_text(encoding="utf-8"))), strict=True))
+    return [_stopped(*texts[index], stop) for index in range(len(encoded))]
+
+
+def _stopped(text: str, truncated: bool, stop: str | None) -> tuple[str, bool]:
+    """A text up to where it was to end; then the limit did not cut it."""
+    if stop is None or stop not in text:
+        return text, truncated
+    before, _, _ = text.partition(stop)
+    return before + stop, False
 
 
 @torch.inference_mode()

@@ -20,7 +20,7 @@ def recipe(cell: Cell, tuned: bool) -> Recipe:
         config |= {"mix": cell.config.mix.name, "seed": cell.config.seed}
         inputs |= {name: cell.artifacts[name].digest for name in ("select", "merge") if name in cell.artifacts}
     label = cell.name if tuned else f"{cell.task_label}-{cell.backbone_label}-untuned"
-    return Recipe("evaluate", label, version=3, config=config, inputs=inputs)
+    return Recipe("evaluate", label, version=4, config=config, inputs=inputs)
 
 
 def build(cell: Cell, folder: Path, tuned: bool) -> dict[str, Any]:
@@ -49,6 +49,7 @@ def build(cell: Cell, folder: Path, tuned: bool) -> dict[str, Any]:
         accuracy_symbolic=sum(prediction.symbolic for prediction in predictions) / len(predictions),
         disagreements=[each.problem_id for each in predictions if each.correct != each.symbolic],
         model=config.backbone.path or config.backbone.hub_id or cell.backbone_label,
+        correctors=_correctors(cell) if tuned else [],
     )
     write_jsonl(folder / "predictions.jsonl", predictions)
     write_json(folder / "score.json", vars(score))
@@ -79,6 +80,11 @@ def _predictions(cell: Cell, folder: Path, step: int | None) -> list[Solution]:
         adapter=adapter,
         resume=folder / RESUME / ("evaluate untuned" if step is None else "evaluate"),
     )
+
+
+def _correctors(cell: Cell) -> list[str]:
+    made = [cell.artifacts[name] for name in ("correct", "other_correct") if name in cell.artifacts]
+    return sorted({name for each in made for name in each.summary["correctors"]})
 
 
 def _grader(cell: Cell) -> str:

@@ -20,7 +20,7 @@ from lema.artifacts import Recipe, write_jsonl
 from lema.cell import Cell
 from lema.config import CotPart, Extra, MixConfig
 from lema.prompts import formats
-from lema.types import Correction, Example, Problem, UserError
+from lema.types import Correction, Example, Problem, Solution, UserError
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -38,25 +38,31 @@ def recipe(cell: Cell) -> Recipe:
     config = cell.plain(cell.config.mix) | {name: task[name] for name in ("seed", "max_cot", "max_extra")}
     config["prompt"] = cell.config.backbone.prompt
     inputs = {"data": cell.artifacts["data"].digest, "tokenizer": cell.base.digest}
+    if "rationales" in cell.artifacts:
+        inputs["rationales"] = cell.artifacts["rationales"].digest
     if needs_corrections(cell):
         inputs["corrections"] = cell.artifacts["correct"].digest
     if cell.config.mix.extra is Extra.other_corrections:
         inputs["other_corrections"] = cell.artifacts["other_correct"].digest
     label = f"{cell.train_label}-{cell.backbone_label}-{config['name']}"
-    return Recipe("mix", label, version=1, config=config, inputs=inputs)
+    return Recipe("mix", label, version=2, config=config, inputs=inputs)
 
 
 def build(cell: Cell, folder: Path) -> dict[str, Any]:
-    """Writes `examples.jsonl`. A training question that is a test question too is left out and counted."""
+    """Writes `examples.jsonl`."""
     task, mix, style = cell.config.task, cell.config.mix, cell.config.backbone.prompt
-    tested = {problem.question for problem in cell.problems("test")}
-    train = {problem.id: problem for problem in cell.problems("train") if problem.question not in tested}
+    train = {problem.id: problem for problem in cell.problems("train")}
     chosen = set(random.Random(task.seed).sample(list(train), min(task.max_cot or len(train), len(train))))
     pool = {name: problem for name, problem in train.items() if name not in chosen} or train
     # Two MATH training rows have an empty answer: nothing to train on.
     explained = [problem for problem in train.values() if problem.solution and problem.answer]
     cot = [Example(each.id, "cot", *formats.cot(style, each)) for each in explained if each.id in chosen]
     spare = [Example(each.id, "random_cot", *formats.cot(style, each)) for each in explained if each.id in pool]
+    further = [
+        _rationale(train[each.problem_id], each, style) for each in _rationales(cell) if each.problem_id in train
+    ]
+    cot += [example for example in further if example.problem_id in chosen]
+    spare += [replace(example, source="random_cot") for example in further if example.problem_id in pool]
     drawn = _drawn(cell, "correct", pool, task.max_extra) if needs_corrections(cell) else []
     extra, count = _extra(cell, pool, drawn, cot, spare), _token_counter(cell)
     if mix.match_tokens:
@@ -71,7 +77,6 @@ def build(cell: Cell, folder: Path) -> dict[str, Any]:
     repeated = [example.problem_id for example in examples if example.source == "random_cot"]
     return {
         **_table(examples, count),
-        "questions_in_test": len(cell.problems("train")) - len(train),
         "repeated_random_cot": len(repeated) - len(set(repeated) - chosen),
     }
 
@@ -106,6 +111,20 @@ def _extra(
     if mix.extra is Extra.repeated_cot:
         return [replace(example, source="repeated_cot") for example in _rounds(cot, len(drawn), seed)]
     return _rounds(spare, len(drawn), seed)
+
+
+def _rationales(cell: Cell) -> list[Solution]:
+    made = cell.artifacts.get("rationales")
+    return made.rows("rationales.jsonl", Solution) if made else []
+
+
+def _rationale(problem: Problem, solution: Solution, style: str) -> Example:
+    """A strong model's solution, in the form of the data set's own: its answer line says the gold answer."""
+    steps = formats.split_steps(solution.text)
+    steps = [step for step in steps if not step.startswith("The answer is")]
+    steps.append(formats.ANSWER.format(answer=problem.answer))
+    prompt = formats.cot_prompt(style, problem.question, problem.candidates)
+    return Example(problem.id, "rationale", prompt, formats.cot_completion(steps, problem.candidates))
 
 
 def _corrected_cot(problem: Problem, correction: Correction, style: str) -> Example:

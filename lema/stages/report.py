@@ -42,9 +42,10 @@ CONTRASTS = {
     ("lema", "corrections"): "what the CoT examples add",
     ("lema", "lema_random"): "as many corrections: whose mistakes they are",
 }
-# What is counted of each arm's first run, by step and field of its summary; the first four are the setting's.
+# What is counted of each arm's first run, by step and field of its summary; the first five are the setting's.
 LOSSES = {
     ("base", "texts_too_long"): "pretraining texts too long for the base",
+    ("data", "questions_in_test"): "training questions that are test questions",
     ("test_data", "questions_in_training"): "test questions that are training questions",
     ("evaluate_untuned", "num_truncated"): "untuned answers cut at the token limit",
     ("sample", "truncated"): "sampled solutions cut at the token limit",
@@ -68,6 +69,11 @@ class Run:
         """The command line's overrides that another arm or seed of this setting needs too."""
         own = ("mix", "seed", "sweeps", "until", "only", "tracker", "tracker.group")
         return [item for item in self.overrides if item.split("=")[0] not in own]
+
+    def of(self, step: str) -> list[dict[str, Any]]:
+        """The summary of a step; of `sample` those of all its models."""
+        names = [name for name in self.summaries if name.startswith("sample_")] if step == "sample" else [step]
+        return [self.summaries[name] for name in names if name in self.summaries]
 
     @property
     def score(self) -> dict[str, Any]:
@@ -105,7 +111,7 @@ def render(runs: Sequence[Run]) -> str:
     if not runs:
         return "# Results\n\nNo run has been evaluated yet. `python run.py` runs the first.\n"
     settings = {run.setting: [other for other in runs if other.setting == run.setting] for run in runs}
-    return "# Results\n\n" + "\n".join(map(_section, sorted(settings.values(), key=lambda group: _title(group[0]))))
+    return "# Results\n\n" + "\n".join(map(_section, sorted(settings.values(), key=_title)))
 
 
 def _section(runs: list[Run]) -> str:
@@ -113,7 +119,7 @@ def _section(runs: list[Run]) -> str:
     arms: Arms = {name: {} for name in ARMS if name in have or name in STANDARD}
     for run in sorted(runs, key=lambda run: run.config["mix"]["name"]):
         arms.setdefault(run.config["mix"]["name"], {})[run.config["seed"]] = run
-    parts = [f"## {_title(runs[0])}", _table(runs[0], arms)]
+    parts = [f"## {_title(runs)}", _table(runs[0], arms)]
     if missing := [f"mix={name}" for name in STANDARD if not arms[name]]:
         command = shlex.join(["python", "run.py", *runs[0].shared_overrides, missing[0]])
         others = f" (and the same with {', '.join(missing[1:])})" if missing[1:] else ""
@@ -130,9 +136,15 @@ def _section(runs: list[Run]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _title(run: Run) -> str:
+def _title(runs: list[Run]) -> str:
+    run = runs[0]
     config, backbone, train = run.config, run.config["backbone"], run.config["train"]
-    facts = [f"sampler {config['sampler']['name']}", f"corrector {config['corrector']['name']}"]
+    facts = [f"sampler {config['sampler']['name']}"]
+    for what, step, names in (("corrector", "correct", "correctors"), ("rationales", "rationales", "models")):
+        name = config[what]["name"]
+        answered = sorted({model for each in runs for summary in each.of(step) for model in summary[names]} - {name})
+        if name != "none":  # and the models that really answered
+            facts.append(f"{what} {name}{f' ({chr(44).join(answered)})' if answered else ''}")
     facts.append(f"{train['method']} fine-tuning, learning rate {train['learning_rate']:g}")
     facts += [item for item in run.shared_overrides if "." in item.split("=")[0] or item.startswith("limit=")]
     size = f" {backbone['size']}" if backbone["size"] else ""
@@ -224,11 +236,10 @@ def _words(any_run: Run, arms: Arms) -> Iterator[str]:
             "effect, which is about models ten thousand times its size."
         )
     losses = {
-        words.format(arm=arm): run.summaries[step][field]
+        words.format(arm=arm): sum(summary.get(field, 0) for summary in run.of(step))
         for arm, by_seed in arms.items()
         for run in list(by_seed.values())[:1]
         for (step, field), words in LOSSES.items()
-        if step in run.summaries
     }
     if any(losses.values()):
         yield f"Counted: {'; '.join(f'{what} {count:,}' for what, count in losses.items() if count)}."

@@ -1,0 +1,46 @@
+"""What tells one run from another: the part of the config that can change a result, and hashes of plain values."""
+
+import hashlib
+import json
+from dataclasses import asdict, fields
+from functools import reduce
+from operator import getitem
+from typing import Any
+
+from lema.config import ApiConfig, Config
+
+# What does not change a result, and so is not part of a run's identity: whom to ask where, how fast, for how much.
+NOT_IDENTITY = "runs_dir until only retry_failed budget_usd prices tracker backbone.sizes".split()
+NOT_IDENTITY_OF_API = (
+    "base_url input_usd output_usd max_concurrent_requests max_requests_per_minute max_tokens_per_minute max_retries "
+    "request_timeout max_wait"
+).split()
+
+
+def plain(part: Any) -> Any:
+    """A config, or a section of one, as plain values."""
+    return json.loads(json.dumps(asdict(part)))
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """The part of the config that can change a result, as plain values."""
+    values = plain(config)
+    for key in NOT_IDENTITY:
+        *sections, name = key.split(".")
+        del reduce(getitem, sections, values)[name]
+    models = [*values["sampler"]["models"].values(), values["sampler"]["other"] or {}]
+    apis = [values["corrector"], values["rationales"], *(each.get("api") for each in models)]
+    for api in filter(None, apis):
+        for name in NOT_IDENTITY_OF_API:
+            del api[name]
+    return values
+
+
+def api_identity(api: ApiConfig) -> dict[str, Any]:
+    """What decides the text of a model's answers: its name and the parameters that are sent."""
+    return {each.name: getattr(api, each.name) for each in fields(ApiConfig) if each.name not in NOT_IDENTITY_OF_API}
+
+
+def digest(value: Any) -> str:
+    """A short stable hash of plain values: 12 hex digits of the SHA-256 of their canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:12]
