@@ -93,6 +93,11 @@ def test_nine_tenths_of_a_limit_are_used_whatever_the_server_tells(kind: str, to
     assert refused < 0.25 * accepted
 
 
+def test_a_full_window_is_no_sign_of_a_low_limit() -> None:
+    accepted, _ = simulated(Pace(None, None), RateLimit(1200, window=10.0), 60, latency=0.2)
+    assert accepted >= 0.8 * 1200, "although nothing at all was accepted for seconds, several times"
+
+
 def test_set_limit_is_kept_evenly() -> None:
     accepted, refused = simulated(Pace(1200, None), RateLimit(1200, burst=25), 120)
     assert accepted >= 0.97 * 2400

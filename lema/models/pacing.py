@@ -18,6 +18,7 @@ _RECENT = 400  # outcomes
 _ENOUGH = 50  # outcomes before a share of them says something
 _CALM = 0.07  # below this share of refused requests they are single ones, and no overload
 _SPAN = 5.0  # seconds over which the accepted rate is measured
+_WINDOW = 60.0  # seconds: the longest that a server counts requests over, whose mean rate over it is its limit
 _MEASURED = 2.0  # seconds of an overload before its rate is known
 _FIRST_PAUSE, _LAST_PAUSE = 0.5, 2.0  # seconds between tries while a silent server refuses everything
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -49,7 +50,8 @@ class Pace:
         self._measured_from = -math.inf
         self._felt, self._felt_at = math.inf, 0.0  # requests a second that the server seemed to take, and when
         self._overload_rate, self._patience = math.inf, 1.0  # at which the last one began; how slowly to go there again
-        self._accepted: deque[float] = deque()
+        self._accepted: deque[float] = deque()  # when, in the last `_WINDOW`
+        self._first_at = math.inf  # when the first was sent
         self._outcomes: deque[bool] = deque(maxlen=_RECENT)
 
     def wait(self, now: float) -> float:
@@ -61,6 +63,7 @@ class Pace:
     def send(self, now: float, tokens: float) -> None:
         """One is sent, of about so many tokens."""
         self.in_flight += 1
+        self._first_at = min(self._first_at, now)
         self._requests.next_at = max(self._requests.next_at, self._resume_at)  # a pause is not caught up with
         self._requests.take(now, 1, min(self._requests.rate, self._rate(now)))
         self._tokens.take(now, tokens, self._tokens.rate)
@@ -82,7 +85,7 @@ class Pace:
         self.trying, self._tries, self._accepted_since, self.last_accepted = False, 0, True, now
         self._outcomes.append(True)
         self._accepted.append(now)
-        while self._accepted[0] < now - _SPAN:
+        while self._accepted[0] < now - _WINDOW:
             self._accepted.popleft()
 
     def refused(self, now: float, sent_at: float, retry_after: float | None) -> float:
@@ -116,16 +119,23 @@ class Pace:
             if not _MEASURED <= span <= 2 * _SPAN:
                 self._resume_at = max(self._resume_at, now + _FIRST_PAUSE)
                 return
-            self._felt = max(1, sum(at >= self._measured_from for at in self._accepted)) / min(span, _SPAN)
+            self._felt = max(1, self._taken(max(self._measured_from, now - _SPAN))) / min(span, _SPAN)
         else:
-            felt, taken = self._rate(now), len(self._accepted) / _SPAN
+            felt, taken = self._rate(now), self._taken(now - _SPAN) / _SPAN
             # The limit seems known where two overloads in a row began at about the same rate.
             self._patience = min(4.0, 2 * self._patience) if 0.9 < felt / self._overload_rate < 1.1 else 1.0
             self._overload_rate = felt
             share = self._outcomes.count(True) / len(self._outcomes)
             self._felt = max(0.85, min(0.95, 0.97 * share)) * felt if taken > 0.6 * felt else max(0.5 * felt, taken)
+        # A server that counts over a window refuses everything once that is full: its limit is not that low.
+        since = max(now - _WINDOW, self._first_at)
+        self._felt = max(self._felt, 0.9 * self._taken(since) / max(now - since, _SPAN))
         self._felt_at = max(now, self._resume_at)
         self._outcomes.clear()
+
+    def _taken(self, since: float) -> int:
+        """How many the server took since then."""
+        return sum(at >= since for at in self._accepted)
 
     def _rate(self, now: float) -> float:
         """Requests a second the server is thought to take: 4 % more after 5 s, 10 % after 10 s, twice after 30 s."""
