@@ -105,7 +105,7 @@ class _Asking:
         budget_usd: float | None,
         paid_usd: float,
     ) -> None:
-        self.settings = _settings(api, price, section, budget_usd)
+        self.settings = settings(api, price, section, budget_usd)
         from lema.models.api import Client
 
         self.client = Client(api, section)
@@ -263,7 +263,7 @@ class _Asking:
 
 
 @dataclass(frozen=True)
-class _Settings:
+class Settings:
     """What nothing is sent without."""
 
     budget_usd: float
@@ -274,7 +274,8 @@ class _Settings:
     max_wait: float
 
 
-def _settings(api: ApiConfig, price: PriceConfig, section: str, budget_usd: float | None) -> _Settings:
+def settings(api: ApiConfig, price: PriceConfig, section: str, budget_usd: float | None) -> Settings:
+    """The settings of a section, complete; `UserError` names the first that is missing or cannot be."""
     limit = "max_completion_tokens" if api.max_tokens is None else "max_tokens"
     values = {f"{section}.{name}": (getattr(api, name), least) for name, least in (*_NUMBERS.items(), (limit, 1))}
     values |= {f"{section}.{name}": (value, 0) for name, value in vars(price).items()}
@@ -288,4 +289,4 @@ def _settings(api: ApiConfig, price: PriceConfig, section: str, budget_usd: floa
     if not api.model:
         raise UserError(f"{section}.model=null: name the model to ask")
     most = max(api.max_tokens or 0, api.max_completion_tokens or 0)
-    return _Settings(budget_usd or 0.0, most, *(getattr(api, name) for name in _NUMBERS))
+    return Settings(budget_usd or 0.0, most, *(getattr(api, name) for name in _NUMBERS))

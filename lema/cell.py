@@ -1,6 +1,5 @@
 """A cell of the experiment while it runs: its config, where its artifacts are, what it has made so far."""
 
-import logging
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,8 +16,6 @@ from lema.prompts.demonstrations import demonstrations
 from lema.prompts.formats import cot_prompt, few_shot_prompt
 from lema.tracking import Tracker
 from lema.types import Problem
-
-log = logging.getLogger(__name__)
 
 
 @dataclass

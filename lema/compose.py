@@ -1,5 +1,6 @@
 """From the tree that Hydra composes out of conf/ and sweeps/ to the typed config, with every value checked."""
 
+from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,18 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from lema.config import Batches, Config, CorrectionMethod, Extra, Grader, Method, SourceKind, TaskConfig, Without
+from lema.config import (
+    ApiConfig,
+    Batches,
+    Config,
+    CorrectionMethod,
+    Extra,
+    Grader,
+    Method,
+    SourceKind,
+    TaskConfig,
+    Without,
+)
 from lema.types import UserError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -102,3 +114,22 @@ def _check_models(config: Config) -> None:
         raise UserError(f"corrector.method={corrector.method}: choose corrector=gpt4 for a corrector.model to be asked")
     if config.rationales.requests and config.rationales.model is None:
         raise UserError(f"rationales.requests={config.rationales.requests}: choose who is asked, rationales=gpt4")
+    _check_asked(config)
+
+
+def _check_asked(config: Config) -> None:
+    """Nothing is set for a server that nobody asks: a budget, a prompt or a pace that does nothing is a mistake."""
+    corrector, rationales = config.corrector, config.rationales
+    local = ("temperature", "max_completion_tokens") if corrector.method is CorrectionMethod.local else ()
+    unasked = (
+        ("corrector", corrector, corrector.method is not CorrectionMethod.api),
+        ("rationales", rationales, not rationales.requests),
+    )
+    for section, api, none in unasked:
+        names = [each.name for each in fields(ApiConfig) if none and each.name not in local]
+        if unused := [name for name in names if getattr(api, name) is not None]:
+            raise UserError(f"{section}.{unused[0]}: does nothing with {section}={api.name}, which asks no server")
+    if corrector.method is CorrectionMethod.reference and (corrector.prompt or corrector.tries > 1):
+        raise UserError("corrector.prompt, corrector.tries: do nothing with corrector=reference, which is always right")
+    if config.budget_usd is not None and not config.budget_usd >= 0:  # "not a number" is refused too
+        raise UserError(f"budget_usd={config.budget_usd}: must be 0 or more dollars")

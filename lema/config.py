@@ -193,8 +193,7 @@ class SourceConfig:
     weights: Optional[ModelConfig]  # loaded here
     api: Optional[ApiConfig]  # behind an OpenAI-compatible server
     recorded: Optional[str]  # a file of solutions made before: JSON lines, plain or .gz
-    paper_model: Optional[str]  # the paper's reasoning model that this one is, or stands in for
-    paper_success: Optional[float]  # the paper's: the share of that model's MATH mistakes that GPT-4 corrected
+    paper_success: Optional[float]  # the paper's, of the model that it is or stands for: MATH mistakes GPT-4 corrected
 
 
 @dataclass

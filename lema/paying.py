@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from math import ceil
 
 from lema import tasks
+from lema.asking import settings
 from lema.cell import Cell
-from lema.config import ApiConfig, CorrectionMethod, Stage
+from lema.config import ApiConfig, CorrectionMethod, PriceConfig, Stage
 from lema.correctors import model
 from lema.estimate import WRONG_SHARE, Estimate, estimate, price
 from lema.types import Problem, UserError
@@ -31,14 +32,16 @@ def missing(cell: Cell, stages: set[Stage], overrides: list[str]) -> Iterator[st
             if wrong := check_model(api, section):
                 yield f"server: {wrong}"
         try:
-            estimates.append(_estimate(cell, section, api))
+            cost, consent = price(api, cell.config.prices, section), cell.config.budget_usd
+            settings(api, cost, section, 0.0 if consent is None else consent)
+            estimates.append(_estimate(cell, section, api, cost))
         except UserError as error:
-            yield f"price: {error}"
+            yield f"requests: {error}"
     most = ceil(sum(each.usd[1] for each in estimates))
     if cell.config.budget_usd is None and most:
         command = shlex.join(["python", "run.py", *overrides, f"budget_usd={most}"])
-        consent = "nothing is paid without consent, budget_usd= or LEMA_BUDGET_USD"
-        yield f"budget: {'; '.join(map(str, estimates))}. Go on with: {command} ({consent}), or {_FREE}"
+        needs = "nothing is paid without consent, budget_usd= or LEMA_BUDGET_USD"
+        yield f"budget: {'; '.join(map(str, estimates))}. Go on with: {command} ({needs}), or {_FREE}"
 
 
 def _asked(cell: Cell, stages: set[Stage]) -> Iterator[tuple[str, ApiConfig]]:
@@ -53,7 +56,7 @@ def _asked(cell: Cell, stages: set[Stage]) -> Iterator[tuple[str, ApiConfig]]:
         yield "rationales", config.rationales
 
 
-def _estimate(cell: Cell, section: str, api: ApiConfig) -> Estimate:
+def _estimate(cell: Cell, section: str, api: ApiConfig, cost: PriceConfig) -> Estimate:
     """What the requests of a section will cost."""
     config, questions = cell.config, _questions(cell)
     sampled = questions * config.sampler.samples
@@ -70,7 +73,7 @@ def _estimate(cell: Cell, section: str, api: ApiConfig) -> Estimate:
         shown = cell.sample_prompt(config.sampler.models[name], _NOTHING)
     size = len(shown.encode())
     prompt_bytes = size + ITEM_BYTES[0], size + ITEM_BYTES[1]
-    return estimate(what, (low, high), prompt_bytes, api, price(api, config.prices, section))
+    return estimate(what, (low, high), prompt_bytes, api, cost)
 
 
 def _questions(cell: Cell) -> int:

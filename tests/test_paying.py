@@ -81,7 +81,7 @@ def test_the_server_is_asked_whether_the_key_may_use_the_model(
 def test_a_model_without_a_known_price_needs_one_unless_it_is_free(missing, server: OpenAIServer) -> None:
     server.models = [{"id": "mine"}]
     [line] = missing("corrector=gpt4", "corrector.model=mine", "budget_usd=5")
-    assert line.startswith("price: corrector.model=mine: conf/prices has no price of it: set corrector.input_usd=")
+    assert line.startswith("requests: corrector.model=mine: conf/prices has no price of it: set corrector.input_usd=")
     free = ("corrector.input_usd=0", "corrector.output_usd=0")
     assert missing("corrector=gpt4", "corrector.model=mine", *free) == [], "what costs nothing needs no consent"
 

@@ -109,15 +109,15 @@ def test_recorded_solutions_of_test_questions_are_refused_as_a_whole(run, proble
     with pytest.raises(UserError, match=rf"leak\.jsonl line 2: .* is the test question {test.id} ") as raised:
         run("sampler=recorded", f"sampler.models.recorded.recorded={file}")
     assert "\n" not in str(raised.value)
-    assert not list((tmp_path / "runs").glob("sample/*/wrong.jsonl")) or not list((tmp_path / "runs").glob("correct/*"))
+    assert not list((tmp_path / "runs").glob("sample/*/record.json")), "nothing of the file is used"
 
 
 @pytest.mark.parametrize("name", ["svamp", "csqa", "math"])
 def test_test_questions_of_every_known_task_are_refused(data_dir: Path, make_config, tmp_path: Path, name: str) -> None:
-    other = next(iter(tasks.known_tests(make_config(f"task={name}", f"task.dataset.path={data_dir / name}",
-        *([f"task.train_dataset.path={data_dir / 'gsm8k'}"] if name == "svamp" else [])).task, [])))  # fmt: skip
-    if name == "svamp":
-        other = tasks.load_test(make_config("task=svamp", f"task.dataset.path={data_dir / 'svamp'}").task, None)[0]
+    folders = [f"task={name}", f"task.dataset.path={data_dir / name}"]
+    folders += [f"task.train_dataset.path={data_dir / 'gsm8k'}"] if name == "svamp" else []
+    task = make_config(*folders).task
+    other = (tasks.load_test(task, 1) if task.train_dataset else tasks.published(task)[1])[0]
     question = other.question.upper().replace(",", "")
     file = record(tmp_path / "leak.jsonl", {"question": question, "text": "The answer is 999."})
     arguments = ["task=gsm8k", f"task.dataset.path={data_dir / 'gsm8k'}", "limit=3", "sampler=recorded", "tracker=none"]
