@@ -160,14 +160,12 @@ def read_jsonl(path: Path, record: type[Record]) -> Iterator[Record]:
             yield record(**json.loads(line))
 
 
-def write_jsonl(path: Path, records: Iterable[Any]) -> int:
-    """Write dataclass records or plain dicts, one JSON object a line, each as it comes. Returns their number."""
-    number = 0
+def write_jsonl(path: Path, records: Iterable[Any]) -> None:
+    """Write dataclass records or plain dicts, one JSON object a line, each as it comes."""
     with replacing(path) as file:
-        for number, record in enumerate(records, 1):  # noqa: B007
+        for record in records:
             row = record if isinstance(record, dict) else vars(record)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return number
 
 
 @contextlib.contextmanager

@@ -83,7 +83,7 @@ def _missing(cell: Cell, stages: set[Stage]) -> Iterator[str]:
         if model and Stage.sample in stages
     }
     for name, source in config.sampler.models.items():
-        if source.recorded and not Path(source.recorded).expanduser().is_file():
+        if Stage.sample in stages and source.recorded and not Path(source.recorded).expanduser().is_file():
             key = f"sampler.models.{name}.recorded={source.recorded}"
             yield f"recorded: {key}: no such file; name one of JSON lines, plain or .gz"
     if Stage.correct in stages and (corrector := config.corrector.weights):

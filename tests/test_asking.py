@@ -145,6 +145,12 @@ def test_every_answer_is_paid_once_and_kept(fault: str, answer: Answer, journal:
     assert not answer.failed
 
 
+def test_the_name_that_a_server_gives_its_model_cannot_write_to_a_terminal_or_a_table(journal: Path) -> None:
+    with OpenAIServer(model="m\x1b[2J\n# gpt\u2028" + "x" * 500) as server:
+        [answer], _ = asked(1, api_for(server), journal)
+    assert answer.model == "m[2J# gpt" + "x" * 91
+
+
 @pytest.mark.parametrize("fault", ["429", "500", "503", "reset", "truncated", "malformed", "html", "no_choices"])
 def test_passing_fault_is_retried_and_every_attempt_counted(fault: str, journal: Path) -> None:
     with OpenAIServer(faults=[fault]) as server:

@@ -51,6 +51,7 @@ def item(name: str, level: str | None = None) -> tuple[Problem, Solution, list[s
         (None, "content_filter", "content filter"),
         (None, "refusal", "refusal"),
         (None, "stop", "empty"),
+        ("", "whatever a server says", "empty"),
         (None, "HTTP 500", "HTTP 500"),
     ],
 )

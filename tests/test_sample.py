@@ -112,6 +112,14 @@ def test_recorded_solutions_of_test_questions_are_refused_as_a_whole(run, proble
     assert not list((tmp_path / "runs").glob("sample/*/record.json")), "nothing of the file is used"
 
 
+def test_a_file_that_is_not_there_is_told_before_anything_is_made(run, tmp_path: Path) -> None:
+    missing = ("sampler=recorded", "sampler.models.recorded.recorded=nowhere.jsonl")
+    with pytest.raises(UserError, match=r"recorded: sampler\.models\.recorded\.recorded=nowhere\.jsonl: no such file"):
+        run(*missing)
+    assert not list((tmp_path / "runs").glob("*/*/record.json"))
+    run(*missing, "mix=cot", "until=mix")  # which needs no mistakes
+
+
 @pytest.mark.parametrize("name", ["svamp", "csqa", "math"])
 def test_test_questions_of_every_known_task_are_refused(data_dir: Path, make_config, tmp_path: Path, name: str) -> None:
     folders = [f"task={name}", f"task.dataset.path={data_dir / name}"]

@@ -14,8 +14,7 @@ from lema.types import Correction, Problem
 
 # An answer to each (prompt, try), and what they cost, after so many dollars for earlier tries.
 Answering = Callable[[list[tuple[str, int]], float], tuple[list[Answer], dict[str, Any]]]
-# How an answer ended that cannot be used -> the reason of the rejection; what is not here is a reason as it is.
-_REASONS = {"length": "cut off by length", "content_filter": "content filter", "stop": "empty"}
+_REASONS = {"length": "cut off by length", "content_filter": "content filter", "refusal": "refusal"}
 
 
 def correct_all(
@@ -41,7 +40,7 @@ def prompt(demonstrations: str, problem: Problem, steps: list[str]) -> str:
 
 def _read(item: Item, answer: Answer, grader: str) -> Correction:
     problem, _, steps = item
-    said, reason = None, _REASONS.get(answer.ended, answer.ended)
+    said, reason = None, answer.ended if answer.failed else _REASONS.get(answer.ended, "empty")
     if answer.usable:
         said, reason = read_correction(answer.text or "", steps, problem.candidates)
     return checked(item, said, reason, answer.model, grader)

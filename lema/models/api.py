@@ -106,8 +106,9 @@ class Client:
             return Landed(None, None, "malformed body", said, headers=headers)
         # Half a surrogate pair, which JSON can carry, cannot be written to any file.
         content = content.encode("utf-8", "replace").decode() if isinstance(content, str) else None
-        answer = Answer(content, ended, str(said.get("model") or self.api.model).encode("utf-8", "replace").decode())
-        return Landed(tokens, answer, headers=headers)
+        # The name is printed, and stands in tables and reports.
+        model = "".join(filter(str.isprintable, str(said.get("model") or self.api.model)))[:100]
+        return Landed(tokens, Answer(content, ended, model), headers=headers)
 
     def _refused(self, error: openai.APIStatusError) -> Landed:
         """A status of 400 and more: an answer without text, a reason to try again, or the end of the run."""

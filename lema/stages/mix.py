@@ -74,10 +74,10 @@ def build(cell: Cell, folder: Path) -> dict[str, Any]:
         raise UserError(f"mix={mix.name}: no example; {task.name} has no reference solutions")
     write_jsonl(folder / "examples.jsonl", examples)
     _preview(cell, examples)
-    repeated = [example.problem_id for example in examples if example.source == "random_cot"]
+    random_cot = [(example.problem_id, example.completion) for example in examples if example.source == "random_cot"]
     return {
         **_table(examples, count),
-        "repeated_random_cot": len(repeated) - len(set(repeated) - chosen),
+        "repeated_random_cot": len(random_cot) - len({each for each in random_cot if each[0] not in chosen}),
     }
 
 
