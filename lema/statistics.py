@@ -1,0 +1,147 @@
+"""Intervals and tests for accuracies and their differences, on plain values. 95 % and two-sided throughout.
+
+Two kinds of uncertainty are kept apart: over training seeds, on the problems that were asked (`over_seeds`, the
+headline), and over problems, at the seeds that were run (`over_problems`, `mcnemar`). Neither covers the other.
+"""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from scipy import optimize, stats
+
+Key = TypeVar("Key", bound=Hashable)
+
+LEVEL = 0.05  # what a 95 % interval leaves out, and a test's size
+POWER = 0.8  # Cohen's convention
+QUANTILES = 20_000  # that stand for a distribution
+Z = float(stats.norm.ppf(1 - LEVEL / 2))
+
+
+class Interval(NamedTuple):
+    """A 95 % interval."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """The mean of one value a training seed, and how surely it is known."""
+
+    mean: float
+    sd: float | None  # between seeds, n - 1 in the denominator; None for one seed
+    interval: Interval | None  # of the mean, Student's t
+    p: float | None  # of a mean of 0
+
+
+def standard_error(correct: int, total: int) -> float:
+    """Of a proportion: sqrt(p (1 - p) / n)."""
+    share = correct / total
+    return math.sqrt(share * (1 - share) / total)
+
+
+def wilson(correct: int, total: int) -> Interval:
+    """Wilson's score interval of a proportion (1927), without continuity correction."""
+    found = stats.binomtest(correct, total).proportion_ci(1 - LEVEL, method="wilson")
+    return Interval(float(found.low), float(found.high))
+
+
+def over_seeds(values: Sequence[float]) -> OverSeeds:
+    """Student's t over seeds, n - 1 degrees of freedom: of accuracies, or of paired differences (the headline).
+
+    One value has no spread; values that are all the same tell too little of it (whole problems are counted, so a few
+    seeds can agree by chance): then there is no interval, rather than one of no width.
+    """
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return OverSeeds(mean, None, None, None)
+    sd = float(np.std(values, ddof=1))
+    if np.ptp(values) < 1e-9:  # accuracies are quotients: equal ones may differ by a rounding
+        return OverSeeds(mean, 0.0, None, None)
+    found: Any = stats.ttest_1samp(values, 0.0)
+    low, high = found.confidence_interval(1 - LEVEL)
+    return OverSeeds(mean, sd, Interval(float(low), float(high)), float(found.pvalue))
+
+
+def over_problems(values: Sequence[float] | np.ndarray, draws: int = 10_000, seed: int = 0) -> Interval:
+    """The percentile bootstrap over problems; `values` has each problem's mean over the seeds (shape: problems).
+
+    Drawing n problems with replacement is one multinomial draw over the distinct values, of which there are few.
+    """
+    distinct, counts = np.unique(np.asarray(values, dtype=float), return_counts=True)
+    total = int(counts.sum())
+    means = np.random.default_rng(seed).multinomial(total, counts / total, size=draws) @ distinct / total
+    low, high = np.quantile(means, [LEVEL / 2, 1 - LEVEL / 2])
+    return Interval(float(low), float(high))
+
+
+def accuracy_over_problems(values: Sequence[float] | np.ndarray) -> Interval:
+    """Over problems, of an accuracy: Wilson's where each problem is right or wrong, in one seed or in all alike."""
+    found = np.asarray(values, dtype=float)
+    if np.isin(found, (0.0, 1.0)).all():
+        return wilson(int(found.sum()), len(found))
+    return over_problems(found)
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """McNemar's exact test of two models on the same problems: p by the sign of those that only one has right."""
+    return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
+    """Holm's step-down adjusted p (1979): reject what is below 0.05, and at most 5 % of families have a false one."""
+    adjusted: dict[Key, float] = {}
+    least = 0.0
+    for rank, (key, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        least = max(least, min(1.0, (len(p_values) - rank) * p))
+        adjusted[key] = least
+    return {key: adjusted[key] for key in p_values}
+
+
+def smallest_effect(num_problems: int, num_seeds: int, discordant: float, sd: float) -> float | None:
+    """The smallest true difference of accuracies that a test of size 5 % would have shown with a power of 80 %.
+
+    `discordant` is the share of problems on which two models differ, `sd` that of the differences between seeds. With
+    one seed the test is McNemar's (`_connor`). With more it is the paired t test, whose power is by the noncentral t;
+    a seed's difference varies at least as much as the drawing of answers alone makes it, sqrt(discordant / problems).
+    None when nothing varied, or when no difference at all would have been shown.
+    """
+    if num_seeds == 1:
+        return _connor(num_problems, discordant)
+    spread = max(sd, math.sqrt(discordant / num_problems))
+    return _noncentrality(num_seeds) * spread / math.sqrt(num_seeds) if spread else None
+
+
+def _noncentrality(num_seeds: int) -> float:
+    """The mean in standard errors at which the paired t test of so many pairs has its power.
+
+    By the definition of the noncentral t, a normal over an independent chi: averaged over the quantiles of the latter,
+    as the library's own noncentral t has no value where 1 degree of freedom needs it.
+    """
+    freedom = num_seeds - 1
+    critical = float(stats.t.ppf(1 - LEVEL / 2, freedom))
+    quantiles = (np.arange(QUANTILES) + 0.5) / QUANTILES
+    bounds = critical * np.sqrt(stats.chi2.ppf(quantiles, freedom) / freedom)
+
+    def lacking(mean: float) -> float:
+        return float(np.mean(stats.norm.cdf(mean - bounds) + stats.norm.cdf(-mean - bounds))) - POWER
+
+    return float(optimize.brentq(lacking, 0.0, 10 * critical))  # pyright: ignore[reportArgumentType]
+
+
+def _connor(num_problems: int, discordant: float) -> float | None:
+    """Connor (1987), Biometrics 43, 207: n = (z_a sqrt(psi) + z_b sqrt(psi - d^2))^2 / d^2, solved for d."""
+    if not discordant:
+        return None
+    z_power = float(stats.norm.ppf(POWER))
+
+    def lacking(difference: float) -> float:
+        rest = math.sqrt(max(0.0, discordant - difference**2))
+        return math.sqrt(num_problems) * difference - Z * math.sqrt(discordant) - z_power * rest
+
+    if lacking(discordant) < 0:  # if all that differ were gained, it would still be too few
+        return None
+    return float(optimize.brentq(lacking, 0.0, discordant))  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,175 @@
+"""Statistics against published worked examples, and against brute force on small cases."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from lema.statistics import (
+    accuracy_over_problems,
+    holm,
+    mcnemar,
+    over_problems,
+    over_seeds,
+    smallest_effect,
+    standard_error,
+    wilson,
+)
+
+
+@pytest.mark.parametrize(
+    ("correct", "total", "low", "high"),
+    [  # Newcombe (1998), Statistics in Medicine 17, 857, table I, method 3
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0000, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilsons_interval_is_newcombes(correct: int, total: int, low: float, high: float) -> None:
+    assert wilson(correct, total) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_over_seeds_is_students_own_example() -> None:
+    # Student (1908), Biometrika 6, 1: extra hours of sleep of ten patients by two drugs; as R's t.test(paired = TRUE).
+    first = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
+    second = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+    found = over_seeds([a - b for a, b in zip(first, second, strict=True)])
+    assert found.mean == pytest.approx(-1.58)
+    assert found.interval == pytest.approx((-2.4598858, -0.7001142), abs=1e-7)
+    assert found.p == pytest.approx(0.002833, abs=1e-6)
+
+
+def test_over_seeds_with_two_seeds_is_the_cauchy_distributions() -> None:
+    found = over_seeds([0.01, 0.03])
+    assert found.interval
+    assert found.interval.high - found.mean == pytest.approx(math.tan(math.pi * 0.475) * 0.01, rel=1e-6)
+
+
+@pytest.mark.parametrize("values", [[0.4], [0.1 + 0.2, 0.3], [0.5] * 5])
+def test_a_spread_that_cannot_be_told_gives_no_interval(values: list[float]) -> None:
+    found = over_seeds(values)
+    assert found.mean == pytest.approx(values[0])
+    assert found.interval is None
+    assert found.p is None
+
+
+@pytest.mark.parametrize("values", [[1.0, 0.0, 0.5], [0.2, -0.4, 0.2, 1.0], [1, 1, 0, 0, 0.5, -1]])
+def test_over_problems_is_the_bootstrap_of_all_resamples(values: list[float]) -> None:
+    exact = Counter(
+        round(sum(drawn) / len(values), 9) for drawn in itertools.product(values, repeat=len(values))
+    )  # all n^n resamples
+    ordered = np.array(sorted(exact.elements()))
+    low, high = over_problems(values, draws=200_000)
+    below, above = np.mean(ordered < low - 1e-9), np.mean(ordered <= low + 1e-9)
+    assert below - 0.003 <= 0.025 <= above + 0.003
+    below, above = np.mean(ordered < high - 1e-9), np.mean(ordered <= high + 1e-9)
+    assert below - 0.003 <= 0.975 <= above + 0.003
+
+
+def test_over_problems_draws_as_resampling_rows_does() -> None:
+    rng = np.random.default_rng(1)
+    values = rng.choice([-1.0, -0.5, 0.0, 0.5, 1.0], size=400)
+    plain = [values[rng.integers(0, 400, 400)].mean() for _ in range(20_000)]
+    assert over_problems(values) == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=0.004)
+    assert over_problems(values) == over_problems(values)  # the same numbers each time
+
+
+def test_an_accuracy_of_nothing_or_all_still_has_an_interval() -> None:
+    assert accuracy_over_problems([0.0] * 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    assert accuracy_over_problems([1.0] * 20) == pytest.approx((0.8389, 1.0), abs=5e-5)
+    assert accuracy_over_problems([0.5, 1.0, 0.0]) == over_problems([0.5, 1.0, 0.0])
+
+
+@pytest.mark.parametrize("gained", range(7))
+@pytest.mark.parametrize("lost", range(7))
+def test_mcnemar_counts_all_ways_the_signs_could_have_fallen(gained: int, lost: int) -> None:
+    total = gained + lost
+    as_far = sum(abs(sum(signs)) >= abs(gained - lost) for signs in itertools.product((-1, 1), repeat=total))
+    assert mcnemar(gained, lost) == pytest.approx(as_far / 2**total)
+
+
+def test_mcnemar_is_the_published_example() -> None:
+    # Fagerland, Lydersen & Laake (2013), BMC Med Res Methodol 13, 91: bronchial hyperresponsiveness of 21 children
+    # before and after transplantation, 1 and 7 discordant: exact conditional p = 0.070.
+    assert mcnemar(1, 7) == pytest.approx(0.0703125)
+
+
+def test_holm_is_the_published_example() -> None:
+    # R's p.adjust(c(0.01, 0.02, 0.03, 0.04), "holm"); and Holm's own rule with ties
+    found = holm({"a": 0.01, "c": 0.03, "b": 0.02, "d": 0.04})
+    assert found == pytest.approx({"a": 0.04, "b": 0.06, "c": 0.06, "d": 0.06})
+    assert list(found) == ["a", "c", "b", "d"]
+    assert holm({}) == {}
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_holm_is_the_closed_testing_procedure(p_values: list[float]) -> None:
+    """Each p is the largest Bonferroni p of all sets of hypotheses that it is in."""
+    numbers = range(len(p_values))
+    subsets = [set(each) for size in range(1, len(p_values) + 1) for each in itertools.combinations(numbers, size)]
+    expected = {
+        number: max(min(1.0, len(each) * min(p_values[other] for other in each)) for each in subsets if number in each)
+        for number in numbers
+    }
+    assert holm(dict(enumerate(p_values))) == pytest.approx(expected)
+
+
+def test_the_smallest_effect_over_seeds_has_the_power_that_it_claims() -> None:
+    # Cohen (1988), and G*Power's manual: for an effect of 0.5 SD a paired t test needs 34 pairs, and 33 are too few.
+    found = [smallest_effect(10**9, pairs, 0.0, 1.0) for pairs in (33, 34)]
+    assert found[0]
+    assert found[1]
+    assert found[0] > 0.5 > found[1]
+    rng = np.random.default_rng(2)
+    for seeds in (2, 3, 5):
+        least = smallest_effect(10**9, seeds, 0.0, 0.01)
+        assert least
+        drawn = rng.normal(least, 0.01, (40_000, seeds))
+        tested: Any = stats.ttest_1samp(drawn, 0.0, axis=1)
+        shown = tested.pvalue < 0.05
+        assert shown.mean() == pytest.approx(0.8, abs=0.01)
+
+
+def test_the_smallest_effect_of_one_seed_has_the_power_that_it_claims() -> None:
+    # Connor (1987) by its formula: psi = 0.2, d = 0.1 and these errors ask for 154.9 pairs; so 155 show 0.1.
+    assert smallest_effect(155, 1, 0.2, 0.0) == pytest.approx(0.1, abs=1e-3)
+    rng = np.random.default_rng(3)
+    problems, discordant = 1319, 0.15
+    least = smallest_effect(problems, 1, discordant, 0.0)
+    assert least
+    different = rng.binomial(problems, discordant, 4000)
+    gained = rng.binomial(different, (discordant + least) / 2 / discordant)
+    shown = [mcnemar(int(g), int(d - g)) < 0.05 for g, d in zip(gained, different, strict=True)]
+    assert np.mean(shown) == pytest.approx(0.8, abs=0.03)  # the exact test is a little conservative
+
+
+def test_the_smallest_effect_grows_with_noise_and_shrinks_with_problems_and_seeds() -> None:
+    def least(*of: float) -> float:
+        found = smallest_effect(int(of[0]), int(of[1]), of[2], of[3])
+        assert found is not None
+        return found
+
+    assert least(1000, 5, 0.2, 0.01) < least(1000, 3, 0.2, 0.01) < least(1000, 2, 0.2, 0.01)
+    assert least(5000, 1, 0.2, 0) < least(1000, 1, 0.2, 0) < least(1000, 1, 0.4, 0)
+    assert least(1000, 5, 0.2, 0.0) == least(1000, 5, 0.2, 0.001)  # not below what drawing answers alone makes
+    assert least(1000, 5, 0.2, 0.05) > least(1000, 5, 0.2, 0.02)
+
+
+def test_where_nothing_varied_no_effect_can_be_named() -> None:
+    assert smallest_effect(1000, 1, 0.0, 0.0) is None
+    assert smallest_effect(1000, 5, 0.0, 0.0) is None
+    assert smallest_effect(4, 1, 0.25, 0.0) is None  # one problem that differs shows nothing
+
+
+def test_standard_error_of_a_proportion() -> None:
+    assert standard_error(50, 100) == pytest.approx(0.05)
+    assert standard_error(0, 100) == 0
