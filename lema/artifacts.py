@@ -3,7 +3,7 @@
 An artifact is a folder `RUNS/STAGE/LABEL-KEY`. Its key is a hash of its recipe: the stage and its version, the part of
 the config that matters, the digests of its inputs' contents. So a current artifact is found by name, and another config
 or input leads to another folder. It is built in `LABEL-KEY.partial` under `LABEL-KEY.lock` and renamed when whole, with
-`record.json`: its recipe, the SHA-256 of each file, a summary, and how it was made.
+`record.json`: its recipe, the SHA-256 of each file, a summary, and how it was made (seconds, when, on what, with what).
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from typing import Any, TextIO, TypeVar
 from filelock import SoftFileLease, Timeout
 
 from lema.identity import digest
+from lema.machine import made_on
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
@@ -100,12 +101,13 @@ class Store:
             partial, start = folder.with_name(folder.name + ".partial"), time.monotonic()
             for leftover in [path for path in partial.glob("*") if path.name != RESUME]:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-            (partial / RESUME).mkdir(parents=True, exist_ok=True)
+            before = _spent(partial / RESUME)
             summary = build(partial)
             shutil.rmtree(partial / RESUME, ignore_errors=True)
             paths = sorted(path for path in partial.rglob("*") if path.is_file())
             files = {path.relative_to(partial).as_posix(): _sha256(path, sync=True) for path in paths}
-            made = {"seconds": round(time.monotonic() - start, 1), "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+            seconds = before + time.monotonic() - start
+            made = {"seconds": round(seconds, 1), "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **made_on()}
             record = {"recipe": recipe.identity(), "files": files, "summary": summary, "made": made}
             write_json(partial / "record.json", record)
             if not still_mine():
@@ -120,6 +122,18 @@ class Store:
 
     def _folder(self, recipe: Recipe) -> Path:
         return self.root / recipe.stage / f"{recipe.label}-{digest(recipe.identity())}"
+
+
+def _spent(resume: Path) -> float:
+    """Seconds that earlier attempts took, each up to the last file that it wrote; notes that one begins now."""
+    begun, spent = resume / "attempt.json", 0.0
+    resume.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+        attempt = json.loads(begun.read_text(encoding="utf-8"))
+        written = [path.stat().st_mtime for path in resume.rglob("*") if path.is_file()]
+        spent = attempt["spent"] + max(0.0, max(written) - attempt["begun"])
+    write_json(begun, {"begun": time.time(), "spent": spent})
+    return spent
 
 
 @contextlib.contextmanager

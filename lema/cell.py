@@ -47,8 +47,10 @@ class Cell:
         self.sampler_label = f"{sampler.name}-{self.backbone_label}" if own else sampler.name
 
     @property
-    def setting(self) -> str:
-        """What the arms of one comparison share: everything but mix and seed, data by content."""
+    def setting(self) -> str | None:
+        """What the arms of one comparison share: everything but mix and seed, data by content; None before those."""
+        if not {"data", "test_data"} & self.artifacts.keys() >= {"data", self._asked}:
+            return None
         shared = {name: value for name, value in self.identity.items() if name not in ("mix", "seed", "task")}
         task = {name: value for name, value in self.identity["task"].items() if not name.endswith("dataset")}
         return digest({**shared, "task": task, "data": self.artifacts["data"].digest, "asked": self.asked.digest})
@@ -56,8 +58,12 @@ class Cell:
     @property
     def asked(self) -> Artifact:
         """Where the problems of `evaluation.split` are; dev is always cut from the training problems."""
+        return self.artifacts[self._asked]
+
+    @property
+    def _asked(self) -> str:
         own_test = self.config.task.train_dataset is not None and self.config.evaluation.split is Split.test
-        return self.artifacts["test_data" if own_test else "data"]
+        return "test_data" if own_test else "data"
 
     @property
     def base(self) -> Weights:

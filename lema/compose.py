@@ -17,6 +17,7 @@ from lema.config import (
     Extra,
     Grader,
     Method,
+    Only,
     SourceKind,
     TaskConfig,
     Without,
@@ -131,5 +132,7 @@ def _check_asked(config: Config) -> None:
             raise UserError(f"{section}.{unused[0]}: does nothing with {section}={api.name}, which asks no server")
     if corrector.method is CorrectionMethod.reference and (corrector.prompt or corrector.tries > 1):
         raise UserError("corrector.prompt, corrector.tries: do nothing with corrector=reference, which is always right")
+    if config.only != Only("compare") and (named := [key for key in "ab" if getattr(config.compare, key)]):
+        raise UserError(f"compare.{named[0]}: does nothing without only=compare")
     if config.budget_usd is not None and not config.budget_usd >= 0:  # "not a number" is refused too
         raise UserError(f"budget_usd={config.budget_usd}: must be 0 or more dollars")

@@ -9,7 +9,8 @@ Stage = StrEnum(
     "Stage",
     ["data", "base", "sample", "correct", "rationales", "mix", "train", "select", "merge", "evaluate", "report"],
 )
-Only = StrEnum("Only", [stage.value for stage in Stage] + ["export"])  # export: the journal as JSON lines
+# Beside the stages: the journal as JSON lines; two runs side by side; a W&B report, or W&B's own file, of a sweep.
+Only = StrEnum("Only", [stage.value for stage in Stage] + ["export", "compare", "wandb_report", "wandb_sweep"])
 # Whose rules compare answers: a task's name in `lema.grading`.
 Grader = StrEnum("Grader", ["arithmetic", "gsm8k", "math", "svamp", "asdiv", "csqa"])
 # How a data set writes the gold answer: the field itself, after the last `####` (GSM8K), in the last box (MATH), as a
@@ -283,6 +284,15 @@ class EvaluationConfig:
 
 
 @dataclass
+class CompareConfig:
+    """What `only=compare` sets side by side: runs by their folder, or by its name or the beginning of it."""
+
+    a: Optional[str]
+    b: Optional[str]
+    examples: int  # problems of each kind of flip that are shown with both answers
+
+
+@dataclass
 class TrackerConfig:
     """Where runs are logged beside our own files."""
 
@@ -311,6 +321,7 @@ class Config:
     mix: MixConfig
     train: TrainConfig
     evaluation: EvaluationConfig
+    compare: CompareConfig
     tracker: TrackerConfig
     task: TaskConfig
     backbone: BackboneConfig

@@ -2,15 +2,17 @@
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, fields
 from functools import reduce
 from operator import getitem
+from pathlib import Path
 from typing import Any
 
 from lema.config import ApiConfig, Config
 
 # What does not change a result, and so is not part of a run's identity: whom to ask where, how fast, for how much.
-NOT_IDENTITY = "runs_dir until only retry_failed budget_usd prices tracker backbone.sizes".split()
+NOT_IDENTITY = "runs_dir until only compare retry_failed budget_usd prices tracker backbone.sizes".split()
 NOT_IDENTITY_OF_API = (
     "base_url input_usd output_usd max_concurrent_requests max_requests_per_minute max_tokens_per_minute max_retries "
     "request_timeout max_wait"
@@ -44,3 +46,20 @@ def api_identity(api: ApiConfig) -> dict[str, Any]:
 def digest(value: Any) -> str:
     """A short stable hash of plain values: 12 hex digits of the SHA-256 of their canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:12]
+
+
+def flat(value: Any, key: str = "") -> dict[str, Any]:
+    """The leaves of nested plain values by their dotted keys: `{"train.lora_rank": 64, …}`."""
+    if not isinstance(value, dict) or not value:
+        return {key: value}
+    parts = (flat(part, f"{key}.{name}" if key else name) for name, part in value.items())
+    return {name: leaf for part in parts for name, leaf in part.items()}
+
+
+# A slash that no word, dot, colon or slash stands before: not in `org/model`, nor in `http://host/v1`.
+_FOLDERS = re.compile(r"(?<![\w.:/…-])~?(?:/[^\s/:;,'\"`()|]+)*/(?=[^\s/])")
+
+
+def without_paths(text: str) -> str:
+    """A text whose absolute paths are cut to their last part, as folders may name a user: `…/gsm8k`."""
+    return _FOLDERS.sub("…/", text.replace(str(Path.home()), "~"))

@@ -15,11 +15,11 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 
-from lema import card, journal, preflight
-from lema.artifacts import Artifact, Recipe, Store, write_json, write_jsonl
+from lema import journal, preflight, run_folder
+from lema.artifacts import Artifact, Recipe, Store
 from lema.cell import Cell
 from lema.config import Config, CotPart, Extra, Method, Only, Stage
-from lema.stages import base, correct, data, evaluate, merge, mix, rationales, report, sample, select, train
+from lema.stages import base, compare, correct, data, evaluate, merge, mix, rationales, report, sample, select, train
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
@@ -86,6 +86,9 @@ def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
         journal.export(root / "journal.sqlite", root / "export")
         log.info("export           %s", root / "export")
         return
+    if config.only == Only("compare"):
+        compare.publish(root, config.compare)
+        return
     last = Stage(config.only or config.until or Stage.report)
     if config.only != Stage.report:
         _run_cell(Cell(config, Store(root)), last, overrides)
@@ -100,13 +103,12 @@ def _run_cell(cell: Cell, last: Stage, overrides: list[str]) -> None:
     if only and (missing := [step.name for step in todo if step.stage != only]):
         raise UserError(f"only={only}: {', '.join(missing)} must be made first; run it without only=")
     preflight.check(cell, {step.stage for step in todo}, overrides)
-    with cell.tracker:
+    with run_folder.recorded(cell, overrides, last), cell.tracker:
         for step in todo:
             build = partial(step.build, cell)
             artifact, made = cell.store.make(step.recipe(cell), build, partial(_failed, cell))
             cell.artifacts[step.name] = artifact
             _log(step, artifact, "made" if made else "current")
-    _record(cell, overrides)
 
 
 def _without_current(cell: Cell, wanted: list[Step]) -> list[Step]:
@@ -123,21 +125,6 @@ def _without_current(cell: Cell, wanted: list[Step]) -> list[Step]:
 def _failed(cell: Cell, artifact: Artifact) -> bool:
     """Whether requests failed for this artifact that are to be asked again."""
     return cell.config.retry_failed and artifact.summary.get("failed", 0) > 0
-
-
-def _record(cell: Cell, overrides: list[str]) -> None:
-    """The run's directory: links to its artifacts, its config, and its metrics in one file for the report."""
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    for name, artifact in cell.artifacts.items():
-        card.link(cell.folder / name, artifact.path)
-    curve = cell.artifacts["train"].rows("metrics.jsonl", dict) if "train" in cell.artifacts else []
-    metrics = [{"stage": "train", **row} for row in curve]
-    metrics += [{"stage": name, "summary": artifact.summary} for name, artifact in cell.artifacts.items()]
-    write_jsonl(cell.folder / "metrics.jsonl", metrics)
-    run = {"name": cell.name, "key": cell.key, "setting": cell.setting, "overrides": overrides, "config": cell.identity}
-    write_json(cell.folder / "run.json", run)
-    if "select" in cell.artifacts:
-        card.publish(cell)
 
 
 def _log(step: Step, artifact: Artifact, state: str) -> None:

@@ -88,6 +88,9 @@ class Example:
     completion: str
 
 
+SCORE_VERSION = 4  # of the evaluation: raised when the same answers would get another score
+
+
 @dataclass(frozen=True)
 class Score:
     """One model's result on one split: the content of `score.json`."""

@@ -90,8 +90,27 @@ def test_resume_folder_survives_and_other_leftovers_do_not(tmp_path: Path) -> No
     with pytest.raises(KeyboardInterrupt):
         store.make(recipe(), build)
     artifact, _ = store.make(recipe(), build)
-    assert seen == [[], ["resume/state"]]
+    assert seen == [["resume/attempt.json"], ["resume/attempt.json", "resume/state"]]
     assert sorted(path.name for path in artifact.path.iterdir()) == ["file.txt", "record.json"]
+
+
+def test_seconds_are_those_of_all_attempts_and_the_device_and_versions_are_told(tmp_path: Path) -> None:
+    def build(folder: Path) -> dict[str, object]:
+        time.sleep(0.3)
+        ((folder / RESUME) / "state").write_text("1")
+        if "again" not in done:
+            done.append("again")
+            raise KeyboardInterrupt
+        return {}
+
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        Store(tmp_path).make(recipe(), build)
+    artifact, _ = Store(tmp_path).make(recipe(), build)
+    made = json.loads((artifact.path / "record.json").read_text())["made"]
+    assert 0.5 < made["seconds"] < 5
+    assert made["device"].startswith("CPU")
+    assert {"python", "torch", "transformers"} <= made["versions"].keys()
 
 
 @pytest.mark.parametrize("damage", ["edit", "remove"])

@@ -10,13 +10,13 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lema"
 LAYERS = [
     ["types"],
     ["config"],
-    ["compose", "identity", "estimate"],
-    ["artifacts", "arithmetic", "prompts", "grading", "journal", "leakage"],
-    ["tasks", "tracking", "models", "recorded"],
+    ["compose", "identity", "estimate", "machine"],
+    ["artifacts", "arithmetic", "prompts", "grading", "journal", "leakage", "statistics", "paper"],
+    ["tasks", "tracking", "models", "recorded", "reporting"],
     ["asking", "correctors"],
     ["cell"],
     ["stages", "paying", "card"],
-    ["preflight"],
+    ["preflight", "run_folder"],
     ["pipeline"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
@@ -29,6 +29,8 @@ HOMES = {
     "sympy": {"grading/algebra.py"},
     "latex2sympy2_extended": {"grading/algebra.py"},
     "rapidfuzz": {"grading/official.py"},
+    "scipy": {"statistics.py"},
+    "matplotlib": {"reporting/plots.py"},
     "torch": {"models", "preflight.py"},  # a folder: any file in it
     "transformers": {"models"},
 }

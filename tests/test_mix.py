@@ -45,7 +45,7 @@ class Arm(NamedTuple):
     summary: dict[str, Any]
     artifacts: dict[str, Artifact]
     train: Recipe
-    setting: str
+    setting: str | None
 
     def extra(self) -> list[Example]:
         return [example for example in self.examples if example.source != "cot"]

@@ -75,7 +75,7 @@ def contents(runs: Path) -> dict[str, str]:
             record = json.loads(content)
             del record["made"]
             content = json.dumps(record).encode()
-        elif file.name in ("run.json", "report.md"):  # they name the runs folder
+        elif file.name == "run.json" or "reports" in file.parts:  # they name the runs folder, and hours
             content = b""
         found[file.relative_to(runs).as_posix()] = hashlib.sha256(content).hexdigest()
     return found
@@ -87,7 +87,7 @@ def made(before: dict[str, Path], after: dict[str, Path]) -> set[str]:
 
 def test_a_cell_leaves_every_artifact_and_a_score(undisturbed: Path) -> None:
     steps = {path.name for path in undisturbed.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    assert steps == {"data", "base", "sample", "correct", "mix", "train", "select", "evaluate", "cells"}
+    assert steps == {"data", "base", "sample", "correct", "mix", "train", "select", "evaluate", "cells", "reports"}
     scores = [json.loads(path.read_text()) for path in undisturbed.rglob("score.json")]
     assert {score["mix"] for score in scores} == {"none", "lema"}
     for score in scores:
@@ -263,7 +263,7 @@ def test_the_papers_choice_is_labelled_wherever_its_number_appears(
     assert (score["selection"], score["split"]) == ("paper", "test")
     answers = (artifacts["evaluate"] / "predictions.jsonl").read_bytes()
     assert answers == (artifacts["select"] / f"step-{score['step']}.jsonl").read_bytes()
-    report = (tmp_path / "report.md").read_text()
+    report = (tmp_path / "reports" / "all" / "report.md").read_text()
     assert "| best on test: optimistic |" in report
     assert "chosen on the test split, which they are scored on, as the paper did: optimistic" in report
     [card] = tmp_path.glob("cells/*/hub/adapter/README.md")

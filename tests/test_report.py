@@ -1,91 +1,101 @@
-"""The report: open cells, paired differences, and words that follow the numbers."""
+"""The report: what it says of finished, open, dead and damaged runs, and the words that follow the numbers."""
 
 from __future__ import annotations
 
-import copy
+import csv
 import json
+import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from simulated import answers, run
 
-from lema.stages.report import Run, read_runs, render
+from lema.stages import report
 
-CONFIG: dict[str, Any] = {
-    "seed": 1,
-    "limit": None,
-    "task": {"name": "arithmetic", "real": False},
-    "backbone": {"name": "tiny", "size": None, "path": None, "tiny": {"steps": 1}},
+TINY: dict[str, Any] = {
+    "task": {"name": "arithmetic", "real": False, "grader": "arithmetic"},
+    "backbone": {"name": "tiny", "size": None},
     "sampler": {"name": "self"},
     "corrector": {"name": "reference"},
-    "rationales": {"name": "none"},
     "train": {"method": "full", "learning_rate": 0.001},
-    "evaluation": {"split": "test"},
-    "selection": "dev",
 }
 
 
-def run(mix: str, seed: int, correct: int, setting: str = "a", differ: int = 0, **changes: Any) -> Run:
-    config = copy.deepcopy(CONFIG) | {"seed": seed, "mix": {"name": mix}} | changes
-    score = {
-        "split": "test",
-        "step": 50,
-        "selection": "dev",
-        "num_problems": 200,
-        "num_unanswered": 0,
-        "num_truncated": 0,
-        "num_correct": correct,
-        "accuracy": correct / 200,
-        "accuracy_symbolic": (correct + differ) / 200,
-        "disagreements": [f"arithmetic-test-{number}" for number in range(differ)],
-    }
-    summaries = {
-        "base": {"parameters": 400_000, "texts_too_long": 3},
-        "mix": {"repeated_random_cot": 0},
-        "train": {"examples": 300, "tokens": 21_000, "steps": 57, "truncated": 0},
-        "evaluate_untuned": score | {"accuracy": 0.5},
-        "evaluate": score,
-    }
-    return Run(config, setting, ["task=arithmetic", f"mix={mix}", f"seed={seed}", "tracker=none"], summaries)
+def tiny(root: Path, mix: str, seed: int, right: int, **changes: Any) -> Path:
+    return run(root, mix, seed, answers(200, right), **(TINY | changes))
 
 
-def test_an_open_cell_names_its_command_and_nothing_is_compared_with_the_base() -> None:
-    text = render([run("lema", 1, 180)])
-    assert "| cot: CoT alone | not run |" in text
-    assert "`python run.py task=arithmetic mix=cot`" in text
-    assert "difference" not in text.split("Not run yet")[0]
-    assert "90.0" in text
-    assert "40.0" not in text  # 90 - 50: no gain over the untuned base is printed
+def published(root: Path) -> str:
+    folder, *_ = report.publish(root)
+    return (folder / "report.md").read_text()
 
 
-def test_differences_are_paired_by_seed() -> None:
-    runs = [run("lema", seed, correct) for seed, correct in ((1, 180), (2, 170), (3, 160))]
-    runs += [run("cot", seed, correct) for seed, correct in ((1, 160), (2, 160), (4, 20))]
-    text = render(runs)
-    assert "| lema − cot | +7.5 ± 3.5 | 2 of 2 |" in text
-    assert "| cot: CoT alone | 56.7 ± 40.4 | 56.7 ± 40.4 (0) | best on dev | 3 |" in text
-    assert "run the two controls" in text
+def numbers(root: Path) -> dict[str, Any]:
+    return json.loads((root / "reports" / "all" / "report.json").read_text())
+
+
+def test_an_open_cell_names_its_command_and_nothing_is_compared_with_the_base(tmp_path: Path) -> None:
+    tiny(tmp_path, "lema", 1, 180, untuned=answers(200, 80))
+    text = published(tmp_path)
+    assert "| backbone | untuned | cot | cot_random | cot_matched | lema |" in text
+    assert (
+        "cot was not run, so nothing is compared with it: `python run.py backbone=tiny task=arithmetic mix=cot`" in text
+    )
+    assert "| tiny | 40.0 {33.5, 46.9} | not run | not run | not run | 90.0 {85.1, 93.4} ×1 |" in text
+    assert "differences" not in text  # no gain over the untuned base is printed
+
+
+def test_the_headline_is_the_mean_of_the_paired_differences_with_students_interval_over_seeds(tmp_path: Path) -> None:
+    for seed, right in ((1, 180), (2, 170), (3, 160)):
+        tiny(tmp_path, "lema", seed, right)
+    for seed, right in ((1, 160), (2, 160), (4, 20)):
+        tiny(tmp_path, "cot", seed, right)
+    text = published(tmp_path)
+    # +10 and +5 points: 7.5 ± 12.706 * 3.5355 / sqrt(2); with 1 degree of freedom p = 2 atan(sd / (mean sqrt(2))) / pi
+    assert "| lema − cot |" in text
+    assert "| +7.5 | [-24.3, +39.3] | 0.205 | 0.205 | 2 of 2 |" in text
+    assert "cot has no seed 3: the other arms' runs of it pair with none." in text
+    assert "lema has no seed 4" in text
+    assert "no difference shown, +7.5 points [-24.3, +39.3] over 2 seeds" in text
+    assert "run mix=cot_matched" in text
+    [found] = numbers(tmp_path)["differences"]
+    assert found["flips"]["1"] == {"lost": [], "gained": [f"arithmetic-test-{number}" for number in range(160, 180)]}
+    assert found["mcnemar"]["1"] == pytest.approx(2 * 0.5**20)
 
 
 @pytest.mark.parametrize(
     ("matched", "words"),
     [
-        ((120, 122, 124), "it helps, +20.0 points, the same sign in all 3 seeds"),
-        ((200, 200, 200), "it costs, -19.0 points, the same sign in all 3 seeds"),
-        ((150, 200, 150), "-2.3 points, but the seeds disagree (2 of 3 have one sign)"),
+        ((120, 122, 125), "it helps, +19.8 points"),
+        ((200, 200, 199), "it costs, -18.8 points"),
+        ((150, 200, 150), "no difference shown, -2.3 points"),
+        ((120, 122, 124), "+20.0 points in each of 3 seeds, so their spread cannot be told"),
     ],
 )
-def test_words_follow_the_numbers(matched: tuple[int, ...], words: str) -> None:
-    runs = [run("lema", seed, 160 + 2 * seed - 2) for seed in (1, 2, 3)]
-    runs += [run("cot_matched", seed, correct) for seed, correct in zip((1, 2, 3), matched, strict=True)]
-    assert f"same questions, same size: {words}." in render(runs)
+def test_words_follow_the_numbers(tmp_path: Path, matched: tuple[int, ...], words: str) -> None:
+    for seed, right in zip((1, 2, 3), matched, strict=True):
+        tiny(tmp_path, "lema", seed, 160 + 2 * seed - 2)
+        tiny(tmp_path, "cot_matched", seed, right)
+    assert f"same questions, same size: {words}" in published(tmp_path)
 
 
-def test_both_rules_and_the_number_of_their_disagreements_stand_in_the_table() -> None:
-    text = render([run("lema", 1, 160, differ=4), run("lema", 2, 170, differ=7)])
-    assert "| accuracy, % | symbolic, % (differ) |" in text
-    assert "| 82.5 ± 3.5 | 85.2 ± 4.6 (6) | best on dev | 2 |" in text
-    assert "official rules" in text
+def test_one_seed_has_no_headline_and_says_so(tmp_path: Path) -> None:
+    tiny(tmp_path, "lema", 1, 180)
+    tiny(tmp_path, "cot", 1, 160)
+    text = published(tmp_path)
+    assert "One training seed (1): how much training itself varies is not covered." in text
+    assert "| +10.0 | – | 2e-06* | 2e-06 | 1 of 1 | {+6.0, +14.5} |" in text
+    assert "+10.0 points in the one seed run (McNemar p 1.9e-06), which says nothing of training noise" in text
+
+
+def test_both_rules_stand_in_the_table(tmp_path: Path) -> None:
+    for seed, right, differ in ((1, 160, 4), (2, 170, 7)):
+        ids = [f"arithmetic-test-{number}" for number in range(differ)]
+        tiny(tmp_path, "lema", seed, right, score={"accuracy_symbolic": (right + differ) / 200, "disagreements": ids})
+    assert "| 85.2 (6) | 0.0 | 200 | 300 | 21,000 | 57 | 1.5 | 0 |" in published(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -103,62 +113,204 @@ def test_both_rules_and_the_number_of_their_disagreements_stand_in_the_table() -
     ],
 )
 def test_how_the_checkpoint_was_chosen_stands_beside_its_accuracy(
-    selection: str, split: str, label: str, words: str | None
+    tmp_path: Path, selection: str, split: str, label: str, words: str | None
 ) -> None:
-    chosen = run("lema", 1, 160, selection=selection)
-    chosen.score.update(selection=selection, split=split)
-    text = render([chosen])
-    assert f"| 80.0 | 80.0 (0) | {label} | 1 |" in text
+    tiny(tmp_path, "lema", 1, 160, selection=selection, score={"selection": selection, "split": split})
+    text = published(tmp_path)
+    assert f"| lema: CoT + corrections of the failed questions | {label} |" in text
     assert words in text if words else "optimistic" not in text
 
 
-def test_other_arms_stand_in_the_table_once_they_are_run() -> None:
-    text = render([run("lema", 1, 180), run("cot", 1, 160)])
+def test_other_arms_stand_in_the_table_once_they_are_run(tmp_path: Path) -> None:
+    tiny(tmp_path, "lema", 1, 180)
+    tiny(tmp_path, "cot", 1, 160)
+    text = published(tmp_path)
     assert "cot_tokens" not in text
     assert "lema_no_step" not in text
-    text = render([run("lema", 1, 180), run("cot", 1, 160), run("cot_tokens", 1, 170), run("lema_32k", 1, 150)])
-    assert "(and the same with mix=cot_matched)" in text
-    assert "| cot_tokens: cot_matched + CoT of random questions | 85.0 |" in text
-    assert "| lema − cot_tokens | +5.0 | 1 of 1 | as many training tokens |" in text
-    assert "| lema_32k − cot | -5.0 | 0 of 1 |" in text
+    tiny(tmp_path, "cot_tokens", 1, 170)
+    tiny(tmp_path, "lema_32k", 1, 150)
+    tiny(tmp_path, "mine", 1, 140)
+    text = published(tmp_path)
+    assert "| untuned | cot | cot_random | cot_matched | lema | cot_tokens | lema_32k | mine |" in text
+    assert "| lema − cot_tokens | tiny | +5.0 |" in text
+    assert "| lema_32k − cot | tiny | -5.0 |" in text
+    assert "*lema − cot_tokens*: as many training tokens." in text
 
 
-def test_settings_are_never_compared_with_each_other() -> None:
-    text = render([run("lema", 1, 180, "a"), run("cot", 1, 150, "b", train={"method": "full", "learning_rate": 0.002})])
-    assert text.count("\n## ") == 2
+def test_settings_are_rows_told_apart_by_what_differs_and_never_compared_with_each_other(tmp_path: Path) -> None:
+    tiny(tmp_path, "lema", 1, 180)
+    tiny(tmp_path, "cot", 1, 150, setting="b", train={"method": "full", "learning_rate": 0.002})
+    text = published(tmp_path)
+    assert "| tiny (train.learning_rate=0.001; a) |" in text
+    assert "| tiny (train.learning_rate=0.002; b) |" in text
     assert "lema − cot" not in text
 
 
-def test_one_seed_is_called_one_seed() -> None:
-    assert "One training seed (1)" in render([run("lema", 1, 180)])
-
-
-def test_real_tasks_say_why_the_tiny_backbone_fails_and_limit_is_shown() -> None:
-    text = render([run("lema", 1, 2, limit=50, task={"name": "gsm8k", "real": True})])
+def test_real_tasks_say_why_the_tiny_backbone_fails_and_limit_is_shown(tmp_path: Path) -> None:
+    folder = run(tmp_path, "lema", 1, answers(50, 2), limit=50, backbone={"name": "tiny", "size": None})
+    (folder / "base").mkdir()
+    shutil.copy(folder / "data" / "record.json", folder / "base" / "record.json")
+    facts = json.loads((folder / "base" / "record.json").read_text())
+    facts["summary"] = {"parameters": 400_000, "texts_too_long": 3}
+    (folder / "base" / "record.json").write_text(json.dumps(facts))
+    text = published(tmp_path)
+    assert "## gsm8k, first 50: 50 problems" in text
     assert "0.4 million parameters" in text
     assert "first 50 problems: a rehearsal, not a result" in text
+    assert "pretraining texts too long for the base 3" in text
 
 
-def test_test_questions_that_were_trained_on_are_counted() -> None:
-    seen = run("lema", 1, 2, task={"name": "svamp", "real": True})
-    seen.summaries["test_data"] = {"test": 200, "questions_in_training": 3}
-    assert "test questions that are training questions 3" in render([seen])
+def test_the_papers_numbers_stand_beside_ours_and_mistral_has_none(tmp_path: Path) -> None:
+    for mix, right in (("cot", 700), ("lema", 730)):
+        run(tmp_path, mix, 1, answers(1319, right))
+        run(tmp_path, mix, 1, answers(1319, right), setting="m", backbone={"name": "mistral", "size": "7b"})
+    text = published(tmp_path)
+    assert "| – the paper | 14.6 ±1.0 | 52.6 ±1.4 |  | 53.6 ±1.4 | 54.1 ±1.4 |" in text
+    assert text.count("the paper |") == 1
+    paper = {(row["backbone"], row["arm"]): row["paper"] for row in numbers(tmp_path)["differences"]}
+    assert paper["llama2 7b", "lema"] == pytest.approx(0.015)
+    assert paper["mistral 7b", "lema"] is None
 
 
-def test_a_run_from_before_checkpoints_were_chosen_is_left_out(tmp_path: Path) -> None:
-    for number, extra in enumerate([{}, {"selection": "last"}]):
-        folder = tmp_path / "cells" / str(number)
-        folder.mkdir(parents=True)
-        facts = {"config": CONFIG | {"mix": {"name": "cot"}}, "setting": "a", "overrides": []}
-        (folder / "run.json").write_text(json.dumps(facts))
-        summary = {"stage": "evaluate", "summary": {"accuracy": 0.5} | extra}
-        (folder / "metrics.jsonl").write_text(json.dumps(summary) + "\n")
-    assert len(read_runs(tmp_path)) == 1
+def test_a_rehearsal_is_not_held_against_the_paper(tmp_path: Path) -> None:
+    run(tmp_path, "lema", 1, answers(50, 20), limit=50)
+    assert "– the paper" not in published(tmp_path)
 
 
-def test_losses_are_counted() -> None:
-    assert "pretraining texts too long for the base 3" in render([run("lema", 1, 2)])
+def test_holm_corrects_over_the_rows_of_one_difference(tmp_path: Path) -> None:
+    for place, size in enumerate(("7b", "13b", "70b")):
+        for seed in (1, 2, 3):
+            backbone = {"name": "llama2", "size": size}
+            run(tmp_path, "cot", seed, answers(1000, 500), setting=size, backbone=backbone)
+            gain = 20 + 12 * seed * (place + 1)
+            run(tmp_path, "lema", seed, answers(1000, 500 + gain), setting=size, backbone=backbone)
+    published(tmp_path)
+    found = [row for row in numbers(tmp_path)["differences"] if row["other"] == "cot"]
+    ordered = sorted(found, key=lambda row: row["p"])
+    expected, least = [], 0.0
+    for rank, row in enumerate(ordered):
+        least = max(least, min(1.0, (3 - rank) * row["p"]))
+        expected.append(least)
+    assert [row["p_holm"] for row in ordered] == pytest.approx(expected)
+    assert all(first <= second for first, second in pairwise(expected))
 
 
-def test_an_empty_folder_says_what_to_run() -> None:
-    assert "No run has been evaluated yet" in render([])
+def test_a_run_that_died_or_was_stopped_is_named_with_its_reason(tmp_path: Path) -> None:
+    tiny(tmp_path, "lema", 1, 180)
+    for seed, state in ((2, "running"), (3, "GPU is gone: /home/jane/x/y.bin"), (4, "stopped after mix")):
+        folder = tiny(tmp_path, "lema", seed, 180, state=state)
+        for step in ("evaluate", "select", "train"):
+            shutil.rmtree(folder / step)
+    text = published(tmp_path)
+    assert "1 evaluated run, and 3 that are named at the end." in text
+    assert "seed2: it was not finished: it stopped without a word (killed?) or still runs, after mix" in text
+    assert "seed3: it failed after mix: GPU is gone: …/y.bin" in text
+    assert "seed4: it ended after mix, as asked" in text
+
+
+def test_a_score_of_an_older_version_or_of_an_earlier_mix_is_named_and_not_compared(tmp_path: Path) -> None:
+    old, stale = tiny(tmp_path, "lema", 1, 180), tiny(tmp_path, "lema", 2, 180)
+    tiny(tmp_path, "lema", 3, 160)
+    for folder, step, change in ((old, "evaluate", {"version": 3}), (stale, "mix", {"version": 9})):
+        facts = json.loads((folder / step / "record.json").read_text())
+        facts["recipe"] |= change
+        (folder / step / "record.json").write_text(json.dumps(facts))
+    text = published(tmp_path)
+    assert "its score is of version 3 of the evaluation, now 4; run its command again" in text
+    assert "its train was made from an earlier mix; run its command again" in text
+    assert "| 80.0 {73.9, 85.0} ×1 |" in text
+
+
+@pytest.mark.parametrize("damage", ["removed", "cut", "changed", "binary", "record"])
+def test_damaged_predictions_leave_the_score_and_are_named(tmp_path: Path, damage: str) -> None:
+    folder = tiny(tmp_path, "lema", 1, 180)
+    tiny(tmp_path, "cot", 1, 160)
+    file = folder / "evaluate" / "predictions.jsonl"
+    if damage == "removed":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[:-40])
+    elif damage == "changed":
+        file.write_text(file.read_text().replace('"correct": true', '"correct": false', 1))
+    elif damage == "binary":
+        file.write_bytes(b"\xff\xfe\x00")
+    else:
+        (folder / "evaluate" / "record.json").write_text("{")
+    text = published(tmp_path)
+    if damage == "record":
+        assert f"{folder.name}: its run.json or a record in it cannot be read" in text
+        return
+    assert "are missing or damaged: the scores stand" in text
+    assert "| lema − cot |" in text
+    assert "| +10.0 | – | – | – | 1 of 1 | – | – | – | – |" in text
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "\x00", '{"name": 1}'])
+def test_an_unreadable_run_is_named(tmp_path: Path, content: str) -> None:
+    folder = tiny(tmp_path, "lema", 1, 180)
+    (folder / "run.json").write_text(content)
+    assert f"{folder.name}: its run.json or a record in it cannot be read" in published(tmp_path)
+
+
+def test_different_versions_and_devices_are_said(tmp_path: Path) -> None:
+    tiny(tmp_path, "cot", 1, 180)
+    folder = tiny(tmp_path, "lema", 1, 180)
+    for step in ("train", "evaluate"):
+        facts = json.loads((folder / step / "record.json").read_text())
+        facts["made"] |= {"device": "NVIDIA H100", "versions": {"torch": "2.11.0"}}
+        (folder / step / "record.json").write_text(json.dumps(facts))
+    text = published(tmp_path)
+    assert "trained on different devices (NVIDIA A100, NVIDIA H100)" in text
+    assert "torch 2.11.0 and 2.13.0" in text
+
+
+def test_an_empty_folder_says_what_to_run(tmp_path: Path) -> None:
+    assert "No run has been evaluated yet" in published(tmp_path)
+    assert json.loads((tmp_path / "reports" / "all" / "report.json").read_text())["arms"] == []
+
+
+def test_tables_for_other_programs_hold_the_same_numbers(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        tiny(tmp_path, "lema", seed, 180 + seed)
+        tiny(tmp_path, "cot", seed, 160)
+    folder, comparison, _ = report.publish(tmp_path)
+    arms, differences = (list(csv.DictReader((folder / name).open())) for name in ("report.csv", "differences.csv"))
+    assert [row["arm"] for row in arms] == ["untuned", "cot", "lema"]
+    assert float(arms[2]["accuracy"]) == pytest.approx(comparison.arms[2].accuracy.mean) == pytest.approx(181.5 / 200)
+    assert arms[2]["accuracies"] == "1=0.905 2=0.91"
+    assert float(differences[0]["over_seeds_low"]) == pytest.approx(comparison.differences[0].over_seeds.interval.low)  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_nothing_is_drawn_again_when_nothing_changed(tmp_path: Path) -> None:
+    tiny(tmp_path, "lema", 1, 180)
+    folder, _, new = report.publish(tmp_path)
+    pictures = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")}
+    assert new
+    assert set(pictures) == {"accuracy-arithmetic.png", "curves-arithmetic.png"}
+    _, _, again = report.publish(tmp_path)
+    assert not again
+    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")} == pictures
+    tiny(tmp_path, "cot", 1, 160)
+    assert report.publish(tmp_path)[2]
+    assert (folder / "differences-arithmetic.png").is_file()
+
+
+def test_accuracy_by_level_is_counted_by_level(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    levels = [f"Level {level}" for level in (1, 2, 3, 4, 5)]
+    right = rng.random(500) < 0.4
+    folder = run(tmp_path, "lema", 1, right, levels=levels, task={"name": "math", "real": True, "grader": "math"})
+    assert folder.is_dir()
+    published(tmp_path)
+    [arm] = [row for row in numbers(tmp_path)["arms"] if row["arm"] == "lema"]
+    assert arm["by_level"] == {level: [pytest.approx(right[place::5].mean())] for place, level in enumerate(levels)}
+
+
+def test_no_path_of_this_machine_is_in_a_report(tmp_path: Path) -> None:
+    folder = tiny(tmp_path, "lema", 1, 180)
+    facts = json.loads((folder / "run.json").read_text())
+    facts["overrides"].append("task.dataset.path=/home/jane/data/gsm8k")
+    (folder / "run.json").write_text(json.dumps(facts))
+    reported, *_ = report.publish(tmp_path)
+    assert "task.dataset.path=…/gsm8k" in (reported / "report.md").read_text()
+    assert not [path for path in reported.iterdir() if b"jane" in path.read_bytes()]

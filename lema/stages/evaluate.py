@@ -7,7 +7,7 @@ from typing import Any
 from lema.artifacts import RESUME, Recipe, write_json, write_jsonl
 from lema.cell import Cell
 from lema.config import Method, Split
-from lema.types import Problem, Score, Solution
+from lema.types import SCORE_VERSION, Problem, Score, Solution
 
 
 def recipe(cell: Cell, tuned: bool) -> Recipe:
@@ -20,7 +20,7 @@ def recipe(cell: Cell, tuned: bool) -> Recipe:
         config |= {"mix": cell.config.mix.name, "seed": cell.config.seed}
         inputs |= {name: cell.artifacts[name].digest for name in ("select", "merge") if name in cell.artifacts}
     label = cell.name if tuned else f"{cell.task_label}-{cell.backbone_label}-untuned"
-    return Recipe("evaluate", label, version=4, config=config, inputs=inputs)
+    return Recipe("evaluate", label, version=SCORE_VERSION, config=config, inputs=inputs)
 
 
 def build(cell: Cell, folder: Path, tuned: bool) -> dict[str, Any]:

@@ -1,0 +1,27 @@
+"""What made an artifact: the device and the versions of the packages that decide its numbers. Never who or where."""
+
+import platform
+import sys
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+PACKAGES = ("lema", "torch", "transformers", "peft", "bitsandbytes", "flash-attn")
+
+
+def made_on() -> dict[str, object]:
+    """`{"device": "NVIDIA A100-SXM4-80GB", "gpus": 1, "versions": {"torch": "2.13.0", …}}`; a CPU has `gpus` 0."""
+    torch = sys.modules.get("torch")  # a step that computed with it has imported it; the others need not wait for it
+    gpus = torch.cuda.device_count() if torch and torch.cuda.is_available() else 0
+    device = torch.cuda.get_device_name(0) if torch and gpus else f"CPU ({platform.machine()})"
+    return {"device": device, "gpus": min(gpus, 1), "versions": _versions()}  # a process computes on one
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,318 @@
+"""What the arms of each backbone and task scored, how they differ, how surely, at what price: numbers, no words yet.
+
+The headline is the mean over training seeds of the paired difference, with Student's t interval over the seeds. Beside
+it stand, named as what they are, the interval over problems at these seeds and McNemar's test within each seed.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from lema.identity import flat
+from lema.paper import paper_accuracy
+from lema.reporting.results import Run, Verdicts
+from lema.statistics import (
+    Interval,
+    OverSeeds,
+    accuracy_over_problems,
+    holm,
+    mcnemar,
+    over_problems,
+    over_seeds,
+    smallest_effect,
+)
+
+# What each arm is for, in the order of the tables; the first four stand in them also before they are run.
+ARMS = {
+    "cot": "CoT alone",
+    "cot_random": "CoT + CoT of random questions",
+    "cot_matched": "CoT + CoT of the failed questions",
+    "lema": "CoT + corrections of the failed questions",
+    "cot_repeated": "CoT + the same CoT again",
+    "cot_tokens": "cot_matched + CoT of random questions",
+    "lema_32k": "corrections in place of some CoT",
+    "lema_no_step": "lema, the incorrect step not named",
+    "lema_no_explanation": "lema, nothing explained",
+    "lema_no_solution": "lema, no corrected solution",
+    "corrections": "corrections alone",
+    "lema_random": "CoT + corrections of another model's mistakes",
+}
+STANDARD = list(ARMS)[:4]
+CONTRASTS = {
+    ("lema", "cot"): "the paper's headline; it flatters, lema has more training data",
+    ("lema", "cot_matched"): "size-matched, the same failed questions: what the text of the correction adds",
+    ("lema", "cot_random"): "size-matched, random questions",
+    ("cot_matched", "cot_random"): "which questions: failed ones against random ones, both as CoT",
+    ("lema", "cot_repeated"): "as many examples, of fewer questions",
+    ("lema", "cot_tokens"): "as many training tokens",
+    ("lema_32k", "cot"): "as many examples: corrections in place of some",
+    ("lema", "lema_no_step"): "what naming the incorrect step adds",
+    ("lema", "lema_no_explanation"): "what the explanation adds",
+    ("lema", "lema_no_solution"): "what the corrected solution adds",
+    ("lema", "corrections"): "what the CoT examples add",
+    ("lema", "lema_random"): "as many corrections: whose mistakes they are",
+}
+UNTUNED = "untuned"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the arms of one comparison share: a task, a backbone, and everything but mix and seed."""
+
+    task: str  # "gsm8k", with its limit "gsm8k, first 300"
+    backbone: str  # "llama2 7b", and what tells it from other rows of this backbone
+    setting: str
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An arm's result over its seeds; accuracies in [0, 1]."""
+
+    row: Row
+    name: str
+    runs: list[Run]  # by seed; of the untuned backbone one that evaluated it
+    accuracy: OverSeeds
+    over_problems: Interval | None
+    paper: float | None
+    score: dict[str, float]  # means over seeds: symbolic, differ, unanswered, truncated
+
+    @property
+    def seeds(self) -> list[int]:
+        return [] if self.name == UNTUNED else [run.seed for run in self.runs]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One arm less another, paired by training seed and by problem; in [-1, 1]."""
+
+    row: Row
+    arm: str
+    other: str
+    by_seed: dict[int, float]
+    over_seeds: OverSeeds
+    over_problems: Interval | None
+    mcnemar: dict[int, float]  # within each seed
+    p_holm: float | None  # of `p`, over the rows of this contrast
+    smallest: float | None  # the smallest effect that would have been shown
+    flips: dict[int, tuple[list[str], list[str]]]  # seed -> problems that only `other` had right, that only `arm` had
+    paper: float | None
+
+    @property
+    def p(self) -> float | None:
+        """Over seeds by Student's t; with one seed McNemar's within it; None where neither is to be had."""
+        if len(self.by_seed) == 1:
+            return next(iter(self.mcnemar.values()), None)
+        return self.over_seeds.p
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that a report says, as numbers."""
+
+    runs: list[Run]  # all that were looked at
+    arms: list[Arm]
+    differences: list[Difference]
+
+    @property
+    def rows(self) -> list[Row]:
+        return list(dict.fromkeys(arm.row for arm in self.arms))
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(dict.fromkeys(row.task for row in self.rows))
+
+    def find(self, row: Row, name: str) -> Arm | None:
+        return next((arm for arm in self.arms if arm.row == row and arm.name == name), None)
+
+    def of(self, row: Row) -> list[Arm]:
+        return [arm for arm in self.arms if arm.row == row]
+
+
+def compare(runs: Sequence[Run]) -> Comparison:
+    """The comparison of all runs whose score can be used."""
+    by_row: dict[Row, list[Run]] = {}
+    usable = [run for run in runs if run.trouble is None]
+    for run, row in zip(usable, _rows(usable), strict=True):
+        by_row.setdefault(row, []).append(run)
+    arms, differences = [], []
+    for row in sorted(by_row, key=lambda row: (row.task, row.backbone)):
+        by_arm: dict[str, dict[int, Run]] = {}
+        for run in sorted(by_row[row], key=lambda run: (_rank(run.arm), run.seed)):
+            by_arm.setdefault(run.arm, {})[run.seed] = run
+        arms += [
+            _untuned(row, by_row[row]),
+            *(_arm(row, name, list(by_seed.values())) for name, by_seed in by_arm.items()),
+        ]
+        differences += [
+            _difference(row, arm, other, by_arm[arm], by_arm[other])
+            for arm, other in CONTRASTS
+            if by_arm.get(arm, {}).keys() & by_arm.get(other, {})
+        ]
+    return Comparison(list(runs), arms, _with_holm(differences))
+
+
+def _rank(arm: str) -> tuple[int, str]:
+    return (list(ARMS).index(arm) if arm in ARMS else len(ARMS), arm)
+
+
+def _rows(runs: Sequence[Run]) -> list[Row]:
+    """The row of each run; rows of one backbone and task are told apart by the settings in which they differ."""
+    settings: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for run in runs:
+        settings.setdefault(_place(run), {}).setdefault(run.setting or "", _shared(run.config))
+    rows = []
+    for run in runs:
+        task, backbone = _place(run)
+        others = settings[task, backbone]
+        if len(others) > 1:
+            own = others[run.setting or ""]
+            differ = sorted(key for key in own if len({repr(each.get(key)) for each in others.values()}) > 1)
+            told = ", ".join(f"{key}={_last(own[key])}" for key in differ[:3]) or "other data"
+            backbone = f"{backbone} ({told}; {run.setting})"
+        rows.append(Row(task, backbone, run.setting or ""))
+    return rows
+
+
+def _place(run: Run) -> tuple[str, str]:
+    config = run.config
+    task = config["task"]["name"] + (f", first {config['limit']}" if config["limit"] else "")
+    if run.score["split"] != "test":
+        task += f", {run.score['split']}"
+    size = config["backbone"]["size"]
+    return task, config["backbone"]["name"] + (f" {size}" if size else "")
+
+
+def _shared(config: dict[str, Any]) -> dict[str, Any]:
+    """A config's leaves by their keys, without what arms and seeds differ in anyway."""
+    return {key: value for key, value in flat(config).items() if key.split(".")[0] not in ("mix", "seed")}
+
+
+def _last(value: Any) -> str:
+    """A setting's value in few letters; of a path its last part."""
+    return str(value).rstrip("/").rpartition("/")[2][:24]
+
+
+def _arm(row: Row, name: str, runs: list[Run]) -> Arm:
+    verdicts = [run.verdicts for run in runs]
+    return Arm(
+        row,
+        name,
+        runs,
+        _accuracy([run.accuracy for run in runs]),
+        _problems_interval(verdicts),
+        paper(runs[0], name),
+        _scores([run.score for run in runs]),
+    )
+
+
+def _accuracy(values: list[float]) -> OverSeeds:
+    """Over seeds; two that differ may have an interval beyond what an accuracy can be, which is cut."""
+    found = over_seeds(values)
+    if found.interval is None:
+        return found
+    low, high = found.interval
+    return replace(found, interval=Interval(max(0.0, low), min(1.0, high)))
+
+
+def _untuned(row: Row, runs: list[Run]) -> Arm:
+    run = runs[0]
+    score = run.records["evaluate_untuned"]["summary"] if "evaluate_untuned" in run.records else None
+    accuracy = OverSeeds(score["accuracy"] if score else float("nan"), None, None, None)
+    interval = _problems_interval([run.untuned_verdicts]) if score else None
+    return Arm(row, UNTUNED, [run], accuracy, interval, paper(run, UNTUNED), _scores([score] if score else []))
+
+
+def _scores(scores: list[dict[str, Any]]) -> dict[str, float]:
+    def mean(of: Any) -> float:
+        return fmean(map(of, scores)) if scores else float("nan")
+
+    return {
+        "symbolic": mean(lambda score: score["accuracy_symbolic"]),
+        "differ": mean(lambda score: len(score["disagreements"])),
+        "unanswered": mean(lambda score: score["num_unanswered"] / score["num_problems"]),
+        "truncated": mean(lambda score: score["num_truncated"] / score["num_problems"]),
+    }
+
+
+def paper(run: Run, arm: str) -> float | None:
+    """The paper's accuracy in [0, 1], of the whole test split; there is none to hold a rehearsal against."""
+    config = run.config
+    if config["limit"] or run.score["split"] != "test":
+        return None
+    percent = paper_accuracy(config["backbone"]["name"], config["backbone"]["size"], config["task"]["name"], arm)
+    return None if percent is None else percent / 100
+
+
+def _problems_interval(verdicts: Iterable[Verdicts | None]) -> Interval | None:
+    """Over problems at these seeds; None when a run's predictions are gone, or are of other problems."""
+    found = list(verdicts)
+    if None in found or len({each.ids for each in found if each}) != 1:
+        return None
+    return accuracy_over_problems(np.mean([each.correct for each in found if each], axis=0))
+
+
+def _difference(row: Row, arm: str, other: str, first: dict[int, Run], second: dict[int, Run]) -> Difference:
+    seeds = sorted(first.keys() & second)
+    by_seed = {seed: first[seed].accuracy - second[seed].accuracy for seed in seeds}
+    pairs = {seed: pair for seed in seeds if (pair := aligned(first[seed].verdicts, second[seed].verdicts))}
+    flips = {seed: flipped(*pair) for seed, pair in pairs.items()}
+    spread = over_seeds(list(by_seed.values()))
+    interval, smallest = None, None
+    if len(pairs) == len(seeds):
+        per_problem = [mine.correct.astype(float) - theirs.correct for mine, theirs in pairs.values()]
+        if len({mine.ids for mine, _ in pairs.values()}) == 1:
+            interval = over_problems(np.mean(per_problem, axis=0))
+        discordant = fmean(float(np.abs(each).mean()) for each in per_problem)
+        smallest = smallest_effect(len(per_problem[0]), len(seeds), discordant, spread.sd or 0.0)
+    papers = [paper(runs[seeds[0]], name) for name, runs in ((arm, first), (other, second))]
+    return Difference(
+        row,
+        arm,
+        other,
+        by_seed,
+        spread,
+        interval,
+        {seed: mcnemar(len(gained), len(lost)) for seed, (lost, gained) in flips.items()},
+        None,
+        smallest,
+        flips,
+        None if None in papers else papers[0] - papers[1],  # pyright: ignore[reportOperatorIssue]
+    )
+
+
+def aligned(first: Verdicts | None, second: Verdicts | None) -> tuple[Verdicts, Verdicts] | None:
+    """Two runs' verdicts on the problems that both were asked, in the first one's order; None when there are none."""
+    if first is None or second is None:
+        return None
+    if first.ids == second.ids:
+        return first, second
+    common = set(first.ids) & set(second.ids)
+    if not common:
+        return None
+    order = [problem for problem in first.ids if problem in common]
+    return _taken(first, order), _taken(second, order)
+
+
+def _taken(verdicts: Verdicts, order: list[str]) -> Verdicts:
+    place = {problem: number for number, problem in enumerate(verdicts.ids)}
+    chosen = [place[problem] for problem in order]
+    return Verdicts(tuple(order), verdicts.correct[chosen], verdicts.symbolic[chosen])
+
+
+def flipped(mine: Verdicts, theirs: Verdicts) -> tuple[list[str], list[str]]:
+    """The problems that only the second had right, and those that only the first had."""
+    lost, gained = ~mine.correct & theirs.correct, mine.correct & ~theirs.correct
+    return [mine.ids[each] for each in np.flatnonzero(lost)], [mine.ids[each] for each in np.flatnonzero(gained)]
+
+
+def _with_holm(differences: list[Difference]) -> list[Difference]:
+    """Each with Holm's adjusted p over the rows of its contrast: the cells of a sweep."""
+    families: dict[tuple[str, str], dict[Row, float]] = {}
+    for each in differences:
+        if each.p is not None:
+            families.setdefault((each.arm, each.other), {})[each.row] = each.p
+    adjusted = {contrast: holm(family) for contrast, family in families.items()}
+    return [replace(each, p_holm=adjusted.get((each.arm, each.other), {}).get(each.row)) for each in differences]

@@ -1,0 +1,117 @@
+"""The numbers of a report for other programs: plain values for JSON, and rows for two CSV files."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from lema.reporting.comparing import UNTUNED, Arm, Comparison, Difference
+from lema.reporting.markdown import chosen
+from lema.reporting.plots import by_level
+from lema.statistics import Interval
+
+
+def as_json(comparison: Comparison) -> str:
+    """Everything, the flips by problem id included; accuracies and differences in [0, 1]."""
+    values = {
+        "arms": [_arm(arm) | {"by_level": by_level(arm)} for arm in comparison.arms],
+        "differences": [_difference(each) | _within(each) for each in comparison.differences],
+        "runs": {run.name: {"trouble": run.trouble, "artifacts": run.digests} for run in comparison.runs},
+    }
+    return json.dumps(_without_nan(values), indent=1, ensure_ascii=False) + "\n"
+
+
+def arms_csv(comparison: Comparison) -> str:
+    """One line an arm."""
+    return _csv(_arm(arm) for arm in comparison.arms)
+
+
+def differences_csv(comparison: Comparison) -> str:
+    """One line a difference."""
+    return _csv(_difference(each) for each in comparison.differences)
+
+
+def _arm(arm: Arm) -> dict[str, Any]:
+    run, tuned = arm.runs[0], arm.name != UNTUNED
+    train = run.records.get("train", {}).get("summary", {}) if tuned else {}
+    return {
+        **_place(arm),
+        "arm": arm.name,
+        "seeds": arm.seeds,
+        "problems": run.score["num_problems"],
+        "accuracy": arm.accuracy.mean,
+        "sd_over_seeds": arm.accuracy.sd,
+        **_interval("over_seeds", arm.accuracy.interval),
+        **_interval("over_problems", arm.over_problems),
+        "paper": arm.paper,
+        **arm.score,
+        "checkpoint": sorted({chosen(each) for each in arm.runs}) if tuned else [],
+        "grader": run.config["task"].get("grader"),
+        **{name: train.get(name) for name in ("examples", "tokens", "target_tokens", "steps")},
+        "hours": sum(each.hours() for each in arm.runs) / len(arm.runs) if tuned else None,
+        "device": run.device or None,
+        "usd": run.usd if tuned else None,
+        "accuracies": {str(each.seed): each.accuracy for each in arm.runs} if tuned else {},
+    }
+
+
+def _difference(each: Difference) -> dict[str, Any]:
+    return {
+        **_place(each),
+        "arm": each.arm,
+        "other": each.other,
+        "seeds": list(each.by_seed),
+        "difference": each.over_seeds.mean,
+        "sd_over_seeds": each.over_seeds.sd,
+        **_interval("over_seeds", each.over_seeds.interval),
+        "p": each.p,
+        "p_of": "mcnemar" if len(each.by_seed) == 1 else "student",
+        "p_holm": each.p_holm,
+        **_interval("over_problems", each.over_problems),
+        "smallest_effect": each.smallest,
+        "paper": each.paper,
+        "by_seed": {str(seed): value for seed, value in each.by_seed.items()},
+        "mcnemar": {str(seed): value for seed, value in each.mcnemar.items()},
+    }
+
+
+def _within(each: Difference) -> dict[str, Any]:
+    """Right only without, and only with, what the first arm has more, by seed."""
+    return {"flips": {str(seed): {"lost": lost, "gained": gained} for seed, (lost, gained) in each.flips.items()}}
+
+
+def _place(each: Arm | Difference) -> dict[str, Any]:
+    return {"task": each.row.task, "backbone": each.row.backbone, "setting": each.row.setting}
+
+
+def _interval(name: str, of: Interval | None) -> dict[str, float | None]:
+    return {f"{name}_low": of.low if of else None, f"{name}_high": of.high if of else None}
+
+
+def _csv(rows: Iterable[dict[str, Any]]) -> str:
+    """Lists in a cell are joined by spaces, tables written as `key=value`; nothing is an empty cell."""
+    file, found = io.StringIO(), list(rows)
+    if found:
+        writer = csv.DictWriter(file, list(found[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in found)
+    return file.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, dict):
+        return " ".join(f"{name}={part:.6g}" for name, part in value.items())
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return "" if isinstance(value, float) and math.isnan(value) else value
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no word for it: null."""
+    if isinstance(value, dict):
+        return {name: _without_nan(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

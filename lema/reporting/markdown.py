@@ -1,0 +1,247 @@
+"""The report in Markdown: for each task the grid, the differences, what each arm took, and in words what follows.
+
+Accuracies and differences are shown in percent and points.
+"""
+
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from statistics import fmean
+from typing import Any
+
+from lema.identity import without_paths
+from lema.reporting.comparing import ARMS, CONTRASTS, STANDARD, UNTUNED, Arm, Comparison, Difference, Row, paper
+from lema.reporting.results import OWN_STEPS, Run
+from lema.reporting.words import once, warnings
+from lema.statistics import Interval, standard_error
+
+LEGEND = """\
+Accuracy is the percentage of problems answered right by the official rules, which the paper's numbers are by.
+
+- `[low, high]` 95 % interval over training seeds, by Student's t: what other seeds would give **on these problems**.
+- `{low, high}` 95 % interval over problems, **at these seeds**: what other problems of the kind would give these
+  models. It does not cover how much training varies.
+- × is the number of training seeds. The paper's numbers are of one run each, its checkpoint chosen on the test split;
+  ± is the standard error that the number of problems alone gives them."""
+SMALLEST = "the smallest true difference that so many problems and seeds would have shown four times in five"
+
+
+def render(comparison: Comparison, pictures: dict[str, list[str]]) -> str:
+    """The whole report; `pictures` has the files of each task."""
+    if not comparison.runs:
+        return "# Results\n\nNo run has been evaluated yet. `python run.py` runs the first.\n"
+    parts = ["# Results", _counted(comparison.runs), *([LEGEND] if comparison.arms else [])]
+    for task in comparison.tasks:
+        parts += [f"## {heading}\n\n{text}" for heading, text in sections(comparison, task)]
+        parts.append("\n".join(f"![{task}]({name})" for name in pictures.get(task, [])))
+    return "\n\n".join(filter(None, [*parts, not_compared(comparison)])) + "\n"
+
+
+def sections(comparison: Comparison, task: str) -> Iterator[tuple[str, str]]:
+    """A task's tables and words, each with its heading."""
+    rows = [row for row in comparison.rows if row.task == task]
+    differences = [each for each in comparison.differences if each.row.task == task]
+    problems = comparison.of(rows[0])[0].runs[0].score["num_problems"]
+    told = bullets([*once({row: [facts(comparison, row)] for row in rows}), *_missing(comparison, rows)])
+    yield f"{task}: {problems:,} problems", f"{grid(comparison, rows)}\n\n{told}"
+    if differences:
+        yield f"{task}: differences", differences_table(differences)
+    yield f"{task}: what each arm took", took(comparison, rows)
+    yield f"{task}: what follows, and what does not", bullets(warnings(comparison, task))
+
+
+def not_compared(comparison: Comparison) -> str:
+    """The runs whose scores are not used, and why; nothing when there are none."""
+    amiss = [f"{run.name}: {run.trouble}" for run in comparison.runs if run.trouble]
+    return f"## Not compared\n\n{bullets(amiss)}" if amiss else ""
+
+
+def bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _counted(runs: Sequence[Run]) -> str:
+    used = [run for run in runs if run.trouble is None]
+    others = f", and {len(runs) - len(used)} that are named at the end" if len(used) < len(runs) else ""
+    return f"{len(used)} evaluated {'run' if len(used) == 1 else 'runs'}{others}."
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
+    """A Markdown table; the first `words` columns hold words, the others numbers."""
+    lines = [head, ["---"] * words + ["--:"] * (len(head) - words), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def grid(comparison: Comparison, rows: Sequence[Row]) -> str:
+    """Backbones by arms: accuracy, interval and seeds, with the paper's line beneath where it has one."""
+    have = {arm.name for row in rows for arm in comparison.of(row)}
+    names = [UNTUNED, *(name for name in ARMS if name in have or name in STANDARD), *sorted(have - {UNTUNED, *ARMS})]
+    lines = []
+    for row in rows:
+        arms = [comparison.find(row, name) for name in names]
+        lines.append([row.backbone, *(accuracy(arm) if arm else "not run" for arm in arms)])
+        theirs = [_paper_cell(comparison.of(row)[0].runs[0], name) for name in names]
+        if any(theirs):
+            lines.append(["– the paper", *theirs])
+    return table(["backbone", *names], lines)
+
+
+def _paper_cell(run: Run, name: str) -> str:
+    """The paper's number, with the standard error that its number of problems gives it; nothing where it has none."""
+    theirs, problems = paper(run, name), run.score["num_problems"]
+    if theirs is None:
+        return ""
+    return f"{100 * theirs:.1f} ±{100 * standard_error(round(theirs * problems), problems):.1f}"
+
+
+def accuracy(arm: Arm) -> str:
+    """`73.1 [70.5, 75.7] ×5`; of one seed the interval over problems, `60.7 {56.7, 64.5}`."""
+    mean = f"{100 * arm.accuracy.mean:.1f}"
+    if arm.accuracy.interval:
+        return f"{mean} {interval(arm.accuracy.interval)} ×{len(arm.runs)}"
+    seeds = f" ×{len(arm.runs)}" if arm.name != UNTUNED else ""
+    return mean + (f" {over(arm.over_problems)}" if arm.over_problems else "") + seeds
+
+
+def interval(of: Interval | None, sign: str = "") -> str:
+    return f"[{100 * of.low:{sign}.1f}, {100 * of.high:{sign}.1f}]" if of else "–"
+
+
+def over(of: Interval | None, sign: str = "") -> str:
+    """An interval over problems, in braces."""
+    return f"{{{interval(of, sign)[1:-1]}}}" if of else "–"
+
+
+def facts(comparison: Comparison, row: Row) -> str:
+    """How this row's runs were made: who sampled, corrected and really answered, and how training went."""
+    runs = [run for arm in comparison.of(row) for run in arm.runs]
+    config, train = runs[0].config, runs[0].config["train"]
+    told = [f"sampler {config['sampler']['name']}"]
+    for what, step, names in (("corrector", "correct", "correctors"), ("rationales", "rationales", "models")):
+        name = config[what]["name"]
+        answered = sorted(
+            {model for run in runs for summary in run.summaries(step) for model in summary[names]} - {name}
+        )
+        if name != "none":  # and the models that really answered
+            told.append(f"{what} {name}{f' ({chr(44).join(answered)})' if answered else ''}")
+    told.append(f"{train['method']} fine-tuning, learning rate {train['learning_rate']:g}")
+    told.append(f"graded as {config['task']['grader']}" if "grader" in config["task"] else "")
+    told += [f"on {device}" for device in sorted({run.device for run in runs} - {""})]
+    return "; ".join(filter(None, told))
+
+
+def _missing(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
+    """The standard arms that are not run yet, with the command that runs the first of them."""
+    for name in STANDARD:
+        if lacking := [row for row in rows if comparison.find(row, name) is None]:
+            overrides = map(without_paths, comparison.of(lacking[0])[0].runs[0].shared_overrides)
+            command = shlex.join(["python", "run.py", *overrides, f"mix={name}"])
+            of = f" for {', '.join(row.backbone for row in lacking)}" if len(rows) > 1 else ""
+            yield f"{name} was not run{of}, so nothing is compared with it: `{command}`"
+
+
+def differences_table(differences: Sequence[Difference]) -> str:
+    """Each difference with both its intervals, its tests, what it could have shown, and the paper's."""
+    head = ["difference", "backbone", "points", "over seeds", "p", "p, Holm", "ahead in", "over problems"]
+    head += ["McNemar p", "gained / lost", "could show", "paper"]
+    ordered = [each for contrast in CONTRASTS for each in differences if (each.arm, each.other) == contrast]
+    lines = []
+    for each in ordered:
+        ahead = sum(points > 0 for points in each.by_seed.values())
+        flips = [(len(gained), len(lost)) for lost, gained in each.flips.values()]
+        mean_flips = " / ".join(f"{fmean(side):.0f}" for side in zip(*flips, strict=True)) if flips else "–"
+        lines.append([
+            f"{each.arm} − {each.other}",
+            each.row.backbone,
+            f"{100 * each.over_seeds.mean:+.1f}",
+            interval(each.over_seeds.interval, "+"),
+            _p(each.p) + ("*" if len(each.by_seed) == 1 and each.p is not None else ""),
+            _p(each.p_holm),
+            f"{ahead} of {len(each.by_seed)}",
+            over(each.over_problems, "+"),
+            ", ".join(map(_p, each.mcnemar.values())) or "–",
+            mean_flips,
+            f"{100 * each.smallest:.1f}" if each.smallest is not None else "–",
+            f"{100 * each.paper:+.1f}" if each.paper is not None else "",
+        ])  # fmt: skip
+    meanings = [
+        f"*{arm} − {other}*: {CONTRASTS[arm, other]}."
+        for arm, other in dict.fromkeys((each.arm, each.other) for each in ordered)
+    ]
+    notes = [
+        "*over seeds* is the headline: the mean over training seeds of the paired difference, with Student's t "
+        "interval and p; \\* with one seed there is none, and p is McNemar's, which does not cover training noise.",
+        "*over problems* (paired bootstrap) and McNemar's exact test hold the seeds fixed. *p, Holm* is corrected for "
+        "the backbones and tasks of this report that have the same difference.",
+        "*gained / lost* are problems that only the first, or only the second, has right (mean over seeds; "
+        f"`report.json` lists them). *could show* is {SMALLEST}.",
+    ]
+    return table(head, lines, words=2) + "\n\n" + bullets([*meanings, *notes])
+
+
+def _p(p: float | None) -> str:
+    if p is None:
+        return "–"
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
+
+
+def took(comparison: Comparison, rows: Sequence[Row]) -> str:
+    """How each arm's checkpoint was chosen, what its answers lack, and what it cost."""
+    head = ["backbone", "arm", "checkpoint", "over seeds", "over problems", "symbolic (differ)", "no answer, %"]
+    head += ["problems", "examples", "tokens", "steps", _hours(rows, comparison), "dollars"]
+    lines = []
+    for arm in (arm for row in rows for arm in comparison.of(row)):
+        tuned, score = arm.name != UNTUNED, arm.score
+        train = arm.runs[0].records["train"]["summary"] if tuned and "train" in arm.runs[0].records else {}
+        lines.append([
+            arm.row.backbone,
+            f"{arm.name}: {ARMS[arm.name]}" if arm.name in ARMS else arm.name,
+            ", ".join(sorted({chosen(run) for run in arm.runs})) if tuned else "–",
+            interval(arm.accuracy.interval),
+            over(arm.over_problems),
+            f"{100 * score['symbolic']:.1f} ({score['differ']:.0f})",
+            f"{100 * score['unanswered']:.1f}",
+            f"{arm.runs[0].score['num_problems']:,}",
+            *(f"{train[count]:,}" if count in train else "–" for count in ("examples", "tokens", "steps")),
+            f"{fmean(run.hours() for run in arm.runs):.2g}" if tuned else "–",
+            f"{arm.runs[0].usd:,.2f}".removesuffix(".00") if tuned else "–",
+        ])  # fmt: skip
+    return table(head, lines, words=3) + "\n\n" + bullets(_costs([arm for row in rows for arm in comparison.of(row)]))
+
+
+def _hours(rows: Sequence[Row], comparison: Comparison) -> str:
+    runs = [run for row in rows for arm in comparison.of(row) for run in arm.runs]
+    return "GPU hours" if all(run.gpus for run in runs) else "hours"
+
+
+def _costs(arms: Sequence[Arm]) -> Iterator[str]:
+    """What the columns of a table of costs mean, and the sums that they do not show."""
+    runs = [run for arm in arms for run in arm.runs]
+    yield "*symbolic* is by a careful reader's rules; *differ* counts the problems on which the two rules disagree."
+    devices = sorted({run.device for run in runs} - {""})
+    on = f" on {' and '.join(devices)}" if devices else ""
+    shared = shared_records(runs)
+    hours = sum(record["made"]["seconds"] for record in shared.values()) / 3600
+    yield (
+        f"Hours are a run's own, training to evaluation{on} (mean over seeds); what runs share (data, base, "
+        f"sampling, corrections, mixes, untuned answers) took {hours:.2g} hours more, once."
+    )
+    paid = sum(record["summary"].get("usd", 0.0) for record in shared.values())
+    if paid:
+        yield f"*dollars* are of all requests that an arm stands on; arms share them: ${paid:,.2f} were paid in all."
+
+
+def shared_records(runs: Iterable[Run]) -> dict[str, dict[str, Any]]:
+    """The artifacts that are not one run's alone, each once, by the folder they are in."""
+    return {
+        str((run.folder / step).resolve()): record
+        for run in runs
+        for step, record in run.records.items()
+        if step not in OWN_STEPS
+    }
+
+
+def chosen(run: Run) -> str:
+    """How its checkpoint was chosen: `last`, `best on dev`; where that is what it is scored on, `…: optimistic`."""
+    selection, split = run.score["selection"], run.score["split"]
+    on = split if selection == "paper" else selection
+    return "last" if selection == "last" else f"best on {on}" + (": optimistic" if on == split else "")

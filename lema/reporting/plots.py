@@ -1,0 +1,224 @@
+"""The pictures of a report, as PNG: accuracy beside the paper's, differences, learning curves, accuracy by MATH level.
+
+The only importer of matplotlib. An arm has one colour in all of them (Okabe and Ito's palette, told apart by everyone).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from lema.identity import digest
+from lema.reporting.comparing import ARMS, CONTRASTS, UNTUNED, Arm, Comparison, Difference, Row
+from lema.statistics import over_seeds
+
+COLOURS = ["#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#F0E442", "#000000"]
+GREY = "#8A8A8A"
+POINTS = 200  # of a learning curve, at most: as many as can be told apart
+HEADLINES = (("lema", "cot"), ("lema", "cot_matched"), ("cot_matched", "cot_random"))
+DPI = 110
+
+
+def names(task: str) -> list[str]:
+    """The files of a task's pictures, of which some may not be drawn."""
+    own = "".join(letter if letter.isalnum() else "-" for letter in task).replace("--", "-")
+    return [f"{kind}-{own}.png" for kind in ("accuracy", "differences", "curves", "levels")]
+
+
+def draw(comparison: Comparison, folder: Path) -> None:
+    """Write the pictures of each task for which there is anything to see."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    for task in comparison.tasks:
+        rows = [row for row in comparison.rows if row.task == task]
+        differences = [each for each in comparison.differences if each.row.task == task]
+        figures = (
+            _accuracy(comparison, rows),
+            _forest(differences),
+            _curves(comparison, rows),
+            _levels(comparison, rows),
+        )
+        for name, figure in zip(names(task), figures, strict=True):
+            if figure is not None:
+                figure.savefig(folder / name, dpi=DPI, metadata={"Software": None})
+                _close(figure)
+
+
+def _close(figure: Any) -> None:
+    from matplotlib import pyplot
+
+    pyplot.close(figure)
+
+
+def _colour(arm: str) -> str:
+    if arm == UNTUNED:
+        return GREY
+    place = list(ARMS).index(arm) if arm in ARMS else int(digest(arm), 16)
+    return COLOURS[place % len(COLOURS)]
+
+
+def _figure(width: float, height: float, panels: int = 1, shared: bool = False) -> tuple[Any, list[Any]]:
+    """A figure of panels side by side, at most three in a line."""
+    from matplotlib import pyplot
+
+    columns = min(3, panels)
+    lines = -(-panels // columns)
+    figure, axes = pyplot.subplots(
+        lines, columns, figsize=(width * columns, height * lines), squeeze=False, sharey=shared, layout="constrained"
+    )
+    flat = list(axes.flat)
+    for axis in flat:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+        axis.set_axisbelow(True)
+    for axis in flat[panels:]:
+        axis.set_visible(False)
+    return figure, flat[:panels]
+
+
+def _accuracy(comparison: Comparison, rows: Sequence[Row]) -> Any:
+    """Accuracy of each arm with its interval, and the paper's as a diamond."""
+    figure, [axis] = _figure(max(5.0, 1.6 + 1.9 * len(rows)), 4.2)
+    names = list(dict.fromkeys(arm.name for row in rows for arm in comparison.of(row)))
+    width, paper = 0.8 / len(names), None
+    labels: dict[str, Any] = {}
+    for place, row in enumerate(rows):
+        for number, name in enumerate(names):
+            if (arm := comparison.find(row, name)) is None or np.isnan(arm.accuracy.mean):
+                continue
+            x, mean = place + (number - (len(names) - 1) / 2) * width, 100 * arm.accuracy.mean
+            labels[name] = axis.bar(x, mean, width * 0.92, color=_colour(name), alpha=0.75)
+            found = arm.accuracy.interval or arm.over_problems
+            if found:
+                low, high = 100 * max(0.0, found.low), 100 * min(1.0, found.high)
+                style = "-" if arm.accuracy.interval else ":"
+                axis.plot([x, x], [low, high], color="black", linewidth=1.1, linestyle=style)
+            if arm.paper is not None:
+                [paper] = axis.plot(x, 100 * arm.paper, "D", color="white", markeredgecolor="black", markersize=5)
+    axis.set_xticks(range(len(rows)), [_wrapped(row.backbone) for row in rows])
+    axis.set_ylabel("accuracy, %")
+    axis.set_title(f"{rows[0].task}: 95 % over seeds (dotted: one seed, over problems)", fontsize=10)
+    labels |= {"the paper": paper} if paper else {}
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "frameon": False}
+    axis.legend(list(labels.values()), list(labels), fontsize=8, ncols=min(6, len(labels)), **below)
+    return figure
+
+
+def _wrapped(text: str) -> str:
+    return text.replace(" (", "\n(").replace("; ", "\n")
+
+
+def _forest(differences: Sequence[Difference]) -> Any | None:
+    """Each headline difference with its interval over seeds (thick) and over problems (thin), and the paper's."""
+    shown = [each for each in differences if (each.arm, each.other) in HEADLINES] or list(differences)
+    if not shown:
+        return None
+    figure, [axis] = _figure(7.5, 1.2 + 0.42 * len(shown))
+    axis.grid(axis="x", color="#DDDDDD", linewidth=0.6)
+    axis.grid(axis="y", visible=False)
+    axis.axvline(0, color="black", linewidth=0.8)
+    ordered = [each for contrast in CONTRASTS for each in shown if (each.arm, each.other) == contrast]
+    for place, each in enumerate(reversed(ordered)):
+        colour = _colour(each.other)
+        if each.over_problems:
+            axis.plot([100 * side for side in each.over_problems], [place, place], color="black", linewidth=0.9)
+        if each.over_seeds.interval:
+            axis.plot(
+                [100 * side for side in each.over_seeds.interval], [place, place], color=colour, linewidth=4, alpha=0.6
+            )
+        axis.plot(100 * each.over_seeds.mean, place, "o", color=colour, markersize=6)
+        if each.paper is not None:
+            axis.plot(100 * each.paper, place, "D", color="white", markeredgecolor="black", markersize=5)
+    labels = [f"{each.row.backbone}: {each.arm} − {each.other} ×{len(each.by_seed)}" for each in reversed(ordered)]
+    axis.set_yticks(range(len(ordered)), labels, fontsize=8)
+    axis.set_xlabel("points. Thick: 95 % over seeds; thin: over problems; ◇ the paper", fontsize=9)
+    axis.set_title(f"{ordered[0].row.task}: paired differences", fontsize=10)
+    _clip(axis, ordered)
+    return figure
+
+
+def _clip(axis: Any, differences: Sequence[Difference]) -> None:
+    """Two seeds may give intervals of a hundred points, beside which nothing else could be seen: cut at the edge."""
+    inner = [100 * side for each in differences if each.over_problems for side in each.over_problems]
+    inner += [100 * each.over_seeds.mean for each in differences] + [
+        100 * each.paper for each in differences if each.paper
+    ]
+    reach = 3 * max(1.0, *map(abs, inner))
+    low, high = axis.get_xlim()
+    low, high = max(low, -reach), min(high, reach)
+    axis.set_xlim(low, high)
+    for place, each in enumerate(reversed(differences)):
+        for side, edge, mark in zip(each.over_seeds.interval or (), (low, high), "<>", strict=False):
+            if not low <= 100 * side <= high:
+                axis.plot(edge, place, mark, color=_colour(each.other), markersize=7, clip_on=False)
+
+
+def _curves(comparison: Comparison, rows: Sequence[Row]) -> Any | None:
+    """The training loss of each arm, mean over seeds and smoothed."""
+    found = {row: {arm.name: curve for arm in comparison.of(row) if (curve := _curve(arm)) is not None} for row in rows}
+    found = {row: curves for row, curves in found.items() if curves}
+    if not found:
+        return None
+    figure, axes = _figure(4.2, 3.2, len(found))
+    for axis, (row, curves) in zip(axes, found.items(), strict=True):
+        for name, (steps, losses) in curves.items():
+            axis.plot(steps, losses, color=_colour(name), label=name, linewidth=1.3)
+        axis.set_title(f"{row.task}, {row.backbone}", fontsize=9)
+        axis.set_xlabel("step")
+        axis.set_ylabel("training loss")
+        axis.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def _curve(arm: Arm) -> tuple[np.ndarray, np.ndarray] | None:
+    """Steps and losses, averaged over seeds, then over windows of steps."""
+    curves = [curve for run in arm.runs if arm.name != UNTUNED and (curve := run.curve())]
+    if not curves:
+        return None
+    length = min(map(len, curves))
+    losses = np.mean([[loss for _, loss in curve[:length]] for curve in curves], axis=0)
+    steps = np.array([step for step, _ in curves[0][:length]])
+    window = -(-length // POINTS)
+    whole = length - length % window
+    return steps[:whole].reshape(-1, window).mean(1), losses[:whole].reshape(-1, window).mean(1)
+
+
+def _levels(comparison: Comparison, rows: Sequence[Row]) -> Any | None:
+    """Accuracy by level, where the problems have one: mean over seeds, with Student's interval over them."""
+    found = {row: {arm.name: by_level(arm) for arm in comparison.of(row) if by_level(arm)} for row in rows}
+    found = {row: arms for row, arms in found.items() if arms}
+    if not found:
+        return None
+    figure, axes = _figure(4.2, 3.2, len(found), shared=True)
+    for axis, (row, arms) in zip(axes, found.items(), strict=True):
+        for number, (name, levels) in enumerate(arms.items()):
+            shift = 0.06 * (number - (len(arms) - 1) / 2)
+            means = [100 * fmean(values) for values in levels.values()]
+            places = [place + shift for place in range(len(levels))]
+            axis.plot(places, means, "o-", color=_colour(name), label=name, linewidth=1.2, markersize=4)
+            for place, values in zip(places, levels.values(), strict=True):
+                if within := over_seeds(values).interval:
+                    axis.plot([place, place], [100 * side for side in within], color=_colour(name), linewidth=1)
+        labels = list(next(iter(arms.values())))
+        axis.set_xticks(range(len(labels)), [label.removeprefix("Level ") for label in labels])
+        axis.set_ylim(0, 100)
+        axis.set_title(f"{row.task}, {row.backbone}", fontsize=9)
+        axis.set_xlabel("level")
+        axis.set_ylabel("accuracy, %")
+        axis.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def by_level(arm: Arm) -> dict[str, list[float]]:
+    """Level -> the accuracy of each seed on its problems, in [0, 1]; empty where problems have no level."""
+    levels = arm.runs[0].levels
+    verdicts = [run.untuned_verdicts if arm.name == UNTUNED else run.verdicts for run in arm.runs]
+    found: dict[str, list[float]] = {}
+    for each in (each for each in verdicts if each and levels):
+        own = np.array([levels.get(problem, "") for problem in each.ids])
+        for level in sorted(set(own.tolist()) - {""}):
+            found.setdefault(level, []).append(float(each.correct[own == level].mean()))
+    return found

@@ -1,0 +1,146 @@
+"""What follows from the numbers and what does not, in sentences: verdicts, and everything that weakens them."""
+
+from collections.abc import Iterator, Sequence
+
+from lema.reporting.comparing import UNTUNED, Comparison, Difference, Row
+from lema.reporting.results import Run
+
+# What is counted of each arm's first run, by step and field of its summary; the first five are the setting's.
+LOSSES = {
+    ("base", "texts_too_long"): "pretraining texts too long for the base",
+    ("data", "questions_in_test"): "training questions that are test questions",
+    ("test_data", "questions_in_training"): "test questions that are training questions",
+    ("evaluate_untuned", "num_truncated"): "untuned answers cut at the token limit",
+    ("sample", "truncated"): "sampled solutions cut at the token limit",
+    ("train", "truncated"): "{arm}: training examples cut at the length limit",
+    ("evaluate", "num_truncated"): "{arm}: answers cut at the token limit",
+    ("mix", "repeated_random_cot"): "{arm}: random questions that are CoT examples already, the pool having no others",
+}
+VERDICTS = {
+    ("lema", "cot"): "Learning from mistakes, with more data than CoT alone",
+    ("cot_matched", "cot_random"): "Choosing questions by the model's mistakes, same size, plain CoT",
+    ("lema", "cot_matched"): "Training on the text of the corrections, same questions, same size",
+}
+
+
+def warnings(comparison: Comparison, task: str) -> Iterator[str]:
+    """All that is to be said of a task's table."""
+    rows = [row for row in comparison.rows if row.task == task]
+    for contrast, what in VERDICTS.items():
+        for each in (each for each in comparison.differences if each.row.task == task):
+            if (each.arm, each.other) == contrast:
+                of = f" ({each.row.backbone})" if len(rows) > 1 else ""
+                yield f"{what}{of}: {verdict(each)}."
+    for what in (_alone, _unpaired, _seeds, _runs):
+        yield from once({row: list(what(comparison, row)) for row in rows})
+
+
+def once(lines: dict[Row, list[str]]) -> Iterator[str]:
+    """Each line once, with the backbones that it is about unless they are all."""
+    for line in dict.fromkeys(line for own in lines.values() for line in own):
+        about = [row.backbone for row, own in lines.items() if line in own]
+        yield line if len(about) == len(lines) else f"{', '.join(about)}: {line}"
+
+
+def _alone(comparison: Comparison, row: Row) -> Iterator[str]:
+    found = {(each.arm, each.other) for each in comparison.differences if each.row == row}
+    if ("lema", "cot") in found and ("lema", "cot_matched") not in found:
+        yield "lema − cot alone cannot tell more data from learning from mistakes: run mix=cot_matched."
+
+
+def verdict(difference: Difference) -> str:
+    """A difference in words, by its headline interval."""
+    seeds, spread = len(difference.by_seed), difference.over_seeds
+    size = f"{100 * spread.mean:+.1f} points"
+    if seeds == 1:
+        p = f" (McNemar p {difference.p:.2g})" if difference.p is not None else ""
+        return f"{size} in the one seed run{p}, which says nothing of training noise"
+    if spread.interval is None:
+        return f"{size} in each of {seeds} seeds, so their spread cannot be told, and there is no interval"
+    low, high = spread.interval
+    within = f"[{100 * low:+.1f}, {100 * high:+.1f}] over {seeds} seeds"
+    if low > 0 or high < 0:
+        holm = difference.p_holm
+        weak = f", but not after Holm's correction (p {holm:.2g})" if holm is not None and holm > 0.05 else ""
+        return f"it {'helps' if low > 0 else 'costs'}, {size} {within}{weak}"
+    could = (
+        f"; only {100 * difference.smallest:.1f} points or more could be expected to show"
+        if difference.smallest
+        else ""
+    )
+    return f"no difference shown, {size} {within}{could}"
+
+
+def _unpaired(comparison: Comparison, row: Row) -> Iterator[str]:
+    """Seeds that one arm has and another lacks."""
+    seeds = {arm.name: set(arm.seeds) for arm in comparison.of(row) if arm.name != UNTUNED}
+    everyone = set().union(*seeds.values())
+    for name, own in seeds.items():
+        if lacking := sorted(everyone - own):
+            which, them = ", ".join(map(str, lacking)), "it" if len(lacking) == 1 else "them"
+            yield f"{name} has no seed {which}: the other arms' runs of {them} pair with none."
+
+
+def _seeds(comparison: Comparison, row: Row) -> Iterator[str]:
+    arms = [arm for arm in comparison.of(row) if arm.name != UNTUNED]
+    if single := [arm.name for arm in arms if len(arm.runs) == 1]:
+        seed = next(arm for arm in arms if arm.name in single).seeds[0]
+        only = "" if len(single) == len(arms) else f" of {', '.join(single)}"
+        yield f"One training seed ({seed}){only}: how much training itself varies is not covered."
+    if len(single) < len(arms):
+        yield (
+            "The interval over seeds covers the order of the examples and the initialisation of adapters. Data, "
+            "sampled mistakes and base are the same for all seeds, and so are the test problems."
+        )
+
+
+def _runs(comparison: Comparison, row: Row) -> Iterator[str]:
+    """What the runs themselves say against their numbers."""
+    arms = [arm for arm in comparison.of(row) if arm.name != UNTUNED]
+    runs = [run for arm in arms for run in arm.runs]
+    config, scores = runs[0].config, [run.score for run in runs]
+    if split := next((each["split"] for each in scores if each["selection"] in ("paper", each["split"])), None):
+        paper = ", as the paper did" if config["selection"] == "paper" else ""
+        yield f"Checkpoints were chosen on the {split} split, which they are scored on{paper}: optimistic."
+    if config["limit"]:
+        yield f"Every split is cut to its first {config['limit']} problems: a rehearsal, not a result."
+    if "base" in runs[0].records:
+        yield _tiny(runs[0])
+    yield from _engines(runs)
+    if damaged := [run.name for run in runs if run.verdicts is None]:
+        yield (
+            f"The predictions of {', '.join(damaged)} are missing or damaged: the scores stand, but these runs pair "
+            "with no other and have no interval over problems; delete their evaluate folder and run them again."
+        )
+    losses = {
+        words.format(arm=arm.name): sum(summary.get(field, 0) for summary in arm.runs[0].summaries(step))
+        for arm in arms
+        for (step, field), words in LOSSES.items()
+    }
+    if any(losses.values()):
+        yield f"Counted: {'; '.join(f'{what} {count:,}' for what, count in losses.items() if count)}."
+
+
+def _tiny(run: Run) -> str:
+    parameters = run.records["base"]["summary"].get("parameters", 0)
+    if run.config["task"]["real"]:
+        return (
+            f"Accuracy is near zero because the backbone has {parameters / 1e6:.1f} million parameters and was trained "
+            f"for minutes on the training text alone: it cannot solve {run.config['task']['name']}. This run shows "
+            "that every stage works on the real files."
+        )
+    return (
+        "The tiny backbone demonstrates the machinery and the controls. It says nothing about the paper's effect, "
+        "which is about models ten thousand times its size."
+    )
+
+
+def _engines(runs: Sequence[Run]) -> Iterator[str]:
+    """Arms whose answers different devices or packages made are not compared like with like."""
+    devices = sorted({run.device for run in runs} - {""})
+    if len(devices) > 1:
+        yield f"These runs were trained on different devices ({', '.join(devices)}): numbers may differ by that alone."
+    packages = sorted({name for run in runs for name in run.versions})
+    differ = {name: sorted({run.versions.get(name, "none") for run in runs if run.versions}) for name in packages}
+    if told := [f"{name} {' and '.join(found)}" for name, found in differ.items() if len(found) > 1]:
+        yield f"These runs were answered with different versions: {'; '.join(told)}: numbers may differ by that alone."

@@ -1,0 +1,64 @@
+"""A run's folder: its state and config from its first step on, links to its artifacts, its metrics in one file.
+
+`run.json` is there as soon as anything is made, so a run that dies is known to the report.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lema import card
+from lema.artifacts import write_json, write_jsonl
+from lema.cell import Cell
+from lema.config import Stage
+from lema.reporting.results import STOPPED
+from lema.types import UserError
+
+CURVE = "metrics.jsonl"  # of the train step, and of the run
+
+
+@contextmanager
+def recorded(cell: Cell, overrides: list[str], last: Stage) -> Iterator[None]:
+    """Keep the folder while the steps up to `last` are made: its state is "running", then how it ended."""
+    _write(cell, overrides, "running")
+    try:
+        yield
+    except BaseException as error:
+        words = str(error) if isinstance(error, UserError | KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+        _write(cell, overrides, words.strip().split("\n")[0] or type(error).__name__)
+        raise
+    _write(cell, overrides, "finished" if last in (Stage.evaluate, Stage.report) else f"{STOPPED} {last}")
+    if "select" in cell.artifacts:
+        card.publish(cell)
+
+
+def _write(cell: Cell, overrides: list[str], state: str) -> None:
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    for name, artifact in cell.artifacts.items():
+        card.link(cell.folder / name, artifact.path)
+    facts = {"name": cell.name, "key": cell.key, "state": state, "overrides": overrides, "config": cell.identity}
+    write_json(cell.folder / "run.json", facts | {"setting": cell.setting or _earlier(cell)})
+    write_jsonl(cell.folder / CURVE, _metrics(cell))
+
+
+def _earlier(cell: Cell) -> str | None:
+    """The setting that an earlier attempt found, until the data are read again."""
+    try:
+        return json.loads((cell.folder / "run.json").read_text(encoding="utf-8"))["setting"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _metrics(cell: Cell) -> Iterator[dict[str, Any]]:
+    """The training curve, then the summary of each step: also of later ones that this command did not ask for."""
+    train = cell.folder / "train" / CURVE
+    if train.is_file():
+        with train.open(encoding="utf-8") as file:
+            yield from ({"stage": "train", **json.loads(line)} for line in file)
+    for name, artifact in cell.artifacts.items():
+        yield {"stage": name, "summary": artifact.summary}
+    for record in sorted(cell.folder.glob("*/record.json")):
+        if record.parent.name not in cell.artifacts:
+            facts = json.loads(record.read_text(encoding="utf-8"))
+            yield {"stage": record.parent.name, "summary": facts["summary"]}

@@ -1,0 +1,122 @@
+"""compare: any two runs side by side: in what they differ, what each scored, on which problems they disagree."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lema.artifacts import write_json, write_text
+from lema.config import CompareConfig
+from lema.identity import flat, without_paths
+from lema.reporting.comparing import aligned, flipped
+from lema.reporting.markdown import bullets, chosen, over, table
+from lema.reporting.results import Run, Verdicts, read_runs
+from lema.statistics import accuracy_over_problems, mcnemar, over_problems, smallest_effect
+from lema.types import UserError
+
+LISTED = 20  # ids of flips in the text; all of them are in compare.json
+
+
+def publish(root: Path, config: CompareConfig) -> None:
+    """Write `reports/compare-A-B/` (`compare.md`, `compare.json`) and print the text."""
+    first, second = _find(root, config.a, "compare.a"), _find(root, config.b, "compare.b")
+    pair = aligned(first.verdicts, second.verdicts)
+    if pair is None:
+        raise UserError(
+            f"only=compare: {first.name} and {second.name} were asked no common problem; choose runs of one task"
+        )
+    lost, gained = flipped(*pair)
+    folder = root / "reports" / f"compare-{first.folder.name}-{second.folder.name}"[:200]
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "\n\n".join([*_numbers(first, second, *pair), *_flips(first, second, lost, gained, config.examples)]) + "\n"
+    differ = {key: list(values) for key, values in _differ(first, second).items()}
+    facts = {"a": first.name, "b": second.name, "problems": len(pair[0].ids), "differ": differ}
+    write_json(folder / "compare.json", facts | {"right_only_in_b": lost, "right_only_in_a": gained})
+    write_text(folder / "compare.md", text)
+    print(f"\n{text}\nwritten to {folder}", flush=True)
+
+
+def _find(root: Path, named: str | None, key: str) -> Run:
+    """A run by its folder, or by the beginning of its folder's name."""
+    if not named:
+        raise UserError(
+            f"{key}=null: name a run, {key}=RUN: a folder of {root / 'cells'}, or the beginning of its name"
+        )
+    found = [Path(named)] if (Path(named) / "run.json").is_file() else sorted((root / "cells").glob(f"{named}*/"))
+    exact = [folder for folder in found if folder.name == named]
+    runs = read_runs(root, exact or found)
+    if not runs:
+        have = ", ".join(folder.name for folder in islice(sorted((root / "cells").glob("*/")), 5)) or "none"
+        raise UserError(f"{key}={named}: no such run in {root / 'cells'}, which has {have}")
+    if len(runs) > 1:
+        several = ", ".join(run.folder.name for run in runs[:5])
+        raise UserError(f"{key}={named}: {len(runs)} runs begin so ({several}); name one of them")
+    run = runs[0]
+    if run.trouble:
+        raise UserError(f"{key}={run.name}: {run.trouble}")
+    if run.verdicts is None:
+        raise UserError(
+            f"{key}={run.name}: its predictions are missing or damaged; delete its evaluate folder and run it again"
+        )
+    return run
+
+
+def _numbers(first: Run, second: Run, mine: Verdicts, theirs: Verdicts) -> Iterator[str]:
+    yield f"# {first.name} against {second.name}"
+    yield table(
+        ["", "a", "b"],
+        [
+            ["run", first.name, second.name],
+            *([name, *pair] for name, pair in _differ(first, second).items()),
+            ["checkpoint", chosen(first), chosen(second)],
+            ["accuracy, %", *(_accuracy(each) for each in (mine, theirs))],
+            ["symbolic, %", *(f"{100 * each.symbolic.mean():.1f}" for each in (mine, theirs))],
+            ["no answer", *(f"{run.score['num_unanswered']:,}" for run in (first, second))],
+        ],
+        words=3,
+    )
+    difference = mine.correct.astype(float) - theirs.correct
+    lost, gained = int((difference < 0).sum()), int((difference > 0).sum())
+    smallest = smallest_effect(len(difference), 1, float(np.abs(difference).mean()), 0.0)
+    lines = [
+        f"a − b: {100 * difference.mean():+.1f} points {over(over_problems(difference), '+')} (95 % over problems), "
+        f"McNemar's exact p {mcnemar(gained, lost):.3g}, on {len(difference):,} problems. One run each: how much "
+        "training itself varies is not covered.",
+    ]
+    if smallest is not None:
+        lines.append(
+            f"So many problems would have shown a true difference of {100 * smallest:.1f} points four times in five."
+        )
+    if len(mine.ids) < max(run.score["num_problems"] for run in (first, second)):
+        lines.append("Only the problems that both were asked are compared.")
+    yield bullets(lines)
+
+
+def _accuracy(verdicts: Verdicts) -> str:
+    return f"{100 * verdicts.correct.mean():.1f} {over(accuracy_over_problems(verdicts.correct.astype(float)))}"
+
+
+def _differ(first: Run, second: Run) -> dict[str, tuple[str, str]]:
+    """The settings in which two runs differ, and their values, without folders of this machine."""
+    mine, theirs = flat(first.config), flat(second.config)
+    keys = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
+    return {key: (without_paths(str(mine.get(key, "–"))), without_paths(str(theirs.get(key, "–")))) for key in keys}
+
+
+def _flips(first: Run, second: Run, lost: list[str], gained: list[str], examples: int) -> Iterator[str]:
+    """Which problems only one of them has right, and both answers to some of them."""
+    problems = {row["id"]: row for row in first.asked()}
+    answers = [{row["problem_id"]: row for row in run.predictions()} for run in (first, second)]
+    for heading, ids in (("Right only in a", gained), ("Right only in b", lost)):
+        more = f" and {len(ids) - LISTED:,} more (compare.json)" if len(ids) > LISTED else ""
+        yield f"## {heading}: {len(ids):,}\n\n{', '.join(ids[:LISTED]) or 'none'}{more}"
+        for problem in ids[:examples]:
+            yield _side_by_side(problem, problems.get(problem, {}), [each[problem] for each in answers])
+
+
+def _side_by_side(problem: str, facts: dict[str, Any], answers: Iterable[dict[str, Any]]) -> str:
+    question = " ".join(str(facts.get("question", "(its data are gone)")).split())
+    cells = [answer["text"].strip().replace("\n", "<br>") for answer in answers]
+    return f"**{problem}** {question} *Gold: {facts.get('answer', '?')}*\n\n" + table(["a", "b"], [cells], words=2)
