@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lema.compose import register, to_config
+from lema.compose import at_end, register, to_config
 from lema.types import UserError
 
 register(Path(__file__).parent / "sweeps")
@@ -44,6 +44,7 @@ def main(composed: DictConfig) -> None:
 
 if __name__ == "__main__":
     try:
-        main()
+        with at_end:
+            main()
     except KeyboardInterrupt as stop:
         sys.exit(f"{stop or 'stopped'}; the same command goes on from here")

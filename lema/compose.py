@@ -1,5 +1,6 @@
 """From the tree that Hydra composes out of conf/ and sweeps/ to the typed config, with every value checked."""
 
+from contextlib import ExitStack
 from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
@@ -23,6 +24,9 @@ from lema.config import (
     Without,
 )
 from lema.types import UserError
+
+# What is left to do once Hydra is done with all cells: it calls nothing at the end of a sweep in which one failed.
+at_end = ExitStack()
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 AT_LEAST_1 = (

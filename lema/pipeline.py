@@ -3,7 +3,6 @@
 data ─► base ─► sample ─► correct ─► rationales ─► mix ─► train ─► select ─► merge ─► evaluate ─► report
 """
 
-import atexit
 import logging
 import os
 import sys
@@ -14,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
 
-from lema import journal, preflight, run_folder
+from lema import journal, preflight, run_folder, sweeps
 from lema.artifacts import Artifact, Recipe, Store
 from lema.cell import Cell
+from lema.compose import at_end
 from lema.config import Config, CotPart, Extra, Method, Only, Stage
 from lema.stages import base, compare, correct, data, evaluate, merge, mix, rationales, report, sample, select, train
 from lema.types import UserError
@@ -36,15 +37,29 @@ class Step:
 
 
 class SweepCallback(Callback):
-    """Checks the runs folder before Hydra writes to it, and prints the report once, after the last cell."""
+    """Composes and checks all cells of a sweep before its first one, and reports on just them after its last."""
 
-    def on_multirun_start(self, config: Any, **_: Any) -> None:
-        root = Path(config.runs_dir)
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         try:
-            preflight.check_runs_dir(root)
+            self._start(config)
         except UserError as error:
             sys.exit(str(error))  # Hydra goes on after any other exception of a callback
-        atexit.register(report.publish, root)  # Hydra calls nothing at the end of a sweep in which a cell failed
+
+    def _start(self, config: DictConfig) -> None:
+        root, only = Path(config.runs_dir), config.only
+        preflight.check_runs_dir(root)
+        if only == Only("wandb_sweep"):
+            print(f"written to {sweeps.write_for_wandb(config, root)}")
+            sys.exit(0)
+        if only in (Only("export"), Only("compare")):
+            raise UserError(f"only={only}: takes no sweep")
+        if only == Stage.report or (only is None and config.until in (None, Stage.report)):
+            cells = [Cell(each, Store(root)) for each in sweeps.cells(config)]
+            scope = (cells[0].config, sweeps.name(config), [cell.folder for cell in cells])
+            if only:
+                _report(*scope)
+                sys.exit(0)
+            at_end.callback(_report, *scope)
 
 
 def steps(cell: Cell) -> list[Step]:
@@ -86,6 +101,8 @@ def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
         journal.export(root / "journal.sqlite", root / "export")
         log.info("export           %s", root / "export")
         return
+    if config.only == Only("wandb_sweep"):
+        raise UserError("only=wandb_sweep: needs a sweep; name one, sweeps=NAME, or values, -m seed=1,2,3")
     if config.only == Only("compare"):
         compare.publish(root, config.compare)
         return
@@ -93,7 +110,12 @@ def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
     if config.only != Stage.report:
         _run_cell(Cell(config, Store(root)), last, overrides)
     if last is Stage.report and not in_sweep:
-        report.publish(root)
+        _report(config)
+
+
+def _report(config: Config, label: str = "all", folders: list[Path] | None = None) -> None:
+    """Of all runs, or of those of a sweep."""
+    report.publish(Path(config.runs_dir), label, folders)
 
 
 def _run_cell(cell: Cell, last: Stage, overrides: list[str]) -> None:

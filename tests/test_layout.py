@@ -16,7 +16,7 @@ LAYERS = [
     ["asking", "correctors"],
     ["cell"],
     ["stages", "paying", "card"],
-    ["preflight", "run_folder"],
+    ["preflight", "run_folder", "sweeps"],
     ["pipeline"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

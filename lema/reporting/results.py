@@ -166,9 +166,13 @@ def _same(ids: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def read_runs(root: Path, folders: Iterable[Path] | None = None) -> list[Run]:
-    """The runs below a runs folder, or those of some folders, by name: finished ones and others."""
+    """The runs below a runs folder, or those of some folders, by name: finished ones and others, also not started."""
     found = sorted(root.glob("cells/*/run.json")) if folders is None else [each / "run.json" for each in folders]
-    return [_read(file) for file in found if file.is_file()]
+    return [_read(file) if file.is_file() else _not_started(file.parent) for file in found]
+
+
+def _not_started(folder: Path) -> Run:
+    return Run(folder, folder.name, {}, None, [], "not started", trouble="it was not started; run its command")
 
 
 def _read(file: Path) -> Run:

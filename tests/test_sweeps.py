@@ -1,0 +1,137 @@
+"""A sweep's cells are those that Hydra runs; W&B's grid of it is the same cells."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import initialize_config_dir
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.hydra import Hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, open_dict
+from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+from lema import sweeps
+from lema.compose import to_config
+from lema.config import Config
+from lema.identity import digest, identity
+from lema.types import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMED = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
+COMMANDS = [
+    *([f"sweeps={name}"] for name in NAMED),
+    ["sweeps=main_table", "task=math"],
+    ["sweeps=main_table", "task=math", "backbone=mistral,tiny", "limit=50"],
+    ["sweeps=demo", "seed=range(1,4)", "tracker=none"],
+    ["sweeps=demo", "mix=choice(cot,lema)", "train.learning_rate=1e-3,5e-4"],
+    ["sweeps=ablation", "backbone.size=7b,13b"],
+    ["seed=1,2", "mix=glob(lema_no_*)"],
+]
+
+
+@pytest.fixture
+def hydra() -> Hydra:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        found = GlobalHydra.instance().hydra
+        assert found
+        yield found  # pyright: ignore[reportReturnType]
+
+
+def master(hydra: Hydra, overrides: list[str]) -> DictConfig:
+    """What a callback gets at the start of a multirun."""
+    return hydra.compose_config("config", overrides, RunMode.MULTIRUN, with_log_configuration=False)
+
+
+class Recorder(Launcher):
+    """A launcher that keeps the jobs it is given, and runs none."""
+
+    jobs: list[list[str]]
+
+    def setup(self, **_: object) -> None:
+        self.jobs = []
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        self.jobs += map(list, job_overrides)
+        return [JobReturn(status=JobStatus.COMPLETED) for _ in job_overrides]
+
+
+def launched(hydra: Hydra, config: DictConfig, tmp_path: Path) -> list[list[str]]:
+    """The jobs that Hydra's own sweeper really hands to a launcher."""
+    config.hydra.sweep.dir = str(tmp_path)
+    context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
+    sweeper = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=lambda _: None, config=config)
+    recorder = Recorder()
+    recorder.setup()
+    sweeper.launcher = recorder  # pyright: ignore[reportAttributeAccessIssue]
+    sweeper.sweep(arguments=list(config.hydra.overrides.task))
+    return recorder.jobs
+
+
+def same(configs: list[Config]) -> list[str]:
+    return sorted(digest(identity(config) | {"group": config.tracker.group}) for config in configs)
+
+
+@pytest.mark.parametrize("overrides", COMMANDS, ids=" ".join)
+def test_cells_are_those_that_hydra_launches(hydra: Hydra, tmp_path: Path, overrides: list[str]) -> None:
+    config = master(hydra, overrides)
+    jobs = launched(hydra, master(hydra, overrides), tmp_path)
+    assert len({tuple(job) for job in jobs}) == len(jobs)
+    assert sweeps.expand(config) == jobs
+    assert len(sweeps.cells(config)) == len(jobs)
+
+
+@pytest.mark.parametrize("overrides", COMMANDS, ids=" ".join)
+def test_the_grid_of_wandb_is_the_same_cells(hydra: Hydra, tmp_path: Path, overrides: list[str]) -> None:
+    config = master(hydra, overrides)
+    grid = yaml.safe_load(sweeps.write_for_wandb(config, tmp_path).read_text())
+    commands: list[list[tuple[str, object]]] = [[]]
+    for key, values in grid["parameters"].items():
+        commands = [[*command, (key, value)] for command in commands for value in values["values"]]
+    found = []
+    for command in commands:
+        arguments = create_sweep_command_args({"args": {key: {"value": value} for key, value in command}})[
+            "args_no_hyphens"
+        ]
+        line = [
+            each for part in grid["command"][3:] for each in (arguments if part == "${args_no_hyphens}" else [part])
+        ]
+        tree = hydra.compose_config("config", line, RunMode.RUN, with_log_configuration=False)
+        assert tree.hydra.mode in (RunMode.RUN, None)
+        with open_dict(tree):
+            del tree["hydra"]
+        found.append(to_config(tree))
+    assert same(found) == same(sweeps.cells(config))
+
+
+def test_what_cannot_be_a_grid_is_said(hydra: Hydra, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing is swept; name a sweep"):
+        sweeps.write_for_wandb(master(hydra, ["seed=2"]), tmp_path)
+    with pytest.raises(UserError, match=r"seed=1 limit=0: limit=0: must be at least 1"):
+        sweeps.cells(master(hydra, ["seed=1,2", "limit=0"]))
+
+
+def test_the_command_line_writes_the_file_and_runs_nothing(
+    tmp_path: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    done = run_cli("sweeps=demo", "only=wandb_sweep", "mix=cot,lema", f"runs_dir={tmp_path / 'runs'}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"written to {tmp_path / 'runs' / 'sweeps' / 'demo.yaml'}"
+    grid = yaml.safe_load((tmp_path / "runs" / "sweeps" / "demo.yaml").read_text())
+    assert grid["parameters"] == {"mix": {"values": ["cot", "lema"]}, "seed": {"values": [1, 2, 3, 4, 5]}}
+    assert grid["command"][:5] == ["${env}", "${interpreter}", "${program}", "sweeps=demo", "hydra.mode=RUN"]
+    assert not (tmp_path / "runs" / "cells").exists()
+    refused = run_cli("sweeps=demo", "only=export")
+    assert refused.returncode == 1
+    assert "only=export: takes no sweep" in refused.stderr
+    alone = run_cli("only=wandb_sweep")
+    assert alone.returncode == 1
+    assert "only=wandb_sweep: needs a sweep" in alone.stderr
