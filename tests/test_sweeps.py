@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -39,11 +39,11 @@ COMMANDS = [
 
 
 @pytest.fixture
-def hydra() -> Hydra:
+def hydra() -> Iterator[Hydra]:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         found = GlobalHydra.instance().hydra
         assert found
-        yield found  # pyright: ignore[reportReturnType]
+        yield found
 
 
 def master(hydra: Hydra, overrides: list[str]) -> DictConfig:
