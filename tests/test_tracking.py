@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_pipeline import SMALL
-from wandb_log import read_run
+from wandb_log import offline_runs
 
 from lema import pipeline
 from lema.artifacts import Artifact, Recipe
@@ -44,8 +43,7 @@ def cell(tmp_path_factory: pytest.TempPathFactory, make_config: Callable[..., Co
 
 def runs(folder: Path) -> dict[str, dict[str, Any]]:
     """The offline runs of a runs folder, by their names, the newest where there are several."""
-    found = map(read_run, sorted((folder / "wandb").glob("offline-run-*"), key=os.path.getmtime))
-    return {run["name"]: run for run in found}
+    return {run["name"]: run for run in offline_runs(folder)}
 
 
 def test_each_step_that_is_made_has_a_run_of_its_own(cell: Path) -> None:
@@ -124,8 +122,7 @@ def test_what_a_step_used_is_linked_so_that_lineage_goes_from_data_to_evaluation
 
 def test_table_of_predictions_has_the_answers_and_both_verdicts(cell: Path) -> None:
     run = runs(cell)["evaluate arithmetic-tiny-lema-seed1"]
-    [folder] = (cell / "wandb").glob(f"offline-run-*-{run['id']}")
-    table = json.loads((folder / "files" / run["summary"]["predictions/path"]).read_text())
+    table = json.loads((run["folder"] / "files" / run["summary"]["predictions/path"]).read_text())
     [path] = cell.glob("evaluate/arithmetic-tiny-lema-*/predictions.jsonl")
     predictions = [json.loads(line) for line in path.open()]
     assert table["columns"] == ["problem_id", "text", "answer", "correct", "symbolic"]

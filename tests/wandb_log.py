@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import wandb
 from wandb.proto import wandb_internal_pb2
 
 HEADER_BYTES = 7  # of the file
@@ -31,13 +32,20 @@ def records(path: Path) -> Iterator[Any]:
             parts = b""
 
 
+def offline_runs(runs_dir: Path) -> list[dict[str, Any]]:
+    """The runs that were logged offline below a runs folder, the oldest first."""
+    wandb.teardown()  # what this process finished may still be on its way to the disk
+    folders = sorted((runs_dir / "wandb").glob("offline-run-*"), key=lambda folder: folder.stat().st_mtime_ns)
+    return [read_run(folder) for folder in folders]
+
+
 def read_run(folder: Path) -> dict[str, Any]:
     """The run in `.../offline-run-*`: the last value of each config and summary key, every history row.
 
     `artifacts` and `used` (what the run used) map an artifact's name to its type, metadata and files.
     """
     [log] = folder.glob("run-*.wandb")
-    run: dict[str, Any] = {"config": {}, "summary": {}, "history": [], "artifacts": {}, "used": {}}
+    run: dict[str, Any] = {"folder": folder, "config": {}, "summary": {}, "history": [], "artifacts": {}, "used": {}}
     for record in records(log):
         if record.HasField("run"):
             run |= {"id": record.run.run_id, "group": record.run.run_group, "job_type": record.run.job_type}

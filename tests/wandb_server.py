@@ -43,7 +43,6 @@ class Run:
     files: dict[str, str] = field(default_factory=dict)  # uploaded: name -> text
     exit_code: int | None = None
     state: str = "running"
-    starts: int = 0  # how often a client created or resumed it
 
     @property
     def values(self) -> dict[str, Any]:
@@ -87,7 +86,7 @@ class WandbServer:
         self.sweeps: dict[str, str] = {}  # id -> its YAML
         self.agent_runs: list[dict[str, Any]] = []  # {"run_id": …, "args": {name: {"value": …}}}, one for each start
         self.received: list[tuple[str, bytes]] = []  # (path, body) of every request
-        self.unknown: list[str] = []  # GraphQL operations that nothing answered
+        self.refused: list[str] = []  # GraphQL operations that nothing answered well
         self.lock = threading.RLock()
         self.handlers: dict[str, Callable[[Variables], dict[str, Any]]] = {
             "Viewer": lambda _: {"viewer": _viewer()},
@@ -142,14 +141,14 @@ class WandbServer:
         found = re.search(r"(?:query|mutation)\s+(\w+)", request["query"])
         name = request.get("operationName") or (found[1] if found else "")
         if name not in self.handlers:
-            self.unknown.append(name or request["query"])
+            self.refused.append(name or request["query"])
             return 400, {"errors": [{"message": f"unknown operation {name}"}]}
         try:
             return 200, {"data": self.handlers[name](request.get("variables") or {})}
         except PermissionError as error:  # W&B's answer to the id of a deleted run
             return 409, {"errors": [{"message": str(error)}]}
         except (KeyError, TypeError, ValueError) as error:  # ours or the client's: shown, and not retried
-            self.unknown.append(f"{name}: {error!r}")
+            self.refused.append(f"{name}: {error!r}")
             return 400, {"errors": [{"message": repr(error)}]}
 
     def upsert_run(self, sent: Variables) -> dict[str, Any]:
@@ -159,7 +158,6 @@ class WandbServer:
             raise PermissionError(f"run {name} was previously created and deleted; try a new run name")
         inserted = name not in self.runs
         run = self.runs.setdefault(name, Run(name, sent.get("project") or "uncategorized"))
-        run.starts += "name" in sent
         run.state = "running"
         names = {"displayName": "display_name", "groupName": "group", "jobType": "job_type"}
         for key in ("displayName", "groupName", "jobType", "sweep", "tags", "host"):
@@ -320,7 +318,9 @@ class WandbServer:
     def heartbeat(self, sent: Variables) -> dict[str, Any]:
         """The next of `agent_runs` when the agent has none running; when there is none left, the end."""
         busy = json.loads(sent.get("runState") or "{}")
-        next_run = {"type": "run", **self.agent_runs.pop(0)} if self.agent_runs and not busy else None
+        next_run = (
+            {"type": "run", "program": "run.py", **self.agent_runs.pop(0)} if self.agent_runs and not busy else None
+        )
         commands = [next_run] if next_run else [] if busy else [{"type": "exit"}]
         return {"agentHeartbeat": {"agent": {"id": "agent-1"}, "commands": json.dumps(commands)}}
 
