@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from lema.artifacts import write_json, write_text
 from lema.cell import Cell
 from lema.config import Merge, Method, Selection
+from lema.identity import portable
 
 ADAPTER = "adapter_config.json"  # names the base it was loaded from
 
@@ -74,7 +75,7 @@ def _card(cell: Cell, kind: str) -> str:
         "Digests of what it was made from:\n\n" + "\n".join(made),
         *_merging(cell, kind),
         _scores(cell),
-        f"## Configuration\n\n```yaml\n{_yaml(_portable(cell.identity))}```",
+        f"## Configuration\n\n```yaml\n{_yaml(portable(cell.identity))}```",
     ]
     return f"---\n{_yaml(front)}---\n\n" + "\n\n".join(parts) + "\n"
 
@@ -117,15 +118,6 @@ def _base(cell: Cell) -> str:
     """The base's id on the Hub; of a folder, which is on this machine alone, the backbone's name."""
     location = cell.base.location
     return cell.backbone_label if Path(location).is_dir() else location
-
-
-def _portable(value: Any) -> Any:
-    """Plain values, each absolute path in them cut to its last part."""
-    if isinstance(value, dict):
-        return {name: _portable(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_portable(part) for part in value]
-    return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
 
 
 def _yaml(value: Any) -> str:

@@ -40,7 +40,7 @@ class Cell:
         # Readable: `arithmetic-tiny-lema-seed1`. With the key, the run's directory: a pure function of the config.
         self.name = f"{self.task_label}-{self.arm}"
         self.folder = self.store.root / "cells" / f"{self.name}-{self.key}"
-        self.tracker = Tracker(config, self.name, self.key)
+        self.tracker = Tracker(config, self.store.root)
         self.builds_base = backbone.tiny is not None and backbone.path is None  # by the project itself
         sampler = config.sampler
         own = any(source.kind is SourceKind.backbone for source in sampler.models.values())

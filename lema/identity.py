@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import asdict, fields
 from functools import reduce
@@ -36,6 +37,15 @@ def identity(config: Config) -> dict[str, Any]:
         for name in NOT_IDENTITY_OF_API:
             del api[name]
     return values
+
+
+def portable(value: Any) -> Any:
+    """Plain values, each absolute path in them cut to its last part: what may leave this machine."""
+    if isinstance(value, dict):
+        return {name: portable(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [portable(part) for part in value]
+    return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
 
 
 def api_identity(api: ApiConfig) -> dict[str, Any]:

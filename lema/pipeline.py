@@ -125,12 +125,17 @@ def _run_cell(cell: Cell, last: Stage, overrides: list[str]) -> None:
     if only and (missing := [step.name for step in todo if step.stage != only]):
         raise UserError(f"only={only}: {', '.join(missing)} must be made first; run it without only=")
     preflight.check(cell, {step.stage for step in todo}, overrides)
-    with run_folder.recorded(cell, overrides, last), cell.tracker:
+    with run_folder.recorded(cell, overrides, last):
         for step in todo:
-            build = partial(step.build, cell)
-            artifact, made = cell.store.make(step.recipe(cell), build, partial(_failed, cell))
+            recipe = step.recipe(cell)
+            with cell.tracker.step(step.name, recipe, cell.artifacts) as tracked:
+                build = tracked.starting(partial(step.build, cell))
+                artifact, made = cell.store.make(recipe, build, partial(_failed, cell))
+                if made:
+                    tracked.complete(artifact)
             cell.artifacts[step.name] = artifact
             _log(step, artifact, "made" if made else "current")
+        cell.tracker.show_current("evaluate", cell.artifacts.get("evaluate"))
 
 
 def _without_current(cell: Cell, wanted: list[Step]) -> list[Step]:

@@ -37,17 +37,20 @@ def _write(cell: Cell, overrides: list[str], state: str) -> None:
     cell.folder.mkdir(parents=True, exist_ok=True)
     for name, artifact in cell.artifacts.items():
         card.link(cell.folder / name, artifact.path)
+    earlier = _earlier(cell)
     facts = {"name": cell.name, "key": cell.key, "state": state, "overrides": overrides, "config": cell.identity}
-    write_json(cell.folder / "run.json", facts | {"setting": cell.setting or _earlier(cell)})
+    facts |= {"setting": cell.setting or earlier.get("setting"), "wandb": earlier.get("wandb", {}) | cell.tracker.ids}
+    write_json(cell.folder / "run.json", facts)
     write_jsonl(cell.folder / CURVE, _metrics(cell))
 
 
-def _earlier(cell: Cell) -> str | None:
-    """The setting that an earlier attempt found, until the data are read again."""
+def _earlier(cell: Cell) -> dict[str, Any]:
+    """What an earlier attempt wrote: its setting holds until the data are read again, its W&B runs for its steps."""
     try:
-        return json.loads((cell.folder / "run.json").read_text(encoding="utf-8"))["setting"]
-    except (OSError, ValueError, KeyError):
-        return None
+        facts = json.loads((cell.folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def _metrics(cell: Cell) -> Iterator[dict[str, Any]]:

@@ -24,7 +24,7 @@ HOMES = {
     "openai": {"models/api.py"},
     "httpx2": {"models/api.py"},
     "aiohttp": {"models/api.py"},
-    "wandb": {"tracking.py"},
+    "wandb": {"tracking"},
     "datasets": {"tasks.py"},
     "sympy": {"grading/algebra.py"},
     "latex2sympy2_extended": {"grading/algebra.py"},

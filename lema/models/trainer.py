@@ -63,9 +63,9 @@ class Order(Sampler[int]):
 class CompletionTrainer(Trainer):
     """A Trainer whose batch is a whole step: it runs the step's passes and weighs their losses."""
 
-    def __init__(self, order: Order, track: Callable[[dict[str, float], int], None], **options: Any) -> None:
+    def __init__(self, order: Order, **options: Any) -> None:
         super().__init__(**options)
-        self.order, self.track, self.counts, self.logged = order, track, {}, time.monotonic()
+        self.order, self.counts, self.logged = order, {}, time.monotonic()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Order:
         return self.order
@@ -90,20 +90,38 @@ class CompletionTrainer(Trainer):
             raise UserError(f"train: the {examples}; look at these examples, or lower train.learning_rate")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds what the step was made of to its row of the curve; how fast it was goes to the tracker alone."""
+        """Adds to a step's row of the curve what it was made of and how fast it was."""
         if "loss" in logs:
             # Before such weights are saved: a run would go on from them.
             self._check_finite("gradient norm", logs["grad_norm"], self.state.global_step)
             tokens, targets, positions = self.counts.values()
             logs |= {"tokens": tokens, "target_tokens": targets, "padding_share": 1 - tokens / positions}
             seconds, self.logged = time.monotonic() - self.logged, time.monotonic()
-            speed = {"tokens_per_second": tokens / seconds, "target_tokens_per_second": targets / seconds}
-            speed["peak_memory_gb"] = _peak_memory() / 1e9
-            self.track({f"train/{name}": value for name, value in (logs | speed).items()}, self.state.global_step)
+            logs |= {"tokens_per_second": tokens / seconds, "target_tokens_per_second": targets / seconds}
+            logs["peak_memory_gb"] = _peak_memory() / 1e9
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # ours are estimated before the start
+
+
+class Curve(TrainerCallback):
+    """Tracks each row of the curve; of training that goes on from a checkpoint first those until then."""
+
+    def __init__(self, track: Callable[[dict[str, float], int], None]) -> None:
+        self.track = track
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        for row in state.log_history:
+            self._row(row)
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._row(state.log_history[-1])
+
+    def _row(self, row: dict[str, float]) -> None:
+        if "loss" in row:
+            values = {f"train/{name}": value for name, value in row.items() if name != "step"}
+            self.track(values, int(row["step"]))
 
 
 class Keeper(TrainerCallback):
@@ -163,13 +181,12 @@ def train(
     by_length = recipe.batches is Batches.padded and recipe.group_by_length
     trainer = CompletionTrainer(
         Order(rows, recipe.batch_size, seed, by_length),
-        track,
         model=model,
         args=_arguments(config, steps, folder),
         train_dataset=rows,
         data_collator=Layout(recipe, tokenizer),
         processing_class=tokenizer,
-        callbacks=[keeper],
+        callbacks=[keeper, Curve(track)],
     )
     trainer.remove_callback(PrinterCallback)
     try:

@@ -57,9 +57,7 @@ def build(cell: Cell, folder: Path) -> dict[str, Any]:
     tally = Tally({problem.id: problem.level for problem in cell.problems("train")})
     write_jsonl(folder / "corrections.jsonl", tally.counted(corrections))
     tally.show(cell.paper_success)
-    summary = tally.summary() | {"repeated": found["repeated"]} | spent
-    cell.tracker.summary({f"correct/{name}": value for name, value in summary.items()})
-    return summary
+    return tally.summary() | {"repeated": found["repeated"]} | spent
 
 
 def _wrong(cell: Cell, counts: Counter[str]) -> Iterator[Item]:

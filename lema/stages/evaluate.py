@@ -53,8 +53,6 @@ def build(cell: Cell, folder: Path, tuned: bool) -> dict[str, Any]:
     )
     write_jsonl(folder / "predictions.jsonl", predictions)
     write_json(folder / "score.json", vars(score))
-    if tuned:
-        cell.tracker.summary({f"evaluate/{name}": value for name, value in vars(score).items()})
     return vars(score)
 
 

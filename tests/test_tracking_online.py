@@ -1,0 +1,269 @@
+"""W&B online, against a loopback server that speaks its protocol: what arrives, what is told, what a loss costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from test_pipeline import SMALL
+from wandb_log import offline_runs
+from wandb_server import KEY, WandbServer, serving
+
+from lema.artifacts import Artifact, Recipe, Store, write_json, write_jsonl
+from lema.config import Config
+from lema.tracking import Tracker
+from lema.types import Solution, UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+USER = "alicesmith"
+
+
+@pytest.fixture
+def server() -> Iterator[WandbServer]:
+    with serving() as server:
+        yield server
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """Of a user with a name that can be found again, and nothing set for wandb but what is given."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    return plain | {"USER": USER, "LOGNAME": USER, "HOSTNAME": f"{USER}s-box", "HOME": str(home)} | more
+
+
+def command(*overrides: str) -> list[str]:
+    return [sys.executable, str(ROOT / "run.py"), *SMALL, "tracker=wandb", *overrides]
+
+
+@pytest.fixture
+def wandb_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """`wandb_in(WANDB_MODE="online")`: these variables for wandb in this process, until the test ends."""
+    import wandb
+
+    def use(**variables: str) -> None:
+        for name in [name for name in os.environ if name.startswith("WANDB_")]:
+            monkeypatch.delenv(name)
+        for name in ("DATA_DIR", "CACHE_DIR", "SILENT", "INIT_TIMEOUT", "FINISH_TIMEOUT", "FINISH_TIMEOUT_RAISES"):
+            monkeypatch.setenv(f"WANDB_{name}", "")  # so that it is taken back
+            monkeypatch.delenv(f"WANDB_{name}")
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        wandb.teardown()
+
+    yield use
+    wandb.teardown()
+
+
+def track(tracker: Tracker, root: Path, steps: range, during: Callable[[int], None] = lambda _: None) -> None:
+    """A training step of one small artifact, whose curve has these steps; `during` is called after each."""
+    recipe = Recipe("train", "a-label", 1, {}, {})
+
+    def build(folder: Path) -> dict[str, float]:
+        for step in steps:
+            tracker.log({"train/loss": 1 / step}, step)
+            during(step)
+        write_jsonl(folder / "metrics.jsonl", [{"step": step} for step in steps])
+        return {"final_loss": 0.5}
+
+    with tracker.step("train", recipe, {}) as run:
+        artifact, _ = Store(root).make(recipe, run.starting(build), lambda _: True)
+        run.complete(artifact)
+
+
+@dataclass
+class Finished:
+    """A whole cell, tracked online."""
+
+    server: WandbServer
+    home: Path
+    output: str
+
+
+@pytest.fixture(scope="module")
+def online(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+    home = tmp_path_factory.mktemp("online") / USER
+    home.mkdir()
+    with serving() as server:
+        env = environment(home, **server.environment, WANDB_RUN_GROUP="a-group")
+        done = subprocess.run(command(), cwd=home, env=env, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        yield Finished(server, home, done.stdout + done.stderr)
+
+
+def test_runs_arrive_with_curve_config_and_score(online: Finished) -> None:
+    runs = {run.display_name: run for run in online.server.runs.values()}
+    train, score = runs["train arithmetic-tiny-lema-seed1"], runs["evaluate arithmetic-tiny-lema-seed1"]
+    rows = [json.loads(line) for line in next(online.home.glob("runs/train/*/metrics.jsonl")).open()]
+    assert [{name: row[f"train/{name}"] for name in rows[0]} for row in train.history] == rows
+    assert {(run.group, tuple(run.tags), run.state) for run in runs.values()} == {
+        ("a-group", ("tiny", "arithmetic", "lema"), "finished")
+    }
+    assert [train.job_type, score.job_type] == ["train", "evaluate"]
+    assert train.values["train"]["max_steps"] == 6
+    expected = json.loads(next(online.home.glob("runs/evaluate/*-lema-*/score.json")).read_text())
+    assert {name: score.summary.get(f"evaluate/{name}") for name in expected} == expected  # W&B drops what is null
+    assert not online.server.refused
+
+
+def test_artifacts_arrive_once_each_and_linked(online: Finished) -> None:
+    artifacts = [each for each in online.server.artifacts.values() if each.type != "run_table"]
+    jobs = {run.id: run.job_type for run in online.server.runs.values()}
+    assert len(artifacts) == len(jobs) == 9
+    assert all(each.state == "COMMITTED" for each in artifacts)
+    used = {(each.name.split("-")[0], jobs[user]) for each in artifacts for user in each.used_by}
+    assert used >= {("data", "sample"), ("sample", "correct"), ("correct", "mix"), ("mix", "train")}
+    assert used >= {("train", "select"), ("select", "evaluate"), ("data", "evaluate")}
+    [predictions] = (each for each in artifacts if each.name.startswith("evaluate-arithmetic-tiny-lema"))
+    path = next(online.home.glob("runs/evaluate/*-lema-*/predictions.jsonl"))
+    assert predictions.files["predictions.jsonl"] == path.read_text()
+
+
+def test_nothing_that_is_told_names_the_user_and_the_key_is_nowhere(online: Finished) -> None:
+    told = b"\n".join(body for _, body in online.server.received).lower()
+    assert b"arithmetic-tiny-lema" in told
+    for name in (USER, os.uname().nodename + '"', str(ROOT), KEY):
+        assert name.lower().encode() not in told, name
+    kept = [path for path in online.home.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert not [path for path in kept if KEY.encode() in path.read_bytes()]
+    logs = [path for path in kept if path.suffix == ".wandb"]
+    assert len(logs) == 9
+    assert not [path for path in logs if USER.encode() in path.read_bytes()]
+    assert KEY not in online.output
+
+
+def test_load_of_the_system_is_kept(online: Finished) -> None:
+    assert any(
+        "system.memory_percent" in line
+        for run in online.server.runs.values()
+        for line in run.lines.get("wandb-events.jsonl", {}).values()
+    )
+
+
+def curve(history: list[dict[str, float]]) -> list[tuple[float, float]]:
+    return [(row["train/step"], row["train/loss"]) for row in history]
+
+
+def test_rows_that_the_server_has_are_not_logged_again(
+    tmp_path: Path, make_config: Callable[..., Config], server: WandbServer, wandb_in: Callable[..., None]
+) -> None:
+    wandb_in(**server.environment)
+    config = make_config(*SMALL, "tracker=wandb")
+    track(Tracker(config, tmp_path), tmp_path, range(1, 4))
+    track(Tracker(config, tmp_path), tmp_path, range(1, 7))  # as training does that goes on from a checkpoint
+    [run] = server.runs.values()
+    assert curve(run.history) == [(step, 1 / step) for step in range(1, 7)]
+    assert run.state == "finished"
+    assert run.summary["train/final_loss"] == 0.5
+
+
+def test_unreachable_at_the_start_is_said_and_logged_offline(
+    tmp_path: Path,
+    make_config: Callable[..., Config],
+    server: WandbServer,
+    wandb_in: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server.close()
+    wandb_in(**server.environment, WANDB_INIT_TIMEOUT="2")
+    track(Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path), tmp_path, range(1, 4))
+    assert "W&B cannot be reached" in caplog.text
+    [run] = offline_runs(tmp_path)
+    assert curve(run["history"]) == [(step, 1 / step) for step in range(1, 4)]
+    assert run["summary"]["train/final_loss"] == 0.5
+
+
+def test_id_of_a_run_that_was_deleted_is_no_reason_to_stop(
+    tmp_path: Path,
+    make_config: Callable[..., Config],
+    server: WandbServer,
+    wandb_in: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    wandb_in(**server.environment)
+    tracker = Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path)
+    track(tracker, tmp_path, range(1, 4))
+    server.deleted.add(tracker.ids["train"])
+    track(tracker, tmp_path, range(1, 4))
+    assert "previously created and deleted" in caplog.text
+    assert list((tmp_path / "wandb").glob("offline-run-*"))
+
+
+def test_what_is_lost_on_the_way_is_written_again_offline_and_said_in_one_line(
+    tmp_path: Path,
+    make_config: Callable[..., Config],
+    server: WandbServer,
+    wandb_in: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    wandb_in(**server.environment, WANDB_FINISH_TIMEOUT="2")
+    tracker = Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path)
+
+    def lose(step: int) -> None:
+        if step == 3:
+            server.close()
+        if step == 5:
+            raise UserError("it failed too")  # without a result there is less to wait for
+
+    with pytest.raises(UserError, match="it failed too"):
+        track(tracker, tmp_path, range(1, 7), lose)
+    [line] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "W&B was lost" in line
+    [run] = offline_runs(tmp_path)
+    assert line.endswith(f"wandb sync {run['folder']}")
+    assert curve(run["history"]) == [(step, 1 / step) for step in range(1, 6)]
+    assert tracker.offline  # the steps that follow do not wait again
+
+
+def test_evaluation_is_the_run_that_an_agent_waits_for_and_no_other_step_is_in_the_sweep(
+    cell_artifact: Artifact,
+    tmp_path: Path,
+    make_config: Callable[..., Config],
+    server: WandbServer,
+    wandb_in: Callable[..., None],
+) -> None:
+    parameters = tmp_path / "parameters.yaml"
+    parameters.write_text("wandb_version: 1\nseed:\n  value: 7\n")
+    agent = {"WANDB_SWEEP_ID": "sweep1", "WANDB_RUN_ID": "agents", "WANDB_SWEEP_PARAM_PATH": str(parameters)}
+    wandb_in(**server.environment, WANDB_PROJECT="lema", WANDB_ENTITY="team", **agent)
+    tracker = Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path)
+    track(tracker, tmp_path, range(1, 4))
+    with tracker.step("evaluate", Recipe("evaluate", "a-label", 1, {}, {}), {}) as run:
+        run.start()
+        run.complete(cell_artifact)
+    assert {run.id: run.sweep for run in server.runs.values()} == {"agents": "sweep1", tracker.ids["train"]: None}
+    assert tracker.ids["evaluate"] == "agents"
+    assert server.runs["agents"].summary["evaluate/accuracy"] == 0.5
+    assert server.runs["agents"].job_type == "evaluate"
+
+
+def test_score_that_was_there_already_is_shown_to_the_agent_too(
+    cell_artifact: Artifact,
+    tmp_path: Path,
+    make_config: Callable[..., Config],
+    server: WandbServer,
+    wandb_in: Callable[..., None],
+) -> None:
+    wandb_in(**server.environment, WANDB_PROJECT="lema", WANDB_SWEEP_ID="sweep1", WANDB_RUN_ID="agents")
+    tracker = Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path)
+    tracker.show_current("evaluate", cell_artifact)
+    assert server.runs["agents"].summary["evaluate/accuracy"] == 0.5
+    assert "WANDB_RUN_ID" not in os.environ  # the next cell of the process is not the agent's
+
+
+@pytest.fixture
+def cell_artifact(tmp_path: Path) -> Artifact:
+    """An evaluation."""
+
+    def build(folder: Path) -> dict[str, float]:
+        write_jsonl(
+            folder / "predictions.jsonl", [Solution("arithmetic-test-1", "tiny", 0, "4", "4", True, True, False)]
+        )
+        write_json(folder / "score.json", {"accuracy": 0.5})
+        return {"accuracy": 0.5}
+
+    return Store(tmp_path).make(Recipe("evaluate", "a-label", 1, {}, {}), build)[0]
