@@ -21,9 +21,12 @@ from lema.cell import Cell
 from lema.compose import at_end
 from lema.config import Config, CotPart, Extra, Method, Only, Stage
 from lema.stages import base, compare, correct, data, evaluate, merge, mix, rationales, report, sample, select, train
+from lema.tracking import Tracker, reports
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
+
+REPORTS = (Only("report"), Only("wandb_report"))
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class SweepCallback(Callback):
             sys.exit(0)
         if only in (Only("export"), Only("compare")):
             raise UserError(f"only={only}: takes no sweep")
-        if only == Stage.report or (only is None and config.until in (None, Stage.report)):
+        if only in REPORTS or (only is None and config.until in (None, Stage.report)):
             cells = [Cell(each, Store(root)) for each in sweeps.cells(config)]
             scope = (cells[0].config, sweeps.name(config), [cell.folder for cell in cells])
             if only:
@@ -106,16 +109,26 @@ def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
     if config.only == Only("compare"):
         compare.publish(root, config.compare)
         return
+    if config.only in REPORTS:
+        _report(config)
+        return
     last = Stage(config.only or config.until or Stage.report)
-    if config.only != Stage.report:
-        _run_cell(Cell(config, Store(root)), last, overrides)
+    _run_cell(Cell(config, Store(root)), last, overrides)
     if last is Stage.report and not in_sweep:
         _report(config)
 
 
 def _report(config: Config, label: str = "all", folders: list[Path] | None = None) -> None:
-    """Of all runs, or of those of a sweep."""
-    report.publish(Path(config.runs_dir), label, folders)
+    """Of all runs, or of those of a sweep; logged when it says anything new, and made at W&B when that was asked."""
+    root, project = Path(config.runs_dir), config.tracker.project
+    if config.only == Only("wandb_report") and project is None:
+        raise UserError("only=wandb_report: tracker=none logs nothing to W&B; tracker=wandb does")
+    folder, comparison, new = report.publish(root, label, folders)
+    if new and comparison.arms:
+        Tracker(config, root).report(folder, report.evaluations(comparison))
+    if config.only == Only("wandb_report") and project:
+        content = report.at_wandb(comparison, root, f"lema: {label}")
+        log.info("%-16s %s", "W&B report", reports.publish(content, project, folder / "wandb_report.json"))
 
 
 def _run_cell(cell: Cell, last: Stage, overrides: list[str]) -> None:

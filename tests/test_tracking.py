@@ -49,17 +49,17 @@ def runs(folder: Path) -> dict[str, dict[str, Any]]:
 def test_each_step_that_is_made_has_a_run_of_its_own(cell: Path) -> None:
     found = list(runs(cell).values())
     assert [run["job_type"] for run in found] == [
-        "sample" if step == "sample_self" else step.removesuffix("_untuned") for step in STEPS
+        *("sample" if step == "sample_self" else step.removesuffix("_untuned") for step in STEPS),
+        "report",
     ]
     assert {run["name"] for run in found} >= {
         "train arithmetic-tiny-lema-seed1",
         "evaluate arithmetic-tiny-lema-seed1",
         "evaluate arithmetic-tiny-untuned",
     }
-    assert {(run["group"], run["exit_code"], tuple(run["tags"])) for run in found} == {
-        ("a-group", 0, ("tiny", "arithmetic", "lema"))
-    }
-    assert len({run["id"] for run in found}) == len(STEPS)
+    tags = {(run["group"], run["exit_code"], tuple(run["tags"])) for run in found}
+    assert tags == {("a-group", 0, ("tiny", "arithmetic", "lema")), ("a-group", 0, ())}  # the report's last
+    assert len({run["id"] for run in found}) == len(STEPS) + 1
 
 
 def test_config_is_plain_nested_values_with_what_the_step_was_made_from(cell: Path) -> None:
@@ -80,7 +80,7 @@ def test_curve_and_summary_are_those_of_our_own_files(cell: Path) -> None:
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
     summaries = {row["stage"]: row["summary"] for row in metrics if "summary" in row}
     assert set(summaries) == set(STEPS)
-    steps = {run["config"]["recipe"]: run for run in runs(cell).values()}
+    steps = {run["config"]["recipe"]: run for run in runs(cell).values() if run["job_type"] != "report"}
     for step, summary in summaries.items():
         key = (folder / step).resolve().name.rpartition("-")[2]
         assert {name: steps[key]["summary"][f"{step}/{name}"] for name in summary} == summary
@@ -91,7 +91,7 @@ def test_artifacts_have_the_small_results_and_the_digest_never_weights_or_texts(
         run["job_type"]: (name, artifact)
         for run in runs(cell).values()
         for name, artifact in run["artifacts"].items()
-        if artifact["type"] != "run_table"
+        if artifact["type"] not in ("run_table", "report")
     }
     files = {stage: set(artifact["files"]) for stage, (_, artifact) in found.items()}
     assert files == {
@@ -110,14 +110,16 @@ def test_artifacts_have_the_small_results_and_the_digest_never_weights_or_texts(
     assert (types["data"], types["train"], types["evaluate"]) == ("dataset", "model", "predictions")
 
 
-def test_what_a_step_used_is_linked_so_that_lineage_goes_from_data_to_evaluation(cell: Path) -> None:
+def test_what_a_step_used_is_linked_so_that_lineage_goes_from_data_to_report(cell: Path) -> None:
     made = {name: run for run in runs(cell).values() for name in run["artifacts"]}
-    reached, todo = set(), [runs(cell)["evaluate arithmetic-tiny-lema-seed1"]]
+    reached, todo = set(), [runs(cell)["report all"]]
     while todo:
         used = [made[name] for name in todo.pop()["used"]]
         reached |= {run["job_type"] for run in used}
         todo += used
-    assert reached == {"data", "base", "sample", "correct", "mix", "train", "select"}
+    assert reached == {"data", "base", "sample", "correct", "mix", "train", "select", "evaluate"}
+    files = set(runs(cell)["report all"]["artifacts"]["report-all"]["files"])
+    assert files >= {"report.md", "report.json", "report.csv", "differences.csv", "accuracy-arithmetic.png"}
 
 
 def test_table_of_predictions_has_the_answers_and_both_verdicts(cell: Path) -> None:
@@ -168,11 +170,13 @@ def test_a_run_keeps_its_id_in_one_runs_folder_alone(tmp_path: Path) -> None:
 def test_report_is_an_artifact_that_uses_the_evaluations(
     cell: Path, tmp_path: Path, make_config: Callable[..., Config]
 ) -> None:
-    (tmp_path / "report.md").write_text("# Results\n")
-    (tmp_path / "scores.csv").write_text("a,b\n")
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "report.md").write_text("# Results\n")
+    (folder / "scores.csv").write_text("a,b\n")
     evaluations = [Artifact(path.parent, "digest", {}) for path in sorted(cell.glob("evaluate/*/record.json"))]
-    tracker = Tracker(make_config(*SMALL, "tracker=wandb", "tracker.group=mine"), tmp_path)
-    tracker.report(tmp_path, evaluations)
+    tracker = Tracker(make_config(*SMALL, "tracker=wandb", "tracker.group=other"), tmp_path)
+    tracker.report(folder, evaluations)
     run = runs(tmp_path)["report mine"]
     assert run["job_type"] == "report"
     assert run["artifacts"]["report-mine"]["type"] == "report"

@@ -47,6 +47,7 @@ class Run:
     overrides: list[str]
     state: str  # "finished", "stopped after mix", "running", or what it failed with
     records: dict[str, dict[str, Any]] = field(default_factory=dict)  # step -> record.json
+    wandb: dict[str, str] = field(default_factory=dict)  # step -> the id of its W&B run, where this run made it
     trouble: str | None = None  # why its score cannot be used
 
     @property
@@ -187,6 +188,7 @@ def _read(file: Path) -> Run:
             facts["overrides"],
             facts.get("state", "finished"),
             dict(_records(folder)),
+            facts.get("wandb", {}),
         )
         return Run(**{**vars(run), "trouble": _trouble(run)})
     except (OSError, ValueError, KeyError, TypeError):

@@ -3,10 +3,12 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from lema.artifacts import write_text
+from lema.artifacts import Artifact, write_text
 from lema.reporting import export, markdown, plots
-from lema.reporting.comparing import Comparison, compare
-from lema.reporting.results import read_runs
+from lema.reporting.comparing import UNTUNED, Comparison, compare
+from lema.reporting.results import Run, read_runs
+from lema.tracking import run_id
+from lema.tracking.reports import Content, Task
 
 
 def publish(root: Path, label: str = "all", folders: Iterable[Path] | None = None) -> tuple[Path, Comparison, bool]:
@@ -37,6 +39,33 @@ def _write(comparison: Comparison, folder: Path) -> bool:
     write_text(folder / "report.md", markdown.render(comparison, pictures))
     write_text(folder / "report.json", numbers)  # last: it says that the pictures are those of these numbers
     return new
+
+
+def evaluations(comparison: Comparison) -> list[Artifact]:
+    """The artifacts that a report is made from."""
+    runs = [run for arm in comparison.arms for run in arm.runs]
+    steps = {run.folder / step: (run, step) for run in runs for step in ("evaluate_untuned", "evaluate")}
+    found = {
+        path.resolve(): Artifact(path.resolve(), run.digests[step], run.records[step]["summary"])
+        for path, (run, step) in steps.items()
+        if step in run.records
+    }
+    return list(found.values())
+
+
+def at_wandb(comparison: Comparison, root: Path, title: str) -> Content:
+    """The report's tables and words for W&B, with the ids of exactly the runs that they are about."""
+
+    def ids(runs: Iterable[Run], step: str) -> list[str]:
+        made = {run: (run.folder / step).resolve() for run in runs if step in run.records}
+        return [run.wandb.get(step) or run_id(root, step, path.name.rpartition("-")[2]) for run, path in made.items()]
+
+    tasks = []
+    for task in comparison.tasks:
+        runs = [run for arm in comparison.arms if arm.row.task == task and arm.name != UNTUNED for run in arm.runs]
+        sections = list(markdown.sections(comparison, task))
+        tasks.append(Task(task, sections, ids(runs, "train"), ids(runs, "evaluate")))
+    return Content(title, tasks, f"{markdown.LEGEND}\n\n{markdown.not_compared(comparison)}")
 
 
 def _without_pictures(text: str) -> str:

@@ -93,13 +93,13 @@ class Tracker:
     def report(self, folder: Path, inputs: Iterable[Artifact]) -> None:
         """Log a folder's report, tables and figures as an artifact of type `report` that uses the given artifacts.
 
-        One run for each runs folder and group: another report is another version of the same artifact.
+        One run for each runs folder and report: when it says more it is another version of the same artifact.
         """
-        group = _group(self.config) or "report"
-        run = StepRun(self, "report", "report", group, group, {each.path.name: each for each in inputs})
+        name = folder.name
+        run = StepRun(self, "report", "report", name, name, {each.path.name: each for each in inputs})
         files = [file for name in ("report.md", "*.json", "*.csv", "*.png") for file in sorted(folder.glob(name))]
         run.start()
-        run.publish(partial(_publish_report, name=f"report-{group}", files=files, inputs=run.inputs.values()))
+        run.publish(partial(_publish_report, name=f"report-{name}", files=files, inputs=run.inputs.values()))
         run.close()
 
 

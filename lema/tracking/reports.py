@@ -1,0 +1,177 @@
+"""A report at W&B of exactly the runs that it is about: our tables and words, with W&B's live panels beside them.
+
+Made again it is the same report, updated. It exists only at the server: there is nothing to write offline.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lema.artifacts import write_json
+from lema.types import UserError
+
+log = logging.getLogger(__name__)
+
+TIMEOUT = 20  # seconds, of each request
+MAX_TITLE = 128  # W&B's limit
+HEIGHT = 8  # of a panel, in W&B's grid of 24 columns
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is shown of a task: Markdown by its headings, and the W&B ids of its runs."""
+
+    name: str
+    sections: list[tuple[str, str]]
+    trained: list[str]  # runs with a curve
+    evaluated: list[str]  # runs with a score
+
+
+@dataclass(frozen=True)
+class Content:
+    """A whole report."""
+
+    title: str
+    tasks: list[Task]
+    closing: str  # Markdown
+
+
+def publish(content: Content, project: str, state: Path) -> str:
+    """Make the report, or update the one that the file `state` names; returns its address.
+
+    `UserError` when there is no server to ask, or it refuses.
+    """
+    if os.environ.get("WANDB_MODE", "online") not in ("online", "shared"):
+        mode = os.environ["WANDB_MODE"]
+        raise UserError(f"only=wandb_report: WANDB_MODE={mode}, and a report is made at W&B's server: unset it")
+    import wandb
+
+    os.environ.setdefault("WANDB_SILENT", "true")
+    if not wandb.login(prompt=False, verify=False):
+        raise UserError("only=wandb_report: not logged in to W&B: run wandb login, or set WANDB_API_KEY")
+    try:
+        return _publish(content, project, state)
+    except UserError:
+        raise
+    except Exception as error:  # the client's and the server's are of many kinds, and none has more to say than this
+        where = os.environ.get("WANDB_BASE_URL", "W&B")
+        why = (str(error) or type(error).__name__).split("\n")[0]
+        raise UserError(f"only=wandb_report: {where} did not take it ({why}): check the network, then again") from None
+
+
+def _publish(content: Content, project: str, state: Path) -> str:
+    import wandb
+
+    api, wr = wandb.Api(timeout=TIMEOUT), _workspaces()
+    entity = os.environ.get("WANDB_ENTITY") or api.default_entity
+    if not entity:
+        raise UserError("only=wandb_report: W&B names no entity for this login: set WANDB_ENTITY")
+    asked = {run for task in content.tasks for run in (*task.trained, *task.evaluated)}
+    missing = len(asked - _known(api, f"{entity}/{project}", asked))
+    told = (
+        f"{missing} of {len(asked)} runs are not at W&B ({entity}/{project}): upload them with wandb sync, then again"
+    )
+    if missing == len(asked):
+        raise UserError(f"only=wandb_report: {told}")
+    if missing:
+        log.warning("%-16s %s", "W&B report", told)
+    report = wr.Report(project=project, entity=entity, title=content.title[:MAX_TITLE], width="fluid")
+    report.blocks = _blocks(content, project, entity, missing)
+    before = _read(state)
+    if before.get("entity") == entity and before.get("project") == project and _exists(api, before["id"]):
+        report.id = before["id"]
+    report.save()
+    write_json(state, {"id": report.id, "url": report.url, "entity": entity, "project": project})
+    return report.url
+
+
+def _blocks(content: Content, project: str, entity: str, missing: int) -> list[Any]:
+    wr, blocks = _workspaces(), []
+    if missing:
+        blocks.append(wr.MarkdownBlock(f"**{missing} of the runs below were logged offline and are not here yet.**"))
+    for task in content.tasks:
+        blocks += [wr.H1(task.name)]
+        for heading, text in task.sections:
+            blocks += [wr.H2(heading), wr.MarkdownBlock(text)]
+        blocks += [wr.H2(f"{task.name}: runs"), *_panels(task, project, entity)]
+    return [*blocks, wr.MarkdownBlock(content.closing)] if content.closing else blocks
+
+
+def _panels(task: Task, project: str, entity: str) -> list[Any]:
+    """Accuracy by backbone and arm, the comparer of runs, and the curves: each over the task's own runs alone."""
+    wr = _workspaces()
+
+    def runs(name: str, ids: Sequence[str], **options: Any) -> Any:
+        # `in`, as an equality does not survive the report's own editor.
+        return wr.Runset(entity=entity, project=project, name=name, filters=f"ID in {list(ids)}", **options)
+
+    def place(column: int, width: int) -> Any:
+        return wr.Layout(x=column, y=0, w=width, h=HEIGHT)
+
+    by_arm = runs(
+        "evaluations by backbone and arm", task.evaluated, groupby=["config.backbone.name", "config.mix.name"]
+    )
+    accuracy = wr.BarPlot(
+        title=f"{task.name}: accuracy (mean over seeds)",
+        metrics=["evaluate/accuracy"],
+        groupby_aggfunc="mean",
+        groupby_rangefunc="stddev",
+        max_bars_to_show=100,
+        layout=place(0, 24),
+    )
+    curves = wr.LinePlot(
+        title=f"{task.name}: training loss",
+        x="train/step",
+        y=["train/loss"],
+        groupby="config.mix.name",
+        groupby_aggfunc="mean",
+        groupby_rangefunc="minmax",
+        layout=place(0, 24),
+    )
+    grids = [wr.PanelGrid(runsets=[by_arm], panels=[accuracy])] if task.evaluated else []
+    if task.trained:
+        grids.append(wr.PanelGrid(runsets=[runs("trainings", task.trained)], panels=[curves]))
+    if task.evaluated:
+        comparer = wr.RunComparer(diff_only="split", layout=place(0, 24))
+        grids.append(wr.PanelGrid(runsets=[runs("evaluations", task.evaluated)], panels=[comparer]))
+    return grids
+
+
+def _workspaces() -> Any:
+    """W&B's package for reports: it is slow to import, and its types do not name all that it has."""
+    import wandb_workspaces.reports.v2 as workspaces
+
+    return workspaces
+
+
+def _known(api: Any, path: str, asked: set[str]) -> set[str]:
+    """Those of some run ids that the server has; a project that does not exist has none."""
+    try:
+        return {run.id for run in api.runs(path, {"name": {"$in": sorted(asked)}}, per_page=500)}
+    except ValueError as error:
+        if "Could not find project" not in str(error):
+            raise
+        return set()
+
+
+def _read(state: Path) -> dict[str, str]:
+    try:
+        found = json.loads(state.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) and "id" in found else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _exists(api: Any, report: str) -> bool:
+    """Whether a report is still there: one that was deleted is made anew, under another address."""
+    from wandb_workspaces.reports.v2 import gql, interface
+
+    client: Any = interface
+    found = client.execute_graphql(api, gql.view_report, {"reportId": report}).get("view")
+    if not found:
+        log.warning("%-16s the earlier one was deleted; this is another", "W&B report")
+    return bool(found)
