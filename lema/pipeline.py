@@ -6,6 +6,7 @@ data ─► base ─► sample ─► correct ─► rationales ─► mix ─�
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -46,7 +47,10 @@ class SweepCallback(Callback):
         try:
             self._start(config)
         except UserError as error:
-            sys.exit(str(error))  # Hydra goes on after any other exception of a callback
+            sys.exit(str(error))
+        except Exception:  # a mistake of ours: Hydra would warn of it and run all cells
+            traceback.print_exc()
+            sys.exit(1)
 
     def _start(self, config: DictConfig) -> None:
         root, only = Path(config.runs_dir), config.only
@@ -58,7 +62,8 @@ class SweepCallback(Callback):
             raise UserError(f"only={only}: takes no sweep")
         if only in REPORTS or (only is None and config.until in (None, Stage.report)):
             cells = [Cell(each, Store(root)) for each in sweeps.cells(config)]
-            scope = (cells[0].config, sweeps.name(config), [cell.folder for cell in cells])
+            folders = [cell.folder for cell in cells]
+            scope = (cells[0].config, sweeps.name(config, [folder.name for folder in folders]), folders)
             if only:
                 _report(*scope)
                 sys.exit(0)
@@ -113,7 +118,9 @@ def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
         _report(config)
         return
     last = Stage(config.only or config.until or Stage.report)
-    _run_cell(Cell(config, Store(root)), last, overrides)
+    cell = Cell(config, Store(root))
+    with run_folder.recorded(cell, overrides, last, in_sweep) as begin:
+        _run_cell(cell, last, overrides, begin)
     if last is Stage.report and not in_sweep:
         _report(config)
 
@@ -128,27 +135,28 @@ def _report(config: Config, label: str = "all", folders: list[Path] | None = Non
         Tracker(config, root).report(folder, report.evaluations(comparison))
     if config.only == Only("wandb_report") and project:
         content = report.at_wandb(comparison, root, f"lema: {label}")
-        log.info("%-16s %s", "W&B report", reports.publish(content, project, folder / "wandb_report.json"))
+        print(f"W&B report: {reports.publish(content, project, folder / 'wandb_report.json')}")
 
 
-def _run_cell(cell: Cell, last: Stage, overrides: list[str]) -> None:
+def _run_cell(cell: Cell, last: Stage, overrides: list[str], begin: Callable[[], None]) -> None:
+    """Make what is not current of the steps up to `last`; `begin` is called once nothing is missing for that."""
     reached = list(Stage)[: list(Stage).index(last) + 1]
     todo = _without_current(cell, [step for step in steps(cell) if step.stage in reached])
     only = cell.config.only
     if only and (missing := [step.name for step in todo if step.stage != only]):
         raise UserError(f"only={only}: {', '.join(missing)} must be made first; run it without only=")
     preflight.check(cell, {step.stage for step in todo}, overrides)
-    with run_folder.recorded(cell, overrides, last):
-        for step in todo:
-            recipe = step.recipe(cell)
-            with cell.tracker.step(step.name, recipe, cell.artifacts) as tracked:
-                build = tracked.starting(partial(step.build, cell))
-                artifact, made = cell.store.make(recipe, build, partial(_failed, cell))
-                if made:
-                    tracked.complete(artifact)
-            cell.artifacts[step.name] = artifact
-            _log(step, artifact, "made" if made else "current")
-        cell.tracker.show_current("evaluate", cell.artifacts.get("evaluate"))
+    begin()
+    for step in todo:
+        recipe = step.recipe(cell)
+        with cell.tracker.step(step.name, recipe, cell.artifacts) as tracked:
+            build = tracked.starting(partial(step.build, cell))
+            artifact, made = cell.store.make(recipe, build, partial(_failed, cell))
+            if made:
+                tracked.complete(artifact)
+        cell.artifacts[step.name] = artifact
+        _log(step, artifact, "made" if made else "current")
+    cell.tracker.show_current("evaluate", cell.artifacts.get("evaluate"))
 
 
 def _without_current(cell: Cell, wanted: list[Step]) -> list[Step]:

@@ -4,8 +4,9 @@
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from lema import card
@@ -19,14 +20,19 @@ CURVE = "metrics.jsonl"  # of the train step, and of the run
 
 
 @contextmanager
-def recorded(cell: Cell, overrides: list[str], last: Stage) -> Iterator[None]:
-    """Keep the folder while the steps up to `last` are made: its state is "running", then how it ended."""
-    _write(cell, overrides, "running")
+def recorded(cell: Cell, overrides: list[str], last: Stage, in_sweep: bool) -> Iterator[Callable[[], None]]:
+    """Keep the folder while the steps up to `last` are made: its state is "running", then how it ended.
+
+    Yields what is to be called when the first step begins. What fails before leaves a word only where one is looked
+    for: in a sweep, and in the folder of an earlier attempt.
+    """
     try:
-        yield
+        yield partial(_write, cell, overrides, "running")
     except BaseException as error:
-        words = str(error) if isinstance(error, UserError | KeyboardInterrupt) else f"{type(error).__name__}: {error}"
-        _write(cell, overrides, words.strip().split("\n")[0] or type(error).__name__)
+        if in_sweep or (cell.folder / "run.json").exists():
+            known = isinstance(error, UserError | KeyboardInterrupt)
+            words = " ".join(str(error).split()) if known else f"{type(error).__name__}: {error}"
+            _write(cell, overrides, words or type(error).__name__)
         raise
     _write(cell, overrides, "finished" if last in (Stage.evaluate, Stage.report) else f"{STOPPED} {last}")
     if "select" in cell.artifacts:

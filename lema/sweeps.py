@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 OWN = ("only", "sweeps", "hydra.mode")  # of the command that writes the file, not of the cells
 
 
-def name(config: DictConfig) -> str:
-    """`demo` of `sweeps=demo`; of a sweep from the command line alone, one that its overrides give."""
-    return config.hydra.runtime.choices.get("sweeps") or f"multirun-{digest(sorted(config.hydra.overrides.task))}"
+def name(config: DictConfig, content: Any) -> str:
+    """`demo` of `sweeps=demo`; of a sweep from the command line alone, one that its content gives."""
+    return config.hydra.runtime.choices.get("sweeps") or f"multirun-{digest(content)}"
 
 
 def cells(config: DictConfig) -> list[Config]:
@@ -82,13 +82,13 @@ def write_for_wandb(config: DictConfig, root: Path) -> Path:
     # The sweep's other values hold too; without its mode each process runs the one cell that the agent asks for.
     own = [f"sweeps={chosen}", "hydra.mode=RUN"] if chosen else []
     grid: dict[str, Any] = {
-        "name": name(config),
+        "name": name(config, swept),
         "program": "run.py",
         "method": "grid",
         "command": ["${env}", "${interpreter}", "${program}", *own, *fixed.values(), "${args_no_hyphens}"],
         "parameters": {key: {"values": values} for key, values in swept.items()},
     }
-    path = root / "sweeps" / f"{name(config)}.yaml"
+    path = root / "sweeps" / f"{grid['name']}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     use = "# In the project's folder: wandb sweep THIS_FILE, then on each machine: wandb agent THE_ID_IT_PRINTS\n"
     write_text(path, use + yaml.safe_dump(grid, sort_keys=False, allow_unicode=True))

@@ -354,5 +354,5 @@ def test_a_failed_cell_stops_no_other_and_the_report_comes_once(tmp_path: Path) 
     assert "Traceback" not in finished.stderr
     assert "failed           mix=lema: not one of 0 corrections was accepted" in finished.stdout
     assert finished.stdout.count("# Results") == 1
-    assert "| lema: CoT + corrections of the failed questions | not run |" in finished.stdout
+    assert "lema-seed1: it failed after correct: mix=lema: not one of 0 corrections was accepted" in finished.stdout
     assert len(list(tmp_path.glob("cells/*/evaluate"))) == 1

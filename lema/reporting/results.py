@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lema.config import Stage
 from lema.identity import digest, without_paths
 from lema.types import SCORE_VERSION
 
@@ -197,9 +198,10 @@ def _read(file: Path) -> Run:
 
 
 def _records(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The steps whose artifacts are there."""
-    for file in sorted(folder.glob("*/record.json")):
-        yield file.parent.name, json.loads(file.read_text(encoding="utf-8"))
+    """The steps whose artifacts are there, in the order they are made."""
+    found = {file.parent.name: json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*/record.json")}
+    stages = list(Stage)
+    yield from sorted(found.items(), key=lambda item: (stages.index(item[1]["recipe"]["stage"]), item[0]))
 
 
 def _trouble(run: Run) -> str | None:

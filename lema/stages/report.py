@@ -1,5 +1,6 @@
 """report: what all runs of a runs folder, or those of one sweep, show together: tables, words and plots on disk."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -57,8 +58,8 @@ def at_wandb(comparison: Comparison, root: Path, title: str) -> Content:
     """The report's tables and words for W&B, with the ids of exactly the runs that they are about."""
 
     def ids(runs: Iterable[Run], step: str) -> list[str]:
-        made = {run: (run.folder / step).resolve() for run in runs if step in run.records}
-        return [run.wandb.get(step) or run_id(root, step, path.name.rpartition("-")[2]) for run, path in made.items()]
+        made = [(run.wandb.get(step), (run.folder / step).resolve().name) for run in runs if step in run.records]
+        return [known or run_id(root, step, name.rpartition("-")[2]) for known, name in made]
 
     tasks = []
     for task in comparison.tasks:
@@ -69,4 +70,4 @@ def at_wandb(comparison: Comparison, root: Path, title: str) -> Content:
 
 
 def _without_pictures(text: str) -> str:
-    return "\n".join(line for line in text.split("\n") if not line.startswith("!["))
+    return re.sub(r"(!\[.*\]\(.*\)\n)+\n", "", text)
