@@ -14,6 +14,7 @@ from wandb_log import offline_runs
 from lema import pipeline
 from lema.artifacts import Artifact, Recipe
 from lema.config import Config
+from lema.identity import portable
 from lema.tracking import Tracker, run_id
 from lema.types import UserError
 
@@ -157,6 +158,16 @@ def test_run_of_a_step_that_fails_is_marked_as_failed(tmp_path: Path, make_confi
         step()
     assert runs(tmp_path)["train a-label"]["exit_code"] == 1
     assert tracker.ids == {"train": runs(tmp_path)["train a-label"]["id"]}
+
+
+def test_config_and_summary_tell_no_path_of_this_machine(tmp_path: Path, make_config: Callable[..., Config]) -> None:
+    config = make_config(*SMALL, "tracker=wandb", f"task.dataset.path={tmp_path}/mine", "task=gsm8k")
+    with Tracker(config, tmp_path).step("data", Recipe("data", "a-label", 1, {}, {}), {}) as run:
+        run.start()
+    logged = runs(tmp_path)["data a-label"]
+    assert logged["config"]["task"]["dataset"]["path"] == "mine"
+    assert str(tmp_path) not in json.dumps(logged["config"])
+    assert portable({"model": ["/home/me/llama", "org/llama"]}) == {"model": ["llama", "org/llama"]}
 
 
 def test_a_run_keeps_its_id_in_one_runs_folder_alone(tmp_path: Path) -> None:
