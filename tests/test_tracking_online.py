@@ -186,7 +186,7 @@ def test_id_of_a_run_that_was_deleted_is_no_reason_to_stop(
     wandb_in: Callable[..., None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    wandb_in(**server.environment)
+    wandb_in(**server.environment, WANDB_INIT_TIMEOUT="3")  # wandb asks again until then
     tracker = Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path)
     track(tracker, tmp_path, range(1, 4))
     server.deleted.add(tracker.ids["train"])
