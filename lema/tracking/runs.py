@@ -249,7 +249,7 @@ class StepRun:
     def _drop_older(self) -> None:
         """Remove what an earlier, killed attempt logged offline: this one has it all."""
         newest = Path(self._run.dir).parent
-        older = [each for each in newest.parent.glob(f"offline-run-*-{self._run.id}") if each.name != newest.name]
+        older = [each for each in newest.parent.glob(f"offline-run-*-{self._run.id}*") if each.name != newest.name]
         if older:
             import wandb
 
