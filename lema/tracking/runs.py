@@ -205,7 +205,7 @@ class StepRun:
             if not self._lost:
                 told = "W&B was lost (%s): %s was written again offline, as what follows; upload it later with %s"
                 log.warning(told, _first_line(reason), self.step, self._sync)
-        if self._run.offline and not self._lost:
+        if self._run.offline and not self._lost and not failed:
             self._drop_older()
         if self._lost:
             log.warning("W&B: %s is not logged as a whole: %s", self.step, _first_line(self._lost))
@@ -307,7 +307,8 @@ def _publish_report(run: Any, name: str, files: list[Path], inputs: Iterable[Art
     for each in inputs:
         results.use(run, each)
     made = wandb.Artifact(name, "report")
-    results.add(made, files)
+    for file in files:  # copied: the next report is written in their place
+        made.add_file(results.here(file), name=file.name)
     run.log_artifact(made)
 
 
