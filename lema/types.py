@@ -110,5 +110,5 @@ class Score:
     accuracy: float  # num_correct / num_problems, in [0, 1]
     accuracy_symbolic: float  # the same by the symbolic rules
     disagreements: list[str]  # the problems on which the two rules disagree
-    model: str  # id or folder of the weights that answered
+    model: str  # id of the weights that answered, or the name of their folder
     correctors: list[str]  # the models that really corrected what it was trained on

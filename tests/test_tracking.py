@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from wandb_log import offline_runs
 from lema import pipeline
 from lema.artifacts import Artifact, Recipe
 from lema.config import Config
+from lema.identity import portable
 from lema.tracking import Tracker, run_id
 from lema.types import UserError
 
@@ -159,6 +161,35 @@ def test_run_of_a_step_that_fails_is_marked_as_failed(tmp_path: Path, make_confi
         step()
     assert runs(tmp_path)["train a-label"]["exit_code"] == 1
     assert tracker.ids == {"train": runs(tmp_path)["train a-label"]["id"]}
+
+
+def test_config_and_summary_tell_no_path_of_this_machine(tmp_path: Path, make_config: Callable[..., Config]) -> None:
+    config = make_config(*SMALL, "tracker=wandb", f"task.dataset.path={tmp_path}/mine", "task=gsm8k")
+    with Tracker(config, tmp_path).step("data", Recipe("data", "a-label", 1, {}, {}), {}) as run:
+        run.start()
+    logged = runs(tmp_path)["data a-label"]
+    assert logged["config"]["task"]["dataset"]["path"] == "mine"
+    assert str(tmp_path) not in json.dumps(logged["config"])
+    assert portable({"model": ["/home/me/llama", "org/llama"]}) == {"model": ["llama", "org/llama"]}
+
+
+def test_earlier_attempt_stays_until_a_later_one_has_it_all(tmp_path: Path, make_config: Callable[..., Config]) -> None:
+    tracker = Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path)
+
+    def attempt(error: Exception | None, *steps: int) -> None:
+        with contextlib.suppress(UserError), tracker.step("train", Recipe("train", "a", 1, {}, {}), {}) as run:
+            run.start()
+            for step in steps:
+                tracker.log({"train/loss": 1.0}, step)
+            if error:
+                raise error
+
+    attempt(UserError("killed"), 1, 2)
+    attempt(UserError("out of memory, before any step"))
+    assert len(offline_runs(tmp_path)) == 2
+    attempt(None, 1, 2, 3)
+    [run] = offline_runs(tmp_path)
+    assert [row["train/step"] for row in run["history"]] == [1, 2, 3]
 
 
 def test_a_run_keeps_its_id_in_one_runs_folder_alone(tmp_path: Path) -> None:

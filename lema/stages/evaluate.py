@@ -48,7 +48,7 @@ def build(cell: Cell, folder: Path, tuned: bool) -> dict[str, Any]:
         accuracy=correct / len(predictions),
         accuracy_symbolic=sum(prediction.symbolic for prediction in predictions) / len(predictions),
         disagreements=[each.problem_id for each in predictions if each.correct != each.symbolic],
-        model=config.backbone.path or config.backbone.hub_id or cell.backbone_label,
+        model=Path(config.backbone.path or "").name or config.backbone.hub_id or cell.backbone_label,
         correctors=_correctors(cell) if tuned else [],
     )
     write_jsonl(folder / "predictions.jsonl", predictions)

@@ -68,14 +68,9 @@ def packed(artifact: Artifact) -> Any:
     stage, (label, _, key) = artifact.path.parent.name, artifact.path.name.rpartition("-")
     name = f"{stage}-{label}"[: MAX_NAME - len(key) - 1] + f"-{key}"
     made = wandb.Artifact(name, TYPES[stage], metadata={"stage": stage, "digest": artifact.digest})
-    add(made, [artifact.path / file for file in ["record.json", *FILES.get(stage, [])]])
+    for file in ["record.json", *FILES.get(stage, [])]:  # they are never changed, so no copy is kept
+        made.add_file(here(artifact.path / file), name=file, policy="immutable", skip_cache=True)
     return made
-
-
-def add(made: Any, files: Iterable[Path]) -> None:
-    """Put files into a `wandb.Artifact` as they lie: they are never changed, so no copy is kept."""
-    for file in files:
-        made.add_file(here(file), name=file.name, policy="immutable", skip_cache=True)
 
 
 def here(path: Path) -> str:

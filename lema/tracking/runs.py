@@ -8,6 +8,7 @@ host, git remote, command line, paths, and the console, whose lines name folders
 import contextlib
 import logging
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -27,7 +28,16 @@ MAX_TAG = 64  # W&B's limit
 # Seconds to find that W&B is out of reach: at a run's start, and at its end. Its own retries go on for hours, and to
 # bound those loses data without a word.
 TIMEOUTS = {"INIT_TIMEOUT": "30", "FINISH_TIMEOUT": "30", "FINISH_TIMEOUT_RAISES": "true"}
-PRIVATE = {"x_disable_meta": True, "host": "", "program": "run.py", "disable_git": True, "disable_code": True}
+PRIVATE: dict[str, Any] = {
+    "x_disable_meta": True,
+    "host": "",
+    "program": "run.py",
+    "disable_git": True,
+    "disable_code": True,
+}
+# Seconds between writes to an offline run's log. wandb's own 15 leave it empty when a run is killed before, and
+# `wandb sync` refuses all folders it is given when the log of one of them is empty.
+FLUSH: dict[str, Any] = {"x_transaction_log_flush_interval": 1.0}
 # Set by `wandb agent`: the one run that it waits for.
 AGENT = ("WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RUN_ID")
 
@@ -151,19 +161,19 @@ class StepRun:
         with _agent(self.step):
             import wandb
 
-            chosen = "WANDB_MODE" in os.environ or wandb.login(prompt=False, verify=False)
-            self.tracker.offline |= not chosen
             try:
+                self.tracker.offline |= not ("WANDB_MODE" in os.environ or wandb.login(prompt=False, verify=False))
                 self._run = self._init()
             except Exception as error:  # of many kinds, none of which is a reason to lose a result
                 self.tracker.offline = True
                 wandb.teardown()  # or the run id counts as in use
-                log.warning("W&B cannot be reached (%s): logged offline, upload with wandb sync", _first_line(error))
+                told = "W&B cannot be reached (%s): logged offline; upload it later with %s"
+                log.warning(told, _first_line(error), self._sync)
                 self._attempt(self._start_offline)
-        run = self._run
-        if run is not None:
+        if (run := self._run) is not None:
+            if not run.offline or not self.tracker.ids:  # offline the first stands for all
+                log.info("%-16s %s", "W&B run", run.url or f"offline; upload it later with {self._sync}")
             self.tracker.ids[self.step] = run.id
-            log.info("%-16s %s", "W&B run", run.url or results.here(Path(run.dir).parent))
 
     def log(self, row: dict[str, Any]) -> None:
         """One row of the curve; W&B gets it once."""
@@ -193,14 +203,20 @@ class StepRun:
                 self._attempt(self._write_offline)
             self._finish(int(failed))
             if not self._lost:
-                folder = results.here(Path(self._run.dir).parent)
-                told = "W&B was lost (%s): the run was written again offline, upload it with wandb sync %s"
-                log.warning(told, _first_line(reason), folder)
+                told = "W&B was lost (%s): %s was written again offline, as what follows; upload it later with %s"
+                log.warning(told, _first_line(reason), self.step, self._sync)
+        if self._run.offline and not self._lost and not failed:
+            self._drop_older()
         if self._lost:
             log.warning("W&B: %s is not logged as a whole: %s", self.step, _first_line(self._lost))
         if self.step == Stage.evaluate:  # the agent's run is one cell's
             for name in AGENT:
                 os.environ.pop(name, None)
+
+    @property
+    def _sync(self) -> str:
+        """The command that uploads what is offline; one by one, or what two runs use can become two artifacts."""
+        return f"wandb sync -n 1 {results.here(self.tracker.root / 'wandb' / 'offline-run-*')}"
 
     def _init(self) -> Any:
         import wandb
@@ -210,7 +226,7 @@ class StepRun:
             id=run_id(self.tracker.root, self._stage, self._key),
             config=self._config,
             mode="offline" if self.tracker.offline else None,
-            settings=wandb.Settings(console="off", **PRIVATE),
+            settings=wandb.Settings(console="off", **PRIVATE, **FLUSH),
         )
         run.define_metric("train/*", step_metric=STEP)
         # Offline W&B cannot know what it has of a run: then all is logged, so that the newest folder is complete.
@@ -229,6 +245,17 @@ class StepRun:
             self._run.log(row)
         if self._publish:
             self._publish(self._run)
+
+    def _drop_older(self) -> None:
+        """Remove what an earlier, killed attempt logged offline: this one has it all."""
+        newest = Path(self._run.dir).parent
+        older = [each for each in newest.parent.glob(f"offline-run-*-{self._run.id}*") if each.name != newest.name]
+        if older:
+            import wandb
+
+            wandb.teardown()  # which writes to the disk what is on its way
+        for each in older:
+            shutil.rmtree(each)
 
     def _finish(self, exit_code: int) -> None:
         try:
@@ -280,7 +307,8 @@ def _publish_report(run: Any, name: str, files: list[Path], inputs: Iterable[Art
     for each in inputs:
         results.use(run, each)
     made = wandb.Artifact(name, "report")
-    results.add(made, files)
+    for file in files:  # copied: the next report is written in their place
+        made.add_file(results.here(file), name=file.name)
     run.log_artifact(made)
 
 
