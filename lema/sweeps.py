@@ -83,8 +83,10 @@ def write_for_wandb(config: DictConfig, root: Path) -> Path:
     own = [f"sweeps={chosen}", "hydra.mode=RUN"] if chosen else []
     grid: dict[str, Any] = {
         "name": name(config, swept),
+        **({"project": config.tracker.project} if config.tracker.project else {}),
         "program": "run.py",
         "method": "grid",
+        "metric": {"name": "evaluate/accuracy", "goal": "maximize"},
         "command": ["${env}", "${interpreter}", "${program}", *own, *fixed.values(), "${args_no_hyphens}"],
         "parameters": {key: {"values": values} for key, values in swept.items()},
     }

@@ -11,9 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 from test_resume import SMALL
-from test_tracking_online import command, curve, environment
+from test_tracking_online import ROOT, command, curve, environment
 from wandb_log import offline_runs
 from wandb_server import Run, serving
 
@@ -93,22 +92,17 @@ def test_server_that_is_lost_in_mid_run_costs_a_minute_and_nothing_else(tmp_path
 
 def test_sweep_shows_the_score_of_each_run_that_its_agent_started(tmp_path: Path) -> None:
     with serving() as server:
-        env = environment(tmp_path, **server.environment)
-        sweep = {
-            "project": "lema",
-            "method": "grid",
-            "metric": {"name": "evaluate/accuracy", "goal": "maximize"},
-            "parameters": {"seed": {"values": [1, 2]}},
-            "command": [*command(), "${args_no_hyphens}"],
-            "program": "run.py",
-        }
-        (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
-        made = [WANDB, "sweep", "sweep.yaml"]
-        subprocess.run(made, cwd=tmp_path, env=env, check=True, capture_output=True, timeout=60)
+        # Both commands are given where `run.py` is; what wandb itself writes goes elsewhere.
+        env = environment(tmp_path, **server.environment, WANDB_DIR=str(tmp_path))
+        written = [sys.executable, "run.py", "-m", *command()[2:], "seed=1,2", f"runs_dir={tmp_path / 'runs'}"]
+        subprocess.run([*written, "only=wandb_sweep"], cwd=ROOT, env=env, check=True, capture_output=True, timeout=60)
+        [file] = tmp_path.glob("runs/sweeps/multirun-*.yaml")
+        made = [WANDB, "sweep", str(file)]
+        subprocess.run(made, cwd=ROOT, env=env, check=True, capture_output=True, timeout=60)
         [name] = server.sweeps
         server.agent_runs = [{"run_id": f"agents{seed}", "args": {"seed": {"value": seed}}} for seed in (1, 2)]
         agent = [WANDB, "agent", f"team/lema/{name}"]
-        done = subprocess.run(agent, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=280)
+        done = subprocess.run(agent, cwd=ROOT, env=env, capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, done.stderr
         in_sweep = {run.id: run for run in server.runs.values() if run.sweep}
         assert set(in_sweep) == {"agents1", "agents2"}, done.stderr
