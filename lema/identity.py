@@ -49,8 +49,9 @@ def portable(value: Any) -> Any:
 
 
 def api_identity(api: ApiConfig) -> dict[str, Any]:
-    """What decides the text of a model's answers: its name and the parameters that are sent."""
-    return {each.name: getattr(api, each.name) for each in fields(ApiConfig) if each.name not in NOT_IDENTITY_OF_API}
+    """What decides the text of a model's answers: its name (a server may call it by a folder) and what is sent."""
+    names = [each.name for each in fields(ApiConfig) if each.name not in NOT_IDENTITY_OF_API]
+    return {name: portable(getattr(api, name)) for name in names}
 
 
 def digest(value: Any) -> str:

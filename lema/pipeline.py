@@ -21,7 +21,7 @@ from lema.artifacts import Artifact, Recipe, Store
 from lema.cell import Cell
 from lema.compose import at_end
 from lema.config import Config, CotPart, Extra, Method, Only, Stage
-from lema.stages import base, compare, correct, data, evaluate, merge, mix, rationales, report, sample, select, train
+from lema.stages import base, correct, data, evaluate, merge, mix, rationales, sample, select, train
 from lema.tracking import Tracker, reports
 from lema.types import UserError
 
@@ -112,6 +112,8 @@ def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
     if config.only == Only("wandb_sweep"):
         raise UserError("only=wandb_sweep: needs a sweep; name one, sweeps=NAME, or values, -m seed=1,2,3")
     if config.only == Only("compare"):
+        from lema.stages import compare  # the statistics take half a second to load
+
         compare.publish(root, config.compare)
         return
     if config.only in REPORTS:
@@ -127,6 +129,8 @@ def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
 
 def _report(config: Config, label: str = "all", folders: list[Path] | None = None) -> None:
     """Of all runs, or of those of a sweep; logged when it says anything new, and made at W&B when that was asked."""
+    from lema.stages import report  # as above
+
     root, project = Path(config.runs_dir), config.tracker.project
     if config.only == Only("wandb_report") and project is None:
         raise UserError("only=wandb_report: tracker=none logs nothing to W&B; tracker=wandb does")

@@ -13,6 +13,7 @@ from lema import card
 from lema.artifacts import write_json, write_jsonl
 from lema.cell import Cell
 from lema.config import Stage
+from lema.identity import portable
 from lema.reporting.results import STOPPED
 from lema.types import UserError
 
@@ -44,8 +45,12 @@ def _write(cell: Cell, overrides: list[str], state: str) -> None:
     for name, artifact in cell.artifacts.items():
         card.link(cell.folder / name, artifact.path)
     earlier = _earlier(cell)
-    facts = {"name": cell.name, "key": cell.key, "state": state, "overrides": overrides, "config": cell.identity}
-    facts |= {"setting": cell.setting or earlier.get("setting"), "wandb": earlier.get("wandb", {}) | cell.tracker.ids}
+    facts = {"name": cell.name, "key": cell.key, "state": state, "overrides": overrides}
+    facts |= {
+        "config": portable(cell.identity),
+        "setting": cell.setting or earlier.get("setting"),
+        "wandb": earlier.get("wandb", {}) | cell.tracker.ids,
+    }
     write_json(cell.folder / "run.json", facts)
     write_jsonl(cell.folder / CURVE, _metrics(cell))
 

@@ -149,6 +149,9 @@ def test_the_name_that_a_server_gives_its_model_cannot_write_to_a_terminal_or_a_
     with OpenAIServer(model="m\x1b[2J\n# gpt\u2028" + "x" * 500) as server:
         [answer], _ = asked(1, api_for(server), journal)
     assert answer.model == "m[2J# gpt" + "x" * 91
+    with OpenAIServer(model="/home/alice/models/mine") as server:
+        [answer], _ = asked(2, api_for(server), journal)[0][1:], None
+    assert answer.model == "…/mine"  # a folder may name its user
 
 
 @pytest.mark.parametrize("fault", ["429", "500", "503", "reset", "truncated", "malformed", "html", "no_choices"])

@@ -21,6 +21,7 @@ import httpx2
 import openai
 
 from lema.config import ApiConfig
+from lema.identity import without_paths
 from lema.journal import Answer
 from lema.models.pacing import retry_after
 from lema.types import UserError
@@ -106,8 +107,9 @@ class Client:
             return Landed(None, None, "malformed body", said, headers=headers)
         # Half a surrogate pair, which JSON can carry, cannot be written to any file.
         content = content.encode("utf-8", "replace").decode() if isinstance(content, str) else None
-        # The name is printed, and stands in tables and reports.
-        model = "".join(filter(str.isprintable, str(said.get("model") or self.api.model)))[:100]
+        # The name is printed, and stands in tables and reports; some servers call a model by its folder.
+        name = without_paths(str(said.get("model") or self.api.model))
+        model = "".join(filter(str.isprintable, name))[:100]
         return Landed(tokens, Answer(content, ended, model), headers=headers)
 
     def _refused(self, error: openai.APIStatusError) -> Landed:
@@ -117,7 +119,7 @@ class Client:
         # A gateway may give up on an answer that the model went on to write, and bill.
         tokens = None if status == 408 or (status > 500 and status != 503) else (0, 0, 0)
         if code in _REFUSED_PROMPT or status == 413 or re.search("request too large|maximum context", said, re.I):
-            return Landed(tokens, Answer(None, "refusal", str(self.api.model)), headers=headers)
+            return Landed(tokens, Answer(None, "refusal", without_paths(str(self.api.model))), headers=headers)
         if code != "insufficient_quota" and (status in (408, 409, 429) or status >= 500):
             # `limited` also says that it is no failure of this request, to be counted.
             limited = status == 429

@@ -10,6 +10,7 @@ from typing import Any
 from lema.reporting.comparing import UNTUNED, Arm, Comparison, Difference
 from lema.reporting.markdown import chosen
 from lema.reporting.plots import by_level
+from lema.reporting.results import Run
 from lema.statistics import Interval
 
 
@@ -18,7 +19,7 @@ def as_json(comparison: Comparison) -> str:
     values = {
         "arms": [_arm(arm) | {"by_level": by_level(arm)} for arm in comparison.arms],
         "differences": [_difference(each) | _within(each) for each in comparison.differences],
-        "runs": {run.name: {"trouble": run.trouble, "artifacts": run.digests} for run in comparison.runs},
+        "runs": {run.folder.name: _run(run) for run in comparison.runs},
     }
     return json.dumps(_without_nan(values), indent=1, ensure_ascii=False) + "\n"
 
@@ -31,6 +32,25 @@ def arms_csv(comparison: Comparison) -> str:
 def differences_csv(comparison: Comparison) -> str:
     """One line a difference."""
     return _csv(_difference(each) for each in comparison.differences)
+
+
+def _run(run: Run) -> dict[str, Any]:
+    """What one run scored and took, and the digests of what it made; of one that is not compared, why."""
+    if run.trouble:
+        return {"trouble": run.trouble, "artifacts": run.digests}
+    train = run.records.get("train", {}).get("summary", {})
+    return {
+        "setting": run.setting,
+        "arm": run.arm,
+        "seed": run.seed,
+        "accuracy": run.accuracy,
+        "accuracy_symbolic": run.score["accuracy_symbolic"],
+        "tokens": train.get("tokens"),
+        "hours": run.hours(),
+        "gpus": run.gpus,
+        "usd": run.usd,
+        "artifacts": run.digests,
+    }
 
 
 def _arm(arm: Arm) -> dict[str, Any]:
