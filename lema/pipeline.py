@@ -61,13 +61,20 @@ class SweepCallback(Callback):
         if only in (Only("export"), Only("compare")):
             raise UserError(f"only={only}: takes no sweep")
         if only in REPORTS or (only is None and config.until in (None, Stage.report)):
-            cells = [Cell(each, Store(root)) for each in sweeps.cells(config)]
-            folders = [cell.folder for cell in cells]
-            scope = (cells[0].config, sweeps.name(config, [folder.name for folder in folders]), folders)
+            scope = _scope(config, root)
             if only:
                 _report(*scope)
                 sys.exit(0)
             at_end.callback(_report, *scope)
+
+
+def _scope(config: DictConfig, root: Path) -> tuple[Config, str, list[Path] | None]:
+    """What a sweep's report is about: its own cells, or all runs where its sweeper does not tell them."""
+    if not sweeps.told(config):
+        return sweeps.composed(config, []), "all", None
+    cells = [Cell(each, Store(root)) for each in sweeps.cells(config)]
+    folders = [cell.folder for cell in cells]
+    return cells[0].config, sweeps.name(config, [folder.name for folder in folders]), folders
 
 
 def steps(cell: Cell) -> list[Step]:

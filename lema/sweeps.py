@@ -27,12 +27,17 @@ def name(config: DictConfig, content: Any) -> str:
     return config.hydra.runtime.choices.get("sweeps") or f"multirun-{digest(content)}"
 
 
+def told(config: DictConfig) -> bool:
+    """Whether the cells are known before the first one runs: others than Hydra's own sweeper choose them on the way."""
+    return config.hydra.sweeper._target_.endswith(".BasicSweeper")
+
+
 def cells(config: DictConfig) -> list[Config]:
     """The cells of the sweep that Hydra is about to run, composed as it will; `UserError` names one that cannot be.
 
     `config` is Hydra's own, as a callback gets it.
     """
-    return [_composed(config, overrides) for overrides in expand(config)]
+    return [composed(config, overrides) for overrides in expand(config)]
 
 
 def expand(config: DictConfig) -> list[list[str]]:
@@ -43,7 +48,7 @@ def expand(config: DictConfig) -> list[list[str]]:
 
 def _overrides(config: DictConfig) -> list[Override]:
     """Those of the sweep's file, then the command line's, which win."""
-    if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
+    if not told(config):
         raise UserError(
             f"hydra/sweeper={config.hydra.sweeper._target_}: only Hydra's own sweeper tells its cells before"
         )
@@ -52,12 +57,13 @@ def _overrides(config: DictConfig) -> list[Override]:
     return parser.parse_overrides([*params, *config.hydra.overrides.task])
 
 
-def _composed(config: DictConfig, overrides: list[str]) -> Config:
-    composed = GlobalHydra.instance().config_loader().load_sweep_config(config, overrides)
-    with open_dict(composed):
-        del composed["hydra"]
+def composed(config: DictConfig, overrides: list[str]) -> Config:
+    """One cell, as Hydra composes it."""
+    tree = GlobalHydra.instance().config_loader().load_sweep_config(config, overrides)
+    with open_dict(tree):
+        del tree["hydra"]
     try:
-        return to_config(composed)
+        return to_config(tree)
     except UserError as error:
         raise UserError(f"{' '.join(overrides)}: {error}") from None
 
@@ -69,6 +75,8 @@ def write_for_wandb(config: DictConfig, root: Path) -> Path:
         key = override.get_key_element()
         for known in (swept, fixed):
             known.pop(key, None)  # the last one wins
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            raise UserError(f"{key}: only=wandb_sweep writes a grid, which needs a list of values")
         if override.is_sweep_override():
             swept[key] = [_scalar(value) for value in override.sweep_string_iterator()]
         elif key not in OWN:

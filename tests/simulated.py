@@ -92,6 +92,7 @@ def run(
     levels: Sequence[str] | None = None,
     curve: int = 20,
     state: str = "finished",
+    overrides: Sequence[str] = (),
     score: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Path:
@@ -120,8 +121,8 @@ def run(
     trained = record(folder / "train", "train", sizes, {"mix": mixed})
     selected = record(folder / "select", "select", {"step": 50}, {"train": trained})
     evaluation(folder / "evaluate", task, correct, {"select": selected}, **(score or {}))
-    overrides = [f"backbone={backbone['name']}", f"task={task}", f"mix={mix}", f"seed={seed}", "tracker=none"]
-    facts = {"name": name, "key": "k", "state": state, "setting": setting, "overrides": overrides, "config": config}
+    command = [f"backbone={backbone['name']}", f"task={task}", f"mix={mix}", f"seed={seed}", "tracker=none", *overrides]
+    facts = {"name": name, "key": "k", "state": state, "setting": setting, "overrides": command, "config": config}
     (folder / "run.json").write_text(json.dumps(facts))
     return folder
 

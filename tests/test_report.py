@@ -137,6 +137,16 @@ def test_other_arms_stand_in_the_table_once_they_are_run(tmp_path: Path) -> None
     assert "*lema − cot_tokens*: as many training tokens." in text
 
 
+def test_a_mix_that_the_command_line_changed_is_an_arm_of_its_own(tmp_path: Path) -> None:
+    tiny(tmp_path, "lema", 1, 180)
+    tiny(tmp_path, "lema", 1, 120, overrides=["mix.without=step"], limit=None, selection="last")
+    text = published(tmp_path)
+    assert "| lema | lema (mix.without=step) |" in text
+    assert "| 90.0 {85.1, 93.4} ×1 | 60.0 {53.1, 66.5} ×1 |" in text
+    assert "mix=cot`" in text
+    assert "mix.without=step mix=cot`" not in text
+
+
 def test_settings_are_rows_told_apart_by_what_differs_and_never_compared_with_each_other(tmp_path: Path) -> None:
     tiny(tmp_path, "lema", 1, 180)
     tiny(tmp_path, "cot", 1, 150, setting="b", train={"method": "full", "learning_rate": 0.002})

@@ -115,6 +115,13 @@ def test_the_grid_of_wandb_is_the_same_cells(hydra: Hydra, tmp_path: Path, overr
 def test_what_cannot_be_a_grid_is_said(hydra: Hydra, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing is swept; name a sweep"):
         sweeps.write_for_wandb(master(hydra, ["seed=2"]), tmp_path)
+    with pytest.raises(UserError, match="a grid, which needs a list of values"):
+        sweeps.write_for_wandb(master(hydra, ["train.learning_rate=interval(0.1,1)"]), tmp_path)
+    other = master(hydra, ["seed=1,2"])
+    other.hydra.sweeper._target_ = "some.other.Sweeper"
+    assert not sweeps.told(other)
+    with pytest.raises(UserError, match="only Hydra's own sweeper tells its cells before"):
+        sweeps.write_for_wandb(other, tmp_path)
     with pytest.raises(UserError, match=r"seed=1 limit=0: limit=0: must be at least 1"):
         sweeps.cells(master(hydra, ["seed=1,2", "limit=0"]))
 

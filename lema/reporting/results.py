@@ -53,7 +53,9 @@ class Run:
 
     @property
     def arm(self) -> str:
-        return self.config["mix"]["name"]
+        """Its mix; one that the command line changed is another arm: `lema (mix.without=step)`."""
+        changed = [item for item in self.overrides if item.startswith("mix.")]
+        return self.config["mix"]["name"] + (f" ({', '.join(changed)})" if changed else "")
 
     @property
     def seed(self) -> int:
@@ -63,7 +65,7 @@ class Run:
     def shared_overrides(self) -> list[str]:
         """The command line's overrides that another arm or seed of this setting needs too."""
         own = ("mix", "seed", "sweeps", "until", "only", "tracker", "tracker.group", "hydra.mode", "runs_dir")
-        return [item for item in self.overrides if item.split("=")[0] not in own]
+        return [item for item in self.overrides if item.split("=")[0] not in own and not item.startswith("mix.")]
 
     def summaries(self, step: str) -> list[dict[str, Any]]:
         """The summary of a step; of `sample` those of all its models."""
