@@ -142,6 +142,8 @@ def _report(config: Config, label: str = "all", folders: list[Path] | None = Non
     if config.only == Only("wandb_report") and project is None:
         raise UserError("only=wandb_report: tracker=none logs nothing to W&B; tracker=wandb does")
     folder, comparison, new = report.publish(root, label, folders)
+    if config.only == Only("wandb_report") and not comparison.arms:
+        raise UserError("only=wandb_report: no run has been evaluated yet")
     if new and comparison.arms:
         Tracker(config, root).report(folder, report.evaluations(comparison))
     if config.only == Only("wandb_report") and project:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import random
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,11 @@ import numpy as np
 import pytest
 from simulated import answers, run
 
+from lema.reporting.comparing import compare
+from lema.reporting.export import as_json
+from lema.reporting.markdown import render
+from lema.reporting.plots import draw
+from lema.reporting.results import read_runs
 from lema.stages import report
 
 TINY: dict[str, Any] = {
@@ -260,6 +266,47 @@ def test_an_unreadable_run_is_named(tmp_path: Path, content: str) -> None:
     folder = tiny(tmp_path, "lema", 1, 180)
     (folder / "run.json").write_text(content)
     assert f"{folder.name}: its run.json or a record in it cannot be read" in published(tmp_path)
+
+
+def mutilated(value: Any, rng: random.Random) -> Any:
+    """The same JSON with one thing in it gone, null, or of another type."""
+    if isinstance(value, dict) and value and rng.random() < 0.8:
+        key = rng.choice(sorted(value))
+        if rng.random() < 0.3:
+            return {name: part for name, part in value.items() if name != key}
+        return value | {key: mutilated(value[key], rng)}
+    if isinstance(value, list) and value and rng.random() < 0.8:
+        place = rng.randrange(len(value))
+        return [*value[:place], mutilated(value[place], rng), *value[place + 1 :]]
+    return rng.choice([None, "x", -1, [], {}, 1e400])
+
+
+def test_no_damage_to_any_file_of_a_run_stops_the_report_of_the_others(tmp_path: Path) -> None:
+    tiny(tmp_path, "lema", 1, 180)
+    tiny(tmp_path, "cot", 1, 160)
+    folder, rng = tiny(tmp_path, "lema", 2, 170), random.Random(0)
+    files = {path: path.read_bytes() for path in sorted(folder.rglob("*.json*")) if path.is_file()}
+    damaged = 0
+    for number in range(300):
+        path, whole = rng.choice(list(files.items()))
+        if number % 4 == 0:
+            path.write_bytes(whole[: rng.randrange(len(whole))])
+        elif path.suffix == ".jsonl":
+            lines = whole.splitlines(keepends=True)
+            line = rng.randrange(len(lines))
+            lines[line] = json.dumps(mutilated(json.loads(lines[line]), rng)).encode() + b"\n"
+            path.write_bytes(b"".join(lines))
+        else:
+            path.write_text(json.dumps(mutilated(json.loads(whole), rng)))
+        comparison = compare([report.checked(run) for run in read_runs(tmp_path)])
+        text = render(comparison, {})
+        assert folder.name in json.loads(as_json(comparison))["runs"], path
+        assert "| lema − cot | tiny" in text, path
+        damaged += "Not compared" in text
+        if number % 30 == 0:
+            draw(comparison, tmp_path)
+        path.write_bytes(whole)
+    assert damaged > 50
 
 
 def test_different_versions_and_devices_are_said(tmp_path: Path) -> None:

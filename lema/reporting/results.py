@@ -24,6 +24,9 @@ OWN_STEPS = ("train", "select", "merge", "evaluate")
 # Of each, the input that must be what lies beside it: else a later step is of an earlier state of the run.
 CHAIN = (("train", "mix"), ("select", "train"), ("merge", "train"), ("evaluate", "select"), ("evaluate", "merge"))
 
+# What reading records that are not as we wrote them may raise.
+DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+
 
 @dataclass(frozen=True)
 class Verdicts:
@@ -59,7 +62,7 @@ class Run:
 
     @property
     def seed(self) -> int:
-        return self.config["seed"]
+        return int(self.config["seed"])
 
     @property
     def shared_overrides(self) -> list[str]:
@@ -97,7 +100,7 @@ class Run:
             rows = [json.loads(line) for line in data.splitlines()]
             ids = tuple(row["problem_id"] for row in rows)
             correct, symbolic = (np.array([row[rule] for row in rows], dtype=bool) for rule in ("correct", "symbolic"))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, *DAMAGE):
             return None
         return Verdicts(_same(ids), correct, symbolic)
 
@@ -117,7 +120,11 @@ class Run:
 
     def curve(self) -> list[tuple[int, float]]:
         """The training loss by step; empty when there is none to read."""
-        return [(row["step"], row["loss"]) for row in _rows(self.folder / "train" / "metrics.jsonl", "step", "loss")]
+        rows = _rows(self.folder / "train" / "metrics.jsonl", "step", "loss")
+        try:
+            return [(int(row["step"]), float(row["loss"])) for row in rows]
+        except DAMAGE:
+            return []
 
     def hours(self, steps: Iterable[str] = OWN_STEPS) -> float:
         """The hours its own steps took, on whatever device."""
@@ -141,7 +148,8 @@ class Run:
     @property
     def digests(self) -> dict[str, str]:
         """What each of its artifacts contains, in 12 hex digits."""
-        return {step: contents(record) for step, record in self.records.items()}
+        whole = {step: each for step, each in self.records.items() if {"recipe", "files"} <= each.keys()}
+        return {step: contents(record) for step, record in whole.items()}
 
     @property
     def usd(self) -> float:
@@ -154,7 +162,7 @@ def _rows(file: Path, *fields: str) -> list[dict[str, Any]]:
     try:
         rows = [json.loads(line) for line in file.read_bytes().splitlines()]
         return rows if all(field in row for row in rows for field in fields) else []
-    except (OSError, ValueError, TypeError):
+    except (OSError, *DAMAGE):
         return []
 
 
@@ -185,16 +193,16 @@ def _read(file: Path) -> Run:
         facts = json.loads(file.read_text(encoding="utf-8"))
         run = Run(
             folder,
-            facts["name"],
+            str(facts["name"]),
             facts["config"],
-            facts["setting"],
-            facts["overrides"],
-            facts.get("state", "finished"),
+            facts["setting"] and str(facts["setting"]),
+            [str(item) for item in facts["overrides"]],
+            str(facts.get("state", "finished")),
             dict(_records(folder)),
             facts.get("wandb", {}),
         )
         return Run(**{**vars(run), "trouble": _trouble(run)})
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *DAMAGE):
         why = "its run.json or a record in it cannot be read; delete the folder, or run its command again"
         return Run(folder, folder.name, {}, None, [], "unreadable", trouble=why)
 

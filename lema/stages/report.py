@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from lema.artifacts import Artifact, write_text
+from lema.identity import without_paths
 from lema.reporting import export, markdown, plots
 from lema.reporting.comparing import UNTUNED, Comparison, compare
-from lema.reporting.results import Run, read_runs
+from lema.reporting.results import DAMAGE, Run, read_runs
 from lema.tracking import run_id
 from lema.tracking.reports import Content, Task
 
@@ -17,13 +19,27 @@ def publish(root: Path, label: str = "all", folders: Iterable[Path] | None = Non
 
     `folders` are those of a sweep's runs, there or not; None takes every run.
     """
-    comparison = compare(read_runs(root, folders))
+    comparison = compare([checked(run) for run in read_runs(root, folders)])
     folder = root / "reports" / label
     folder.mkdir(parents=True, exist_ok=True)
     new = _write(comparison, folder)
     text = (folder / "report.md").read_text(encoding="utf-8")
     print(f"\n{_without_pictures(text)}\nwritten to {folder}", flush=True)
     return folder, comparison, new
+
+
+def checked(run: Run) -> Run:
+    """A run whose records would break the report is named in it instead: each is tried alone first."""
+    if run.trouble:
+        return run
+    try:
+        alone = compare([run])
+        markdown.render(alone, {})
+        export.as_json(alone)
+    except DAMAGE as error:
+        why = f"{type(error).__name__}: {without_paths(str(error))}"
+        return replace(run, trouble=f"its records are damaged ({why}); delete its folders and run its command again")
+    return run
 
 
 def _write(comparison: Comparison, folder: Path) -> bool:
