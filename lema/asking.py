@@ -24,6 +24,7 @@ from tqdm import tqdm
 from lema.artifacts import lock
 from lema.config import ApiConfig, PriceConfig
 from lema.estimate import estimate
+from lema.identity import without_paths
 from lema.journal import Answer, Journal, Spending, open_journal
 from lema.models.pacing import Pace
 from lema.types import UserError
@@ -243,7 +244,7 @@ class _Asking:
         elif landed.retry_after:
             self.pace.refused(now, sent_at, landed.retry_after)
         if self.failures[key] > retries and self.answered:
-            return Answer(None, landed.failure, str(self.api.model)), 0.0
+            return Answer(None, landed.failure, without_paths(str(self.api.model))), 0.0
         backoff = min(_LAST_BACKOFF, _FIRST_BACKOFF * 2 ** min(self.failures[key], 10)) * random.uniform(0.5, 1)
         return None, now + max(backoff, landed.retry_after or 0.0)
 
