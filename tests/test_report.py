@@ -88,6 +88,12 @@ def test_words_follow_the_numbers(tmp_path: Path, matched: tuple[int, ...], word
     assert f"same questions, same size: {words}" in published(tmp_path)
 
 
+def test_arms_that_never_differ_have_no_interval_of_no_width(tmp_path: Path) -> None:
+    tiny(tmp_path, "lema", 1, 180)
+    tiny(tmp_path, "cot", 1, 180)
+    assert "| lema − cot | tiny | +0.0 | – | 1.000* | 1.000 | 0 of 1 | – | 1.000 | 0 / 0 | – |" in published(tmp_path)
+
+
 def test_one_seed_has_no_headline_and_says_so(tmp_path: Path) -> None:
     tiny(tmp_path, "lema", 1, 180)
     tiny(tmp_path, "cot", 1, 160)

@@ -263,9 +263,9 @@ def _difference(row: Row, arm: str, other: str, first: dict[int, Run], second: d
     interval, smallest = None, None
     if len(pairs) == len(seeds):
         per_problem = [mine.correct.astype(float) - theirs.correct for mine, theirs in pairs.values()]
-        if len({mine.ids for mine, _ in pairs.values()}) == 1:
-            interval = over_problems(np.mean(per_problem, axis=0))
         discordant = fmean(float(np.abs(each).mean()) for each in per_problem)
+        if discordant and len({mine.ids for mine, _ in pairs.values()}) == 1:  # of no difference at all there is none
+            interval = over_problems(np.mean(per_problem, axis=0))
         smallest = smallest_effect(len(per_problem[0]), len(seeds), discordant, spread.sd or 0.0)
     papers = [paper(runs[seeds[0]], name) for name, runs in ((arm, first), (other, second))]
     return Difference(

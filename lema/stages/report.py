@@ -86,4 +86,4 @@ def at_wandb(comparison: Comparison, root: Path, title: str) -> Content:
 
 
 def _without_pictures(text: str) -> str:
-    return re.sub(r"(!\[.*\]\(.*\)\n)+\n", "", text)
+    return re.sub(r"\n(!\[.*\]\(.*\)\n)+", "", text)
