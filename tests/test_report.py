@@ -6,6 +6,8 @@ import csv
 import json
 import random
 import shutil
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -356,6 +358,21 @@ def test_nothing_is_drawn_again_when_nothing_changed(tmp_path: Path) -> None:
     tiny(tmp_path, "cot", 1, 160)
     assert report.publish(tmp_path)[2]
     assert (folder / "differences-arithmetic.png").is_file()
+
+
+def test_processes_that_end_at_once_write_one_whole_report(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        tiny(tmp_path, "lema", seed, 180 + seed)
+        tiny(tmp_path, "cot", seed, 160)
+    code = "import sys; from pathlib import Path; from lema.stages import report; report.publish(Path(sys.argv[1]))"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(3)]
+    for process in processes:
+        assert process.communicate(timeout=60)[1] == b""
+        assert process.returncode == 0
+    folder = tmp_path / "reports" / "all"
+    assert len(list(folder.glob("*.png"))) == (folder / "report.md").read_text().count("![") == 3
+    assert not list(folder.parent.glob("*.lock"))
 
 
 def test_accuracy_by_level_is_counted_by_level(tmp_path: Path) -> None:

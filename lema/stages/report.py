@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from lema.artifacts import Artifact, write_text
+from lema.artifacts import Artifact, lock, write_text
 from lema.identity import without_paths
 from lema.reporting import export, markdown, plots
 from lema.reporting.comparing import UNTUNED, Comparison, compare
@@ -19,11 +19,12 @@ def publish(root: Path, label: str = "all", folders: Iterable[Path] | None = Non
 
     `folders` are those of a sweep's runs, there or not; None takes every run.
     """
-    comparison = compare([checked(run) for run in read_runs(root, folders)])
     folder = root / "reports" / label
     folder.mkdir(parents=True, exist_ok=True)
-    new = _write(comparison, folder)
-    text = (folder / "report.md").read_text(encoding="utf-8")
+    with lock(folder):  # runs that end at the same time write the same report
+        comparison = compare([checked(run) for run in read_runs(root, folders)])
+        new = _write(comparison, folder)
+        text = (folder / "report.md").read_text(encoding="utf-8")
     print(f"\n{_without_pictures(text)}\nwritten to {folder}", flush=True)
     return folder, comparison, new
 
