@@ -56,6 +56,7 @@ class SweepCallback(Callback):
         root, only = Path(config.runs_dir), config.only
         preflight.check_runs_dir(root)
         if only == Only("wandb_sweep"):
+            sweeps.cells(config)  # a cell that cannot be composed is said here, not by the agent that starts it
             print(f"written to {sweeps.write_for_wandb(config, root)}")
             sys.exit(0)
         if only in (Only("export"), Only("compare")):

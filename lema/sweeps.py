@@ -9,6 +9,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
 from omegaconf import DictConfig, open_dict
 
 from lema.artifacts import write_text
@@ -41,8 +42,11 @@ def cells(config: DictConfig) -> list[Config]:
 
 
 def expand(config: DictConfig) -> list[list[str]]:
-    """The command line of each cell, by Hydra's own sweeper."""
-    [commands] = BasicSweeper.split_arguments(_overrides(config), None)
+    """The command line of each cell, by Hydra's own sweeper; `UserError` for values that it cannot sweep over."""
+    try:
+        [commands] = BasicSweeper.split_arguments(_overrides(config), None)
+    except HydraException as error:  # of a range without steps, interval(0,1)
+        raise UserError(str(error)) from None
     return commands
 
 
@@ -54,18 +58,35 @@ def _overrides(config: DictConfig) -> list[Override]:
         )
     params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-    return parser.parse_overrides([*params, *config.hydra.overrides.task])
+    try:
+        overrides = parser.parse_overrides([*params, *config.hydra.overrides.task])
+    except OverrideParseException as error:
+        raise UserError(f"hydra.sweeper.params: {error.override} cannot be read: {error.message}") from None
+    for each in overrides:
+        # Hydra would run one cell of each: what a file sweeps over is read before it is known which file.
+        if each.key_or_group == "sweeps" and each.is_sweep_override():
+            raise UserError(f"{each.input_line}: one sweep at a time; run them one after another")
+    return overrides
 
 
 def composed(config: DictConfig, overrides: list[str]) -> Config:
-    """One cell, as Hydra composes it."""
-    tree = GlobalHydra.instance().config_loader().load_sweep_config(config, overrides)
-    with open_dict(tree):
-        del tree["hydra"]
+    """One cell, as Hydra composes it; `UserError` names its overrides."""
     try:
+        tree = GlobalHydra.instance().config_loader().load_sweep_config(config, overrides)
+        with open_dict(tree):
+            del tree["hydra"]
         return to_config(tree)
     except UserError as error:
         raise UserError(f"{' '.join(overrides)}: {error}") from None
+    except ConfigCompositionException as error:
+        raise UserError(f"{' '.join(overrides)}: {_words(error)}") from None
+
+
+def _words(error: ConfigCompositionException) -> str:
+    """What Hydra says in many lines, in one: with the choices or the type, without the folders that it searched."""
+    what = str(error).partition("Config search path:")[0]
+    why = str(error.__cause__ or "").partition("\n")[0]
+    return ": ".join(" ".join(part.split()) for part in (what, why) if part)
 
 
 def write_for_wandb(config: DictConfig, root: Path) -> Path:

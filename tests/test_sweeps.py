@@ -35,6 +35,7 @@ COMMANDS = [
     ["sweeps=demo", "mix=choice(cot,lema)", "train.learning_rate=1e-3,5e-4"],
     ["sweeps=ablation", "backbone.size=7b,13b"],
     ["seed=1,2", "mix=glob(lema_no_*)"],
+    ["task=gsm8k", "task.dataset.path='a, b','c=d $1'", "limit=null,5"],
 ]
 
 
@@ -86,7 +87,6 @@ def test_cells_are_those_that_hydra_launches(hydra: Hydra, tmp_path: Path, overr
     jobs = launched(hydra, master(hydra, overrides), tmp_path)
     assert len({tuple(job) for job in jobs}) == len(jobs)
     assert sweeps.expand(config) == jobs
-    assert len(sweeps.cells(config)) == len(jobs)
 
 
 @pytest.mark.parametrize("overrides", COMMANDS, ids=" ".join)
@@ -124,6 +124,41 @@ def test_what_cannot_be_a_grid_is_said(hydra: Hydra, tmp_path: Path) -> None:
         sweeps.write_for_wandb(other, tmp_path)
     with pytest.raises(UserError, match=r"seed=1 limit=0: limit=0: must be at least 1"):
         sweeps.cells(master(hydra, ["seed=1,2", "limit=0"]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["seed=1,x"], "seed=x: .*seed=x: Value 'x' of type 'str' could not be converted to Integer$"),
+        (["mix=lema,lemma"], "mix=lemma: .*Could not find 'mix/lemma' Available options in 'mix': corrections cot .*"),
+        (["train.lrr=1,2"], "train.lrr=1: .*Key 'lrr' not in 'TrainConfig'$"),
+        (["sweeps=demo,ablation"], "sweeps=demo,ablation: one sweep at a time"),
+        (["train.learning_rate=interval(0,1)"], "INTERVAL_SWEEP"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_in_any_cell_is_one_line(hydra: Hydra, overrides: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words) as said:
+        sweeps.cells(master(hydra, overrides))
+    assert "\n" not in str(said.value)
+    assert str(ROOT) not in str(said.value)
+
+
+def test_a_mistake_in_a_sweeps_file_names_the_place(hydra: Hydra) -> None:
+    config = master(hydra, ["sweeps=demo"])
+    config.hydra.sweeper.params.seed = "1,,2"
+    with pytest.raises(UserError, match=r"hydra\.sweeper\.params: seed=1,,2 cannot be read"):
+        sweeps.cells(config)
+
+
+def test_no_file_is_written_of_a_sweep_with_a_cell_that_cannot_run(
+    tmp_path: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    refused = run_cli("-m", "mix=lema,lemma", "only=wandb_sweep", f"runs_dir={tmp_path / 'runs'}")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("mix=lemma only=wandb_sweep")
+    assert len(refused.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs" / "sweeps").exists()
 
 
 def test_the_command_line_writes_the_file_and_runs_nothing(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import wandb
-from wandb_server import ENTITY, Run, WandbServer, serving
+from wandb_server import ENTITY, KEY, Run, WandbServer, serving
 from wandb_views import Views, add_views
 
 from lema.tracking.reports import Content, Task, publish
@@ -133,7 +133,7 @@ def test_without_a_server_there_is_one_line(
 ) -> None:
     server.close()
     start = time.monotonic()
-    with pytest.raises(UserError, match=r"did not take it .*: check the network") as said:
+    with pytest.raises(UserError, match=r"did not take it .*: check the network, .* and WANDB_BASE_URL") as said:
         publish(CONTENT, "lema", tmp_path / "state.json")
     assert "\n" not in str(said.value)
     assert time.monotonic() - start < 60
@@ -157,3 +157,20 @@ def test_a_refusal_of_the_server_is_said(server: WandbServer, views: Views, tmp_
     del server.handlers["upsertView"]
     with pytest.raises(UserError, match=r"did not take it .*unknown operation upsertView"):
         publish(CONTENT, "lema", tmp_path / "state.json")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_login_that_is_refused_is_named_and_how_to_renew_it(server: WandbServer, tmp_path: Path, status: int) -> None:
+    server.refusal = status
+    with pytest.raises(UserError, match=r"\[31mrefused\): .*wandb login --relogin") as said:
+        publish(CONTENT, "lema", tmp_path / "state.json")
+    assert KEY not in str(said.value)
+    assert str(said.value).isprintable()
+
+
+def test_nothing_in_it_names_who_made_it(server: WandbServer, views: Views, tmp_path: Path) -> None:
+    viewer = server.handlers["Viewer"]({})["viewer"] | {"username": "someone", "email": "someone@example.org"}
+    server.handlers["Viewer"] = lambda _: {"viewer": viewer}
+    publish(CONTENT, "lema", tmp_path / "state.json")
+    sent = json.dumps(views["view1"])
+    assert not [secret for secret in (KEY, "someone", str(tmp_path)) if secret in sent]

@@ -87,6 +87,7 @@ class WandbServer:
         self.agent_runs: list[dict[str, Any]] = []  # {"run_id": …, "args": {name: {"value": …}}}, one for each start
         self.received: list[tuple[str, bytes]] = []  # (path, body) of every request
         self.refused: list[str] = []  # GraphQL operations that nothing answered well
+        self.refusal: int | None = None  # the status that every request gets: 401 for a key that is not known
         self.lock = threading.RLock()
         self.handlers: dict[str, Callable[[Variables], dict[str, Any]]] = {
             "Viewer": lambda _: {"viewer": _viewer()},
@@ -128,6 +129,8 @@ class WandbServer:
         """Status and JSON for one request."""
         with self.lock:
             self.received.append((path, body))
+            if self.refusal:
+                return self.refusal, {"errors": [{"message": "\x1b[31mrefused"}]}
             if path.startswith("/graphql"):
                 return self.graphql(json.loads(body))
             if found := re.fullmatch(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", path):
