@@ -98,7 +98,7 @@ def test_made_again_it_is_the_same_report_updated(views: Views, tmp_path: Path) 
     assert json.loads(state.read_text()) == {"id": "view1", "url": first, "entity": ENTITY, "project": "lema"}
 
 
-@pytest.mark.parametrize("damage", ["deleted", "other project", "unreadable"])
+@pytest.mark.parametrize("damage", ["deleted", "not found", "other project", "unreadable"])
 def test_a_report_that_is_gone_is_made_anew(
     server: WandbServer, views: Views, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -106,6 +106,8 @@ def test_a_report_that_is_gone_is_made_anew(
     publish(CONTENT, "lema", state)
     if damage == "deleted":
         views["other"] = views.pop("view1")
+    elif damage == "not found":
+        server.handlers["SpecificReport"] = lambda _: {}["could not find view"]
     elif damage == "unreadable":
         state.write_text("{")
     else:
@@ -113,7 +115,7 @@ def test_a_report_that_is_gone_is_made_anew(
             run.project = "mine"
     url = publish(CONTENT, "mine" if damage == "other project" else "lema", state)
     assert url.endswith("--view2")
-    assert ("the earlier one was deleted" in caplog.text) == (damage == "deleted")
+    assert ("the earlier one was deleted" in caplog.text) == (damage in ("deleted", "not found"))
 
 
 def test_runs_that_are_not_there_are_counted_in_words(

@@ -6,6 +6,7 @@ Made again it is the same report, updated. It exists only at the server: there i
 import json
 import logging
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,7 +174,12 @@ def _exists(api: Any, report: str) -> bool:
     from wandb_workspaces.reports.v2 import gql, interface
 
     client: Any = interface
-    found = client.execute_graphql(api, gql.view_report, {"reportId": report}).get("view")
+    try:
+        found = client.execute_graphql(api, gql.view_report, {"reportId": report}).get("view")
+    except Exception as error:  # of many kinds; a server may say nothing of it, or say that it has none
+        if not re.search("find|found|exist|deleted", str(error), re.IGNORECASE):
+            raise
+        found = None
     if not found:
         log.warning("%-16s the earlier one was deleted; this is another", "W&B report")
     return bool(found)
