@@ -12,7 +12,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -294,11 +294,19 @@ def _agent(step: str) -> Iterator[None]:
 def _prepare(root: Path) -> None:
     """What wandb reads from its variables, where the user has not set them: all its files go below the runs folder."""
     folder = results.here(root / "wandb")
+    if os.path.isabs(folder):
+        _warn_of(root.absolute())
     # The path of a staged table is uploaded with it. On Linux the working directory has a name that tells nobody's.
     cwd = Path("/proc/self/cwd")
     staged = folder if os.path.isabs(folder) or not cwd.exists() else str(cwd / folder)
     for variable, value in ({"DATA_DIR": staged, "CACHE_DIR": folder, "SILENT": "true"} | TIMEOUTS).items():
         os.environ.setdefault(f"WANDB_{variable}", value)
+
+
+@cache
+def _warn_of(root: Path) -> None:
+    """W&B uploads where each file of an artifact lay; once a process."""
+    log.warning("W&B is shown the path %s: with a runs_dir below the working directory it is not", root)
 
 
 def _publish_report(run: Any, name: str, files: list[Path], inputs: Iterable[Artifact]) -> None:
