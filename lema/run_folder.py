@@ -5,7 +5,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -32,8 +32,9 @@ def recorded(cell: Cell, overrides: list[str], last: Stage, in_sweep: bool) -> I
     except BaseException as error:
         if in_sweep or (cell.folder / "run.json").exists():
             known = isinstance(error, UserError | KeyboardInterrupt)
-            words = " ".join(str(error).split()) if known else f"{type(error).__name__}: {error}"
-            _write(cell, overrides, words or type(error).__name__)
+            words = " ".join((str(error) if known else f"{type(error).__name__}: {error}").split())
+            with suppress(OSError):  # of a full disk, say: the first error is what is to be seen
+                _write(cell, overrides, words or type(error).__name__)
         raise
     _write(cell, overrides, "finished" if last in (Stage.evaluate, Stage.report) else f"{STOPPED} {last}")
     if "select" in cell.artifacts:
@@ -74,5 +75,6 @@ def _metrics(cell: Cell) -> Iterator[dict[str, Any]]:
         yield {"stage": name, "summary": artifact.summary}
     for record in sorted(cell.folder.glob("*/record.json")):
         if record.parent.name not in cell.artifacts:
-            facts = json.loads(record.read_text(encoding="utf-8"))
-            yield {"stage": record.parent.name, "summary": facts["summary"]}
+            with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged one is the report's to name
+                facts = json.loads(record.read_text(encoding="utf-8"))
+                yield {"stage": record.parent.name, "summary": facts["summary"]}
