@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +46,23 @@ def test_flips_differences_in_settings_and_examples_stand_side_by_side(
     assert "McNemar's exact p 1, on 100 problems" in text
     assert text.count("**gsm8k-test-") == 4
     assert "**gsm8k-test-60** How many? *Gold: 10*\n\n| a | b |" in text
+
+
+def test_what_a_model_wrote_cannot_write_to_a_terminal_or_a_page(
+    tmp_path: Path, compared: Callable[..., tuple[str, dict]]
+) -> None:
+    run(tmp_path, "lema", 1, answers(4, 1))
+    folder = run(tmp_path, "cot", 1, answers(4, 0))
+    file, record = folder / "evaluate" / "predictions.jsonl", folder / "evaluate" / "record.json"
+    hostile = "2 < 3\x1b[2J | a\r\nb\u2028c <img src=x>"
+    rows = [json.loads(line) | {"text": hostile} for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    facts = json.loads(record.read_text())
+    facts["files"]["predictions.jsonl"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    record.write_text(json.dumps(facts))
+    text, _ = compared("gsm8k-llama2-7b-lema", "gsm8k-llama2-7b-cot")
+    assert "| 2 < 3[2J \\| a<br>b<br>c &lt;img src=x> |" in text
+    assert "\x1b" not in text
 
 
 def test_runs_of_one_task_with_other_limits_are_compared_on_their_common_problems(

@@ -108,7 +108,7 @@ class Client:
         # Half a surrogate pair, which JSON can carry, cannot be written to any file.
         content = content.encode("utf-8", "replace").decode() if isinstance(content, str) else None
         # The name is printed, and stands in tables and reports; some servers call a model by its folder.
-        name = without_paths(str(said.get("model") or self.api.model))
+        name = without_paths(str(said.get("model") or self.api.model)[:1000])
         model = "".join(filter(str.isprintable, name))[:100]
         return Landed(tokens, Answer(content, ended, model), headers=headers)
 

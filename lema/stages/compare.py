@@ -1,5 +1,6 @@
 """compare: any two runs side by side: in what they differ, what each scored, on which problems they disagree."""
 
+import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -117,6 +118,11 @@ def _flips(first: Run, second: Run, lost: list[str], gained: list[str], examples
 
 
 def _side_by_side(problem: str, facts: dict[str, Any], answers: Iterable[dict[str, Any]]) -> str:
-    question = " ".join(str(facts.get("question", "(its data are gone)")).split())
-    cells = [answer["text"].strip().replace("\n", "<br>") for answer in answers]
+    question = _shown(" ".join(str(facts.get("question", "(its data are gone)")).split()))
+    cells = ["<br>".join(map(_shown, str(answer["text"]).strip().splitlines())) for answer in answers]
     return f"**{problem}** {question} *Gold: {facts.get('answer', '?')}*\n\n" + table(["a", "b"], [cells], words=2)
+
+
+def _shown(line: str) -> str:
+    """A line that a model wrote, which cannot write to a terminal or, as markup, to a page."""
+    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", "".join(filter(str.isprintable, line)))
