@@ -232,6 +232,13 @@ def test_a_run_that_died_or_was_stopped_is_named_with_its_reason(tmp_path: Path)
     assert "seed4: it ended after mix, as asked" in text
 
 
+def test_an_earlier_score_of_a_run_whose_last_attempt_failed_stands_and_that_is_said(tmp_path: Path) -> None:
+    tiny(tmp_path, "lema", 1, 180, state="no disk left at /home/jane/runs")
+    text = published(tmp_path)
+    assert "The last attempt of arithmetic-tiny-None-lema-seed1 ended otherwise (no disk left at …/runs)" in text
+    assert "| 90.0 {85.1, 93.4} ×1 |" in text
+
+
 def test_a_score_of_an_older_version_or_of_an_earlier_mix_is_named_and_not_compared(tmp_path: Path) -> None:
     old, stale = tiny(tmp_path, "lema", 1, 180), tiny(tmp_path, "lema", 2, 180)
     tiny(tmp_path, "lema", 3, 160)

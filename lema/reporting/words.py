@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
+from lema.identity import without_paths
 from lema.reporting.comparing import UNTUNED, Comparison, Difference, Row
-from lema.reporting.results import Run
+from lema.reporting.results import STOPPED, Run
 
 # What is counted of each arm's first run, by step and field of its summary; the first five are the setting's.
 LOSSES = {
@@ -107,6 +108,10 @@ def _runs(comparison: Comparison, row: Row) -> Iterator[str]:
     if "base" in runs[0].records:
         yield _tiny(runs[0])
     yield from _engines(runs)
+    for run in runs:
+        if run.state != "finished" and not run.state.startswith(STOPPED):
+            how = without_paths(run.state)
+            yield f"The last attempt of {run.name} ended otherwise ({how}): its earlier score stands."
     if damaged := [run.name for run in runs if run.verdicts is None]:
         yield (
             f"The predictions of {', '.join(damaged)} are missing or damaged: the scores stand, but these runs pair "
