@@ -22,10 +22,12 @@ from lema.cell import Cell
 from lema.compose import at_end
 from lema.config import Config, CotPart, Extra, Method, Only, Stage
 from lema.stages import base, correct, data, evaluate, merge, mix, rationales, sample, select, train
-from lema.tracking import Tracker, reports
+from lema.tracking import Tracker, reports, service
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
+
+at_end.callback(service.end)  # the first to be registered is the last to be called
 
 REPORTS = (Only("report"), Only("wandb_report"))
 

@@ -17,7 +17,7 @@ from wandb_server import KEY, WandbServer, serving
 
 from lema.artifacts import Artifact, Recipe, Store, write_json, write_jsonl
 from lema.config import Config
-from lema.tracking import Tracker
+from lema.tracking import Tracker, service
 from lema.types import Solution, UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,7 +43,6 @@ def command(*overrides: str) -> list[str]:
 @pytest.fixture
 def wandb_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """`wandb_in(WANDB_MODE="online")`: these variables for wandb in this process, until the test ends."""
-    import wandb
 
     def use(**variables: str) -> None:
         for name in [name for name in os.environ if name.startswith("WANDB_")]:
@@ -53,10 +52,10 @@ def wandb_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
             monkeypatch.delenv(f"WANDB_{name}")
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        wandb.teardown()
+        service.end()
 
     yield use
-    wandb.teardown()
+    service.end()
 
 
 def track(tracker: Tracker, root: Path, steps: range, during: Callable[[int], None] = lambda _: None) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import wandb
 from wandb_server import ENTITY, KEY, Run, WandbServer, serving
 from wandb_views import Views, add_views
 
+from lema.tracking import service
 from lema.tracking.reports import Content, Task, publish
 from lema.types import UserError
 
@@ -37,7 +40,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbSer
         for name in RUNS:
             started.runs[name] = Run(name, "lema")
         yield started
-    wandb.teardown()  # its service keeps the key and the address
+    service.end()  # W&B's process keeps the key and the address
 
 
 @pytest.fixture
@@ -176,3 +179,19 @@ def test_nothing_in_it_names_who_made_it(server: WandbServer, views: Views, tmp_
     publish(CONTENT, "lema", tmp_path / "state.json")
     sent = json.dumps(views["view1"])
     assert not [secret for secret in (KEY, "someone", str(tmp_path)) if secret in sent]
+
+
+def test_a_process_of_wandbs_that_never_ends_is_not_waited_for(
+    server: WandbServer, views: Views, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    wandb.Api(timeout=5).runs("team/lema", {"name": {"$in": ["train-a"]}}, per_page=5)[0]  # which starts it
+    found = subprocess.run(["pgrep", "-P", str(os.getpid()), "wandb-core"], capture_output=True, text=True)
+    core = int(found.stdout.split()[-1])
+    os.kill(core, signal.SIGSTOP)
+    monkeypatch.setattr(service, "SECONDS", 1.0)
+    start = time.monotonic()
+    service.end()
+    assert 0.9 < time.monotonic() - start < 10
+    os.kill(core, signal.SIGKILL)

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import wandb
 from wandb.proto import wandb_internal_pb2
+
+from lema.tracking import service
 
 HEADER_BYTES = 7  # of the file
 BLOCK_BYTES = 32768  # LevelDB's log format: records in blocks, cut into fragments
@@ -34,7 +35,7 @@ def records(path: Path) -> Iterator[Any]:
 
 def offline_runs(runs_dir: Path) -> list[dict[str, Any]]:
     """The runs that were logged offline below a runs folder, the oldest first."""
-    wandb.teardown()  # what this process finished may still be on its way to the disk
+    service.end()  # what this process finished may still be on its way to the disk
     folders = sorted((runs_dir / "wandb").glob("offline-run-*"), key=lambda folder: folder.stat().st_mtime_ns)
     return [read_run(folder) for folder in folders]
 

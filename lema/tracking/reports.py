@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lema.artifacts import write_json
+from lema.tracking import service
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,8 @@ def publish(content: Content, project: str, state: Path) -> str:
         why = "".join(filter(str.isprintable, line))  # a server's words on a terminal
         remedy = "check the network, the login (wandb login --relogin) and WANDB_BASE_URL, then again"
         raise UserError(f"only=wandb_report: {where} did not take it ({why}): {remedy}") from None
+    finally:
+        service.end()
 
 
 def _publish(content: Content, project: str, state: Path) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 from lema.artifacts import Artifact, Recipe
 from lema.config import Config, Stage
 from lema.identity import digest, identity, portable
-from lema.tracking import results
+from lema.tracking import results, service
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ class StepRun:
                 self._run = self._init()
             except Exception as error:  # of many kinds, none of which is a reason to lose a result
                 self.tracker.offline = True
-                wandb.teardown()  # or the run id counts as in use
+                service.end()  # or the run id counts as in use
                 told = "W&B cannot be reached (%s): logged offline; upload it later with %s"
                 log.warning(told, _first_line(error), self._sync)
                 self._attempt(self._start_offline)
@@ -237,9 +237,8 @@ class StepRun:
         self._run = self._init()
 
     def _write_offline(self) -> None:
-        import wandb
 
-        wandb.teardown()
+        service.end()
         self._start_offline()
         for row in self._rows:
             self._run.log(row)
@@ -251,9 +250,7 @@ class StepRun:
         newest = Path(self._run.dir).parent
         older = [each for each in newest.parent.glob(f"offline-run-*-{self._run.id}*") if each.name != newest.name]
         if older:
-            import wandb
-
-            wandb.teardown()  # which writes to the disk what is on its way
+            service.end()  # which writes to the disk what is on its way
         for each in older:
             shutil.rmtree(each)
 
@@ -281,9 +278,8 @@ def _agent(step: str) -> Iterator[None]:
     if "WANDB_SWEEP_ID" not in os.environ:
         yield
         return
-    import wandb
 
-    wandb.teardown()
+    service.end()
     held = {name: os.environ.pop(name) for name in AGENT if name in os.environ and step != Stage.evaluate}
     try:
         yield
