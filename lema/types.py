@@ -40,7 +40,7 @@ class Solution:
     problem_id: str
     model: str
     sample: int  # 0-based, below `sampler.samples`
-    text: str  # the completion as generated
+    text: str  # the completion as generated; of a training problem its `answer_part` alone
     answer: str | None  # final answer extracted by the official rules, None when there is none
     correct: bool  # by the official rules: the verdict that selects wrong paths and makes the accuracy
     symbolic: bool  # whether it is right by the symbolic rules
@@ -88,7 +88,7 @@ class Example:
     completion: str
 
 
-SCORE_VERSION = 4  # of the evaluation: raised when the same answers would get another score
+SCORE_VERSION = 5  # of the evaluation: raised when the same answers would get another score
 
 
 @dataclass(frozen=True)

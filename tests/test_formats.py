@@ -136,26 +136,6 @@ def test_few_shot_prompt_is_the_examples_and_then_the_question() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("5 + 3 = 8. The answer is 8.", "5 + 3 = 8. The answer is 8."),
-        (" 5 + 3 = 8. The answer is 8.\n", "5 + 3 = 8. The answer is 8."),
-        ("The answer is 8.\n\nQuestion: How many eggs are left?\nAnswer: The answer is 3.", "The answer is 8."),
-        ("The answer is 8.\r\n\r\nQuestion: How many?", "The answer is 8."),
-        ("The answer is 8.\nQ: How many?\nA: 3\n\nQ: Why?", "The answer is 8."),
-        ("The answer is 8.\n\nQuestion 5: How many?", "The answer is 8."),
-        ("The answer is 8.\n\n### Instruction:\nHow many?", "The answer is 8."),
-        ("Bank - A\n\nbank.\nThe answer is bank.\n\n  Question: Why?", "Bank - A\n\nbank.\nThe answer is bank."),
-        ("The question: how many? Question: 8.", "The question: how many? Question: 8."),
-        ("Question: How many?", ""),
-        ("", ""),
-    ],
-)
-def test_first_answer_ends_where_the_next_question_is_made_up(text: str, answer: str) -> None:
-    assert formats.first_answer(text) == answer
-
-
-@pytest.mark.parametrize(
     ("text", "steps"),
     [
         ("One.\nTwo.", ["One.", "Two."]),

@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "lema"
 # Each layer imports only from the ones before it (or from its own package).
 LAYERS = [
-    ["types"],
+    ["types", "generated"],
     ["config"],
     ["compose", "identity", "estimate", "machine"],
     ["artifacts", "arithmetic", "prompts", "grading", "journal", "leakage", "statistics", "paper"],

@@ -3,10 +3,9 @@
 import re
 from collections.abc import Iterator, Sequence
 
+from lema.generated import first_answer, without_thinking
 from lema.grading.notation import clean, number
 
-# A few-shot model goes on to invent the next question; what follows is not its answer to this one.
-_NEXT_QUESTION = re.compile(r"\n[ \t]{0,8}(?:Q|Question|Problem|### Instruction) ?\d*:")
 _MARK = re.compile(
     r"(?P<box>\\(?:boxed|fbox) *)"
     r"|(?P<hashes>####)"
@@ -46,8 +45,8 @@ def extract(text: str, task: str, candidates: Sequence[str] = ()) -> str | None:
     >>> [extract(text, "csqa", ["bank", "city"]) for text in ("The answer is (B).", "\\boxed{\\text{city}}", "A city?")]
     ['city', 'city', 'city']
     """
-    text = text[-_MAX_TEXT:].strip()
-    text = _NEXT_QUESTION.split(text, maxsplit=1)[0].rstrip() or text
+    text = without_thinking(text[-_MAX_TEXT:])
+    text = first_answer(text) or text
     return next((reading for reading in _readings(text, task, candidates) if reading), None)
 
 

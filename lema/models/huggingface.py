@@ -16,11 +16,12 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from lema.artifacts import write_json
 from lema.config import Attention, BackboneConfig, Batches, Method, ModelConfig, Precision, TrainConfig
+from lema.generated import answer_part
 from lema.grading import grade_all
 from lema.models.attention import choose
 from lema.models.reading import reading
 from lema.models.weights import Weights
-from lema.prompts.formats import cot_prompt, few_shot_prompt, first_answer
+from lema.prompts.formats import cot_prompt, few_shot_prompt
 from lema.types import Problem, Solution, UserError
 
 log = logging.getLogger(__name__)
@@ -143,6 +144,7 @@ def solve(
     style: str | None = None,  # None is the model's own
     few_shot: str | None = None,  # worked solutions to stand before the question, in place of a style
     samples: int = 1,
+    whole: bool = True,  # else the texts are cut to their `answer_part`
     **how: Any,
 ) -> list[Solution]:
     """Answer each problem `samples` times and grade the answers; sampling and evaluation both come here.
@@ -156,8 +158,8 @@ def solve(
         prompts = {each.id: few_shot_prompt(few_shot, each.question, each.candidates) for each in problems}
         how["stop"] = "\nQuestion:"
     texts = complete([prompts[problem.id] for problem, _ in asked], model, source, **how)
-    if few_shot is not None:
-        texts = [(first_answer(text), truncated) for text, truncated in texts]
+    if not whole:
+        texts = [(answer_part(text), truncated) for text, truncated in texts]
     items = [(text, problem.answer, problem.candidates) for (problem, _), (text, _) in zip(asked, texts, strict=True)]
     grades = zip(grade_all(items, grader), grade_all(items, grader, "symbolic"), strict=True)
     return [

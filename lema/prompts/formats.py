@@ -71,8 +71,6 @@ ANSWER = "The answer is {answer}."
 _NOT_ABBREVIATED = r"(?<!\b(?:Mr|Ms|Dr|St|vs|No)\.)(?<!\b(?:Mrs|e\.g|i\.e)\.)(?<!\bapprox\.)"
 SENTENCE_END = re.compile(rf"(?<=[.!?]){_NOT_ABBREVIATED}\s+(?=[A-Z0-9\\$(\"'])")
 _STEP = re.compile(r"^\s*Step \d+:\s*", re.MULTILINE)
-# A completion model goes on to make up the next question.
-NEXT_QUESTION = re.compile(r"^[ \t]{0,8}(?:Q|Question|Problem|### Instruction) ?\d{0,9}:", re.MULTILINE)
 
 
 def cot_prompt(style: str, question: str, candidates: Sequence[str] = ()) -> str:
@@ -91,15 +89,6 @@ def few_shot_prompt(demonstrations: str, question: str, candidates: Sequence[str
     """The prompt of a model that was not trained on ours: worked examples as in their file, then the question."""
     head = demonstrations.rstrip("\n")
     return f"{head}\n\nQuestion: {_asked(question, candidates)}\nAnswer: Let's think step by step.\n"
-
-
-def first_answer(text: str) -> str:
-    """What a model wrote up to the next question that it makes up.
-
-    >>> first_answer("5 + 3 = 8. The answer is 8.\\n\\nQuestion: How many eggs are left?\\nAnswer: 3")
-    '5 + 3 = 8. The answer is 8.'
-    """
-    return NEXT_QUESTION.split(text, maxsplit=1)[0].strip()
 
 
 def cot_completion(steps: list[str], candidates: Sequence[str] = ()) -> str:

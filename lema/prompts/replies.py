@@ -8,7 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lema.prompts.formats import NEXT_QUESTION, SENTENCE_END
+from lema.generated import NEXT_QUESTION
+from lema.prompts.formats import SENTENCE_END
 
 UNPARSABLE = "unparsable"
 NO_SUCH_STEP = "step does not exist"

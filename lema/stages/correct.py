@@ -37,7 +37,7 @@ def recipe(cell: Cell) -> Recipe:
         config |= {name: getattr(cell.config.sampler, name) for name in ("batch_size", "seed")}
         inputs["model"] = cell.corrector_weights.digest
     label = f"{cell.train_label}-{cell.sampler_label}-{corrector.name}"
-    return Recipe("correct", label, version=3, config=config, inputs=inputs)
+    return Recipe("correct", label, version=4, config=config, inputs=inputs)
 
 
 def build(cell: Cell, folder: Path) -> dict[str, Any]:

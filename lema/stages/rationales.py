@@ -9,6 +9,7 @@ from typing import Any
 
 from lema.artifacts import Recipe, write_jsonl
 from lema.cell import Cell
+from lema.generated import answer_part
 from lema.grading import grade_all
 from lema.identity import api_identity, digest
 from lema.types import Problem, Solution, distinct
@@ -19,7 +20,7 @@ def recipe(cell: Cell) -> Recipe:
     config = api_identity(rationales) | {"requests": rationales.requests, "most": rationales.most, "grader": grader}
     config["demonstrations"] = digest(cell.rationale_prompt(Problem("", "", "", "")))
     inputs = {"data": cell.artifacts["data"].digest}
-    return Recipe("rationales", f"{cell.train_label}-{rationales.name}", version=1, config=config, inputs=inputs)
+    return Recipe("rationales", f"{cell.train_label}-{rationales.name}", version=2, config=config, inputs=inputs)
 
 
 def build(cell: Cell, folder: Path) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def build(cell: Cell, folder: Path) -> dict[str, Any]:
     wanted = [(prompts[problem.id], number) for problem, number in asked]
     answers, spent = cell.ask(wanted, api=cell.config.rationales, section="rationales")
     usable = [(*each, answer) for each, answer in zip(asked, answers, strict=True) if answer.usable]
-    items = [(answer.text or "", problem.answer, problem.candidates) for problem, _, answer in usable]
+    items = [(answer_part(answer.text or ""), problem.answer, problem.candidates) for problem, _, answer in usable]
     verdicts = zip(grade_all(items, grader), grade_all(items, grader, "symbolic"), strict=True)
     solutions = [
         Solution(problem.id, answer.model, number, text, official.answer, official.correct, symbolic.correct, False)

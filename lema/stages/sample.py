@@ -14,9 +14,9 @@ from lema import recorded, tasks
 from lema.artifacts import RESUME, Recipe, read_jsonl, write_jsonl
 from lema.cell import Cell
 from lema.config import SourceKind
+from lema.generated import answer_part
 from lema.grading import grade_all
 from lema.identity import api_identity, digest
-from lema.prompts.formats import first_answer
 from lema.types import Problem, Solution, distinct
 
 _CHUNK = 10_000  # texts that are graded together: enough to keep the symbolic workers busy
@@ -49,7 +49,7 @@ def recipe(cell: Cell, name: str) -> Recipe:
         own = {field: getattr(model, field) for field in ("prompt", "precision", "attention")}
         how = {field: getattr(sampler, field) for field in ("temperature", "max_new_tokens", "batch_size", "seed")}
         config, inputs["model"], label = config | own | how, weights.digest, weights.name
-    return Recipe("sample", f"{cell.train_label}-{label}", version=3, config=config, inputs=inputs)
+    return Recipe("sample", f"{cell.train_label}-{label}", version=4, config=config, inputs=inputs)
 
 
 def build(cell: Cell, folder: Path, name: str) -> dict[str, Any]:
@@ -102,6 +102,7 @@ def _solved(cell: Cell, name: str, resume: Path) -> list[Solution]:
         seed=sampler.seed,
         batch_size=sampler.batch_size,
         resume=resume,
+        whole=False,
     )
 
 
@@ -114,7 +115,7 @@ def _asked(cell: Cell, name: str) -> tuple[Iterator[Sampled], dict[str, Any]]:
     wanted = [(prompts[problem.id], number) for problem, number in asked]
     answers, spent = cell.ask(wanted, api=source.api, section=_key(name, "api"))
     texts = (
-        Sampled(problem, answer.model, number, first_answer(answer.text), answer.ended == "length")
+        Sampled(problem, answer.model, number, answer_part(answer.text), answer.ended == "length")
         for (problem, number), answer in zip(asked, answers, strict=True)
         if answer.text is not None
     )
@@ -128,7 +129,7 @@ def _recorded(cell: Cell, name: str, counts: Counter[str]) -> Iterator[Sampled]:
     official = tasks.published(cell.config.task)[0]  # those too that are held out, or beyond `limit`
     for problem, text, model in recorded.read(file, official, cell.test_questions(), _key(name, "recorded"), counts):
         if problem.id in own:
-            yield Sampled(problem, model or name, number[problem.id], text, truncated=False)
+            yield Sampled(problem, model or name, number[problem.id], answer_part(text), truncated=False)
             number[problem.id] += 1
         else:
             counts["question that is not trained on"] += 1

@@ -1,0 +1,44 @@
+r"""What a model generates around its answer: its thinking before, and behind it the next question that it makes up.
+
+>>> without_thinking("<think>5 + 3 = 9? No.</think>\n5 + 3 = 8."), without_thinking("5 + 3 is ...</think> 8")
+('5 + 3 = 8.', '8')
+>>> first_answer("5 + 3 = 8. The answer is 8.\n\n**Question 2:** How many eggs are left?\nAnswer: 3")
+'5 + 3 = 8. The answer is 8.'
+"""
+
+import re
+
+# The names that published models' templates use; `seed:think`, `mm:think` and their like have a name space before them.
+_TAG = r"(?:[a-z]{1,12}:)?(?:think|thinking|thought|thoughts|reasoning|reflection|scratchpad|analysis)"
+_OPENS = re.compile(rf"<{_TAG}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>", re.IGNORECASE)
+_CLOSES = re.compile(rf"</{_TAG}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>", re.IGNORECASE)
+_SPEAKER = r"(?:Q|Question|Problem|Exercise|Instruction|Human|User)"
+NEXT_QUESTION = re.compile(
+    rf"^[ \t]{{0,8}}(?:[#>*_]{{1,4}}[ \t]?)?{_SPEAKER} ?#?\d{{0,9}}[*_]{{0,2}}:"
+    rf"|^[ \t]{{0,8}}[#*]{{2,4}}[ \t]?{_SPEAKER} ?#?\d{{0,9}}[*:]{{0,3}}[ \t]*$"
+    r"|<\|(?:im_end|im_start|eot_id|start_header_id|endoftext|end_of_text)\|>|</s>|<(?:end|start)_of_turn>|\[INST\]",
+    re.MULTILINE,
+)
+
+
+def answer_part(text: str) -> str:
+    """The part that can be trained on: without the thinking, and up to the next question."""
+    return first_answer(without_thinking(text))
+
+
+def without_thinking(text: str) -> str:
+    """The text behind a model's thinking; "" while that is not closed.
+
+    Many templates open the thinking in the prompt, so that a closing tag can stand alone.
+    """
+    closing = list(_CLOSES.finditer(text))
+    if closing:
+        text = text[closing[-1].end() :]
+    opening = _OPENS.search(text)
+    before = text[: opening.start()] if opening else text
+    return before.strip() if closing or opening else text
+
+
+def first_answer(text: str) -> str:
+    """What a model wrote up to the next question that it makes up."""
+    return NEXT_QUESTION.split(text, maxsplit=1)[0].strip()
