@@ -13,9 +13,9 @@ from typing import Any, cast
 from lema.types import UserError
 
 # How other files begin, what they are, and how JSON lines are made of them.
-_FROM_TABLE = "python -c \"import pandas; pandas.read_{0}('{file}').to_json('{new}', orient='records', lines=True)\""
+FROM_TABLE = "python -c \"import pandas; pandas.read_{0}('{file}').to_json('{new}', orient='records', lines=True)\""
 _OTHERS = [
-    (rb"PAR1", "a Parquet file", _FROM_TABLE.format("parquet", file="{file}", new="{new}")),
+    (rb"PAR1", "a Parquet file", FROM_TABLE.format("parquet", file="{file}", new="{new}")),
     (rb"ARROW1|\xff\xff\xff\xff.{4}\x10\0", "an Arrow file", "load it with `datasets`, and save it with to_json"),
     (rb"version https://git-lfs", "a git-lfs pointer in the place of the data", "run git lfs pull in its repository"),
     (rb"\x28\xb5\x2f\xfd", "compressed by zstd", "unzstd -o {new} {file}"),
@@ -25,15 +25,14 @@ _OTHERS = [
     (rb"7z\xbc\xaf|Rar!", "an archive", "unpack it and name the file of JSON lines in it"),
     (rb".{257}ustar", "a tar archive", "unpack it with tar -xf {file} and name the file of JSON lines in it"),
     (rb"SQLite format 3|\x89HDF|\x93NUMPY|Obj\x01|\x80[\x02-\x05]", "a binary file", "export it as JSON lines"),
-    (
-        rb"\xff\xfe|\xfe\xff|.?\0.\0|\0.\0",
-        "not UTF-8 but UTF-16 or UTF-32",
-        "iconv -f UTF-16 -t UTF-8 {file} > {new} (or UTF-32)",
-    ),
+    (rb"\xff\xfe\0\0|.\0\0\0|\0\0\0", "in UTF-32", "iconv -f UTF-32 -t UTF-8 {file} > {new}"),
+    (rb"\xff\xfe|\xfe\xff", "in UTF-16", "iconv -f UTF-16 -t UTF-8 {file} > {new}"),
+    (rb".\0.\0", "in UTF-16", "iconv -f UTF-16LE -t UTF-8 {file} > {new}"),
+    (rb"\0.\0", "in UTF-16", "iconv -f UTF-16BE -t UTF-8 {file} > {new}"),
     (rb"\s*\[", "one JSON array", "jq -c '.[]' {file} > {new}"),
     (rb"\s*(?:<!doctype|<html|<head|<!--|<\?xml)", "a web page or XML", "download the file itself (its raw address)"),
     (rb"\s*(?:---|[\w-]+:\s)", "text like YAML", "save it as JSON lines"),
-    (rb"[\w\"'][^\n{}\0-\x08]*[,\t;|]", "a table like CSV", _FROM_TABLE.format("csv", file="{file}", new="{new}")),
+    (rb"[\w\"'][^\n{}\0-\x08]*[,\t;|]", "a table like CSV", FROM_TABLE.format("csv", file="{file}", new="{new}")),
 ]
 _OBJECT = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{[^\0]")
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # of a surrogate pair: both halves are escaped
@@ -88,10 +87,11 @@ def _check(head: bytes, file: str) -> None:
     """Refuses a file that does not begin as JSON lines do."""
     if _OBJECT.match(head) or not head.strip():
         return
-    new = f"{Path(file).name.partition('.')[0]}.jsonl"
+    new = f"{file}.new"
     for begins, what, remedy in _OTHERS:
         if re.match(begins, head.removeprefix(b"\xef\xbb\xbf"), re.DOTALL | re.IGNORECASE):
-            raise UserError(f"{file} is {what}, not JSON lines: {remedy.format(file=file, new=new)}")
+            instead = f", and use {new} instead" if "{new}" in remedy else ""
+            raise UserError(f"{file} is {what}, not JSON lines: {remedy.format(file=file, new=new)}{instead}")
     raise UserError(f"{file} begins with {head[:20]!r}, which is no JSON object; name a file of JSON lines")
 
 
