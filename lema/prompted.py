@@ -52,7 +52,10 @@ _OTHERWISE = re.compile(
     r"|\bexpress (?:your|the|it|as|in)\b|\bround|simplif|terms of|nearest|decimal|fraction",
     re.IGNORECASE,
 )
-_BOUND = re.compile(r"(?<=[.?!:])[\"'”’)\]}*]*\s+|\n\s*")
+_BOUND = re.compile(
+    r"(?<=[.?!:])[\"'”’)\]}*$~\\]*\s+|\n\s*|\s(?=(?:Please|Let[’']s"
+    r"|Think|Remember|Enclose|Make sure|Answer (?:with|in)|Show|Return|Present|Your|Give|Put|/)\b)"
+)
 _PARAGRAPH = re.compile(r"\n[ \t]*\n\s*")
 _WIDEST = 20_000  # characters; a prompt that is longer holds worked examples, and the question at its end
 _MOST = 10  # sentences that are left off at an end

@@ -37,26 +37,19 @@ _NAMED = (
 )
 # Names that say that a model wrote it; those that as often hold what was taken out of it; those that say less and less.
 _RANKS = [
-    rf"generations?|gens?|resps?|rollouts?|pre_generated_steps|(?:raw|full)_(?:output|response|generation"
-    rf"|completion)s?|(?:model|llm|lm|generated|gen|pred|predicted|prediction|assistant|sampled|policy"
-    rf"|{_NAMED})_?{_TEXT}",
-    rf"predictions?|predict|completions?|responses?|outputs?|output_texts?|repl(?:y|ies)|assistant|attempts?|llm_result"
-    rf"|(?:model|llm|lm|generated|assistant|{_NAMED})_(?:answer|prediction|reasoning|result|code)s?",
+    rf"generations?|generated|gens?|resps?|rollouts?|continuations?|pre_generated_steps"
+    rf"|(?:raw|full|final|text|decoded|inference)_(?:output|response|generation|completion)s?"
+    rf"|(?:model|llm|lm|generated|gen|pred|predicted|prediction|generation|assistant|sampled|policy|{_NAMED})_?{_TEXT}",
+    rf"predictions?|predict|completions?|responses?|outputs?|repl(?:y|ies)|assistant|attempts?|{_NAMED}"
+    rf"|(?:response|completion|output)_texts?|(?:student|candidate|proposed|attempted)_{_TEXT}"
+    rf"|(?:model|llm|lm|generated|student|assistant|{_NAMED})_(?:answer|prediction|reasoning|result|code)s?",
     r"samples?|code|steps|choices",
-    r"text|content|answers|results?",
+    r"text|content|answers|results?|preds?",
 ]
 _RANKS_COMPILED = [re.compile(rf"(?:{rank})(?:_?\d{{1,3}})?") for rank in _RANKS]
 _ORDER = (
-    "choices",
-    "body",
-    "message",
-    "response",
-    "outputs",
-    "output",
-    "generated_text",
-    "text",
-    "content",
-    "completion",
+    *("choices", "candidates", "body", "message", "response", "outputs", "output", "generated_text", "text", "content"),
+    *("parts", "completion"),
 )
 
 
@@ -111,7 +104,7 @@ def asked(row: dict[str, Any], where: str) -> list[str]:
             found.append(_turn(row[field]))
     if refused and not found:
         raise refused
-    return found
+    return found or [text for text in _strings(row.get("arguments"))[:1] if text.strip()]  # lm-eval's
 
 
 def identifiers(row: dict[str, Any]) -> list[str]:
@@ -235,6 +228,12 @@ def _turn(chat: list[dict[str, Any]]) -> str:
     """What the user says last."""
     last = next((_content(message) for message in reversed(chat) if _role(message) == "user"), "")
     return "".join(texts(last))
+
+
+def _strings(value: Any) -> list[str]:
+    """All texts within a value, in order."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [value] if isinstance(value, str) else [text for part in inner for text in _strings(part)]
 
 
 def _string(value: Any) -> str:

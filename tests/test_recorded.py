@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from test_leakage import FENCE, all_tests, problems, questions
+from test_prompted import PREFIXES, SUFFIXES, WRAPS
 
 from lema import leakage, recorded
 from lema.prompts.formats import cot_prompt
@@ -62,7 +63,7 @@ def read_rows(folder: Path, *rows: object) -> list[tuple[str, str, str | None]]:
         ({"question": TOM, "model_output": "5.", "model": None, "generator": "m"}, ["5.", "m"]),
         ({"problem": TOM, "solution": "gold", "generation": "5."}, ["5.", None]),
         ({"question": TOM.upper(), "text": "5."}, ["5.", None]),
-        ({"question": f"  {TOM}\n", "text": "5.", "generated": None}, ["5.", None]),
+        ({"question": f"  {TOM}\n", "text": "5.", "note": None}, ["5.", None]),
         ({"problem_id": "some-train-0", "text": "5.", "model": "m"}, ["5.", "m"]),
         (vars(Solution("some-train-0", "m", 3, "5.", None, False, False, True)), ["5.", "m"]),
         ({"id": "some-train-0", "question": " ", "text": "5.", "model": {"name": "m"}}, ["5.", None]),
@@ -328,6 +329,29 @@ def test_every_test_question_in_any_prompt_is_refused(data_dir: Path, tmp_path: 
         one = write(tmp_path / "one.jsonl", row)
         with pytest.raises(UserError, match=r"is the test question .* \(equal\)"):
             next(recorded.read(str(one), [], tests, KEY, Counter()))
+
+
+IN_PROMPTS = [*WRAPS, *(f"{{q}} {suffix}" for suffix in SUFFIXES), *(f"{prefix}\n\n{{q}}" for prefix in PREFIXES)]
+
+
+@pytest.mark.parametrize("task", ["gsm8k", "math", "csqa"])
+def test_real_questions_are_found_in_every_prompt(data_dir: Path, tmp_path: Path, task: str) -> None:
+    train, rng, counts = questions(data_dir, task, "train"), random.Random(0), Counter[str]()
+    asked = [(wrap, problem) for wrap in IN_PROMPTS for problem in rng.sample(train, 50)]
+    rows = [{"prompt": wrap.replace("{q}", problem.question), "text": problem.id} for wrap, problem in asked]
+    file = write(tmp_path / "rows.jsonl", *rows)
+    found = list(recorded.read(str(file), train, leakage.TestQuestions([]), KEY, counts))
+    assert all(problem.id == text for problem, text, _ in found)
+    assert len(found) + counts[recorded.SEVERAL] >= 0.995 * len(rows)
+
+
+def test_real_test_questions_are_refused_in_every_prompt(data_dir: Path, tmp_path: Path) -> None:
+    tests, rng = leakage.TestQuestions(all_tests(data_dir)), random.Random(0)
+    for wrap in IN_PROMPTS:
+        for problem in rng.sample(tests.problems, 10):
+            file = write(tmp_path / "rows.jsonl", {"prompt": wrap.replace("{q}", problem.question), "text": "x"})
+            with pytest.raises(UserError, match="is the test question"):
+                list(recorded.read(str(file), [], tests, KEY, Counter()))
 
 
 PENS = "Ann has 3 pens and buys 4 more. How many pens does she have now?"

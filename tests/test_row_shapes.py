@@ -63,6 +63,10 @@ READ: dict[str, tuple[dict[str, Any], list[str]]] = {
         },
         [T],
     ),
+    "lm-eval, no doc": (
+        {"arguments": [[f"Question: {Q}\nAnswer:", {"until": ["\n"]}]], "resps": [[T]], "target": GOLD},
+        [T],
+    ),
     "lm-eval, repeats": ({"doc": {"problem": Q, "solution": GOLD}, "target": "11", "resps": [[T, U]]}, [T, U]),
     "lm-eval, flat": ({"question": Q, "resps": [[T]], "generation": T, "filtered_resps": ["12"]}, [T]),
     # OpenMathInstruct 1 and 2, NeMo-Skills
@@ -308,6 +312,10 @@ READ: dict[str, tuple[dict[str, Any], list[str]]] = {
     "completions API": ({"prompt": Q, "choices": [{"index": 0, "text": T, "finish_reason": "stop"}]}, [T]),
     "chat API": ({"question": Q, "choices": [{"index": 0, "message": TOLD, "finish_reason": "stop"}]}, [T]),
     "response with a body": ({"question": Q, "response": {"choices": [{"message": TOLD}]}}, [T]),
+    "Gemini": (
+        {"question": Q, "response": {"candidates": [{"content": {"parts": [{"text": T}], "role": "model"}}]}},
+        [T],
+    ),
     # conversations
     "ShareGPT": ({"id": "0", "conversations": [HUMAN, GPT]}, [T]),
     "messages": ({"messages": [SYSTEM, USER, TOLD]}, [T]),
@@ -358,7 +366,8 @@ for _field in (
     " predicted_solution resp gen raw_output raw_response full_output full_response assistant_response"
     " deepseek_solution qwen_solution gpt4_solution gpt-4o_response claude_response llama3_8b_output"
     " deepseek_r1_solution qwen2.5_math_7b_instruct_output rollouts samples attempts replies answers content"
-    " result text model_text model_reply"
+    " result text model_text model_reply response_text completion_text text_output generated final_output"
+    " student_solution candidate_solution gpt4 pred continuation decoded_output generated_answer"
 ).split():
     READ[f"solution is gold, {_field}"] = ({"problem": Q, "solution": GOLD, "answer": "11", _field: T}, [T])
     READ[f"a list in {_field}"] = ({"problem": Q, "answer": GOLD, _field: [T, U]}, [T, U])
@@ -398,6 +407,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
             "reward_model_output": "0.1",
             "grader_output": "No.",
         },
+        "none of its fields",
+    ),
+    "solutions of unknown origin": ({"problem": Q, "solution": GOLD, "solutions": [T, U]}, "none of its fields"),
+    "rationales": (
+        {"question": Q, "rationale": T, "cot": T, "chain_of_thought": T, "answer": "11"},
         "none of its fields",
     ),
     "two": ({"question": Q, "response": T, "output": U}, "'response, output' can each be a model's"),
