@@ -104,7 +104,10 @@ def asked(row: dict[str, Any], where: str) -> list[str]:
             found.append(_turn(row[field]))
     if refused and not found:
         raise refused
-    return found or [text for text in _strings(row.get("arguments"))[:1] if text.strip()]  # lm-eval's
+    first = row.get("arguments") if not found else None  # lm-eval's: the prompt is the first thing in it
+    while isinstance(first, list | dict) and first:
+        first = next(iter(first.values() if isinstance(first, dict) else first))
+    return [first] if isinstance(first, str) and first.strip() else found
 
 
 def identifiers(row: dict[str, Any]) -> list[str]:
@@ -133,7 +136,7 @@ def answers(row: dict[str, Any], where: str) -> tuple[list[str], str | None]:
                 continue
             try:
                 found[field] = texts(row[field], "steps" in field.lower())
-            except NotText as error:
+            except (NotText, RecursionError) as error:
                 refused = f"{where}, field '{field}': must be text, not {error}; mend the row"
         if found:
             return next(iter(found.values())) if len(found) == 1 else _one(found, where), None
@@ -194,9 +197,8 @@ def _reply(value: dict[str, Any]) -> list[str]:
     """The texts of a server's reply, or of a part of one: `{"choices": [{"message": {"content": …}}]}`."""
     if "label" in value or _role(value) not in ("", "assistant"):
         raise NotText("dict")
-    for name in _ORDER:
-        if name in value:
-            return texts(value[name])
+    if name := next((name for name in _ORDER if name in value), None):
+        return texts(value[name])
     if value.get("error") or "status_code" in value:
         return [""]
     raise NotText("dict")
@@ -230,12 +232,6 @@ def _turn(chat: list[dict[str, Any]]) -> str:
     return "".join(texts(last))
 
 
-def _strings(value: Any) -> list[str]:
-    """All texts within a value, in order."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [value] if isinstance(value, str) else [text for part in inner for text in _strings(part)]
-
-
 def _string(value: Any) -> str:
     if value is not None and not isinstance(value, str):
         raise NotText(type(value).__name__)
@@ -247,4 +243,5 @@ def _packed(text: str) -> str:
 
 
 def _short(names: str) -> str:
+    names = "".join(sign if sign.isprintable() else "?" for sign in names[:999])
     return f"'{names}'" if len(names) <= 200 else f"'{names[:200]}…'"

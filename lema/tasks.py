@@ -164,7 +164,9 @@ def _xml_rows(file: Path, content: bytes) -> Iterator[tuple[str, dict[str, Any]]
     try:
         problems = list(ElementTree.fromstring(content).iter("Problem"))
     except ElementTree.ParseError as error:
-        raise UserError(f"{file}: not valid XML ({error}); copy the file again") from error
+        pointer = content.startswith(b"version https://git-lfs")
+        remedy = "it is a git-lfs pointer: run git lfs pull" if pointer else "copy the file again"
+        raise UserError(f"{file}: not valid XML ({error}); {remedy}") from error
     for number, problem in enumerate(problems, 1):
         where, row = f"{file} Problem {problem.get('ID', number)}", dict[str, Any]()
         for part in problem:

@@ -384,6 +384,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "NuminaMath": ({"problem": Q, "solution": T, "source": "cn_k12"}, "none of its fields"),
     "unknown fields": ({"question": Q, "solution": GOLD, "foo": T, "bar": U}, "'question, solution, foo, bar'"),
+    "names with escapes": ({"question": Q, "\x1b[2J\n": T}, "'question, ?[2J?' is certainly"),
     "a model's name alone": ({"question": Q, "solution": GOLD, "model": "m", "foo": T}, "none of its fields"),
     "thoughts alone": ({"question": Q, "answer": GOLD, "deepseek_reasoning_trace": "Hm."}, "none of its fields"),
     "preferences": ({"prompt": Q, "chosen": T, "rejected": U}, "'prompt, chosen, rejected'"),
@@ -489,3 +490,17 @@ def test_a_source_is_no_model(tmp_path: Path, source: str) -> None:
 @pytest.mark.parametrize("field", ["model", "model_name", "generator", "Model", "model_id"])
 def test_a_model_is_named_by_fields_that_name_nothing_else(tmp_path: Path, field: str) -> None:
     assert read(tmp_path, {"question": Q, "generation": T, "source": "gsm8k", field: "m"}) == [(T, "m")]
+
+
+@pytest.mark.parametrize(
+    "field", ["generation", "resps", "steps", "question", "prompt", "messages", "arguments", "doc"]
+)
+@pytest.mark.parametrize("ends", ["[]", "{}"])
+def test_a_value_of_any_depth_is_refused_in_one_line(tmp_path: Path, field: str, ends: str) -> None:
+    opens, closes = ("[", "]") if ends == "[]" else ('{"message": ', "}")
+    for depth in (50, 300, 450, 900):
+        value = f"{opens * depth}3{closes * depth}"
+        row = {"question": Q} if field in ("generation", "resps", "steps", "messages") else {"generation": T}
+        (tmp_path / "rows.jsonl").write_text(f'{json.dumps(row)[:-1]}, "{field}": {value}}}')
+        with pytest.raises(UserError, match=r"^[^\n]+$"):
+            list(recorded.read(str(tmp_path / "rows.jsonl"), [BEN], leakage.TestQuestions([TEST]), "key", Counter()))
