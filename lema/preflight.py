@@ -83,9 +83,12 @@ def _missing(cell: Cell, stages: set[Stage]) -> Iterator[str]:
         if model and Stage.sample in stages
     }
     for name, source in config.sampler.models.items():
-        if Stage.sample in stages and source.recorded and not Path(source.recorded).expanduser().is_file():
-            key = f"sampler.models.{name}.recorded={source.recorded}"
-            yield f"recorded: {key}: no such file; name one of JSON lines, plain or .gz"
+        if Stage.sample in stages and source.recorded and not (file := Path(source.recorded).expanduser()).is_file():
+            key, why = (
+                f"sampler.models.{name}.recorded={source.recorded}",
+                "a folder" if file.is_dir() else "no such file",
+            )
+            yield f"recorded: {key}: {why}; name a file of JSON lines, plain or .gz"
     if Stage.correct in stages and (corrector := config.corrector.weights):
         models["corrector.weights"] = (corrector, [Held("of weights", BYTES[corrector.precision])])
     for name, (model, _) in models.items():
@@ -216,6 +219,9 @@ def _unreachable(kind: str, hub_id: str, revision: str | None, path: str) -> Ite
     """Why the Hub would not give this, if it would not; what is in the local cache needs no Hub."""
     from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url, snapshot_download
 
+    if Path(hub_id).is_dir():  # which the Hub's own libraries would take for the repository
+        yield f"{kind}: {hub_id} is a folder here, not a repository on the Hub: name it {path}={hub_id}"
+        return
     try:
         with suppress(errors.LocalEntryNotFoundError):
             snapshot_download(hub_id, repo_type=kind, revision=revision, local_files_only=True)

@@ -1,37 +1,26 @@
-"""Recorded solutions: JSON lines of what models answered to training questions, in the field names that are in use.
+"""Recorded solutions: rows of what models answered, each traced to the training question that it is of.
 
-Of each kind the first of these fields counts that a row has and that is not null or blank:
-
-    question   question, problem, query, prompt, input, instruction; inside one of our CoT prompts, what that asks
-    solution   generation, completion, response, output, text, model_output, code, samples, solution: a text or a list
-               of texts. The last is often the gold solution, so it counts where nothing else is
-    model      model, source, generator
-    id         problem_id, id, idx: a training problem's (lema's own solutions.jsonl), where there is no question
+`lema.row_shapes` says what a row holds, `lema.prompted` what a prompt asks. A text that is the reference solution
+itself is none of a model's, in whatever field it stands.
 """
 
-import gzip
 import hashlib
-import json
-import zlib
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lema.leakage import TestQuestions, words
-from lema.prompts.formats import CHOICE_PROMPT, COT_PROMPTS
+from lema import json_lines, prompted, row_shapes
+from lema.leakage import GRAM, Match, TestQuestions, words
 from lema.types import Problem, UserError
 
-_QUESTION = ("question", "problem", "query", "prompt", "input", "instruction")
-_SOLUTION = ("generation", "completion", "response", "output", "text", "model_output", "code", "samples", "solution")
-_MODEL = ("model", "source", "generator")
-_ID = ("problem_id", "id", "idx")
-# What stands before and after the question.
-_AROUND = [[part.strip() for part in prompt.split("{question}")] for prompt in (*COT_PROMPTS.values(), CHOICE_PROMPT)]
-_JSON = json.JSONDecoder(parse_int=float)  # which has no longest number
 _SHOWN = 60  # characters of a text in a message
+# What may follow a reference solution in a text that is nothing else.
+_ANSWER_LINE = re.compile(r"\s*(?:####[^\n]*|The answer is[^\n]*)?\s*")
 # Why a row is left out.
 OTHER, SEVERAL, EMPTY = "question of no problem", "question of several problems", "empty solution"
+GOLD = "the reference solution itself"
 
 
 def read(
@@ -42,26 +31,29 @@ def read(
     `problems` are all of the official training problems, also those that a run leaves out: a row with one of their
     questions is used, also where that resembles a test question. `counts` gets how many were left out, and why.
 
-    Raises `UserError` when a row is about a test question or cannot be traced to any, when the file is damaged, and
-    when nothing is left. That can be at the last row: then nothing of the file is to be used.
+    Raises `UserError` when a row is about a test question or cannot be traced to any, when it is not certain which of
+    its fields a model wrote, when the file is damaged, and when nothing is left. That can be at the last row: then
+    nothing of the file is to be used.
     """
     training, used = _Training(problems), 0
-    for where, row in _rows(file, key):
+    for where, row in json_lines.read(Path(file).expanduser(), key):
         remedy = f"nothing of a test set is sampled or corrected; remove such rows from {key}={file}"
-        found = _traced(row, where, training, tests, remedy)
+        asked = row_shapes.asked(row, where)
+        found = _traced(row, asked, where, training, tests, remedy)
         if len(found) != 1:
             counts[SEVERAL if found else OTHER] += 1
             continue
-        model = next((_clean(name) for field in _MODEL if isinstance(name := row.get(field), str) and name), None)
-        texts = _texts(row, _SOLUTION, where)
-        if not texts and not any(field in row for field in _SOLUTION):
-            raise UserError(f"{where}: no solution among {_shown(', '.join(row))}; name it {' or '.join(_SOLUTION)}")
+        [problem] = found
+        texts, turn = row_shapes.answers(row, where)
+        _check_asked(problem, asked, turn, where, training)
+        model = row_shapes.model(row)
         for text in texts or [""]:
-            if text.strip():
-                used += 1
-                yield found[0], _clean(text), model
-            else:
-                counts[EMPTY] += 1
+            text = prompted.without_prompt(text, asked, problem.question)
+            if why := EMPTY if not text.strip() else GOLD if training.is_reference(text, problem) else None:
+                counts[why] += 1
+                continue
+            used += 1
+            yield problem, text, model
     if not used:
         left_out = ", ".join(f"{why}: {count:,}" for why, count in counts.items()) or "it has no row"
         raise UserError(f"{key}={file}: no solution of the {len(problems):,} training questions ({left_out})")
@@ -73,7 +65,7 @@ def sha256(file: str, key: str) -> str:
         with Path(file).expanduser().open("rb") as content:
             return hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"{key}={file}: {error.strerror}; name a file of JSON lines, plain or .gz") from error
+        raise json_lines.unreadable(Path(file).expanduser(), key, error) from error
 
 
 class _Training:
@@ -83,6 +75,10 @@ class _Training:
         self.by_id = {problem.id: problem for problem in problems}
         self.by_question: dict[str, list[Problem]] = {}
         self.by_words: dict[str, list[Problem]] = {}  # `sin 60` is `sin(-60)` here
+        self.around: tuple[str, str] = (
+            "",
+            "",
+        )  # the question in the prompt of the last row: mostly the same in all rows of a file
         for problem in problems:
             self.by_question.setdefault(problem.question.strip(), []).append(problem)
             self.by_words.setdefault(" ".join(words(problem.question)), []).append(problem)
@@ -93,87 +89,71 @@ class _Training:
         named = [problem for problem in found if problem.id in identifiers] if len(found) > 1 else []
         return named or found
 
+    def is_reference(self, text: str, problem: Problem) -> bool:
+        """Whether a text is a problem's reference solution, with or without calculator notes and an answer line."""
+        own = problem.solution
+        if not own or (own[:8] != (text := text.strip())[:8] and "<<" not in own[:8]):
+            return False
+        text, own = (re.sub(r"<<[^<>]*>>", "", each).strip() for each in (text, own))
+        return text.startswith(own) and bool(_ANSWER_LINE.fullmatch(text, len(own)))
+
 
 def _traced(
-    row: dict[str, object], where: str, training: _Training, tests: TestQuestions, remedy: str
+    row: dict[str, Any], asked: list[str], where: str, training: _Training, tests: TestQuestions, remedy: str
 ) -> list[Problem]:
     """The training problems that a row can be a solution of: one, none where it asks something else, or several."""
-    identifiers = list(dict.fromkeys(name for field in _ID if isinstance(name := row.get(field), str)))
-    question = _unwrapped(" ".join(_texts(row, _QUESTION, where)))
+    identifiers = row_shapes.identifiers(row)
     for identifier in identifiers:
         if problem := tests.by_id.get(identifier):
-            said = _shown(question or " ".join(_texts(row, _SOLUTION, where)))
+            said = _shown(prompted.questions(asked[0])[-1]) if asked else "it"
             test = f"the test question {problem.id} {_shown(problem.question)}"
             raise UserError(f"{where}: {said} has the id of {test}: {remedy}")
-    if not question:
-        if found := [training.by_id[identifier] for identifier in identifiers if identifier in training.by_id]:
+    if not asked:
+        if found := [training.by_id[each] for each in dict.fromkeys(identifiers) if each in training.by_id]:
             return found
         instead = f"its id {_shown(identifiers[0])} is no training problem's" if identifiers else "no id"
         raise UserError(
-            f"{where}: no question (in {', '.join(_QUESTION)}) and {instead}: it cannot be traced to a training "
-            f"question, and {remedy}"
+            f"{where}: no question among its fields {_shown(', '.join(row))} and {instead}: it cannot be traced to a "
+            f"training question, and {remedy}"
         )
-    found = training.asking(question, identifiers)
-    # With the words of a training question and every sign of a test question, it is the latter.
-    if question in training.by_question or (found and question not in tests.by_question):
-        return found
-    if match := tests.match(question):
+    prompt = asked[0].strip()
+    for before, after in (("", ""), training.around):
+        question = prompt[len(before) : len(prompt) - len(after)]
+        if question in training.by_question and prompt == before + question + after:
+            return training.asking(question, identifiers)
+    repeated: tuple[str, Match] | None = None
+    for number, question in enumerate(prompted.questions(prompt)):
+        found = training.asking(question, identifiers)
+        # With the words of a training question and every sign of a test question, it is the latter.
+        if question in training.by_question or (found and question not in tests.by_question):
+            before, _, after = prompt.rpartition(question)
+            training.around = (before, after)
+            return found
+        match = tests.match(question)
+        if match and (match.equal or number == 0 or len(words(question)) >= GRAM):
+            repeated = (question, match) if match.equal or not repeated else repeated
+        if match and match.equal:
+            break
+    if repeated:
+        question, match = repeated
         test = f"the test question {match.problem.id} {_shown(match.problem.question)}"
         raise UserError(f"{where}: {_shown(question)} is {test} ({match.why}): {remedy}")
-    return found
-
-
-def _rows(file: str, key: str) -> Iterator[tuple[str, dict[str, object]]]:
-    """Each row with the place it stands in."""
-    path, number = Path(file).expanduser(), 0
-    try:
-        with path.open("rb") as raw, gzip.open(raw) if path.suffix == ".gz" else raw as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.isspace():
-                    yield f"{file} line {number}", _row(line, f"{file} line {number}")
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        raise UserError(f"{key}={file}: {error.strerror}; name a file of JSON lines, plain or .gz") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{file} line {number + 1}: cannot be read ({error}); copy the file again") from error
-
-
-def _row(line: bytes, where: str) -> dict[str, object]:
-    try:
-        row = _JSON.decode(line.decode("utf-8-sig").strip())
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
-    except (ValueError, RecursionError) as error:
-        reason = str(error).partition(": line 1")[0]
-        raise UserError(f"{where}: not valid JSON ({reason}); mend the line or copy the file again") from error
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: a row must be a JSON object with named fields, not {type(row).__name__}")
-    return row
-
-
-def _texts(row: dict[str, object], fields: Sequence[str], where: str) -> list[str]:
-    """The texts in the first of the fields that has any; none where all are blank, null or absent."""
-    for field in fields:
-        value: Any = row.get(field)
-        texts = value if isinstance(value, list) else [] if value is None else [value]
-        if wrong := [text for text in texts if not isinstance(text, str)]:
-            raise UserError(f"{where}, field '{field}': must be text, not {type(wrong[0]).__name__}; mend the row")
-        if [text for text in texts if text.strip()]:
-            return texts
     return []
 
 
-def _unwrapped(text: str) -> str:
-    """The question that the last of our prompts in `text` asks, without candidates; any other text as it is."""
-    for before, after in _AROUND:
-        _, found, rest = text.rpartition(before)
-        if found and after in rest:
-            text = rest.partition(after)[0]
-    return text.partition("\nCandidate Answers: ")[0].strip()
-
-
-def _clean(text: str) -> str:
-    """Without half of a surrogate pair, which JSON can carry and no file."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+def _check_asked(problem: Problem, asked: list[str], turn: str | None, where: str, training: _Training) -> None:
+    """Refuses a row whose model was asked something else than its question: to judge or to correct an answer, say."""
+    if len(asked) > 1 and any(prompted.answered(prompt, problem.question.strip()) for prompt in asked[1:]):
+        raise UserError(
+            f"{where}: its prompt holds an answer to the question already, so that what a model wrote is no "
+            "solution; leave such rows out"
+        )
+    if turn is not None and not any(
+        problem in training.asking(each, [problem.id]) for each in prompted.questions(turn)
+    ):
+        raise UserError(
+            f"{where}: the conversation does not end in an answer to the row's question; leave such rows out"
+        )
 
 
 def _shown(text: str) -> str:

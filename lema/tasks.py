@@ -5,20 +5,21 @@ what. `key` names the section of the config that a data set is described in, for
 """
 
 import hashlib
-import json
 import logging
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from random import Random
 from typing import Any
 from xml.etree import ElementTree
 
+from lema import json_lines
 from lema.arithmetic import make_problems
-from lema.config import AnswerForm, DatasetConfig, TaskConfig
+from lema.config import AnswerForm, DatasetConfig, Grader, TaskConfig, TrainDatasetConfig
 from lema.grading.official import last_box
 from lema.types import Problem, UserError
 
@@ -30,6 +31,14 @@ _NO_ANSWER = {
     "boxed": r"no answer in a closed \boxed{}",
     "label": "not the label of a candidate",
 }
+# Where no number is read from a gold answer, official rules take it for 0, and an answer that says nothing for right.
+_NUMBERS = (Grader.arithmetic, Grader.gsm8k, Grader.svamp, Grader.asdiv)
+_NUMBER = re.compile(
+    r"(?!.*\b(?:hundred|thousand|million|billion|trillion|dozen|half|third|quarter|and|or|to)\b)"
+    r"[-+]? ?[$€£]?[-+]?(?:[0-9]{1,3}(?:[, ][0-9]{3})+|[0-9]+)?(?:\.[0-9]+)?(?<=[0-9])(?:/[0-9]+)?(?: ?%| [a-z]+)*\.?",
+    re.IGNORECASE,
+)
+_MINUS = re.compile(r"\A[‐‑‒–—―﹣－](?= ?[$€£]?[\d.\\])")
 # One number and what it counts, `9 (apples)`; not `3 (red); 4 (blue)`, not `3:5`.
 _QUANTITY = re.compile(r"([-+]?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+))\s*(?:\([^()]*\))?")
 
@@ -54,7 +63,7 @@ def published(task: TaskConfig) -> tuple[list[Problem], list[Problem]]:
     dataset, key = task.trained_dataset, "task.train_dataset" if task.train_dataset else "task.dataset"
     if dataset is None:
         return make_problems(task.seed, task.num_train or 0, task.num_test or 0)
-    train, test = (_problems(task.trained.name, dataset, split, key) for split in ("train", "test"))
+    train, test = (_problems(task.trained, dataset, split, key) for split in ("train", "test"))
     own_field = dataset.solution not in (None, dataset.answer)
     if own_field and train and not any(problem.solution for problem in train):
         raise UserError(f"{key}.solution={dataset.solution}: no training row has it; name the rationales' field")
@@ -64,7 +73,7 @@ def published(task: TaskConfig) -> tuple[list[Problem], list[Problem]]:
 def load_test(task: TaskConfig, limit: int | None) -> list[Problem]:
     """The test problems of a data set that a task is evaluated on and not trained on."""
     assert task.dataset
-    return _problems(task.name, task.dataset, "test", "task.dataset")[:limit]
+    return _problems(task, task.dataset, "test", "task.dataset")[:limit]
 
 
 def known_tests(task: TaskConfig, known: list[TaskConfig]) -> Iterator[Problem]:
@@ -83,7 +92,7 @@ def known_tests(task: TaskConfig, known: list[TaskConfig]) -> Iterator[Problem]:
         path = task.trained_dataset.path
         beside = replace(other.dataset, path=path and str(Path(path).expanduser().parent / other.name))
         try:
-            yield from _problems(other.name, beside, "test", f"task={other.name}")
+            yield from _problems(other, beside, "test", f"task={other.name}")
         except UserError as error:
             log.debug("%s", error)
             unread.append(other.name)
@@ -103,7 +112,7 @@ def source(task: TaskConfig, own_test: bool = False) -> dict[str, object]:
     return {"sha256": {file.name: hashlib.sha256(content).hexdigest() for file, content in files}}
 
 
-def _problems(name: str, dataset: DatasetConfig, split: str, key: str) -> list[Problem]:
+def _problems(task: TaskConfig | TrainDatasetConfig, dataset: DatasetConfig, split: str, key: str) -> list[Problem]:
     """The problems of one of our splits; none where the data set does not have it."""
     splits = dataset.hub_splits if dataset.path is None else dataset.splits
     if split not in splits:
@@ -111,7 +120,7 @@ def _problems(name: str, dataset: DatasetConfig, split: str, key: str) -> list[P
     theirs = splits[split]
     rows = _hub_rows(dataset, theirs, key) if dataset.path is None else _local_rows(dataset.path, theirs, key)
     found = {
-        f"{name}-{split}-{n}": _problem(f"{name}-{split}-{n}", row, dataset, where)
+        f"{task.name}-{split}-{n}": _problem(f"{task.name}-{split}-{n}", row, dataset, where, task.grader)
         for n, (where, row) in enumerate(rows)
     }
     if left_out := [identifier for identifier, problem in found.items() if problem is None]:
@@ -130,38 +139,49 @@ def _read(folder: str, split: str, key: str) -> tuple[Path, bytes]:
     try:
         return file, file.read_bytes()
     except OSError as error:
-        raise UserError(f"{file}: {error.strerror}; {key}.path={folder} must be a folder with it") from error
+        held = sorted(path for level in ("*", "*/*") for path in file.parent.glob(f"{level}.*") if path.stem[:1] != ".")
+        instead = f"{key}.path={folder} must be a folder with it"
+        if some := ", ".join(path.relative_to(file.parent).as_posix() for path in held[:3]):
+            instead += f", and has {some}"
+        for table in [path for path in held if path.suffix == ".parquet" and split in path.name][:1]:  # the Hub's clone
+            instead += f"; make it: {json_lines.FROM_TABLE.format('parquet', file=table, new=file)}"
+        raise UserError(f"{file}: {error.strerror}; {instead}") from error
 
 
-def _local_rows(folder: str, split: str, key: str) -> Iterator[tuple[str, object]]:
-    """Each row with the place it stands in. Blank lines are allowed at the end alone, where editors leave them."""
+def _local_rows(folder: str, split: str, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row with the place it stands in."""
     file, content = _read(folder, split, key)
-    if file.suffix == ".xml":
-        yield from _xml_rows(file, content)
-        return
-    for number, line in enumerate(content.rstrip().split(b"\n"), 1):
-        where = f"{file} line {number}"
-        try:
-            yield where, json.loads(line.decode("utf-8-sig"))
-        except (ValueError, RecursionError) as error:
-            reason = str(error).partition(": line 1")[0] if line.strip() else "it is empty"
-            raise UserError(f"{where}: not valid JSON ({reason}); mend the line or copy the file again") from error
+    if file.suffix == ".jsonl" and not content.strip():
+        raise UserError(f"{file} is empty; copy the file again")
+    return _xml_rows(file, content) if file.suffix == ".xml" else json_lines.rows(BytesIO(content), str(file))
 
 
-def _xml_rows(file: Path, content: bytes) -> Iterator[tuple[str, object]]:
-    """The rows of ASDiv as published: `<Problem ID="nluds-0001"><Body>…</Body><Question>…</Question><Answer>…`."""
+def _xml_rows(file: Path, content: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of ASDiv as published: `<Problem ID="nluds-0001"><Body>…</Body><Question>…</Question><Answer>…`.
+
+    A part's text is all that stands in it, markup within (`seven <b>red</b> apples`) aside.
+    """
     try:
         problems = list(ElementTree.fromstring(content).iter("Problem"))
     except ElementTree.ParseError as error:
-        raise UserError(f"{file}: not valid XML ({error}); copy the file again") from error
+        pointer = content.startswith(b"version https://git-lfs")
+        remedy = "it is a git-lfs pointer: run git lfs pull" if pointer else "copy the file again"
+        raise UserError(f"{file}: not valid XML ({error}); {remedy}") from error
     for number, problem in enumerate(problems, 1):
-        yield f"{file} Problem {problem.get('ID', number)}", {part.tag: part.text or "" for part in problem}
+        where, row = f"{file} Problem {problem.get('ID', number)}", dict[str, Any]()
+        for part in problem:
+            if part.tag in row or (part.tail or "").strip():
+                raise UserError(f"{where}: a second {part.tag}, or text behind it that is in no part; mend the problem")
+            row[part.tag] = "".join(part.itertext())
+        yield where, row
 
 
-def _hub_rows(dataset: DatasetConfig, split: str, key: str) -> Iterator[tuple[str, object]]:
+def _hub_rows(dataset: DatasetConfig, split: str, key: str) -> Iterator[tuple[str, Any]]:
     from datasets import disable_progress_bars, load_dataset
     from datasets.exceptions import DatasetsError
 
+    if Path(dataset.hub_id).is_dir():  # which would be loaded in the place of the Hub's
+        raise UserError(f"{key}.hub_id={dataset.hub_id} is a folder here; name it {key}.path={dataset.hub_id}")
     if not sys.stderr.isatty():
         disable_progress_bars()
     for subset in dataset.subsets:
@@ -175,10 +195,10 @@ def _hub_rows(dataset: DatasetConfig, split: str, key: str) -> Iterator[tuple[st
             yield f"{dataset.hub_id} {subset}/{split} row {number}", row
 
 
-def _problem(identifier: str, row: object, dataset: DatasetConfig, where: str) -> Problem | None:
+def _problem(
+    identifier: str, row: dict[str, Any], dataset: DatasetConfig, where: str, grader: Grader
+) -> Problem | None:
     """The problem of a row; None where the answer is to be a quantity and is none."""
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: a row must be a JSON object with named fields, not {type(row).__name__}")
     row = _flat(row)
     question = " ".join(_text(row, field, where) for field in dataset.question).strip()
     if not question:
@@ -189,6 +209,8 @@ def _problem(identifier: str, row: object, dataset: DatasetConfig, where: str) -
         return None
     if answer is None:
         raise UserError(f"{where}, field '{dataset.answer}': {_NO_ANSWER[dataset.answer_form]}; mend or remove the row")
+    if grader in _NUMBERS and not _NUMBER.fullmatch(answer):
+        raise UserError(f"{where}, field '{dataset.answer}': {answer!r:.40} is not one number; mend or remove the row")
     level, subject = (_text(row, field, where) if field else None for field in (dataset.level, dataset.subject))
     # A row without a rationale is one to be asked, not to be trained on.
     solution = _text(row, dataset.solution, where) if dataset.solution and dataset.solution.lower() in row else ""
@@ -222,7 +244,7 @@ def _choices(row: dict[str, object], field: str, where: str) -> dict[str, str]:
     try:
         if not isinstance(value, dict):
             value = {name: [choice[name] for choice in value] for name in ("label", "text")}
-        choices = {label: text.strip() for label, text in zip(value["label"], value["text"], strict=True)}
+        choices = {str(label): text.strip() for label, text in zip(value["label"], value["text"], strict=True)}
     except (TypeError, KeyError, ValueError, AttributeError):
         choices = {}
     if not choices:
@@ -233,15 +255,18 @@ def _choices(row: dict[str, object], field: str, where: str) -> dict[str, str]:
 
 def _answer(text: str, form: AnswerForm, choices: dict[str, str]) -> str | None:
     """The gold answer; "" only where MATH itself has an empty box, as two of its training rows do."""
-    if form is AnswerForm.boxed:
-        # Two other rows of MATH box a number without braces.
-        box = last_box(re.sub(r"\\boxed +(\w+)", r"\\boxed{\1}", text.replace("\\fbox{", "\\boxed{")))
-        return box and box.strip()
     if form is AnswerForm.label:
         return choices.get(text)
+    text = text.replace("−", "-")
+    if form is AnswerForm.boxed:
+        # Two other rows of MATH box a number without braces; a space may stand before them.
+        text = re.sub(r"\\(?:boxed|fbox)\s*(?=\{)", r"\\boxed", text)
+        box = last_box(re.sub(r"\\boxed(?: +(\w+)|(\d))", r"\\boxed{\1\2}", text))
+        return None if box is None else _MINUS.sub("-", box.strip())
     if form is AnswerForm.quantity:
-        quantity = _QUANTITY.fullmatch(text)
+        quantity = _QUANTITY.fullmatch(_MINUS.sub("-", text))
         return quantity and quantity[1]
-    if form is AnswerForm.hashes:
-        text = text.rpartition("####")[2].strip() if "####" in text else ""
-    return text or None
+    if form is AnswerForm.hashes:  # the rest of the line; a note may follow
+        text = text.rpartition("####")[2].strip().partition("\n")[0] if "####" in text else ""
+    text = _MINUS.sub("-", text.strip())
+    return None if text.lower() in ("", "none", "null", "nan", "n/a") else text

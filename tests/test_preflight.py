@@ -386,7 +386,7 @@ def test_runs_folder_that_cannot_be_written(run_cli, tmp_path: Path) -> None:
     [
         (None, None, "task.dataset.path="),
         ("test.jsonl", None, "train.jsonl"),
-        ("train.jsonl", "", "train.jsonl line 1"),
+        ("train.jsonl", "", "train.jsonl is empty; copy the file again"),
         ("train.jsonl", '{"question": "Q", "answer": "A #### 1"}\n{"question": "Q2", "ans', "train.jsonl line 2"),
         ("train.jsonl", '{"question": "Q", "answer": "no mark"}\n', "train.jsonl line 1, field 'answer'"),
     ],

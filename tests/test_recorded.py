@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import json
 import random
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from test_leakage import FENCE, all_tests, problems, questions
+from test_prompted import PREFIXES, SUFFIXES, WRAPS
 
 from lema import leakage, recorded
 from lema.prompts.formats import cot_prompt
@@ -55,14 +57,13 @@ def read_rows(folder: Path, *rows: object) -> list[tuple[str, str, str | None]]:
         ({"prompt": cot_prompt("lema", TOM), "completion": "5."}, ["5.", None]),
         ({"prompt": cot_prompt("alpaca", TOM).strip(), "samples": ["5."]}, ["5.", None]),
         ({"prompt": cot_prompt("lema", FENCE) + "80.\n\n" + cot_prompt("lema", TOM), "samples": ["5."]}, ["5.", None]),
-        ({"query": TOM, "response": "5.", "source": "m"}, ["5.", "m"]),
+        ({"query": TOM, "response": "5.", "source": "m"}, ["5.", None]),
         ({"instruction": TOM, "input": "", "output": "5."}, ["5.", None]),
         ({"instruction": "Solve this.", "input": TOM, "output": "5.", "generator": "m"}, ["5.", "m"]),
-        ({"question": TOM, "model_output": "5.", "model": None, "source": "m"}, ["5.", "m"]),
+        ({"question": TOM, "model_output": "5.", "model": None, "generator": "m"}, ["5.", "m"]),
         ({"problem": TOM, "solution": "gold", "generation": "5."}, ["5.", None]),
-        ({"problem": TOM, "solution": "5."}, ["5.", None]),
         ({"question": TOM.upper(), "text": "5."}, ["5.", None]),
-        ({"question": f"  {TOM}\n", "generation": None, "text": "5."}, ["5.", None]),
+        ({"question": f"  {TOM}\n", "text": "5.", "note": None}, ["5.", None]),
         ({"problem_id": "some-train-0", "text": "5.", "model": "m"}, ["5.", "m"]),
         (vars(Solution("some-train-0", "m", 3, "5.", None, False, False, True)), ["5.", "m"]),
         ({"id": "some-train-0", "question": " ", "text": "5.", "model": {"name": "m"}}, ["5.", None]),
@@ -115,7 +116,7 @@ def test_training_questions_that_differ_in_signs_alone_are_told_apart(
         ({"question": "they arrive at the gate"}, r"some-test-1 .*\(all its words\)"),
         ({"question": TESTS[2].question}, r"some-test-2 .*\(equal\)"),  # the words of two training questions
         ({"question": FENCE, "id": "some-train-0"}, r"is the test question some-test-0"),
-        ({"id": "some-test-1"}, r"line 2: '5\.' has the id of the test question some-test-1 'What do planes do as"),
+        ({"id": "some-test-1"}, r"line 2: it has the id of the test question some-test-1 'What do planes do as"),
         ({"question": TOM, "problem_id": "some-test-1"}, r"'Tom has 5 .*' has the id of the test question some-test-1"),
         ({"id": "svamp-3"}, r"line 2: no question .* 'svamp-3' is no training problem's: it cannot be traced"),
         ({"id": 3}, r"line 2: no question .* and no id: it cannot be traced to a training question"),
@@ -170,11 +171,14 @@ def test_a_file_with_nothing_to_use_is_a_user_error(tmp_path: Path, rows: list[A
         (b"\xff\xfe{", "not UTF-8"),
         (b"[1, 2]", "a row must be a JSON object with named fields, not list"),
         (b"null", "a row must be a JSON object with named fields, not NoneType"),
-        (b'{"question": 7, "text": "x"}', "field 'question': must be text, not float"),
-        (b'{"question": {"stem": "x"}, "text": "x"}', "field 'question': must be text, not dict"),
-        (b'{"id": "some-train-0", "text": ["x", null]}', "field 'text': must be text, not NoneType"),
-        (b'{"id": "some-train-0", "completion": [{"role": "x"}]}', "field 'completion': must be text, not dict"),
-        (b'{"id": "some-train-0", "answer": "5"}', "no solution among 'id, answer'; name it generation or"),
+        (b'{"question": 7, "text": "x"}', "field 'question': must be text, not int"),
+        (b'{"question": {"x": "x"}, "text": "x"}', "no question among its fields 'question, text' and no id"),
+        (b'{"id": "some-train-0", "text": ["x", 3]}', "field 'text': must be text, not int"),
+        (b'{"id": "some-train-0", "completion": [{"x": "x"}]}', "field 'completion': must be text, not dict"),
+        (
+            b'{"id": "some-train-0", "answer": "5"}',
+            "none of its fields 'id, answer' is certainly a model's text; rename",
+        ),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path: Path, line: bytes, said: str) -> None:
@@ -192,8 +196,28 @@ def test_numbers_of_any_length_blank_lines_crlf_and_a_byte_order_mark_are_fine(t
 
 
 def test_any_row_is_read_or_refused_in_one_line(tmp_path: Path) -> None:
-    fields = [*recorded._QUESTION, *recorded._SOLUTION, *recorded._MODEL, *recorded._ID]
-    values = [None, 1, 1.5, True, "", "x", ["x"], [], [""], [None], {}, {"a": 1}, "\ud800", "\x00\x1b\n", "½"]
+    fields = "question problem query prompt input instruction messages model generator source problem_id id idx".split()
+    fields += (
+        "generation completion response output text model_output code samples solution steps choices resps".split()
+    )
+    values: list[Any] = [
+        None,
+        1,
+        1.5,
+        True,
+        "",
+        "x",
+        ["x"],
+        [],
+        [""],
+        [None],
+        {},
+        {"a": 1},
+        "\ud800",
+        "\x00\x1b\n",
+        "½",
+    ]
+    values += [[{"role": "user", "content": TOM}, {"role": "assistant", "content": "5."}], [[TOM]], [{"text": "5."}]]
     values += [TOM, FENCE, "some-train-0", "some-test-0"] + [TOM, "5."] * 9
     rng, ends, tests = random.Random(0), Counter(), leakage.TestQuestions(TESTS)
     for _ in range(2000):
@@ -223,14 +247,19 @@ def test_gzip_is_read_and_a_truncated_one_named(tmp_path: Path) -> None:
     file.write_bytes(content[:5000] + bytes(5000) + content[10000:])
     with pytest.raises(UserError, match=r"rows\.jsonl\.gz line \d+: "):
         read(file)
-    file.write_text("{}")
-    with pytest.raises(UserError, match=r"rows\.jsonl\.gz line 1: cannot be read \(Not a gzipped file"):
-        read(file)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.GZ", "rows.jsonl.gz", "rows"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_gzip_is_told_by_its_content(tmp_path: Path, name: str, packed: bool) -> None:
+    content = json.dumps({"question": TOM, "text": "5."}).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if packed else content)
+    assert [text for _, text, _ in read(tmp_path / name)] == ["5."]
 
 
 @pytest.mark.parametrize("name", ["none.jsonl", "none.jsonl.gz", "."])
 def test_a_missing_file_is_a_user_error(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=rf"{KEY}=.*; name a file of JSON lines, plain or \.gz"):
+    with pytest.raises(UserError, match=rf"{KEY}=.*; name a file of JSON lines, plain or \.gz$"):
         read(tmp_path / name)
 
 
@@ -289,7 +318,7 @@ def test_every_published_solution_of_a_test_question_is_refused(data_dir: Path, 
                 next(recorded.read(str(one), train, tests, KEY, Counter()))
             count += 1
     assert count == 10_816
-    with pytest.raises(UserError, match=r"gz line 1: 'Janet.*' has the id of the test question gsm8k-test-0 'Janet"):
+    with pytest.raises(UserError, match=r"gz line 1: it has the id of the test question gsm8k-test-0 'Janet"):
         next(recorded.read(str(file), train, tests, KEY, Counter()))
 
 
@@ -300,3 +329,56 @@ def test_every_test_question_in_any_prompt_is_refused(data_dir: Path, tmp_path: 
         one = write(tmp_path / "one.jsonl", row)
         with pytest.raises(UserError, match=r"is the test question .* \(equal\)"):
             next(recorded.read(str(one), [], tests, KEY, Counter()))
+
+
+IN_PROMPTS = [*WRAPS, *(f"{{q}} {suffix}" for suffix in SUFFIXES), *(f"{prefix}\n\n{{q}}" for prefix in PREFIXES)]
+
+
+@pytest.mark.parametrize("task", ["gsm8k", "math", "csqa"])
+def test_real_questions_are_found_in_every_prompt(data_dir: Path, tmp_path: Path, task: str) -> None:
+    train, rng, counts = questions(data_dir, task, "train"), random.Random(0), Counter[str]()
+    asked = [(wrap, problem) for wrap in IN_PROMPTS for problem in rng.sample(train, 50)]
+    rows = [{"prompt": wrap.replace("{q}", problem.question), "text": problem.id} for wrap, problem in asked]
+    file = write(tmp_path / "rows.jsonl", *rows)
+    found = list(recorded.read(str(file), train, leakage.TestQuestions([]), KEY, counts))
+    assert all(problem.id == text for problem, text, _ in found)
+    assert len(found) + counts[recorded.SEVERAL] >= 0.995 * len(rows)
+
+
+def test_real_test_questions_are_refused_in_every_prompt(data_dir: Path, tmp_path: Path) -> None:
+    tests, rng = leakage.TestQuestions(all_tests(data_dir)), random.Random(0)
+    for wrap in IN_PROMPTS:
+        for problem in rng.sample(tests.problems, 10):
+            file = write(tmp_path / "rows.jsonl", {"prompt": wrap.replace("{q}", problem.question), "text": "x"})
+            with pytest.raises(UserError, match="is the test question"):
+                list(recorded.read(str(file), [], tests, KEY, Counter()))
+
+
+PENS = "Ann has 3 pens and buys 4 more. How many pens does she have now?"
+PENS_ROW = json.dumps({"question": PENS, "generation": "3 + 4 = 8. The answer is 8."}).encode()
+
+
+def content(name: str, text: str) -> bytes:
+    """What a case's file holds. Two rows are cut short in the cases, and the bytes of one packed file are lost."""
+    if name.lower().endswith(".gz"):
+        return gzip.compress(PENS_ROW)
+    if '"completions"' in text or '"generations"' in text:
+        text = text if text.endswith("}") else text[: text.rindex(', "')] + "}"
+    return text.encode()
+
+
+def test_all_cases_are_read_as_labelled(data_dir: Path, tmp_path: Path) -> None:
+    train, wrong = [Problem("gsm8k-train-0", PENS, "Ann has 3+4=<<3+4=7>>7 pens.", "7")], []
+    for line in (data_dir / "cases" / "recorded.jsonl").open(encoding="utf-8"):
+        case = json.loads(line)
+        name, _, text = case["input"][1:].partition("] ")
+        (tmp_path / name).write_bytes(content(name, text))
+        try:
+            found = read(tmp_path / name, train)
+        except UserError:
+            found = []
+        texts = [(problem.id.removeprefix("gsm8k-train-"), text, model) for problem, text, model in found]
+        expected = ast.literal_eval(case["expected"])
+        if texts != (expected if isinstance(expected, list) else []):
+            wrong.append((case["id"], expected, texts))
+    assert not wrong

@@ -90,6 +90,24 @@ def test_recorded_solutions_are_graded_and_each_wrong_text_is_corrected_once(run
     assert all(row["accepted"] for row in corrections)
 
 
+def test_a_gold_solution_is_no_mistake(run, problems, tmp_path: Path) -> None:
+    first, second = problems["train"][:2]
+    gold = {"problem": first.question, "solution": first.solution, "answer": first.answer}
+    file = record(tmp_path / "gold.jsonl", {**gold, "foo": "The answer is 999."})
+    with pytest.raises(UserError, match=r"gold\.jsonl line 1: none of its fields 'problem, solution, answer, foo' is"):
+        run("sampler=recorded", f"sampler.models.recorded.recorded={file}")
+    assert not list((tmp_path / "runs").glob("sample/*/record.json")), "nothing of the file is used"
+    record(
+        file,
+        {**gold, "completions": ["The answer is 999.", ""], "source": "gsm8k"},
+        {"question": second.question, "output": f"{second.solution}\n#### {second.answer}"},
+    )
+    made = run("sampler=recorded", f"sampler.models.recorded.recorded={file}")
+    counts = summary(made["sample_recorded"])
+    assert (counts["solutions"], counts["wrong_paths"], counts["empty solution"]) == (1, 1, 1)
+    assert (counts["the reference solution itself"], counts["models"]) == (1, ["recorded"])
+
+
 def test_a_wrong_text_of_two_models_is_corrected_once(run, problems, tmp_path: Path) -> None:
     for name in ("one", "two"):
         record(tmp_path / f"{name}.jsonl", {"question": problems["train"][0].question, "text": "The answer is 999."})

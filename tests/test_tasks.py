@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from lema import tasks
 from lema.config import TaskConfig
+from lema.grading.official import number_verdict
 from lema.types import Problem, UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,6 +97,120 @@ def test_the_last_box_is_the_answer(tmp_path, text, answer):
 def boxed_task(folder: Path, solution: str) -> TaskConfig:
     row = {"problem": "2?", "level": "Level 1", "type": "Algebra", "solution": solution}
     return task("math", dataset_path=write(folder, train=[row], test=[row]), num_dev=0)
+
+
+@pytest.mark.parametrize(
+    ("solution", "answer"),
+    [
+        ("So $\\boxed {2}$.", "2"),
+        ("So $\\boxed\n{ 2 }$.", "2"),
+        ("So $\\fbox {\\frac{1}{2}}$.", "\\frac{1}{2}"),
+        ("So $\\boxed2$.", "2"),
+        ("So $\\boxed {}$.", ""),
+        ("First $\\boxed{1}$, then $\\boxed {2}$.", "2"),
+        ("So $\\boxed{−2}$.", "-2"),
+        ("So $\\boxed{–\\frac{1}{2}}$.", "-\\frac{1}{2}"),
+        ("So $\\boxed{x − 2}$.", "x - 2"),
+        ("So $\\boxed{1–2}$.", "1–2"),
+    ],
+)
+def test_a_box_is_read_however_it_is_spaced_and_its_minus_is_one(tmp_path, solution, answer):
+    assert tasks.load(boxed_task(tmp_path, solution), None)["test"][0].answer == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("#### 8", "8"),
+        ("####8", "8"),
+        ("x\n####\t8  ", "8"),
+        ("x\n#### 8\r\n", "8"),
+        ("x\n####\n8", "8"),
+        ("x\n#### 8\nA note behind.", "8"),
+        ("x\n#### 8\r\n\r\nA note behind: 9.", "8"),
+        ("x\n#### 7\n#### 8", "8"),
+        ("How many? ** 5+3=<<5+3=8>>8\n#### 8", "8"),
+        ("#### $8", "$8"),
+        ("#### 1,008", "1,008"),
+        ("#### 1 008", "1 008"),
+        ("#### 8.50", "8.50"),
+        ("#### .5", ".5"),
+        ("#### 8.", "8."),
+        ("#### 8%", "8%"),
+        ("#### 1/2", "1/2"),
+        ("#### 8 apples", "8 apples"),
+        ("#### -8", "-8"),
+        ("#### - 8", "- 8"),
+        ("#### −8", "-8"),
+        ("#### –8", "-8"),
+        ("#### —8", "-8"),
+        ("#### ‑8", "-8"),
+        ("#### －8", "-8"),
+        ("#### −$8", "-$8"),
+        ("#### −1,008.5", "-1,008.5"),
+        ("#### 0", "0"),
+    ],
+)
+def test_a_number_is_read_from_the_line_of_its_mark(tmp_path, text, answer):
+    row = {"question": "How many?", "answer": text}
+    [found] = tasks.load(task("gsm8k", dataset_path=write(tmp_path, train=[row], test=[row]), num_dev=0), None)["test"]
+    assert found.answer == answer
+    plain = answer.replace("$", "").replace(" apples", "").replace(" ", "").rstrip(".")
+    assert number_verdict(f"The answer is {plain}.", found.answer)[1]
+    assert number_verdict("I do not know.", found.answer)[1] is (answer == "0")
+
+
+NO_NUMBER = [
+    *"None none null nan N/A ? - — inf unknown red x=3 3:5 ½ 2½ 八 1.2.3 1e3 8,9 <8> []".split(),
+    "3 million",
+    "two dozen",
+    "2 dozen",
+    "1 1/2",
+    "3 and 4",
+    "7 or 8",
+    "-",
+    "8 (apples)",
+    "4.6 \\times 10^2",
+    "2^3",
+    "\\frac{1}{2}",
+]
+
+
+@pytest.mark.parametrize("text", NO_NUMBER)
+def test_a_gold_answer_that_is_no_number_is_refused_where_numbers_are_graded(tmp_path, text):
+    row = {"question": "How many?", "answer": f"x\n#### {text}"}
+    message = refused(task("gsm8k", dataset_path=write(tmp_path, train=[row], test=[GOOD]), num_dev=0))
+    assert "train.jsonl line 1, field 'answer': " in message
+    assert "mend or remove the row" in message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "None", "nan", "NaN ", "n/a", "", "red"])
+def test_a_plain_gold_answer_that_is_none_is_refused(tmp_path, value):
+    config = task("svamp", dataset_path=write(tmp_path, test=[SVAMP | {"Answer": value}]))
+    with pytest.raises(UserError, match=r"test\.jsonl line 1, field 'Answer': .*; mend or remove the row"):
+        tasks.load_test(config, None)
+
+
+def test_half_of_a_surrogate_pair_is_a_question_mark(tmp_path):
+    folder = write(tmp_path, train=[GOOD | {"question": "a \ud83d b?"}], test=[GOOD])
+    [problem] = tasks.load(task("gsm8k", dataset_path=folder, num_dev=0), None)["train"]
+    assert problem.question == "a ? b?"
+
+
+def test_math_500_is_read_once_its_fields_are_named(tmp_path):
+    row = {
+        "problem": "2?",
+        "solution": "So $\\boxed{2}$.",
+        "answer": "2",
+        "subject": "Algebra",
+        "level": 3,
+        "unique_id": "u",
+    }
+    folder = write(tmp_path, train=[row], test=[row])
+    message = refused(task("math", dataset_path=folder, num_dev=0))
+    assert "no field 'type' among problem, solution, answer, subject, level, unique_id; " in message
+    [problem] = tasks.load(task("math", dataset_path=folder, dataset_subject="subject", num_dev=0), None)["test"]
+    assert problem == Problem("math-test-0", "2?", "So $\\boxed{2}$.", "2", "3", "Algebra")
 
 
 SVAMP = {"Body": "Tom has 3.", "Question": "How many?", "Answer": 145.0, "Type": "Addition"}
@@ -188,6 +303,55 @@ def test_a_data_set_without_a_problem_is_refused(tmp_path, content):
         tasks.load_test(task("asdiv", dataset_path=str(tmp_path)), None)
 
 
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("Seven <b>red</b> apples.", "Seven red apples."),
+        ("<i>Seven</i> red apples.", "Seven red apples."),
+        ("Seven <b>red <i>round</i></b> apples<br/>.", "Seven red round apples."),
+        ("Seven <!-- not six --> apples.", "Seven  apples."),
+        ("<![CDATA[Seven < nine]]> apples.", "Seven < nine apples."),
+        ("Seven<sup>2</sup>", "Seven2"),
+    ],
+)
+def test_text_within_and_behind_markup_is_read(tmp_path, body, expected):
+    content = ASDIV.replace("Mia has seven red and two blue kites.", body)
+    (tmp_path / "ASDiv.xml").write_text(content, encoding="utf-8")
+    first, *_ = tasks.load_test(task("asdiv", dataset_path=str(tmp_path)), None)
+    assert first.question == f"{expected} How many kites has she & how many are hers?"
+
+
+@pytest.mark.parametrize("more", ["<Body>More.</Body>", "a text in no part"])
+def test_text_that_would_be_lost_is_refused(tmp_path, more):
+    (tmp_path / "ASDiv.xml").write_text(ASDIV.replace("</Body>", f"</Body>{more}", 1), encoding="utf-8")
+    with pytest.raises(UserError, match=r"ASDiv\.xml Problem own-1: a second Body, or text behind it"):
+        tasks.load_test(task("asdiv", dataset_path=str(tmp_path)), None)
+
+
+def test_a_folder_in_the_place_of_a_repository_is_told(tmp_path):
+    table = write(tmp_path / "clone", train=[])
+    with pytest.raises(
+        UserError, match=rf"task\.dataset\.hub_id={table} is a folder here; name it task\.dataset\.path="
+    ):
+        tasks.load(task("gsm8k", dataset_hub_id=table, num_dev=0), None)
+
+
+def test_the_clone_of_a_repository_is_read_as_the_message_says(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    (tmp_path / "main").mkdir()
+    for split in ("train", "test"):
+        pandas.DataFrame([GOOD]).to_parquet(tmp_path / "main" / f"{split}-00000-of-00001.parquet")
+    config = task("gsm8k", dataset_path=str(tmp_path), num_dev=0)
+    for _ in ("train", "test"):
+        with pytest.raises(UserError) as caught:
+            tasks.load(config, None)
+        assert "main/test-00000-of-00001.parquet, main/train-00000-of-00001.parquet" in str(caught.value)
+        command = str(caught.value).partition("make it: python ")[2]
+        subprocess.run(f"{sys.executable} {command}", shell=True, check=True)
+    splits = tasks.load(config, None)
+    assert [len(splits[split]) for split in ("train", "test")] == [1, 1]
+
+
 @pytest.mark.parametrize("content", [ASDIV[:300], "", "<a><Problem></a>"])
 def test_damaged_xml_is_named_in_one_line(tmp_path, content):
     (tmp_path / "ASDiv.xml").write_text(content, encoding="utf-8")
@@ -213,6 +377,10 @@ def test_csqa_is_read_in_its_own_layout_and_in_the_hubs(tmp_path):
     folder = write(tmp_path, train=[hub], dev=[CSQA])
     splits = tasks.load(task("csqa", dataset_path=folder, num_dev=0), None)
     candidates = ["bank", "mall", "new york"]
+    for labels, key in (([1, 2, 3], 2), (["1", "2", "3"], "2")):
+        numbered = hub | {"choices": {"label": labels, "text": TEXTS}, "answerKey": key}
+        folder = write(tmp_path / "numbered", train=[numbered], dev=[CSQA])
+        assert tasks.load(task("csqa", dataset_path=folder, num_dev=0), None)["train"][0].answer == "mall"
     assert splits["test"] == [Problem("csqa-test-0", "Where?", "", "mall", candidates=candidates)]
     assert splits["train"] == [Problem("csqa-train-0", "Where?", "", "mall", candidates=candidates)]
 
@@ -223,6 +391,8 @@ def test_csqa_is_read_in_its_own_layout_and_in_the_hubs(tmp_path):
         ({"answerKey": "F"}, "line 1, field 'answerKey': not the label of a candidate; mend"),
         ({"answerKey": ""}, "line 1, field 'answerKey': not the label of a candidate; mend"),
         ({"question": STEM}, "line 1, field 'choices': must be choices with label and text, not None"),
+        ({"question": "Where?", "choices": ["bank", "mall"]}, "line 1, field 'choices': must be choices"),
+        ({"question": "Where?", "choices": {"A": "bank"}}, "line 1, field 'choices': must be choices"),
         ({"question": {**STEM, "choices": []}}, "line 1, field 'choices': must be choices"),
         ({"question": {**STEM, "choices": ["bank"]}}, "line 1, field 'choices': must be choices"),
         ({"question": {**STEM, "choices": [{"label": "A"}]}}, "line 1, field 'choices': must be choices"),
@@ -304,13 +474,16 @@ LINE = json.dumps(GOOD)
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", ["train.jsonl line 1: ", "empty", "copy"]),
-        ("\n \n", ["train.jsonl line 1: ", "empty", "copy"]),
+        ("", ["train.jsonl is empty; copy the file again"]),
+        ("\n \n", ["train.jsonl is empty; copy the file again"]),
         (LINE + "\n" + LINE[:30], ["train.jsonl line 2: ", "not valid JSON (Expecting value)", "copy"]),
         (LINE[:30] + "\n" + LINE, ["train.jsonl line 1: ", "not valid JSON"]),
-        (LINE.encode("utf-16"), ["train.jsonl line 1: ", "not valid JSON"]),
-        ("[" * 100_000, ["train.jsonl line 1: ", "not valid JSON"]),
-        (LINE + "\n\n" + LINE, ["train.jsonl line 2: ", "empty", "mend the line"]),
+        (LINE.encode("utf-16"), ["train.jsonl is in UTF-16, not JSON lines: iconv -f UTF-16"]),
+        (f"[{LINE}]", ["train.jsonl is one JSON array, not JSON lines: jq -c '.[]'"]),
+        ("version https://git-lfs.github.com/spec/v1", ["train.jsonl is a git-lfs pointer", "git lfs pull"]),
+        ("question,answer\n1+1?,2", ["train.jsonl is a table like CSV", "pandas.read_csv"]),
+        ("<!DOCTYPE html>", ["train.jsonl is a web page", "download the file itself"]),
+        (LINE + "\n" + '{"a": ' + "[" * 100_000, ["train.jsonl line 2: ", "not valid JSON"]),
         (LINE + "\n[1, 2]", ["train.jsonl line 2: ", "JSON object", "list"]),
         (LINE + "\nnull", ["train.jsonl line 2: ", "JSON object"]),
         ('{"question": "1+1?"}', ["train.jsonl line 1: ", "'answer'", "question", "task.dataset"]),
@@ -356,8 +529,10 @@ def test_a_dev_cut_larger_than_train_is_refused(tmp_path):
 
 def test_blank_lines_at_the_end_and_windows_line_ends_are_read(tmp_path):
     folder = write(tmp_path, test=[GOOD])
-    (tmp_path / "train.jsonl").write_bytes(b"\xef\xbb\xbf" + f"{LINE}\r\n{LINE}\r\n\r\n \n".encode())
-    assert len(tasks.load(task("gsm8k", dataset_path=folder, num_dev=0), None)["train"]) == 2
+    other = LINE.replace("1+1?", "1\u2028+1?").replace("}", ', "x": NaN}')
+    (tmp_path / "train.jsonl").write_bytes(b"\xef\xbb\xbf" + f"{LINE}\r\n{other}\r\n\r\n \n".encode())
+    train = tasks.load(task("gsm8k", dataset_path=folder, num_dev=0), None)["train"]
+    assert [problem.question for problem in train] == ["1+1?", "1\u2028+1?"]
 
 
 def refused(config: TaskConfig) -> str:
@@ -365,7 +540,7 @@ def refused(config: TaskConfig) -> str:
         tasks.load(config, None)
     message = str(caught.value)
     assert "\n" not in message
-    assert len(message) < 400
+    assert len(message) < 500
     return message
 
 
@@ -505,6 +680,51 @@ def test_every_data_set_of_the_hub_is_pinned(name):
     assert dataset
     assert len(dataset.revision) == 40
     assert set(dataset.hub_splits) == set(dataset.splits)
+
+
+# --- the cases -------------------------------------------------------------------------------------------------------
+
+GOLDS = {
+    "A1329": ["So $\\boxed 2$."],
+    "A1330": ["So $\\boxed{}$."],
+    "A1331": ["So $\\fbox{2}$."],
+    "A1332": ["So $\\boxed {2}$."],
+    "A1336": ["x\n#### None"],
+    "A1337": ["#### −8"],
+    "A1338": ["#### 8\nA note behind."],
+    "A1339": ["####8", "#### 8\r\n", "#### $8", "#### 1,008", "#### 7\n#### 8"],
+    "A1341": ["How many? ** 5+3=<<5+3=8>>8\n#### 8"],
+}
+ELSEWHERE = {  # the tests that hold these cases
+    "A1334": "test_math_500_is_read_once_its_fields_are_named",
+    "A1342": "test_blank_lines_at_the_end_and_windows_line_ends_are_read",
+    "A1344": "test_half_of_a_surrogate_pair_is_a_question_mark",
+    "A1345": "test_the_clone_of_a_repository_is_read_as_the_message_says",
+    "A1346": "test_a_folder_in_the_place_of_a_repository_is_told",
+    "A1350": "test_text_within_and_behind_markup_is_read",
+    "A1354": "test_csqa_is_read_in_its_own_layout_and_in_the_hubs",
+    "A1355": "test_damaged_choices_are_named_in_one_line",
+}
+OF_GRADING = {"A1356", "A1357"}
+
+
+def test_all_cases_are_read_as_labelled(data_dir, tmp_path):
+    cases = [json.loads(line) for line in (data_dir / "cases" / "data.jsonl").open(encoding="utf-8")]
+    assert {case["id"] for case in cases} == GOLDS.keys() | ELSEWHERE.keys() | OF_GRADING
+    assert all(test in globals() for test in ELSEWHERE.values())
+    for case in cases:
+        for text in GOLDS.get(case["id"], []):
+            if "box" in text:
+                config = boxed_task(tmp_path, text)
+            else:
+                row = {"question": "How many?", "answer": text}
+                config = task("gsm8k", dataset_path=write(tmp_path, train=[row], test=[row]), num_dev=0)
+            if case["expected"] == "refused or left out":
+                assert "is not one number" in refused(config) or "no answer" in refused(config)
+            else:
+                gold = tasks.load(config, None)["test"][0].answer
+                expected = case["expected"].removeprefix("gold ").removesuffix(" …").strip('"')
+                assert gold.removeprefix("$") in ("1,008", expected)
 
 
 # --- the real data ---------------------------------------------------------------------------------------------------

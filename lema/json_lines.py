@@ -1,0 +1,114 @@
+"""JSON lines in a file, plain or gzipped: each row with its place, and what a file is that has none."""
+
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, cast
+
+from lema.types import UserError
+
+# How other files begin, what they are, and how JSON lines are made of them.
+FROM_TABLE = "python -c \"import pandas; pandas.read_{0}('{file}').to_json('{new}', orient='records', lines=True)\""
+_OTHERS = [
+    (rb"PAR1", "a Parquet file", FROM_TABLE.format("parquet", file="{file}", new="{new}")),
+    (rb"ARROW1|\xff\xff\xff\xff.{4}\x10\0", "an Arrow file", "load it with `datasets`, and save it with to_json"),
+    (rb"version https://git-lfs", "a git-lfs pointer in the place of the data", "run git lfs pull in its repository"),
+    (rb"\x28\xb5\x2f\xfd", "compressed by zstd", "unzstd -o {new} {file}"),
+    (rb"BZh", "compressed by bzip2", "bzip2 -dc {file} > {new}"),
+    (rb"\xfd7zXZ", "compressed by xz", "xz -dc {file} > {new}"),
+    (rb"PK\x03\x04", "a zip archive or a spreadsheet", "unpack it, or export it as JSON lines"),
+    (rb"7z\xbc\xaf|Rar!", "an archive", "unpack it and name the file of JSON lines in it"),
+    (rb".{257}ustar", "a tar archive", "unpack it with tar -xf {file} and name the file of JSON lines in it"),
+    (rb"SQLite format 3|\x89HDF|\x93NUMPY|Obj\x01|\x80[\x02-\x05]", "a binary file", "export it as JSON lines"),
+    (rb"\xff\xfe\0\0|.\0\0\0|\0\0\0", "in UTF-32", "iconv -f UTF-32 -t UTF-8 {file} > {new}"),
+    (rb"\xff\xfe|\xfe\xff", "in UTF-16", "iconv -f UTF-16 -t UTF-8 {file} > {new}"),
+    (rb".\0.\0", "in UTF-16", "iconv -f UTF-16LE -t UTF-8 {file} > {new}"),
+    (rb"\0.\0", "in UTF-16", "iconv -f UTF-16BE -t UTF-8 {file} > {new}"),
+    (rb"\s*\[", "one JSON array", "jq -c '.[]' {file} > {new}"),
+    (rb"\s*(?:<!doctype|<html|<head|<!--|<\?xml)", "a web page or XML", "download the file itself (its raw address)"),
+    (rb"\s*(?:---|[\w-]+:\s)", "text like YAML", "save it as JSON lines"),
+    (rb"[\w\"'][^\n{}\0-\x08]*[,\t;|]", "a table like CSV", FROM_TABLE.format("csv", file="{file}", new="{new}")),
+]
+_OBJECT = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{[^\0]")
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # of a surrogate pair: both halves are escaped
+
+
+def _whole(digits: str) -> float:
+    return int(digits) if len(digits) <= 4300 else float(digits)  # Python reads no longer integer
+
+
+_JSON = json.JSONDecoder(parse_int=_whole)
+
+
+def read(file: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row of a file with the place it stands in, `train.jsonl line 3`; `key` names the file in the config.
+
+    Blank lines are skipped. Half of a surrogate pair, which JSON can carry and no file, becomes a question mark.
+    Raises `UserError` where the file cannot be read, is of another kind, or has a damaged line.
+    """
+    try:
+        with file.open("rb", buffering=0) as content:
+            yield from rows(content, str(file))
+    except OSError as error:
+        raise unreadable(file, key, error) from error
+
+
+def unreadable(file: Path, key: str, error: OSError) -> UserError:
+    """Why a file cannot be opened, and what is to be named instead."""
+    if isinstance(error, IsADirectoryError):
+        inside = ", ".join(sorted(path.name for path in file.iterdir())[:3]) or "nothing"
+        return UserError(f"{key}={file} is a folder (it holds {inside}); name a file of JSON lines, plain or .gz")
+    return UserError(f"{key}={file}: {error.strerror}; name a file of JSON lines, plain or .gz")
+
+
+def rows(content: io.RawIOBase | io.BytesIO, file: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """As `read`, of an open file, or of bytes; what gzip has packed is unpacked, whatever its name."""
+    number = 0
+    with ExitStack() as stack:
+        try:
+            lines = io.BufferedReader(cast(Any, content))
+            if lines.peek(2)[:2] == b"\x1f\x8b":
+                lines = io.BufferedReader(cast(Any, stack.enter_context(gzip.open(lines))))
+            _check(lines.peek(512)[:512], file)
+            for number, line in enumerate(lines, 1):
+                if not line.isspace():
+                    where = f"{file} line {number}"
+                    yield where, _row(line, where, number == 1)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(f"{file} line {number + 1}: cannot be read ({error}); copy the file again") from error
+
+
+def _check(head: bytes, file: str) -> None:
+    """Refuses a file that does not begin as JSON lines do."""
+    if _OBJECT.match(head) or not head.strip():
+        return
+    new = f"{file}.new"
+    for begins, what, remedy in _OTHERS:
+        if re.match(begins, head.removeprefix(b"\xef\xbb\xbf"), re.DOTALL | re.IGNORECASE):
+            instead = f", and use {new} instead" if "{new}" in remedy else ""
+            raise UserError(f"{file} is {what}, not JSON lines: {remedy.format(file=file, new=new)}{instead}")
+    raise UserError(f"{file} begins with {head[:20]!r}, which is no JSON object; name a file of JSON lines")
+
+
+def _row(line: bytes, where: str, first: bool) -> dict[str, Any]:
+    try:
+        row = _JSON.decode(line.decode("utf-8-sig").strip())
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        if first and line.rstrip().endswith((b"{", b"[", b",")):
+            raise UserError(
+                f"{where}: the JSON goes on in the next line; make it one line: jq -c . FILE > NEW"
+            ) from error
+        reason = str(error).partition(": line 1")[0]
+        raise UserError(f"{where}: not valid JSON ({reason}); mend the line or copy the file again") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: a row must be a JSON object with named fields, not {type(row).__name__}")
+    if _HALF.search(line):
+        row = _JSON.decode(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace").decode())
+    return row

@@ -1,0 +1,189 @@
+"""Prompts: the question within is found, whatever stands around it, and not where more is asked than that."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from lema import prompted
+from lema.prompts.formats import COT_PROMPTS, correction_prompt, cot_prompt, few_shot_prompt
+
+Q = "Ben has 6 jars. He buys 5 more at $2.50 each. How many jars does he have now?"
+M = "Find the sum of the following numbers: 1, 2 and 3. Express your answer as a fraction."
+WRONG = "6 + 5 = 12. The answer is 12."
+SUFFIXES = [
+    "Please reason step by step, and put your final answer within \\boxed{}.",
+    'Let\'s think step by step and output the final answer after "####".',
+    "Let's think step by step.",
+    "Let’s think step by step.",
+    "Think step by step. Put your final answer after ####.",
+    "Think carefully, then give the final answer as a single number.",
+    "Please put your final answer in \\boxed{}. Do not write anything else behind it.",
+    "Present the answer in LaTeX format: \\boxed{Your answer}",
+    'Remember to put your answer on its own line after "Answer:", and you do not need to use a \\boxed command.',
+    "Answer with a number only.",
+    "Return your final response within \\boxed{}. Only include the number.",
+    'Show your work, then end with "The answer is X."',
+    "Your final answer should be in the form of a number, in the last line.",
+    "Give me the answer in JSON format.",
+    "Make sure to put the answer (and only answer) inside \\boxed{}.",
+    "Enclose the reasoning in <think> </think> and the answer in <answer> </answer> tags.",
+    "/no_think",
+    "Answer:",
+    "Solution:",
+    "A:",
+]
+PREFIXES = [
+    "Solve the following math problem. Make sure to put the answer (and only answer) inside \\boxed{}.",
+    "Solve the following math problem step by step.",
+    "Solve the following math problem efficiently and clearly. The last line of your response should be of the "
+    "following format: 'Therefore, the final answer is: $\\boxed{ANSWER}$. I hope it is so' (without quotes) where "
+    "ANSWER is just the final number or expression that solves the problem. Think step by step before answering.",
+    "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
+    "$ANSWER (without quotes) where $ANSWER is the answer to the problem.",
+    "Please answer the question below.",
+    "Answer the following question.",
+    "You are a helpful assistant. Reason step by step.",
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.",
+    'Given the following problem, reason and give a final answer to the problem.\nYour response should end with "The '
+    'final answer is [answer]" where [answer] is the response to the problem.',
+    "Here is a math problem:",
+]
+WRAPS = [
+    "Question: {q}\nAnswer:",
+    "Question: {q}\nAnswer: Let's think step by step.",
+    "Question: {q}\nLet's think step by step\nAnswer:",
+    "Q: {q}\nA:",
+    "Q: {q}\nA: Let's think step by step.\n",
+    "Problem:\n{q}\n\nSolution:\n",
+    "Problem: {q}\nSolution:",
+    "### Problem:\n{q}\n\n### Solution:\n",
+    "**Question:** {q}\n\n**Answer:**",
+    "# Question\n\nQuestion 1: {q}\n# Answer\n\nAnswer:",
+    "<question>{q}</question>\n",
+    "### Instruction:\n{q}\n\n### Response:",
+    "### Instruction:\nSolve this.\n\n### Input:\n{q}\n\n### Response:\n",
+    "Human: {q}\n\nAssistant:",
+    "USER: {q} ASSISTANT:",
+    "A chat between a curious user and an artificial intelligence assistant. USER: {q} ASSISTANT:",
+    "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The "
+    "assistant first thinks about the reasoning process in the mind and then provides the user with the answer. The "
+    "reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, "
+    "i.e., <think> reasoning process here </think> <answer> answer here </answer>. User: {q} Assistant: <think>",
+    "[INST] {q} [/INST]",
+    "<s>[INST] <<SYS>>\nYou are kind.\n<</SYS>>\n\n{q} [/INST]",
+    "<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\n",
+    "<|im_start|>system\nYou are Qwen.<|im_end|>\n<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\n<think>\n",
+    "<|im_start|>system<|im_sep|>x<|im_end|><|im_start|>user<|im_sep|>{q}<|im_end|><|im_start|>assistant<|im_sep|>",
+    "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: 2023<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\n{q}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    "<bos><start_of_turn>user\n{q}<end_of_turn>\n<start_of_turn>model\n",
+    "<|system|>\nBe kind.</s>\n<|user|>\n{q}</s>\n<|assistant|>\n",
+    "<|user|>\n{q}<|end|>\n<|assistant|>\n",
+    "<｜begin▁of▁sentence｜><｜User｜>{q}<｜Assistant｜><think>\n",
+    "<|start|>system<|message|>You are ChatGPT.<|end|><|start|>user<|message|>{q}<|end|><|start|>assistant",
+    "user\n{q}\nassistant\n",
+    "system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.\nuser\n{q}\nassistant\n",
+    "user\n\n{q}\nmodel\n",
+    "Question: Al has 2 pens. How many pens has he?\nAnswer: He has 2.\n#### 2\n\nQuestion: {q}\nAnswer:",
+    "Q: Al has 2 pens. How many pens has he?\nA: The answer is 2.\n\nQ: {q}\nA:",
+    "Al has 2 pens. How many pens has he?\nHe has 2.\n\n{q}\n",
+    "Problem:\nAl has 2 pens.\n\nSolution:\n\\boxed{2}\n\nProblem:\n{q}\n\nSolution:",
+    "{q}\n",
+    *COT_PROMPTS.values(),
+]
+WRAPS = [wrap if "{question}" not in wrap else wrap.replace("{question}", "{q}") for wrap in WRAPS]
+
+
+@pytest.mark.parametrize("question", [Q, M])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("space", [" ", "\n", "\n\n"])
+def test_what_says_how_to_answer_is_left_off_behind_a_question(question: str, suffix: str, space: str) -> None:
+    assert question in prompted.questions(f"{question}{space}{suffix}")
+
+
+@pytest.mark.parametrize("question", [Q, M])
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("suffix", ["", "\n\n" + SUFFIXES[0]])
+def test_what_says_how_to_answer_is_left_off_before_a_question(question: str, prefix: str, suffix: str) -> None:
+    for space in ("\n\n", "\n"):
+        assert question in prompted.questions(f"{prefix}{space}{question}{suffix}")
+
+
+@pytest.mark.parametrize("question", [Q, M])
+@pytest.mark.parametrize("wrap", WRAPS)
+@pytest.mark.parametrize("suffix", ["", "\n" + SUFFIXES[0]])
+def test_labels_turns_and_worked_examples_are_left_off(question: str, wrap: str, suffix: str) -> None:
+    assert question in prompted.questions(wrap.replace("{q}", question + suffix))
+
+
+def test_worked_examples_of_files_and_candidates_are_left_off() -> None:
+    assert Q in prompted.questions(few_shot_prompt("Question: 1?\nAnswer: 1.\n\nQuestion: 2?\nAnswer: 2.", Q))
+    assert prompted.questions(cot_prompt("lema", "Where is it?", ["bank", "mall"]))[-1] == "Where is it?"
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        f"Question: {Q}\nSolution: {WRONG}\nIs the solution right?",
+        f"Question: {Q}\nSolution: {WRONG}\nIs the solution right?\nAnswer:",
+        f"{Q}\n\n{WRONG}\n\nIs that right? Think step by step.",
+        f"{Q}\n\nStudent solution: {WRONG}\n\nGrade the answer step by step.",
+        f"<|im_start|>user\nQuestion: {Q}\nModel Answer: {WRONG}<|im_end|>\n<|im_start|>assistant\n",
+        f"<|im_start|>user\n{Q}<|im_end|>\n<|im_start|>assistant\n{WRONG}<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n",
+        f"[INST] {Q} [/INST] {WRONG} [INST] Check your answer. [/INST]",
+        correction_prompt(Q, ["6 + 5 = 12.", "The answer is 12."]),
+        f"{Q} The final answer is 12. Is the final answer correct?",
+        f"{Q} The final answer 12 is wrong. Think step by step.",
+        f"Rewrite the following question: {Q}",
+        f"Write a similar problem.\n\n{Q}",
+        f"Translate the problem below.\n\nProblem: {Q}\n\nWrite another problem like it.",
+        f"{Q} What would he have if he gave 3 away?",
+        f"{Q} He then gives 3 away. Let's think step by step.",
+        f"Suppose that he gives 3 away first. {Q}",
+        f"Question: {Q}\nAnswer: 11\n\nQuestion: What has Zoe?\nAnswer:",
+        f"Question: {Q}\nAnswer: 11\n\nZoe folds 14 cranes. How many has she?",
+        f"{Q}\nHe has 11.\n\nZoe folds 14 cranes. How many has she?",
+        f"{Q} Express your answer as a decimal.",
+        f"{Q} Round the answer to the nearest ten.",
+    ],
+)
+def test_a_prompt_that_asks_more_than_a_question_is_not_that_question(prompt: str) -> None:
+    assert Q not in prompted.questions(prompt)
+
+
+@pytest.mark.parametrize(
+    ("rest", "expected"),
+    [
+        (f"\nSolution: {WRONG}\nIs it right?", True),
+        (f"\n\nModel answer: {WRONG}", True),
+        ("\nAnswer:", False),
+        ("\nAnswer: Let's think step by step.", False),
+        (" Think step by step.", False),
+        ("", False),
+    ],
+)
+def test_a_prompt_that_holds_an_answer_is_told(rest: str, expected: bool) -> None:
+    assert prompted.answered(f"Please look at this.\n{Q}{rest}", Q) is expected
+
+
+@pytest.mark.parametrize(
+    "unit", ["\n", " ", "user\n", "Question: x\n", "[INST] <<SYS>>", "a? ", "Let's think. ", "\n\n", "A:\n"]
+)
+def test_a_long_prompt_takes_little_time(unit: str) -> None:
+    text = unit * (200_000 // len(unit))
+    start = time.process_time()
+    prompted.questions(text)
+    assert time.process_time() - start < 2
+
+
+def test_any_text_has_a_question() -> None:
+    pieces = ["<|im_start|>user\n", "Question:", "Answer:", "\n", "\n\n", "?", ". ", "x", " ", "[/INST]", "user\n", Q]
+    rng = random.Random(0)
+    for _ in range(3000):
+        text = "".join(rng.choices(pieces, k=rng.randint(0, 12)))
+        found = prompted.questions(text)
+        assert found[0] == text.strip()
+        assert all(part in text for part in found)
