@@ -254,3 +254,26 @@ def cell_artifact(tmp_path: Path) -> Artifact:
         return {"accuracy": 0.5}
 
     return Store(tmp_path).make(Recipe("evaluate", "a-label", 1, {}, {}), build)[0]
+
+
+@pytest.mark.parametrize("part", ["file_stream", "CreateArtifact", "/upload/artifact/"])
+def test_what_the_server_refuses_after_the_start_is_written_again_offline_and_said(
+    part: str,
+    tmp_path: Path,
+    make_config: Callable[..., Config],
+    server: WandbServer,
+    wandb_in: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """wandb itself says nothing of it."""
+    wandb_in(**server.environment)
+    answer = server.answer
+    refused = (403, {"errors": [{"message": "no permission"}]})
+    server.answer = lambda path, body: refused if part in path or part.encode() in body else answer(path, body)
+    track(Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path), tmp_path, range(1, 4))
+    [line] = [line for line in caplog.messages if "upload it later" in line]
+    assert line.startswith("W&B did not take all of train (")
+    assert "403" in line
+    [run] = offline_runs(tmp_path)
+    assert curve(run["history"]) == [(step, 1 / step) for step in range(1, 4)]
+    assert run["artifacts"]

@@ -3,9 +3,11 @@
 W&B's own words are shown on one line, without the key and without what a terminal would obey.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from lema.config import Config
 
@@ -24,6 +26,8 @@ _KINDS = [
         "check the network and WANDB_BASE_URL",
     ),
 ]
+# What wandb's own process logs, and tells nobody, when something of a run has not arrived or is not on the disk.
+_LOST = r"filestream: fatal error|sender: failed to log artifact|file transfer: upload: failed|writer: failed to save"
 _SETTINGS = "correct tracker.project or the WANDB_ variable of that name, or set tracker=none"
 
 
@@ -51,6 +55,15 @@ def happened(error: Exception) -> str:
         if re.search(pattern, said, re.IGNORECASE):
             return f"{what} ({said}): {remedy}"
     return f"W&B started no run ({said}): mend that, or set tracker=none"
+
+
+def lost(run: Path) -> Exception | None:
+    """What of a run that is finished W&B has lost without a word to us, by its own log in the run's folder."""
+    log = run / "logs" / "debug-internal.log"
+    found = re.search(
+        rf'"msg":("(?:{_LOST})(?:[^"\\]|\\.)*")', log.read_text("utf-8", "replace") if log.is_file() else ""
+    )
+    return RuntimeError(json.loads(found[1], strict=False)) if found else None
 
 
 def words(error: Exception) -> str:

@@ -186,6 +186,8 @@ class StepRun:
         elif not run.offline or not self.tracker.ids:  # offline the first stands for all
             log.info("%-16s %s", "W&B run", run.url or f"offline; upload it later with {self._sync}")
         self.tracker.ids[self.step] = run.id
+        if os.path.isabs(results.here(self.tracker.root)):
+            _warn_of(self.tracker.root.absolute())
 
     def log(self, row: dict[str, Any]) -> None:
         """One row of the curve; W&B gets it once."""
@@ -269,6 +271,7 @@ class StepRun:
     def _finish(self, exit_code: int) -> None:
         try:
             self._run.finish(exit_code=exit_code)
+            self._lost = self._lost or refusals.lost(Path(self._run.dir).parent)
         except Exception as error:  # of many kinds, a timeout the most likely
             self._lost = self._lost or error
 
@@ -302,8 +305,6 @@ def _agent(step: str) -> Iterator[None]:
 def _prepare(root: Path) -> None:
     """What wandb reads from its variables, where the user has not set them: all its files go below the runs folder."""
     folder = results.here(root / "wandb")
-    if os.path.isabs(folder):
-        _warn_of(root.absolute())
     # The path of a staged table is uploaded with it. On Linux the working directory has a name that tells nobody's.
     cwd = Path("/proc/self/cwd")
     staged = folder if os.path.isabs(folder) or not cwd.exists() else str(cwd / folder)
