@@ -71,7 +71,18 @@ def ask(
                     log.info("%-16s %s", "asking", costs)
                     asyncio.run(asking.run(left))
         answers, spending = journal.answers(), journal.spending()
+    _tell_failures(section, answers)
     return [answers[key] for key in keys], spending
+
+
+def _tell_failures(section: str, answers: dict[str, Answer]) -> None:
+    """Log how many requests have no answer, by their reasons, each with what the server said of the first."""
+    failed = [answer for answer in answers.values() if answer.failed]
+    first = {answer.ended: answer.said for answer in reversed(failed)}
+    for reason, count in Counter(answer.ended for answer in failed).most_common():
+        said = f" ({first[reason]})" if first[reason] else ""
+        told = "%-16s %s: %s of %s requests have no answer: %s%s; only=export writes each one's reason"
+        log.warning(told, "asking", section, f"{count:,}", f"{len(answers):,}", reason, said)
 
 
 def _body(message: str, api: ApiConfig) -> dict[str, Any]:
@@ -148,9 +159,16 @@ class _Asking:
         if self.fault:
             raise self.fault
         if self.problem:
-            kept = f"{len(self.messages) - len(self.waiting)} of {len(self.messages)} are answered and kept"
-            left_over = f"the other {len(self.waiting)} would cost {self._cost()}"
-            raise UserError(f"{' '.join(self.problem.split())}; {kept}, {left_over}: then run again")
+            raise UserError(f"{' '.join(self.problem.split())}. {self._kept()}. Then run again.")
+
+    def _kept(self) -> str:
+        """What is on the disk, and what is not."""
+        waiting, answers = {key for *_, key in self.waiting}, self.journal.answers()
+        saved = sum(not answer.failed for answer in answers.values())
+        failed = sum(answer.failed for key, answer in answers.items() if key not in waiting)
+        without = f", {failed} failed for good" if failed else ""
+        left = f"the {len(waiting)} that are left would cost {self._cost()}"
+        return f"{saved} of {len(self.messages)} answers are saved{without}; {left}"
 
     def _ended(self, task: asyncio.Task[None], tasks: set[asyncio.Task[None]]) -> None:
         tasks.discard(task)
@@ -165,7 +183,8 @@ class _Asking:
         # So written that "not a number" allows nothing.
         if not self.usd + self._prepared(key)[1] <= self.settings.budget_usd:
             if not self.pace.in_flight:  # whose bills may leave room
-                self.problem = f"budget_usd={self.settings.budget_usd:g}: reached, ${self.usd:.2f} are spent: raise it"
+                spent, most = f"${self.usd:.2f} are spent", f"the next request may cost ${self._prepared(key)[1]:.4f}"
+                self.problem = f"budget_usd={self.settings.budget_usd:g}: {spent}, and {most}: raise it"
                 self.changed.set()
             return math.inf
         return max(ready_at - now, self.pace.wait(now))
@@ -214,19 +233,19 @@ class _Asking:
         """The answer, or when to try again; what must stop all becomes `problem`."""
         now, server = time.monotonic(), self.client.server
         if landed.hopeless:
-            self.problem = self.problem or f"{server}: {landed.said}"
+            self.problem = self.problem or f"{server} refuses requests ({landed.said}): {landed.remedy}"
         elif landed.answer:
             self.pace.accepted(now)
             self.failed_since.clear()
             self.failed_tries = 0
         elif (wait := landed.retry_after or 0.0) > self.settings.max_wait:
             back = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + wait))
-            self.problem = self.problem or f"{server}: {landed.said}: wait {wait:.0f} s, until {back}"
+            self.problem = self.problem or f"{server} takes nothing for {wait:.0f} s ({landed.said}): wait until {back}"
         elif landed.limited:
             ready_at = now + self.pace.refused(now, sent_at, landed.retry_after)
             if self.pace.trying and now - self.pace.last_accepted > self.settings.max_wait:
-                waited = f"for {self.settings.max_wait:g} s now"
-                self.problem = self.problem or f"{server}: {landed.said}, {waited}: come back later"
+                waited = f"has taken nothing for {self.settings.max_wait:g} s"
+                self.problem = self.problem or f"{server} {waited} ({landed.said}): wait for an hour"
             return None, ready_at
         else:
             return self._failed(key, now, sent_at, landed)
@@ -240,11 +259,12 @@ class _Asking:
         if landed.unsent or many or not self.answered:
             self.failed_tries += self.pace.hold(now, sent_at, landed.retry_after, _LAST_BACKOFF)
             if self.failed_tries > max(1, retries):
-                self.problem = self.problem or f"{self.client.server}: {landed.said}: come back when it is well"
+                remedy = landed.remedy or "wait until it is well again"
+                self.problem = self.problem or f"{self.client.server} keeps failing ({landed.said}): {remedy}"
         elif landed.retry_after:
             self.pace.refused(now, sent_at, landed.retry_after)
         if self.failures[key] > retries and self.answered:
-            return Answer(None, landed.failure, without_paths(str(self.api.model))), 0.0
+            return Answer(None, landed.failure, without_paths(str(self.api.model)), landed.said), 0.0
         backoff = min(_LAST_BACKOFF, _FIRST_BACKOFF * 2 ** min(self.failures[key], 10)) * random.uniform(0.5, 1)
         return None, now + max(backoff, landed.retry_after or 0.0)
 
@@ -281,9 +301,13 @@ def settings(api: ApiConfig, price: PriceConfig, section: str, budget_usd: float
     values = {f"{section}.{name}": (getattr(api, name), least) for name, least in (*_NUMBERS.items(), (limit, 1))}
     values |= {f"{section}.{name}": (value, 0) for name, value in vars(price).items()}
     for name, (value, least) in (values | {"budget_usd": (budget_usd, 0)}).items():
-        if value is None or not value >= least:  # "not a number" is refused too
-            shown = "null" if value is None else value
-            raise UserError(f"{name}={shown}: nothing is sent until it is set, to {least} or more")
+        if value is None:
+            needs = (
+                f"set it to {least} or more" if name != "budget_usd" else "set the most that requests may cost, in $"
+            )
+            raise UserError(f"{name} is not set, and nothing is sent without it: {needs}")
+        if not value >= least:  # "not a number" is refused too
+            raise UserError(f"{name}={value}: must be {least} or more")
     for name in ("max_requests_per_minute", "max_tokens_per_minute"):
         if (value := getattr(api, name)) is not None and not value > 0:
             raise UserError(f"{section}.{name}={value}: must be above 0; null takes what the server says")

@@ -15,7 +15,7 @@ from lema.models.weights import Weights, weights
 from lema.prompts.demonstrations import demonstrations
 from lema.prompts.formats import cot_prompt, few_shot_prompt
 from lema.tracking import Tracker
-from lema.types import Problem
+from lema.types import Problem, UserError
 
 
 @dataclass
@@ -142,7 +142,8 @@ class Cell:
     ) -> tuple[list[Answer], dict[str, Any]]:
         """An answer to each (prompt, attempt), and what they cost: nothing that the journal holds is paid again.
 
-        The budget is also for `spent_usd`, and for what the artifacts made so far cost.
+        The budget is also for `spent_usd`, and for what the artifacts made so far cost. Raises `UserError` when nothing
+        at all was answered, further attempts aside.
         """
         price = estimate.price(api, self.config.prices, section)
         free = price.input_usd == price.output_usd == 0  # needs no consent
@@ -156,6 +157,9 @@ class Cell:
             journal_path=self.store.root / "journal.sqlite",
             retry_failed=self.config.retry_failed,
         )
+        if prompts and all(answer.failed for answer in answers) and not all(number for _, number in prompts):
+            why, first = f"{section}: none of {len(answers)} requests was answered", answers[0]
+            raise UserError(f"{why} ({first.ended}: {first.said}): mend that, then run again with retry_failed=true")
         failed = sum(not answer.usable for answer in answers)
         return answers, vars(spending) | {"failed": failed}
 

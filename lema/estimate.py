@@ -67,6 +67,11 @@ def estimate(
     return Estimate(f"{what} by {api.model}", requests, prompt, completion, usd, (minutes[0], minutes[1]))
 
 
+def prompt_tokens(prompt_bytes: tuple[float, float]) -> int:
+    """About how many tokens a prompt of so many bytes has, from plain English in few to LaTeX in many."""
+    return round(sum(size / width for size, width in zip(prompt_bytes, BYTES_A_TOKEN, strict=True)) / 2)
+
+
 def _range(values: tuple[float, float]) -> str:
     low, high = (_short(value) for value in values)
     return low if low == high else f"{low} to {high}"

@@ -12,13 +12,14 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lema.types import UserError
 
-VERSION = 1  # of the format, in the file's user_version; 0 had no attempts and no cached_tokens
+# Of the format, in the file's user_version; 0 had no attempts and no cached_tokens, 1 did not keep what a server said.
+VERSION = 2
 # The texts come last: sums over the columns before them need not read through them.
 _SCHEMA = """create table if not exists requests (
     key text primary key, attempts integer not null default 0, prompt_tokens integer not null default 0,
@@ -35,19 +36,23 @@ _SETTLE = (
 )
 _Write = tuple[str, Sequence[Any]]  # a statement and its values
 _NOT_WHOLE = ("length", "content_filter", "refusal")
-_FAILURES = ("HTTP ", "malformed body", "time-out", "connection lost")  # beginnings of `Answer.ended`
+PROMPT_TOO_LONG, CONTENT_REFUSED = "prompt too long", "refused by the server"
+# Beginnings of `Answer.ended`.
+_FAILURES = ("HTTP ", "malformed body", "time-out", "connection lost", PROMPT_TOO_LONG, CONTENT_REFUSED)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server answered; `ended` is its finish reason, or "refusal" of the model or of the server.
+    """What the server answered; `ended` is its finish reason, or "refusal" when the model refused.
 
-    Of a request that failed for good it is the reason: "HTTP 500", "malformed body", "time-out", "connection lost".
+    Of a request that failed for good it is the reason: "prompt too long", "refused by the server" (for its content),
+    "HTTP 500", "malformed body", "time-out", "connection lost".
     """
 
     text: str | None
     ended: str
     model: str  # that really answered; of one that failed, that was asked
+    said: str = field(default="", compare=False)  # the server's own words where there is no answer: one line
 
     @property
     def usable(self) -> bool:
@@ -217,8 +222,9 @@ def export(journal_path: Path, folder: Path) -> int:
 
 def _response(answer: Answer, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> dict[str, Any]:
     if answer.failed:
-        return {"response": None, "error": {"code": answer.ended, "message": "no answer within the retries"}}
-    message = {"role": "assistant", "content": answer.text}
+        message = answer.said or "no answer within the retries"  # an older journal did not keep the words
+        return {"response": None, "error": {"code": answer.ended, "message": message}}
+    message = {"role": "assistant", "content": answer.text} | ({"refusal": answer.said} if answer.said else {})
     usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
     usage |= {"total_tokens": prompt_tokens + completion_tokens}
     body = {

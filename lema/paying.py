@@ -8,9 +8,9 @@ from math import ceil
 from lema import tasks
 from lema.asking import settings
 from lema.cell import Cell
-from lema.config import ApiConfig, CorrectionMethod, PriceConfig, Stage
+from lema.config import ApiConfig, CorrectionMethod, Stage
 from lema.correctors import model
-from lema.estimate import WRONG_SHARE, Estimate, estimate, price
+from lema.estimate import WRONG_SHARE, Estimate, estimate, price, prompt_tokens
 from lema.types import Problem, UserError
 
 ITEM_BYTES = (300, 1500)  # of a question, and of a long one with its wrong path; ours
@@ -26,17 +26,21 @@ def missing(cell: Cell, stages: set[Stage], overrides: list[str]) -> Iterator[st
         yield f"key: {', '.join(asked)} send requests; set OPENAI_API_KEY (any text for a local server), or {_FREE}"
     estimates: list[Estimate] = []
     for section, api in asked.items():
+        prompt, problem = 0, None
+        try:
+            requests, cost = _requests(cell, section), price(api, cell.config.prices, section)
+            prompt, consent = prompt_tokens(requests[2]), cell.config.budget_usd
+            settings(api, cost, section, 0.0 if consent is None else consent)
+            estimates.append(estimate(*requests, api, cost))
+        except UserError as error:
+            problem = error
         if key:
             from lema.models.api import check_model
 
-            if wrong := check_model(api, section):
+            if wrong := check_model(api, section, prompt):
                 yield f"server: {wrong}"
-        try:
-            cost, consent = price(api, cell.config.prices, section), cell.config.budget_usd
-            settings(api, cost, section, 0.0 if consent is None else consent)
-            estimates.append(_estimate(cell, section, api, cost))
-        except UserError as error:
-            yield f"requests: {error}"
+        if problem:
+            yield f"requests: {problem}"
     most = ceil(sum(each.usd[1] for each in estimates))
     if cell.config.budget_usd is None and most:
         command = shlex.join(["python", "run.py", *overrides, f"budget_usd={most}"])
@@ -56,8 +60,8 @@ def _asked(cell: Cell, stages: set[Stage]) -> Iterator[tuple[str, ApiConfig]]:
         yield "rationales", config.rationales
 
 
-def _estimate(cell: Cell, section: str, api: ApiConfig, cost: PriceConfig) -> Estimate:
-    """What the requests of a section will cost."""
+def _requests(cell: Cell, section: str) -> tuple[str, tuple[int, int], tuple[int, int]]:
+    """What a section asks for, how many requests that are, and the bytes of a prompt: each from low to high."""
     config, questions = cell.config, _questions(cell)
     sampled = questions * config.sampler.samples
     if section == "corrector":
@@ -72,8 +76,7 @@ def _estimate(cell: Cell, section: str, api: ApiConfig, cost: PriceConfig) -> Es
         what, low, high = f"solutions of {name}", sampled, sampled
         shown = cell.sample_prompt(config.sampler.models[name], _NOTHING)
     size = len(shown.encode())
-    prompt_bytes = size + ITEM_BYTES[0], size + ITEM_BYTES[1]
-    return estimate(what, (low, high), prompt_bytes, api, cost)
+    return what, (low, high), (size + ITEM_BYTES[0], size + ITEM_BYTES[1])
 
 
 def _questions(cell: Cell) -> int:

@@ -142,8 +142,8 @@ def _report(config: Config, label: str = "all", folders: list[Path] | None = Non
     from lema.stages import report  # as above
 
     root, project = Path(config.runs_dir), config.tracker.project
-    if config.only == Only("wandb_report") and project is None:
-        raise UserError("only=wandb_report: tracker=none logs nothing to W&B; tracker=wandb does")
+    if config.only == Only("wandb_report") and not project:
+        raise UserError("only=wandb_report: tracker.project is not set; tracker=wandb sets it")
     folder, comparison, new = report.publish(root, label, folders)
     if config.only == Only("wandb_report") and not comparison.arms:
         raise UserError("only=wandb_report: no run has been evaluated yet")

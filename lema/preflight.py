@@ -53,7 +53,8 @@ def check_runs_dir(folder: Path) -> None:
 
 def check(cell: Cell, stages: set[Stage], overrides: list[str]) -> None:
     """Raise one `UserError` naming everything that these stages lack, each with its remedy."""
-    if missing := [*_missing(cell, stages), *paying.missing(cell, stages, overrides)]:
+    tracker = cell.tracker.missing() if stages else ()
+    if missing := [*_missing(cell, stages), *tracker, *paying.missing(cell, stages, overrides)]:
         command = f"backbone={cell.config.backbone.name} task={cell.config.task.name}"
         raise UserError("\n  - ".join([f"{command} cannot start; missing:", *missing]))
 

@@ -88,6 +88,25 @@ def error(message: str, code: str | None, param: str | None = None) -> str:
     return json.dumps({"error": {"message": message, "type": "invalid_request_error", "code": code, "param": param}})
 
 
+def too_long(body: Mapping, prompt_tokens: int, most: int | None) -> tuple[int, str] | None:
+    """As vLLM 0.32 answers what its `max_model_len` has no room for; an answer that only may be too long it cuts."""
+    name = "max_tokens" if "max_tokens" in body else "max_completion_tokens"
+    if most is None or (body.get(name, 1) <= most and prompt_tokens < most):
+        return None
+    if body.get(name, 1) > most:
+        said = f"{name}={body[name]} cannot be greater than max_model_len={most}. Please request fewer output tokens. "
+        said, value = said + f"(parameter={name}, value={body[name]})", name
+    else:
+        said = (
+            f"This model's maximum context length is {most} tokens. However, your prompt contains at least {most + 1}"
+        )
+        said += (
+            " input tokens, which exceeds this limit even without any output tokens. Please reduce the length of the "
+        )
+        said, value = said + f"input prompt. (parameter=input_tokens, value={most + 1})", "input_tokens"
+    return 400, json.dumps({"error": {"message": said, "type": "BadRequestError", "param": value, "code": 400}})
+
+
 ERRORS = {
     "429": (429, error("Rate limit reached", "rate_limit_exceeded")),
     "500": (500, error("The server had an error", None)),

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from openai_faults import ERRORS, FAULTS, LOST, REFUSED, RateLimit, error, mix
+from openai_faults import ERRORS, FAULTS, LOST, REFUSED, RateLimit, error, mix, too_long
 
 from lema.prompts.formats import ANSWER, correction_completion, reference_steps
 from lema.types import Problem
@@ -31,7 +31,8 @@ class OpenAIServer:
     """Serves in a thread of its own until `close`, or the end of a `with` block.
 
     `faults` are met in the order of arrival, then "ok"; a function of the body decides for every request. `latency` in
-    seconds; with `spread`, the sigma of a lognormal distribution, it is the mean. Parameters of `refuse` get a 400.
+    seconds; with `spread`, the sigma of a lognormal distribution, it is the mean. Parameters of `refuse` get a 400, and
+    what is too long for a `max_model_len`, if there is one, in vLLM's words. `instead` is a status and a text.
     """
 
     def __init__(
@@ -46,10 +47,14 @@ class OpenAIServer:
         limit: RateLimit | None = None,
         refuse: Sequence[str] = (),
         models: Sequence[dict] | int | None = None,  # the list, or the status in its place
+        max_model_len: int | None = None,
+        instead: Callable[[dict], tuple[int, str] | None] = lambda body: None,
     ) -> None:
         self.reply, self.latency, self.spread, self.model, self.prices = reply, latency, spread, model, prices
         self.cached, self.limit, self.refuse = cached, limit, refuse
-        self.models = [{"id": model or "*", "object": "model"}] if models is None else models
+        facts = {"max_model_len": max_model_len} if max_model_len else {}
+        self.models = [{"id": model or "*", "object": "model"} | facts] if models is None else models
+        self.max_model_len, self.instead = max_model_len, instead
         self.requests: list[dict] = []
         self.arrivals: list[float] = []
         self.headers: list[dict[str, str]] = []
@@ -158,6 +163,9 @@ class OpenAIServer:
         if refused := next((name for name in self.refuse if name in body), None):
             await _send(writer, 400, REFUSED[refused].replace("MODEL", body["model"]))
             return True
+        if said := self.instead(body) or too_long(body, prompt_tokens(body), self.max_model_len):
+            await _send(writer, *said)
+            return True
         wait = self.limit.take(self._loop.time()) if self.limit else 0.0
         told = self.limit.told(wait) if self.limit else {}
         if wait:
@@ -193,7 +201,7 @@ class OpenAIServer:
         """The completion, billed: four bytes of the prompt are a token, and four characters of the reply."""
         prompt = body["messages"][-1]["content"]
         text = self.reply(prompt)
-        usage = {"prompt_tokens": len(prompt.encode()) // 4 + 8, "completion_tokens": len(text) // 4 + 1}
+        usage = {"prompt_tokens": prompt_tokens(body), "completion_tokens": len(text) // 4 + 1}
         if fault == "length":
             limit = body.get("max_completion_tokens") or body.get("max_tokens") or 4096
             text, usage["completion_tokens"] = text[: len(text) // 2], limit
@@ -223,6 +231,11 @@ class OpenAIServer:
         if fault == "absurd_usage":
             completion["usage"] = {"prompt_tokens": -5, "completion_tokens": "many", "total_tokens": None}
         return completion
+
+
+def prompt_tokens(body: dict) -> int:
+    """Of a request: four bytes are a token, and a template has eight."""
+    return len(body["messages"][-1]["content"].encode()) // 4 + 8
 
 
 async def _send(

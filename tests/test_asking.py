@@ -131,7 +131,7 @@ def test_half_a_surrogate_pair_goes_over_no_wire(journal: Path) -> None:
         ("content_filter", Answer(None, "content_filter", "gpt-2026")),
         ("refusal", Answer(None, "refusal", "gpt-2026")),
         ("null", Answer(None, "stop", "gpt-2026")),
-        ("too_long", Answer(None, "refusal", "gpt-test")),
+        ("too_long", Answer(None, "prompt too long", "gpt-test")),
         ("no_usage", Answer("Hello.", "stop", "gpt-2026")),
         ("wrong_model", Answer("Hello.", "stop", "another-model")),
     ],
@@ -142,7 +142,7 @@ def test_every_answer_is_paid_once_and_kept(fault: str, answer: Answer, journal:
             assert asked(1, api_for(server), journal)[0] == [answer]
     assert len(server.requests) == 1
     assert answer.usable == (answer.text == "Hello.")
-    assert not answer.failed
+    assert answer.failed == (fault == "too_long")
 
 
 def test_the_name_that_a_server_gives_its_model_cannot_write_to_a_terminal_or_a_table(journal: Path) -> None:
@@ -191,8 +191,8 @@ def test_retry_after_of_one_among_many_accepted_holds_back_it_alone(journal: Pat
 
 def test_long_retry_after_ends_the_run_with_the_time_to_come_back(journal: Path) -> None:
     message = (
-        r"Rate limit reached.* wait 4000 s, until 20\d\d-\d\d-\d\d \d\d:\d\d; "
-        r"1 of 3 are answered and kept, the other 2 would cost about \$0\.00: then run again"
+        r"takes nothing for 4000 s \(HTTP 429: Rate limit reached\): wait until 20\d\d-\d\d-\d\d \d\d:\d\d\. "
+        r"1 of 3 answers are saved; the 2 that are left would cost about \$0\.00\. Then run again\."
     )
     with OpenAIServer(faults=["ok", "429:4000"]) as server, pytest.raises(UserError, match=message):
         asked(3, api_for(server, max_concurrent_requests=1), journal)
@@ -202,8 +202,8 @@ def test_long_retry_after_ends_the_run_with_the_time_to_come_back(journal: Path)
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("insufficient_quota", "exceeded your current quota.*: add credit"),
-        ("401", r"Incorrect API key provided: Bearer \*\*\*: set an OPENAI_API_KEY"),
+        ("insufficient_quota", r"refuses requests \(HTTP 429: You exceeded your current quota\): add credit"),
+        ("401", r"\(HTTP 401: Incorrect API key provided: Bearer \*\*\*\): set an OPENAI_API_KEY"),
         ("403", "Country not supported.*: set an OPENAI_API_KEY"),
         ("404", r"does not exist.*: choose a corrector\.model"),
     ],
@@ -214,7 +214,7 @@ def test_hopeless_refusal_stops_at_once_and_keeps_what_was_answered(fault: str, 
         with pytest.raises(UserError, match=message) as raised:
             asked(8, api, journal)
         assert len(server.requests) == 3
-        assert "2 of 8 are answered and kept, the other 6 would cost about $" in str(raised.value)
+        assert "2 of 8 answers are saved; the 6 that are left would cost about $" in str(raised.value)
         assert "\n" not in str(raised.value)
         assert KEY not in str(raised.value)
         assert len(asked(8, api, journal)[0]) == 8
@@ -230,7 +230,7 @@ def test_a_prompt_that_the_server_cannot_read_is_asked_once_and_stops_nothing(jo
 
 
 def test_a_server_that_can_read_no_prompt_ends_the_run(journal: Path) -> None:
-    message = r"Cannot read Bearer \*\*\*: change corrector\.base_url: come back when it is well; 0 of 8 are"
+    message = r"keeps failing \(HTTP 400: Cannot read Bearer \*\*\*\): mend what it says, .*base_url\. 0 of 8 answers"
     with OpenAIServer(faults=lambda body: "echo") as server, pytest.raises(UserError, match=message):
         asked(8, api_for(server, max_retries=1), journal)
     assert len(server.requests) == 2
@@ -245,24 +245,24 @@ def test_the_first_request_goes_alone_so_a_refused_key_is_used_once(journal: Pat
 @pytest.mark.parametrize(
     ("refuse", "changes", "message"),
     [
-        ("temperature", {"temperature": 0.7}, r"refuses `temperature`: remove corrector\.temperature; 0 of 2"),
+        ("temperature", {"temperature": 0.7}, r"refuses requests \(.*\): remove corrector\.temperature\. 0 of 2"),
         (
             "temperature",
             {"temperature": 0.7, "max_tokens": 90, "max_completion_tokens": None},
             r"remove corrector\.temperature \(.* have to set corrector\.max_tokens=null and "
-            r"corrector\.max_completion_tokens=90\); ",
+            r"corrector\.max_completion_tokens=90\)\. ",
         ),
         (
             "max_tokens",
             {"max_tokens": 90, "max_completion_tokens": None},
-            r"refuses `max_tokens`: set corrector\.max_tokens=null and corrector\.max_completion_tokens=90; ",
+            r"\): set corrector\.max_tokens=null and corrector\.max_completion_tokens=90\. ",
         ),
         (
             "max_completion_tokens",
             {},
-            r"`max_completion_tokens`: set corrector\.max_completion_tokens=null and corrector\.max_tokens=500; ",
+            r"\): set corrector\.max_completion_tokens=null and corrector\.max_tokens=500\. ",
         ),
-        ("reasoning_effort", {"reasoning_effort": "low"}, r"`reasoning_effort`: remove corrector\.reasoning_effort; "),
+        ("reasoning_effort", {"reasoning_effort": "low"}, r"\): remove corrector\.reasoning_effort\. "),
     ],
 )
 def test_a_model_that_refuses_a_parameter_says_in_one_line_what_to_remove(
@@ -292,7 +292,9 @@ def test_key_is_in_no_file_though_the_server_repeats_it(journal: Path) -> None:
 
 def test_server_that_is_down_is_asked_by_one_request_at_a_time_and_not_for_long(journal: Path) -> None:
     with OpenAIServer(faults=lambda body: "500") as server:
-        with pytest.raises(UserError, match=r"500.*: come back when it is well; 0 of 100 .* at most \$0\.5"):
+        with pytest.raises(
+            UserError, match=r"keeps failing \(HTTP 500: .*\): wait until it is well again\. 0 of 100 .* at most \$0\.5"
+        ):
             asked(100, api_for(server, max_retries=1), journal)
         assert len(server.requests) == 2
 
@@ -300,7 +302,9 @@ def test_server_that_is_down_is_asked_by_one_request_at_a_time_and_not_for_long(
 def test_server_that_goes_down_ends_the_run_and_nothing_is_held_to_have_failed(journal: Path) -> None:
     with OpenAIServer(faults=lambda body: "ok" if number_of(body) < 10 or fine else "500") as server:
         fine = False
-        with pytest.raises(UserError, match=r"500.*: come back when it is well; 10 of 60 are answered"):
+        with pytest.raises(
+            UserError, match=r"500.*: wait until it is well again\. 10 of 60 answers are saved; the 50 that are left"
+        ):
             asked(60, api_for(server, max_retries=2), journal)
         assert len(server.requests) < 40
         fine = True
@@ -313,7 +317,7 @@ def test_server_that_goes_down_ends_the_run_and_nothing_is_held_to_have_failed(j
 def test_wrong_base_url_is_a_user_error_and_costs_nothing(url: str | None, journal: Path) -> None:
     with OpenAIServer() as server:
         url = url or server.url
-    with pytest.raises(UserError, match=r"no connection .*: check it, or corrector\.base_url") as raised:
+    with pytest.raises(UserError, match=r"no connection: .*: check it, or corrector\.base_url") as raised:
         asked(30, api_for(url, max_retries=1), journal)
     assert url in str(raised.value)
     with OpenAIServer() as server:
@@ -335,7 +339,9 @@ def test_a_sender_that_lost_the_journal_stops_and_keeps_what_it_paid_for(journal
         return "Hello."
 
     with OpenAIServer(reply=lose) as server:
-        with pytest.raises(UserError, match=r"another process has taken the journal over; \d+ of 40 are answered"):
+        with pytest.raises(
+            UserError, match=r"another process has taken the journal over.* \d+ of 40 answers are saved"
+        ):
             asked(40, api_for(server, max_concurrent_requests=4), journal)
         paid = sum(server.billed.values())
         assert 4 <= paid < 40  # how soon it is noticed is the machine's
@@ -400,10 +406,13 @@ def test_cached_prompt_tokens_are_billed_at_their_price(journal: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"max_completion_tokens": None}, r"corrector\.max_completion_tokens=null: nothing is sent until it is set"),
+        (
+            {"max_completion_tokens": None},
+            r"corrector\.max_completion_tokens is not set, and nothing is sent without it",
+        ),
         ({"max_completion_tokens": None, "max_tokens": 0}, r"corrector\.max_tokens=0: .* 1 or more"),
         ({"max_concurrent_requests": 0}, r"corrector\.max_concurrent_requests=0: .* 1 or more"),
-        ({"max_retries": None}, r"corrector\.max_retries=null"),
+        ({"max_retries": None}, r"corrector\.max_retries is not set"),
         ({"max_wait": float("nan")}, r"corrector\.max_wait=nan"),
         ({"max_requests_per_minute": 0.0}, r"corrector\.max_requests_per_minute=0\.0: must be above 0"),
         ({"model": None}, r"corrector\.model=null: name the model"),
@@ -418,7 +427,11 @@ def test_nothing_is_sent_while_something_is_missing(change: dict, message: str, 
 @pytest.mark.parametrize(
     ("budget", "price", "message"),
     [
-        (None, PRICE, r"^budget_usd=null: nothing is sent until it is set, to 0 or more$"),
+        (
+            None,
+            PRICE,
+            r"^budget_usd is not set, and nothing is sent without it: set the most that requests may cost, in \$$",
+        ),
         (float("nan"), PRICE, r"^budget_usd=nan: "),
         (1.0, PriceConfig(-1.0, 1.0, 1.0), r"^corrector\.input_usd=-1\.0: .* 0 or more"),
         (1.0, PriceConfig(1.0, 1.0, float("nan")), r"^corrector\.output_usd=nan: "),
@@ -463,7 +476,10 @@ def test_budget_is_never_passed_by_the_servers_own_count(fault: str, budget: flo
         return fault if len(server.requests) % 2 else "ok"
 
     with OpenAIServer(reply=lambda prompt: "word" * 100, faults=mostly, latency=0.01) as server:
-        with pytest.raises(UserError, match=rf"^budget_usd={budget}: reached, .* are spent: raise it; \d+ of 300"):
+        with pytest.raises(
+            UserError,
+            match=rf"^budget_usd={budget}: .* are spent, and the next request may cost .*: raise it\. \d+ of 300",
+        ):
             asked(300, api_for(server, max_completion_tokens=800), journal, budget)
         assert server.usd <= budget
         if budget == 0.06 and fault == "ok":
@@ -477,9 +493,10 @@ def test_budget_counts_what_earlier_runs_paid_and_a_larger_one_resumes(journal: 
         answered = len(server.requests)
         assert 0 < answered < 60
         mean = server.usd / answered
-        message = f"reached, ${server.usd:.2f} are spent: raise it; {answered} of 60 are answered and kept, the other "
-        assert message + f"{60 - answered} would cost about ${mean * (60 - answered):.2f}" in str(raised.value)
-        with pytest.raises(UserError, match="reached, "):
+        left = f"the {60 - answered} that are left would cost about ${mean * (60 - answered):.2f}"
+        assert f"raise it. {answered} of 60 answers are saved; {left}" in str(raised.value)
+        assert f"${server.usd:.2f} are spent" in str(raised.value)
+        with pytest.raises(UserError, match="are spent, and the next"):
             asked(60, api_for(server), journal, 0.05)
         assert len(server.requests) == answered
         _, spending = asked(60, api_for(server), journal)
@@ -489,7 +506,7 @@ def test_budget_counts_what_earlier_runs_paid_and_a_larger_one_resumes(journal: 
 
 def test_budget_counts_what_it_paid_elsewhere(journal: Path) -> None:
     settings = {"section": "s", "budget_usd": 1.0, "journal_path": journal}
-    with OpenAIServer() as server, pytest.raises(UserError, match=r"budget_usd=1: reached, \$0\.99"):
+    with OpenAIServer() as server, pytest.raises(UserError, match=r"budget_usd=1: \$0\.99 are spent"):
         ask([("a" * 100, 0)], api_for(server, max_completion_tokens=2000), PRICE, paid_usd=0.99, **settings)
     assert not server.requests
 
@@ -573,7 +590,7 @@ def test_processes_together_do_not_pass_the_budget(journal: Path) -> None:
     with OpenAIServer(reply=lambda prompt: "word" * 100, latency=0.1) as server:
         processes = [client(server, 60, journal, budget=0.05) for _ in range(2)]
         outputs = [process.communicate(timeout=60) for process in processes]
-    assert all("reached, " in errors for _, errors in outputs), outputs
+    assert all("are spent, and the next" in errors for _, errors in outputs), outputs
     assert 0.03 < server.usd <= 0.05
 
 

@@ -50,6 +50,7 @@ def item(name: str, level: str | None = None) -> tuple[Problem, Solution, list[s
         (GOOD, "length", "cut off by length"),
         (None, "content_filter", "content filter"),
         (None, "refusal", "refusal"),
+        (None, "prompt too long", "prompt too long"),
         (None, "stop", "empty"),
         ("", "whatever a server says", "empty"),
         (None, "HTTP 500", "HTTP 500"),

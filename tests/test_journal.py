@@ -86,6 +86,7 @@ def test_every_attempt_counts_and_the_first_usable_answer_stands(journal: Journa
         (Answer("yes", "end_turn", "m"), True, False),
         (Answer("ye", "length", "m"), False, False),
         (Answer(None, "refusal", "m"), False, False),
+        (Answer(None, "prompt too long", "m"), False, True),
         (Answer(None, "HTTP 502", "m"), False, True),
         (Answer(None, "time-out", "m"), False, True),
     ],
@@ -139,6 +140,32 @@ def test_older_journals_are_read_and_added_to(columns: str, path: Path) -> None:
             assert journal.answers()[HELLO] == YES
     with sqlite3.connect(path) as db:
         assert db.execute("pragma user_version").fetchone() == (VERSION,)
+
+
+def test_a_journal_that_kept_no_words_is_read_and_says_so_when_exported(path: Path, tmp_path: Path) -> None:
+    with open_journal(path, []):
+        pass
+    old = [
+        ("a", {"text": None, "ended": "refusal", "model": "m"}),
+        ("b", {"text": None, "ended": "HTTP 400", "model": "m"}),
+    ]
+    with sqlite3.connect(path) as db:
+        db.execute("pragma user_version=1")
+        for key, answer in old:
+            db.execute(
+                "insert into requests (key, usd, request, answer) values (?, 0, ?, ?)",
+                (key, REQUEST, json.dumps(answer)),
+            )
+    with open_journal(path, ["a", "b", HELLO]) as journal:
+        assert [journal.answers()[key].ended for key in "ab"] == ["refusal", "HTTP 400"]
+        paid(journal, HELLO, 0.0, Answer(None, "prompt too long", "m", "HTTP 400: of 9000 tokens"))
+        assert journal.answers()[HELLO].said == "HTTP 400: of 9000 tokens"
+    export(path, tmp_path / "out")
+    rows = map(json.loads, (tmp_path / "out" / "responses.jsonl").read_text().splitlines())
+    errors = {row["custom_id"]: row["error"] for row in rows}
+    assert errors["a"] is None
+    assert errors["b"] == {"code": "HTTP 400", "message": "no answer within the retries"}
+    assert errors[HELLO] == {"code": "prompt too long", "message": "HTTP 400: of 9000 tokens"}
 
 
 OPENED = "import sys; from pathlib import Path; from lema.journal import *\nwith open_journal(Path(sys.argv[1]), []): 1"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai_server import OpenAIServer
+from openai_server import OpenAIServer, prompt_tokens
 from test_pipeline import SMALL
 
 from lema import pipeline, tasks
@@ -208,3 +208,31 @@ def test_the_backbone_can_be_sampled_from_worked_solutions(run, tmp_path: Path) 
     assert first["sample_self"] != second["sample_self"]
     texts = [row["text"] for row in rows(second["sample_self"] / "solutions.jsonl")]
     assert not [text for text in texts if "\nQuestion:" in text]
+
+
+def test_prompts_beyond_the_servers_context_are_counted_and_when_all_are_the_run_ends_with_the_reason(
+    run, problems, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = [
+        "sampler=server",
+        "sampler.models.server.api.model=m",
+        "sampler.samples=1",
+        "sampler.max_new_tokens=20",
+    ]
+    arguments.append("sampler.models.server.prompt=lema")
+    with OpenAIServer(reply=lambda prompt: "The answer is 999.", max_model_len=25, model="m") as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "test")
+        with pytest.raises(
+            UserError, match=r"none of \d+ requests was answered \(prompt too long: HTTP 400: This model's"
+        ):
+            run(*arguments)
+        sent = len(server.requests)
+        server.max_model_len = (
+            min(map(prompt_tokens, server.requests)) + max(map(prompt_tokens, server.requests))
+        ) // 2
+        counts = summary(run(*arguments, "retry_failed=true")["sample_server"])
+    assert len(server.requests) == 2 * sent == 2 * len(problems["train"])
+    assert counts["failed"] > 0
+    assert counts["solutions"] == len(problems["train"]) - counts["failed"] > 0
+    assert f"{counts['failed']} of {len(problems['train'])} requests have no answer: prompt too long" in caplog.text

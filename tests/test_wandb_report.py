@@ -118,7 +118,7 @@ def test_a_report_that_is_gone_is_made_anew(
             run.project = "mine"
     url = publish(CONTENT, "mine" if damage == "other project" else "lema", state)
     assert url.endswith("--view2")
-    assert ("the earlier one was deleted" in caplog.text) == (damage in ("deleted", "not found"))
+    assert ("the earlier one is not there any more" in caplog.text) == (damage in ("deleted", "not found"))
 
 
 def test_runs_that_are_not_there_are_counted_in_words(
@@ -126,10 +126,10 @@ def test_runs_that_are_not_there_are_counted_in_words(
 ) -> None:
     del server.runs["train-c"]
     publish(CONTENT, "lema", tmp_path / "state.json")
-    assert f"1 of 6 runs are not at W&B ({ENTITY}/lema): upload them with wandb sync, then again" in caplog.text
-    assert "**1 of the runs below were logged offline and are not here yet.**" in json.dumps(views["view1"]["spec"])
+    assert f"1 of 6 runs are not at W&B ({ENTITY}/lema): upload with wandb sync what was logged offline" in caplog.text
+    assert "**1 of the runs below are not at W&B.**" in json.dumps(views["view1"]["spec"])
     server.runs.clear()
-    with pytest.raises(UserError, match=r"6 of 6 runs are not at W&B .* upload them with wandb sync"):
+    with pytest.raises(UserError, match=r"6 of 6 runs are not at W&B .* upload with wandb sync"):
         publish(CONTENT, "lema", tmp_path / "state.json")
 
 

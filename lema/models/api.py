@@ -22,14 +22,17 @@ import openai
 
 from lema.config import ApiConfig
 from lema.identity import without_paths
-from lema.journal import Answer
+from lema.journal import CONTENT_REFUSED, PROMPT_TOO_LONG, Answer
+from lema.models import lengths
 from lema.models.pacing import retry_after
 from lema.types import UserError
 
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # else a line a request
 _LIST_TIMEOUT = 10.0  # seconds, of the list of models
-# Codes of refusals that concern one prompt and not the run.
-_REFUSED_PROMPT = ("content_filter", "content_policy_violation", "invalid_prompt", "context_length_exceeded")
+_MOST_WORDS = 300  # characters of what a server says that are kept and shown
+# Codes of refusals that concern one prompt and not the run: its length, and its content.
+_TOO_LONG = ("context_length_exceeded", "exceed_context_size_error", "string_above_max_length")
+_CONTENT = ("content_filter", "content_policy_violation", "invalid_prompt")
 # What some models refuse, with what helps.
 _REFUSED = {
     "temperature": "remove {0}.temperature",
@@ -47,7 +50,8 @@ class Landed:
     tokens: tuple[int, int, int] | None = None  # billed: prompt, cached of these, completion; None: unknown
     answer: Answer | None = None
     failure: str = ""  # "HTTP 500", "malformed body", "time-out", "connection lost"
-    said: str = ""  # for people, without the key; of what is hopeless, with the remedy
+    said: str = ""  # by the server, or what happened: one line, without the key and without paths
+    remedy: str = ""
     unsent: bool = False  # the server could not be reached
     limited: bool = False  # too many requests for now
     final: bool = False  # asked again, it would fail again
@@ -79,9 +83,10 @@ class Client:
                     "/chat/completions", cast_to=httpx2.Response, content=request.encode()
                 )
         except TimeoutError:
-            return Landed(None, None, "time-out", f"no answer within {self.api.request_timeout} s")
+            said, remedy = f"no answer within {self.api.request_timeout} s", f"raise {self.section}.request_timeout"
+            return Landed(None, None, "time-out", said, remedy)
         except openai.APIStatusError as error:
-            return self._refused(error)
+            return self._refused(error, request)
         except (openai.APIConnectionError, aiohttp.ClientError) as error:
             return self._lost(error)
         return self._read(response.text, response.headers)
@@ -91,8 +96,8 @@ class Client:
         while isinstance(cause, Exception):
             reasons, cause = [*reasons, cause], cause.__cause__
         unsent = any(isinstance(reason, _NOT_SENT) for reason in reasons)
-        said = f"no connection ({reasons[-1]}): check it, or {self.section}.base_url"
-        return Landed((0, 0, 0) if unsent else None, None, "connection lost", self._safe(said), unsent=unsent)
+        said, remedy = _safe(f"no connection: {reasons[-1]}", self.key), f"check it, or {self.section}.base_url"
+        return Landed((0, 0, 0) if unsent else None, None, "connection lost", said, remedy, unsent=unsent)
 
     def _read(self, text: str, headers: Mapping[str, str]) -> Landed:
         try:  # anything may be in a 200
@@ -103,33 +108,44 @@ class Client:
             ended = "refusal" if refusal else str(choice.get("finish_reason"))
             tokens = _billed(usage)
         except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-            said = f"the body is no chat completion: mend {self.section}.base_url"
-            return Landed(None, None, "malformed body", said, headers=headers)
+            said, remedy = "the body is no chat completion", f"mend {self.section}.base_url"
+            return Landed(None, None, "malformed body", said, remedy, headers=headers)
         # Half a surrogate pair, which JSON can carry, cannot be written to any file.
         content = content.encode("utf-8", "replace").decode() if isinstance(content, str) else None
         # The name is printed, and stands in tables and reports; some servers call a model by its folder.
         name = without_paths(str(said.get("model") or self.api.model)[:1000])
         model = "".join(filter(str.isprintable, name))[:100]
-        return Landed(tokens, Answer(content, ended, model), headers=headers)
+        words = _safe(refusal, self.key) if isinstance(refusal, str) else ""
+        return Landed(tokens, Answer(content, ended, model, words), headers=headers)
 
-    def _refused(self, error: openai.APIStatusError) -> Landed:
+    def _refused(self, error: openai.APIStatusError, request: str) -> Landed:
         """A status of 400 and more: an answer without text, a reason to try again, or the end of the run."""
         status, code, headers = error.status_code, str(error.code), error.response.headers
-        wait, said = retry_after(headers), self._safe(_words(error))
+        wait, said, (name, limit) = retry_after(headers), _safe(_words(error), self.key), _limit(self.api)
         # A gateway may give up on an answer that the model went on to write, and bill.
         tokens = None if status == 408 or (status > 500 and status != 503) else (0, 0, 0)
-        if code in _REFUSED_PROMPT or status == 413 or re.search("request too large|maximum context", said, re.I):
-            return Landed(tokens, Answer(None, "refusal", without_paths(str(self.api.model))), headers=headers)
+        # A rate limit speaks of lengths too, and passes; a request that is beyond it by itself does not.
+        passing = status == 429 and not re.search("request too large", said, re.I)
+        length = None if passing or status in (401, 403, 404) else lengths.too_long(said, limit)
+        if length and length.limit:
+            prompt_tokens = round(len(request.encode()) / 4) if length.context else 0
+            remedy = _shorter(f"{self.section}.{name}", limit, length.most or 0, prompt_tokens)
+            return Landed(tokens, None, f"HTTP {status}", said, remedy, hopeless=True, headers=headers)
+        ended = PROMPT_TOO_LONG if length or code in _TOO_LONG or status == 413 else CONTENT_REFUSED
+        if ended == PROMPT_TOO_LONG or code in _CONTENT:
+            answer = Answer(None, ended, without_paths(str(self.api.model)), said)
+            return Landed(tokens, answer, headers=headers)
         if code != "insufficient_quota" and (status in (408, 409, 429) or status >= 500):
             # `limited` also says that it is no failure of this request, to be counted.
             limited = status == 429
-            return Landed(tokens, None, f"HTTP {status}", said, limited=limited, retry_after=wait, headers=headers)
+            return Landed(tokens, None, f"HTTP {status}", said, "", limited=limited, retry_after=wait, headers=headers)
         refused = str(error.param) if error.param else ""
         if refused not in _REFUSED and status in (400, 422):  # a server that names it in words alone
-            refused = next((name for name in _REFUSED if re.search(rf"\b{name}\b", said)), refused)
-        said = f"{said}: {self._remedy(status, refused)}"
+            sent = [name for name in _REFUSED if getattr(self.api, name) is not None]
+            refused = next((name for name in sent if re.search(rf"\b{name}\b", said)), refused)
         final = status in (400, 422) and refused not in _REFUSED  # something in this one prompt, for all one knows
-        return Landed(tokens, None, f"HTTP {status}", said, final=final, hopeless=not final, headers=headers)
+        remedy = self._remedy(status, refused)
+        return Landed(tokens, None, f"HTTP {status}", said, remedy, final=final, hopeless=not final, headers=headers)
 
     def _remedy(self, status: int, refused: str) -> str:
         section, api = self.section, self.api
@@ -137,16 +153,33 @@ class Client:
             names = [refused, *(name for name in _REFUSED if getattr(api, name) is not None and name != refused)]
             # Its own limit is to stay, whatever it is called.
             names = [name for name in names if name != "max_completion_tokens" or name == refused]
-            limit = api.max_tokens if api.max_completion_tokens is None else api.max_completion_tokens
-            first, *others = (_REFUSED[name].format(section, limit) for name in names)
+            first, *others = (_REFUSED[name].format(section, _limit(api)[1]) for name in names)
             further = f" (as models that do refuse others too, you may have to {' and '.join(others)})"
-            return f"{section}.model={api.model} refuses `{refused}`: {first}{further if others else ''}"
+            return f"{first}{further if others else ''}"
         remedies = {401: "set an OPENAI_API_KEY that it accepts", 403: "set an OPENAI_API_KEY that it accepts"}
         remedies |= {404: f"choose a {section}.model that it lists, or mend {section}.base_url", 429: "add credit"}
-        return remedies.get(status, f"change {section}.{refused or 'base_url'}")
+        setting = refused if hasattr(api, refused) else "base_url"
+        return remedies.get(status, f"mend what it says, or change {section}.{setting}")
 
-    def _safe(self, text: str) -> str:
-        return text.replace(self.key, "***")[:300]
+
+def _limit(api: ApiConfig) -> tuple[str, int]:
+    """The parameter that limits an answer, and its value."""
+    name = "max_completion_tokens" if api.max_tokens is None else "max_tokens"
+    return name, getattr(api, name) or 0
+
+
+def _shorter(key: str, limit: int, most: int, prompt_tokens: int) -> str:
+    """What helps when a server allows `most` tokens, those of the prompt included if their number is given (about)."""
+    room = most - prompt_tokens
+    together = f" for prompt and answer together, and a prompt takes about {prompt_tokens:,}" if prompt_tokens else ""
+    remedy = f"set {key}={room}" if room > 0 else "have it serve a longer context"
+    return f"{key}={limit} is too much: it allows {most:,} tokens{together}; {remedy}"
+
+
+def _safe(text: str, key: str) -> str:
+    """A server's words for people: on one line, without the key, paths and what a terminal would obey."""
+    line = without_paths(" ".join(text.replace(key, "***").split()))
+    return "".join(filter(str.isprintable, line))[:_MOST_WORDS]
 
 
 def _key() -> str:
@@ -160,8 +193,9 @@ def _key() -> str:
 
 def _words(error: openai.APIStatusError) -> str:
     """What a refusal says, in whichever shape."""
-    told = isinstance(error.body, dict) and error.body.get("message")
-    return error.message if told else f"{error.message}: {error.response.text}"
+    body: Any = error.body
+    told = body.get("message") or body.get("detail") if isinstance(body, dict) else body
+    return f"HTTP {error.status_code}: {told if isinstance(told, str) and told else error.response.text}"
 
 
 def _url(api: ApiConfig, section: str) -> str | None:
@@ -184,9 +218,10 @@ def _billed(usage: dict[str, Any]) -> tuple[int, int, int] | None:
     return prompt, cached if type(cached) is int and 0 <= cached <= prompt else 0, completion
 
 
-def check_model(api: ApiConfig, section: str) -> str | None:
+def check_model(api: ApiConfig, section: str, prompt_tokens: int) -> str | None:
     """Why the key cannot use the model, with the remedy, by the server's own list, which is free; None when it can.
 
+    So is a limit of the answers that is beyond the context, where the list names it; a prompt has about so many tokens.
     None as well for a server without such a list: only a request will tell.
     """
     try:
@@ -199,19 +234,22 @@ def check_model(api: ApiConfig, section: str) -> str | None:
             text = client.models.with_raw_response.list().text
         except openai.APIStatusError as error:
             if error.status_code in (401, 403):
-                return f"{server}: {_words(error).replace(key, '***')[:300]}: set an OPENAI_API_KEY that it accepts"
+                return f"{server}: {_safe(_words(error), key)}: set an OPENAI_API_KEY that it accepts"
             return None
         except openai.APIConnectionError as error:
             return f"{server}: no connection ({error.__cause__ or error}): check it, or {section}.base_url"
     try:
-        listed: dict[str, Any] = {str(model["id"]): model.get("shutdown_date") for model in json.loads(text)["data"]}
+        listed: dict[str, dict[str, Any]] = {str(model["id"]): dict(model) for model in json.loads(text)["data"]}
     except (ValueError, LookupError, TypeError, AttributeError):
         return None
     found = next((name for name in listed if fnmatch.fnmatchcase(str(api.model), name)), None)
     if listed and found is None:
         near = ", ".join(difflib.get_close_matches(str(api.model), listed) or sorted(listed)[:5])
-        return f"{section}.model={api.model}: {server} does not list it for this key: choose one it lists, as {near}"
-    ends = str(listed.get(found or "") or "")
+        line = f"{section}.model={api.model}: {server} does not list it for this key: choose one it lists, as {near}"
+        return "".join(filter(str.isprintable, line))
+    facts = listed.get(found or "", {})
+    ends, most = str(facts.get("shutdown_date") or ""), lengths.context(facts)
     if re.match(r"\d{4}-\d\d-\d\d", ends) and ends[:10] < datetime.date.today().isoformat():
         return f"{section}.model={api.model}: {server} has shut it down on {ends[:10]}: choose another {section}.model"
-    return None
+    name, limit = _limit(api)
+    return f"{server}: {_shorter(f'{section}.{name}', limit, most, prompt_tokens)}" if most and limit > most else None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lema.artifacts import write_json
-from lema.tracking import service
+from lema.tracking import refusals, service
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
@@ -47,22 +47,20 @@ def publish(content: Content, project: str, state: Path) -> str:
 
     `UserError` when there is no server to ask, or it refuses.
     """
-    if os.environ.get("WANDB_MODE", "online") not in ("online", "shared"):
-        mode = os.environ["WANDB_MODE"]
+    mode = os.environ.get("WANDB_MODE", "online")
+    if mode not in ("online", "shared", "run"):
         raise UserError(f"only=wandb_report: WANDB_MODE={mode}, and a report is made at W&B's server: unset it")
-    import wandb
-
     os.environ.setdefault("WANDB_SILENT", "true")
-    if not wandb.login(prompt=False, verify=False):
-        raise UserError("only=wandb_report: not logged in to W&B: run wandb login, or set WANDB_API_KEY")
     try:
+        import wandb
+
+        if not wandb.login(prompt=False, verify=False):
+            raise UserError("only=wandb_report: not logged in to W&B: run wandb login, or set WANDB_API_KEY")
         return _publish(content, project, state)
     except UserError:
         raise
     except Exception as error:  # the client's and the server's are of many kinds, and none has more to say than this
-        where = os.environ.get("WANDB_BASE_URL", "W&B")
-        line = (str(error) or type(error).__name__).split("\n")[0]
-        why = "".join(filter(str.isprintable, line))  # a server's words on a terminal
+        where, why = os.environ.get("WANDB_BASE_URL", "W&B"), refusals.words(error)
         remedy = "check the network, the login (wandb login --relogin) and WANDB_BASE_URL, then again"
         raise UserError(f"only=wandb_report: {where} did not take it ({why}): {remedy}") from None
     finally:
@@ -78,9 +76,8 @@ def _publish(content: Content, project: str, state: Path) -> str:
         raise UserError("only=wandb_report: W&B names no entity for this login: set WANDB_ENTITY")
     asked = {run for task in content.tasks for run in (*task.trained, *task.evaluated)}
     missing = len(asked - _known(api, f"{entity}/{project}", asked))
-    told = (
-        f"{missing} of {len(asked)} runs are not at W&B ({entity}/{project}): upload them with wandb sync, then again"
-    )
+    told = f"{missing} of {len(asked)} runs are not at W&B ({entity}/{project})"
+    told += ": upload with wandb sync what was logged offline, then again"
     if missing == len(asked):
         raise UserError(f"only=wandb_report: {told}")
     if missing:
@@ -98,7 +95,7 @@ def _publish(content: Content, project: str, state: Path) -> str:
 def _blocks(content: Content, project: str, entity: str, missing: int) -> list[Any]:
     wr, blocks = _workspaces(), []
     if missing:
-        blocks.append(wr.MarkdownBlock(f"**{missing} of the runs below were logged offline and are not here yet.**"))
+        blocks.append(wr.MarkdownBlock(f"**{missing} of the runs below are not at W&B.**"))
     for task in content.tasks:
         blocks += [wr.H1(task.name)]
         for heading, text in task.sections:
@@ -184,5 +181,5 @@ def _exists(api: Any, report: str) -> bool:
             raise
         found = None
     if not found:
-        log.warning("%-16s the earlier one was deleted; this is another", "W&B report")
+        log.warning("%-16s the earlier one is not there any more; this is another", "W&B report")
     return bool(found)

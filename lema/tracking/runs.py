@@ -19,7 +19,7 @@ from typing import Any
 from lema.artifacts import Artifact, Recipe
 from lema.config import Config, Stage
 from lema.identity import digest, identity, portable
-from lema.tracking import results, service
+from lema.tracking import refusals, results, service
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,10 @@ class Tracker:
     def __post_init__(self) -> None:
         self.on = self.config.tracker.name == "wandb" and os.environ.get("WANDB_MODE") != "disabled"
         self._run: StepRun | None = None
+
+    def missing(self) -> Iterator[str]:
+        """What of its settings W&B would refuse."""
+        return refusals.settings(self.config) if self.on else iter(())
 
     @contextlib.contextmanager
     def step(self, name: str, recipe: Recipe, made: dict[str, Artifact]) -> Iterator["StepRun"]:
@@ -143,6 +147,7 @@ class StepRun:
         self._publish: Callable[[Any], None] | None = None
         self._run: Any = None
         self._lost: Exception | None = None
+        self._renamed = False  # its own id is that of a deleted run
 
     def starting(self, build: Callable[[Path], dict[str, Any]]) -> Callable[[Path], dict[str, Any]]:
         """`build`, with the run started first: not while another process makes the same."""
@@ -154,26 +159,35 @@ class StepRun:
         return started
 
     def start(self) -> None:
-        """Start the run, or go on with it; offline where W&B cannot be reached."""
+        """Start the run, or go on with it; offline where W&B does not take it."""
         if not self.tracker.on:
             return
         _prepare(self.tracker.root)
+        problem = ""
         with _agent(self.step):
-            import wandb
-
             try:
+                import wandb
+
                 self.tracker.offline |= not ("WANDB_MODE" in os.environ or wandb.login(prompt=False, verify=False))
-                self._run = self._init()
+                self._start()
             except Exception as error:  # of many kinds, none of which is a reason to lose a result
-                self.tracker.offline = True
+                problem = refusals.happened(error)
                 service.end()  # or the run id counts as in use
-                told = "W&B cannot be reached (%s): logged offline; upload it later with %s"
-                log.warning(told, _first_line(error), self._sync)
-                self._attempt(self._start_offline)
-        if (run := self._run) is not None:
-            if not run.offline or not self.tracker.ids:  # offline the first stands for all
-                log.info("%-16s %s", "W&B run", run.url or f"offline; upload it later with {self._sync}")
-            self.tracker.ids[self.step] = run.id
+                self._renamed = "previously created and deleted" in str(error)  # which is refused later too
+                if not self.tracker.offline:
+                    self.tracker.offline = True
+                    self._attempt(self._start)
+        run, problem = self._run, problem and f"{problem}; {self.step} is"
+        if run is None:
+            log.warning("%s not logged at all", problem)
+            return
+        if problem:
+            log.warning("%s logged offline; upload it later with %s", problem, self._sync)
+        elif not run.offline or not self.tracker.ids:  # offline the first stands for all
+            log.info("%-16s %s", "W&B run", run.url or f"offline; upload it later with {self._sync}")
+        self.tracker.ids[self.step] = run.id
+        if os.path.isabs(results.here(self.tracker.root)):
+            _warn_of(self.tracker.root.absolute())
 
     def log(self, row: dict[str, Any]) -> None:
         """One row of the curve; W&B gets it once."""
@@ -203,27 +217,31 @@ class StepRun:
                 self._attempt(self._write_offline)
             self._finish(int(failed))
             if not self._lost:
-                told = "W&B was lost (%s): %s was written again offline, as what follows; upload it later with %s"
-                log.warning(told, _first_line(reason), self.step, self._sync)
+                told = "W&B did not take all of %s (%s): it is written again offline; upload it later with %s"
+                log.warning(told, self.step, refusals.words(reason), self._sync)
         if self._run.offline and not self._lost and not failed:
             self._drop_older()
         if self._lost:
-            log.warning("W&B: %s is not logged as a whole: %s", self.step, _first_line(self._lost))
+            log.warning("W&B: %s is not logged as a whole: %s", self.step, refusals.words(self._lost))
         if self.step == Stage.evaluate:  # the agent's run is one cell's
             for name in AGENT:
                 os.environ.pop(name, None)
 
     @property
     def _sync(self) -> str:
-        """The command that uploads what is offline; one by one, or what two runs use can become two artifacts."""
-        return f"wandb sync -n 1 {results.here(self.tracker.root / 'wandb' / 'offline-run-*')}"
+        """The command that uploads what is offline; one by one, or what two runs use can become two artifacts.
 
-    def _init(self) -> Any:
+        wandb itself chose the folder: where it may not write it takes the system's for temporary files.
+        """
+        return f"wandb sync -n 1 {results.here(Path(self._run.dir).parents[1] / 'offline-run-*')}"
+
+    def _start(self) -> None:
         import wandb
 
+        own = run_id(self.tracker.root, self._stage, self._key)
         run = wandb.init(
             **self._place,
-            id=run_id(self.tracker.root, self._stage, self._key),
+            id=digest([own, "instead"]) if self._renamed else own,
             config=self._config,
             mode="offline" if self.tracker.offline else None,
             settings=wandb.Settings(console="off", **PRIVATE, **FLUSH),
@@ -231,15 +249,11 @@ class StepRun:
         run.define_metric("train/*", step_metric=STEP)
         # Offline W&B cannot know what it has of a run: then all is logged, so that the newest folder is complete.
         self._logged_until = run.summary.get(STEP, -1) if run.resumed else -1
-        return run
-
-    def _start_offline(self) -> None:
-        self._run = self._init()
+        self._run = run
 
     def _write_offline(self) -> None:
-
         service.end()
-        self._start_offline()
+        self._start()
         for row in self._rows:
             self._run.log(row)
         if self._publish:
@@ -257,6 +271,7 @@ class StepRun:
     def _finish(self, exit_code: int) -> None:
         try:
             self._run.finish(exit_code=exit_code)
+            self._lost = self._lost or refusals.lost(Path(self._run.dir).parent)
         except Exception as error:  # of many kinds, a timeout the most likely
             self._lost = self._lost or error
 
@@ -290,8 +305,6 @@ def _agent(step: str) -> Iterator[None]:
 def _prepare(root: Path) -> None:
     """What wandb reads from its variables, where the user has not set them: all its files go below the runs folder."""
     folder = results.here(root / "wandb")
-    if os.path.isabs(folder):
-        _warn_of(root.absolute())
     # The path of a staged table is uploaded with it. On Linux the working directory has a name that tells nobody's.
     cwd = Path("/proc/self/cwd")
     staged = folder if os.path.isabs(folder) or not cwd.exists() else str(cwd / folder)
@@ -327,7 +340,3 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(part)
     elif isinstance(value, str):
         yield value
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).split("\n")[0]

@@ -1,0 +1,78 @@
+"""What W&B refuses: its settings before anything is made, and a run when it starts, each in one true line.
+
+W&B's own words are shown on one line, without the key and without what a terminal would obey.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from lema.config import Config
+
+MAX_WORDS = 300
+# What an error's words tell, the first that fits: what happened, and the remedy.
+_KINDS = [
+    (r"\b(?:HTTP|error) (?:429|5\d\d)\b", "W&B's server fails", "it may be well again later"),
+    (
+        r"\b(?:HTTP|error) 4\d\d\b|api.?key|permission|denied|log ?in|not found|\bdeleted\b",
+        "W&B refused the run",
+        "check the login (wandb login --relogin), WANDB_ENTITY and tracker.project",
+    ),
+    (
+        r"dial|connect|deadline|time[d -]*out|no such host|\bEOF\b|certificate|\btls\b|proxy",
+        "W&B cannot be reached",
+        "check the network and WANDB_BASE_URL",
+    ),
+]
+# What wandb's own process logs, and tells nobody, when something of a run has not arrived or is not on the disk.
+_LOST = r"filestream: fatal error|sender: failed to log artifact|file transfer: upload: failed|writer: failed to save"
+_SETTINGS = "correct tracker.project or the WANDB_ variable of that name, or set tracker=none"
+
+
+def settings(config: Config) -> Iterator[str]:
+    """What of the tracker's settings W&B would refuse: `tracker: …`, with the remedy. Asks no server."""
+    if not config.tracker.project:
+        yield "tracker: tracker.project is empty, and W&B files runs by it: name one, or set tracker=none"
+        return
+    try:
+        import wandb
+    except Exception as error:  # a broken package raises anything
+        yield f"tracker: the package wandb cannot be imported ({words(error)}): pip install wandb, or set tracker=none"
+        return
+    try:
+        found = wandb.Settings(project=config.tracker.project, run_group=config.tracker.group)
+        found.update_from_env_vars(dict(os.environ))
+    except Exception as error:  # wandb's and pydantic's are of many kinds
+        yield f"tracker: W&B refuses its settings ({words(error)}): {_SETTINGS}"
+
+
+def happened(error: Exception) -> str:
+    """What kept a run from starting: `W&B cannot be reached (its words): the remedy`."""
+    said = words(error)
+    for pattern, what, remedy in _KINDS:
+        if re.search(pattern, said, re.IGNORECASE):
+            return f"{what} ({said}): {remedy}"
+    return f"W&B started no run ({said}): mend that, or set tracker=none"
+
+
+def lost(run: Path) -> Exception | None:
+    """What of a run that is finished W&B has lost without a word to us, by its own log in the run's folder."""
+    log = run / "logs" / "debug-internal.log"
+    found = re.search(
+        rf'"msg":("(?:{_LOST})(?:[^"\\]|\\.)*")', log.read_text("utf-8", "replace") if log.is_file() else ""
+    )
+    return RuntimeError(json.loads(found[1], strict=False)) if found else None
+
+
+def words(error: Exception) -> str:
+    """An error's own words on one line."""
+    told = getattr(error, "errors", None)
+    if callable(told):  # pydantic's text repeats the value, which may be a key
+        found = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in told())  # pyright: ignore
+    else:
+        found = str(error) or type(error).__name__
+    if key := os.environ.get("WANDB_API_KEY", "").strip():
+        found = found.replace(key, "***")
+    return "".join(filter(str.isprintable, " ".join(found.split())))[:MAX_WORDS]
