@@ -5,7 +5,7 @@ import re
 from lema.grading import Grade, grade
 from lema.grading.extraction import extract
 from lema.prompts.formats import ANSWER
-from lema.prompts.replies import ParsedCorrection
+from lema.prompts.replies import ParsedCorrection, concludes
 from lema.types import Correction, Problem, Solution
 
 Item = tuple[Problem, Solution, list[str]]  # a wrong solution of a problem, and its steps
@@ -13,9 +13,10 @@ Item = tuple[Problem, Solution, list[str]]  # a wrong solution of a problem, and
 _PHRASE = ANSWER.partition("{")[0]
 # What a step says that does nothing but state an answer: `So the answer is 11 pens`, the unit in two words at most.
 _ONLY = re.compile(
-    r"(?i:\W*(?:(?:so|thus|hence|therefore|finally|the|our|my|final|correct|right|answer|is|boxed|fbox|text|mathrm)\b"
+    r"(?i:\W*(?:(?:so|thus|hence|therefore|finally|the|our|my|final|correct|right|is|equals|answer(?:\s?=)?|boxed|fbox|text|mathrm)(?:(?<==)|\b)"
     r"[^\w=]*){0,12}(?:[^\W\d_]{1,20}[^\w=]*){0,2})"
 )
+_BARE = re.compile(r"\W{0,8}\d[\d,.]{0,20}(?: [A-Za-z]{1,20}){0,2}\W{0,4}")  # `11`, `**$11**`, `11 pens.`
 
 
 def checked(item: Item, said: ParsedCorrection | None, reason: str | None, corrector: str, grader: str) -> Correction:
@@ -40,11 +41,13 @@ def _stated(steps: list[str], problem: Problem, grader: str) -> tuple[list[str],
     """
     verdict = grade("\n".join(steps), problem.answer, grader, candidates=problem.candidates)
     last = steps[-1] if steps else ""
-    if not steps or (_PHRASE in last and verdict.correct):
+    if not steps or (_PHRASE in last and verdict.correct and f"{_PHRASE}not " not in last):
         return steps, verdict
-    answer = (extract(last, grader, problem.candidates) or "").rstrip(". ")
-    if not answer:
-        return steps, verdict if _PHRASE in last else Grade(None, correct=False)
+    said = f"Answer: {last}" if _BARE.fullmatch(last) else last
+    concluded = concludes(last.rpartition("\n")[2]) or concludes(last) or not (problem.candidates or "=" in last)
+    answer = (extract(said, grader, problem.candidates) or "").rstrip(". ") if concluded else ""
+    if not answer or f"{_PHRASE}not " in last:
+        return steps, verdict if _PHRASE in last and not verdict.correct else Grade(None, correct=False)
     before, _, behind = last.rpartition(answer)
     alone = _ONLY.fullmatch(before) and _ONLY.fullmatch(behind)
     stated = [*(steps[:-1] if alone else steps), ANSWER.format(answer=answer)]

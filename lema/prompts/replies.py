@@ -59,7 +59,7 @@ def read_correction(
             return None, UNPARSABLE
         steps, reason = _corrected_steps(lines, number, wrong_steps)
         parsed = ParsedCorrection(number, _explanation(sections, sections.get("explanation", [])), steps)
-    ended = closed or any(_ends(line) for step in parsed.correct_steps[-1:] for line in step.split("\n"))
+    ended = closed or any(concludes(line) for step in parsed.correct_steps[-1:] for line in step.split("\n"))
     said = [parsed.explanation, *parsed.correct_steps]
     if not ended or len(said) < 2 or not all(said) or wording.UNCLEAN.search("".join(said)):
         return None, UNPARSABLE
@@ -155,11 +155,13 @@ def _inside(lines: list[str]) -> tuple[list[str], bool]:
 
 def _answer_behind(lines: list[str], row: int) -> list[str]:
     """The answer that stands behind the closing brace, where there is none before it."""
-    answer = next((line for line in map(str.strip, lines[row:]) if line), "")
-    return [answer] if _ends(answer) and not any(map(_ends, lines[:row])) else []
+    behind = [line for line in map(str.strip, lines[row:]) if line][:2]
+    if not behind or not concludes(behind[0]) or any(map(concludes, lines[:row])):
+        return []
+    return behind if behind[0].endswith(":") else behind[:1]
 
 
-def _ends(line: str) -> bool:
+def concludes(line: str) -> bool:
     """Whether a line states the answer, or concludes with a number."""
     return bool(
         wording.ANY_ANSWER_LINE.match(line)
@@ -198,7 +200,9 @@ def _labelled(lines: list[str], first: int) -> tuple[list[str], list[tuple[int, 
     for line in lines:
         if label := form.match(line):
             body = line[label.end() :].strip()
-            labelled.append((_count(label["number"]), [wording.REMARK_BEFORE.sub("", body, count=1)]))
+            labelled.append((_count(label["number"]), [wording.REMARK_BEFORE.sub("", body)]))
+        elif labelled and wording.REMARK_LINE.fullmatch(line):
+            continue
         elif labelled and not (wording.DOTS.fullmatch(line) and labelled[-1][0] < first):
             labelled[-1][1].append(line)
         else:
@@ -206,9 +210,11 @@ def _labelled(lines: list[str], first: int) -> tuple[list[str], list[tuple[int, 
     if labelled:  # the answer, or a conclusion, may stand without a label
         number, body = labelled[-1]
         row = next((row for row, line in enumerate(body) if wording.ANY_ANSWER_LINE.match(line)), 0)
-        if not row and wording.CONCLUSION.fullmatch(body[-1]) and not any(map(_ends, body[:-1])):
+        if not row and wording.CONCLUSION.fullmatch(body[-1]) and not any(map(concludes, body[:-1])):
             row = len(body) - 1
-        if any(body[:row]):
+        if wording.TITLE.fullmatch("".join(body[:row])):
+            labelled[-1] = (number, body[row:])
+        elif any(body[:row]):
             labelled[-1:] = [(number, body[:row]), (number + 1, body[row:])]
     return before, labelled
 
@@ -239,11 +245,9 @@ def _corrected_steps(lines: list[str], first: int, wrong_steps: list[str]) -> tu
 
 def _step(text: str) -> str:
     """A step without Markdown and the remark that it was corrected."""
-    return plain(
-        wording.REMARK_AFTER.sub("", wording.STEP_BULLET.sub("", plain(text)).strip(wording.TICKS)).rstrip(
-            wording.TICKS
-        )
-    )
+    text = wording.STEP_BULLET.sub("", plain(text)).strip(wording.TICKS)
+    text = plain(wording.REMARK_AFTER.sub("", text).rstrip(wording.TICKS))
+    return wording.QUOTED.sub(r"\1", wording.SYMBOLS.sub("", text))
 
 
 def _left_out(line: str) -> bool:
