@@ -217,6 +217,7 @@ DRESSES = {
     "underlines": GOOD.replace("7 - 2 = 5", "__7 - 2 = 5__"),
     "tags": GOOD.replace("7 - 2 = 5", "<u>7 - 2 = 5</u>"),
     "struck out": GOOD.replace("= 5 are", "= ~~6~~ 5 are"),
+    "stars on a line of their own": HEAD + STEPS.replace("\nStep 3:", "\n**\nStep 3:**"),
     "bullets": HEAD + STEPS.replace("She", "- She"),
     "a note between": GOOD.replace("\nStep 3", "\nNote: I changed this step.\nStep 3"),
     "a remark between": GOOD.replace("\nStep 3", "\n(This was the incorrect step.)\nStep 3"),
@@ -255,7 +256,7 @@ REJECTED = {
     "thinking without an end": f"<think>\nIncorrect Step:{GOOD}",
     "two drafts": f"Incorrect Step:{GOOD}\n\nWait.\n\nIncorrect Step:{GOOD}",
     "JSON in a fence": '```json\n{"incorrect_step": 2, "explanation": "w", "correct_solution": "11"}\n```',
-    "the form's own words": "Incorrect Step: Step k.\nExplanation: w\nCorrect Solution:\n{\nStep k: The answer is N.\n}",
+    "the form itself": "Incorrect Step: Step k.\nExplanation: w\nCorrect Solution:\n{\nStep k: The answer is N.\n}",
     "two steps of a slash": GOOD.replace(" Step 2.", " Step 2/3.", 1),
     "one right, one wrong": GOOD.replace(" Step 2.", " Step 1 is right. Step 2 is wrong.", 1),
     "two steps in brackets": GOOD.replace(" Step 2.", " Step [2, 3]", 1),
@@ -382,7 +383,7 @@ PIECES = [
 def test_hostile_texts_are_read_in_time(reader: str) -> None:
     for piece in PIECES:
         for around in ("{}", "5 + 3 ={}8."):
-            text = around.format(piece * (40_000 // len(piece)))
+            text = around.format(piece * (20_000 // len(piece)))
             began = time.process_time()
             READERS[reader](text)
-            assert time.process_time() - began < 1.5, (piece, around)  # in quadratic time it is many times as much
+            assert time.process_time() - began < 1, (piece, around)  # in quadratic time it is many times as much

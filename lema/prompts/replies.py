@@ -247,7 +247,8 @@ def _step(text: str) -> str:
     """A step without Markdown and the remark that it was corrected."""
     text = wording.STEP_BULLET.sub("", plain(text)).strip(wording.TICKS)
     text = plain(wording.REMARK_AFTER.sub("", text).rstrip(wording.TICKS))
-    return wording.QUOTED.sub(r"\1", wording.SYMBOLS.sub("", text))
+    text = wording.QUOTED.sub(r"\1", wording.SYMBOLS.sub("", text))
+    return "\n".join(line for line in text.split("\n") if line.strip())
 
 
 def _left_out(line: str) -> bool:
@@ -270,7 +271,7 @@ def _to_the_answer(steps: list[str]) -> list[str]:
     braces = [brace for brace in wording.BRACES.findall(step) if brace in "{}"]
     if step.endswith("}") and braces.count("}") > braces.count("{"):  # the solution's, on the last step's line
         step = step[:-1]
-    return [*before, plain(step)] if steps else []
+    return [*before, _step(step)] if steps else []
 
 
 def _first_sentence(line: str) -> str:
