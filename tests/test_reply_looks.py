@@ -303,6 +303,12 @@ def test_an_answer_among_choices_is_stated_in_the_papers_form(form: str, last: s
     assert not front(f" Wrong.{form.format('Banks lend.')}", ["The answer is city."], BANK, "csqa").accepted
 
 
+def test_a_candidate_that_begins_with_not_is_no_denial() -> None:
+    problem = Problem("n", "How?", "", "not happy", candidates=["happy", "not happy"])
+    found = front(" Wrong.\nCorrected Answer:\n{\nThe answer is not happy.\n}", ["It is happy."], problem, "csqa")
+    assert (found.accepted, found.correct_steps) == (True, ["The answer is not happy."])
+
+
 NOTED = Problem("n", "q", "She has 5 + 3 = <<5+3=8>>8.\nThen 8 - 2 = <<8-2=6>>6.", "6")
 READERS: dict[str, Callable[[str], object]] = {
     "equations_of": lambda text: equations_of(text, 0),

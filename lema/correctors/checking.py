@@ -41,12 +41,13 @@ def _stated(steps: list[str], problem: Problem, grader: str) -> tuple[list[str],
     """
     verdict = grade("\n".join(steps), problem.answer, grader, candidates=problem.candidates)
     last = steps[-1] if steps else ""
-    if not steps or (_PHRASE in last and verdict.correct and f"{_PHRASE}not " not in last):
+    denied = f"{_PHRASE}not " in last and not problem.candidates  # a candidate may be "not happy"
+    if not steps or (_PHRASE in last and verdict.correct and not denied):
         return steps, verdict
     said = f"Answer: {last}" if _BARE.fullmatch(last) else last
     concluded = concludes(last.rpartition("\n")[2]) or concludes(last) or not (problem.candidates or "=" in last)
     answer = (extract(said, grader, problem.candidates) or "").rstrip(". ") if concluded else ""
-    if not answer or f"{_PHRASE}not " in last:
+    if not answer or denied:
         return steps, verdict if _PHRASE in last and not verdict.correct else Grade(None, correct=False)
     before, _, behind = last.rpartition(answer)
     alone = _ONLY.fullmatch(before) and _ONLY.fullmatch(behind)
