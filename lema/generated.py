@@ -10,13 +10,15 @@ import re
 
 # The names that published models' templates use; `seed:think`, `mm:think` and their like have a name space before them.
 _TAG = r"(?:[a-z]{1,12}:)?(?:think|thinking|thought|thoughts|reasoning|reflection|scratchpad|analysis)"
-_OPENS = re.compile(rf"<{_TAG}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>", re.IGNORECASE)
-_CLOSES = re.compile(rf"</{_TAG}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>", re.IGNORECASE)
+_OPENS = re.compile(rf"<{_TAG}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|channel\|>analysis", re.IGNORECASE)
+_CLOSES = re.compile(
+    rf"</{_TAG}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|channel\|>final<\|message\|>|assistantfinal", re.IGNORECASE
+)
 _SPEAKER = r"(?:Q|Question|Problem|Exercise|Instruction|Human|User)"
 NEXT_QUESTION = re.compile(
     rf"^[ \t]{{0,8}}(?:[#>*_]{{1,4}}[ \t]?)?{_SPEAKER} ?#?\d{{0,9}}[*_]{{0,2}}:"
     rf"|^[ \t]{{0,8}}[#*]{{2,4}}[ \t]?{_SPEAKER} ?#?\d{{0,9}}[*:]{{0,3}}[ \t]*$"
-    r"|<\|(?:im_end|im_start|eot_id|start_header_id|endoftext|end_of_text)\|>|</s>|<(?:end|start)_of_turn>|\[INST\]",
+    r"|<\|(?:im_end|im_start|eot_id|start_header_id|endoftext|end_of_text|end|return|eom_id|user)\|>|</s>|<(?:end|start)_of_turn>|\[INST\]",
     re.MULTILINE,
 )
 
