@@ -14,11 +14,16 @@ _OPENS = re.compile(rf"<{_TAG}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|
 _CLOSES = re.compile(
     rf"</{_TAG}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|channel\|>final<\|message\|>|assistantfinal", re.IGNORECASE
 )
-_SPEAKER = r"(?:Q|Question|Problem|Exercise|Instruction|Human|User)"
+_SPEAKER = (
+    r"(?:(?:Next|New|Another|Follow-?up) (?:[Qq]uestion|[Pp]roblem)"
+    r"|Q|Question|Problem|Exercise|Instruction|Human|User|Input|Example(?= ?#?\d))"
+)
 NEXT_QUESTION = re.compile(
-    rf"^[ \t]{{0,8}}(?:[#>*_]{{1,4}}[ \t]?)?{_SPEAKER} ?#?\d{{0,9}}[*_]{{0,2}}:"
+    rf"^[ \t]{{0,8}}(?:[#>*_]{{1,4}}[ \t]?)?{_SPEAKER} ?#?(?:\d{{0,9}}[*_]{{0,2}}:|\d{{1,9}}[*_]{{0,2}}[.)])"
     rf"|^[ \t]{{0,8}}[#*]{{2,4}}[ \t]?{_SPEAKER} ?#?\d{{0,9}}[*:]{{0,3}}[ \t]*$"
-    r"|<\|(?:im_end|im_start|eot_id|start_header_id|endoftext|end_of_text|end|return|eom_id|user)\|>|</s>|<(?:end|start)_of_turn>|\[INST\]",
+    rf"|^[ \t]{{0,8}}(?:{_SPEAKER} ?#?\d{{1,9}}[ \t]*$|\[{_SPEAKER}\])"
+    r"|<\|(?:im_end|im_start|eot_id|eom_id|start_header_id|endoftext|end_of_text|user|end|return)\|>"
+    r"|<｜(?:User|end▁of▁sentence)｜>|</s>|<eos>|<(?:end|start)_of_turn>|\[INST\]",
     re.MULTILINE,
 )
 

@@ -5,11 +5,12 @@ LaTeX grammar builds SymPy objects, and only known commands reach it.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from typing import Any
 
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
-from sympy import Basic, Expr, I, Rational, Symbol
+from sympy import Abs, Basic, Expr, I, Pow, Rational, Symbol, log
 from sympy.core.function import AppliedUndef
 
 from lema.grading.notation import GREEK
@@ -19,6 +20,9 @@ _READING = ConversionConfig(interpret_as_mixed_fractions=False, lowercase_symbol
 _COMMANDS = """frac sqrt pi cdot infty sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp binom
     lfloor rfloor lceil rceil""".split()
 _READABLE = re.compile(rf"(?:[-0-9A-Za-z+/^_{{}}()|!. ]|\\sqrt\[\d+\]|\\(?:{GREEK}|{'|'.join(_COMMANDS)})(?![a-z]))+")
+_CALL = re.compile(
+    r"\\(?:(?:arc)?(?:sin|cos|tan)|(?:sin|cos|tan)h|cot|sec|csc|log|ln)(?:[_^]\{(?:[^{}]|\{[^{}]*\})*\}){1,2} ?\("
+)
 _RELATION = re.compile(r"(=|<|>|\\[lg]e(?![a-z])) ?")
 # Digits of agreement that two different short answers never have, and how exactly values are worked out for it.
 _AGREEMENT, _DIGITS, _MAX_DIGITS = 25, 30, 400
@@ -27,6 +31,7 @@ _POINTS = (
     (Fraction(137, 100), Fraction(61, 97)),
     (Fraction(-83, 71), Fraction(53, 31)),
     (Fraction(29, 13), Fraction(-31, 19)),
+    (Fraction(-7, 19), Fraction(-3, 43)),
 )
 
 
@@ -46,7 +51,7 @@ def same_value(found: str, gold: str) -> bool:
             return False
         # `4x - x = 3x` works its answer out, where `2x = 10` is an equation and not the answer 10.
         *steps, value = map(_read, one[::2])
-        return all(_zero(step - value) for step in (*steps, _read(gold)))
+        return all(_zero(step, value) for step in (*steps, _read(gold)))
     except Exception:  # the parser raises bare Exceptions for what it cannot read, SymPy many kinds
         return False
 
@@ -74,6 +79,7 @@ def _read(text: str) -> Expr:
     """The expression that a cleaned value stands for. Raises ValueError for what is no formula."""
     if not _READABLE.fullmatch(text) or re.search(r"\d \d", text):
         raise ValueError("no formula")
+    text = _called(text)
     # Decimals are exact here; the parser would round them.
     text = re.sub(r"(\d*)\.(\d+)", lambda match: f"\\frac{{{match[1]}{match[2]}}}{{1{'0' * len(match[2])}}}", text)
     # `2\frac{1}{2}` is a sum, `1/2x` half of x, and a product of numbers is written out: the parser adds them.
@@ -95,23 +101,67 @@ def _read(text: str) -> Expr:
     return value
 
 
+def _called(text: str) -> str:
+    """`\\sin^{2}(x)` and `\\log_{2}(8)` with their argument in braces: to the parser brackets there are a factor."""
+    position = 0
+    while call := _CALL.search(text, position):
+        position, depth = call.start() + 2, 0
+        for bracket in re.finditer(r"[()]", text[call.end() - 1 :]):
+            depth += 1 if bracket[0] == "(" else -1
+            if depth == 0:
+                end = call.end() + bracket.start()
+                inside = text[call.end() - 1 : end]
+                text = f"{text[: call.start()]}({call[0][:-1]}{{{inside}}}){text[end:]}"
+                break
+    return text
+
+
 def _mixed(match: re.Match[str]) -> str:
     whole, top, bottom = match.groups()
     sign = "+" if int(top) < int(bottom) else "\\cdot "
     return f"({whole}{sign}\\frac{{{top}}}{{{bottom}}})"
 
 
-def _zero(difference: Expr) -> bool:
+def _zero(one: Expr, two: Expr) -> bool:
+    """Whether two expressions are equal: as numbers, or as functions at every point, or where both are real."""
+    difference = one - two
     symbols = sorted(difference.free_symbols, key=str)
     if not symbols and (exact := difference.doit()).is_Rational:
         return exact == 0
-    values = [_at(difference, symbols, point) for point in (_POINTS if symbols else _POINTS[:1])]
+    points = _POINTS if symbols else _POINTS[:1]
+    if _all_small(_at(difference, symbols, point) for point in points):
+        return True
+    # `|x|` is no other function on half of the line.
+    if not symbols or one.has(Abs) != two.has(Abs):
+        return False
+    real = [point for point in points if _real(one, symbols, point) and _real(two, symbols, point)]
+    return len(real) < len(points) and _all_small(_at(difference, symbols, point) for point in real)
+
+
+def _all_small(values: Iterable[Expr]) -> bool:
     finite = [value for value in values if value.is_finite]
     return bool(finite) and all(abs(value) < Rational(1, 10**_AGREEMENT) for value in finite)
 
 
+def _real(expression: Expr, symbols: Sequence[Basic], point: tuple[Fraction, Fraction]) -> bool:
+    """Whether every root and logarithm in `expression` is a real one at a point."""
+    inside = [part.args[0] for part in expression.atoms(Pow) if not part.args[1].is_Integer and not _odd_root(part)]
+    inside += [part.args[0] for part in expression.atoms(log)]
+    return all(_at(part, symbols, point).is_nonnegative for part in inside)
+
+
+def _odd_root(part: Basic) -> bool:
+    exponent = part.args[1] if isinstance(part, Pow) else None
+    return isinstance(exponent, Rational) and exponent.q > 1 and bool(exponent.q % 2)
+
+
 def _at(expression: Expr, symbols: Sequence[Basic], point: tuple[Fraction, Fraction]) -> Expr:
-    """The value of `expression` at a point, to `_DIGITS` digits."""
+    """The value of `expression` at a point, to `_DIGITS` digits; an odd root of a negative number is the real one."""
     start, step = point
-    values = [(symbol, Rational(start + index * step)) for index, symbol in enumerate(symbols)]
-    return expression.subs(values).evalf(_DIGITS, maxn=_MAX_DIGITS)
+    value: Any = expression.subs([(symbol, Rational(start + index * step)) for index, symbol in enumerate(symbols)])
+    if value.has(Pow):
+        value = value.replace(
+            lambda part: _odd_root(part) and part.base.is_negative,
+            lambda part: (-1) ** part.exp.p * (-part.base) ** part.exp,
+        )
+    return value.evalf(_DIGITS, maxn=_MAX_DIGITS)

@@ -4,32 +4,71 @@ import re
 from collections.abc import Iterator, Sequence
 
 from lema.generated import first_answer, without_thinking
-from lema.grading.notation import clean, number
+from lema.grading.choices import named
+from lema.grading.numerals import legible
+from lema.grading.quantities import quantity
 
 _MARK = re.compile(
-    r"(?P<box>\\(?:boxed|fbox) *)"
-    r"|(?P<hashes>####)"
+    r"(?P<box>\\(?:boxed|fbox|framebox) *)"
+    r"|(?P<hashes>####(?! *(?:step|part|case|answer|final|solution|conclusion|explanation|problem|question)\b))"
+    r"|(?P<tag><(?:final_?)?answer>)"
+    r"|(?P<field>[\"'](?:final|correct)?[_ ]?(?:answer|ans|result)[\"'] *: *)"
+    r"|^[\W_]{0,9}(?:(?:the|final|correct|my) ){0,2}(?:answer|result)\W{0,9}\n"
     r"|\b(?:answers?|(?:correct|right|best|likely|suitable|appropriate) (?:choice|option))\b[^.:\n$\\]{0,60}?"
-    r"\b(?:is|are|be|equals)\b(?! not\b)[:\s]*"
-    r"|\banswers?\b\W{0,3}:",
-    re.IGNORECASE,
+    r"(?:\b(?:is|are|be|equals|becomes)(?:n't)?\b|\b(?:comes|turns) (?:out )?to\b(?! be)|=)[:\s]*"
+    r"|\b(?:answers?|ans)\b\W{0,3}[:=]",
+    re.IGNORECASE | re.MULTILINE,
 )
 # Bounds for what is hostile: how much of a text is read from its end, how many marks are tried there, and how far
 # behind one an answer reaches. 2,048 new tokens are some 8,000 characters.
 _MAX_TEXT, _MAX_MARKS, _REACH = 100_000, 20, 2000
 _SENTENCE = re.compile(r"(?:\\\$|\$[^$]{1,500}\$|\\\[.{1,500}?\\\]|\\\(.{1,500}?\\\)|\.(?!\s|$)|[^.\n])*+", re.DOTALL)
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
+_ALIGNED = r"\\(?:begin|end)\{(?:align(?:ed|at)?|equation|gather(?:ed)?|multline|eqnarray|split)\*?\}"
+_CLOSING = re.compile(
+    rf"(?:\\\[|\$\$|{_ALIGNED})((?:\\\\|(?!\\[\[\]\\]|\$\$).)+?)(?:\\\]|\$\$|{_ALIGNED})[\sA-Za-z.,]{{0,40}}$",
+    re.DOTALL,
+)
 _AND = re.compile(r"\s*(?:[,;]|,?\s*(?:and|or)\b)\s*")
+_BOTH = re.compile(r"[\s$]*(?:,|,?\s*\b(?:and|or)\b)[\s$]*")
 _FILLER = re.compile(
     r"(?:\s*(?:that|there (?:is|are)|equal to|approximately|about|exactly|simply|just|given by|option)\b:?)+ *",
     re.IGNORECASE,
 )
-_DIGITS = r"-? ?(?:\\?[$£€] ?)?-?(?:\d{1,3}(?: \d{3})+(?![\d/])|\d[\d,]*(?:\.\d+)?|\.\d+)"
-_NUMERAL = re.compile(
-    rf"(?:-?(?:\d+ ?)?\\[dt]?frac *\{{-?[\d.]+\}} *\{{[\d.]+\}}|{_DIGITS}(?: ?/ ?\d[\d,]*| \d+/\d+)?)"
-    r"(?: ?\\?%| percent\b)?"
+# "If the answer is 4", "my previous answer is 4", "I do not think the answer is 4": said of another answer.
+_OTHER = re.compile(
+    r"(?:\b(?:if|whether|suppose|supposing|assume|assuming|unless|previous|earlier|initial|original|first|old|wrong"
+    r"|incorrect|false|other|alternative|your"
+    r"|(?:might|may|could|would) (?:think|guess|expect|believe))(?: that)?(?: the| an?| my)?"
+    r"|\b(?:not|never|\w+n't)\b[^.,:;\n$\\]{0,30}) $",
+    re.IGNORECASE,
 )
-_ARITHMETIC = re.compile(r"[-+(]*[\d.,]+(?: *[-+*/×] *\(*[\d.,]+\)*)+")
+_NOT = re.compile(r"\b(?:not|never|cannot)\b|n't\b", re.IGNORECASE)
+# What is said about an answer, not what it is.
+_REMARK = re.compile(
+    r"\W*(?:\w+ly |thus |then |also |now |indeed )*(?:correct|right|reasonable|verified|consistent|confirmed|valid"
+    r"|unique|simplified|sensible|plausible|final|clear|obvious|complete|bigger|larger|greater|smaller|less"
+    r"|more|between|above|below|at least|at most|in (?:its )?(?:simplest|lowest|reduced"
+    r"|the (?:required|correct|form|same))|the (?:one|same|second|first|only)\b|as (?:required|expected|desired))\b",
+    re.IGNORECASE,
+)
+_COURTESY = re.compile(
+    r"\W*(?:(?:so |thus |therefore |and )?(?:the|this|our|my|which)(?: final)? answer (?:is|was|seems|looks|makes"
+    r"|checks|matches|agrees)|I hope|hope|let me know|feel free|thank|this (?:is|matches|checks|makes|agrees|confirms"
+    r"|completes)|done|great|verified|check(?:ed)?|q\.?e\.?d)\b",
+    re.IGNORECASE,
+)
+# After a box a sentence is another answer only when it begins with a value.
+_VALUE = re.compile(r"\W*(?:\$|\\[(\[a-z]|[-+]?\\?[$£€]?\.?\d|(?-i:[A-Z])\W*$)", re.IGNORECASE)
+_ANNOUNCED = re.compile(
+    r"(?:\\text\w* *\{)?\s*(?:(?:so|thus|hence|therefore),? )?(?:(?:the|my) )?(?:(?:final|correct|right|best) )?"
+    r"(?:answer|choice|option|result)(?: is|:| =| (?=\(?[A-Z]\b)):?\s*\}?\s*",
+    re.IGNORECASE,
+)
+# "not $5$" is no answer, but "not possible" may be one.
+_DENIED = re.compile(
+    r"(?:\b(?:not|cannot be|rather than|instead of)\b|n't\b) (?:equal to )?(?=[-\\$\d]).*?(?=,|;|\bbut\b|$)"
+)
 _NUMBER_TASKS = ("gsm8k", "svamp", "asdiv", "arithmetic")
 
 
@@ -45,29 +84,58 @@ def extract(text: str, task: str, candidates: Sequence[str] = ()) -> str | None:
     >>> [extract(text, "csqa", ["bank", "city"]) for text in ("The answer is (B).", "\\boxed{\\text{city}}", "A city?")]
     ['city', 'city', 'city']
     """
-    text = without_thinking(text[-_MAX_TEXT:])
-    text = first_answer(text) or text
+    text = legible(without_thinking(text[-_MAX_TEXT:]))
+    text = re.sub(r"\\(?:blacksquare|square|qed)\b", "", first_answer(text) or text).rstrip("✓✔✅☑■□∎ \t\r\n")
     return next((reading for reading in _readings(text, task, candidates) if reading), None)
 
 
 def _readings(text: str, task: str, candidates: Sequence[str]) -> Iterator[str | None]:
-    """What each mark announces, from the last one back, and then what the final sentence says."""
-    for phrase, exact in _phrases(text):
+    """What each mark announces, from the last one back, and then what the text closes with."""
+    for phrase, exact in _phrases(text, remarks=task == "csqa"):
         if task == "csqa":
-            yield _candidate(phrase, candidates)
+            yield (choice := named(phrase, candidates))
+            if choice == "":
+                return  # several are named, and one was asked for
         elif task in _NUMBER_TASKS:
-            yield _number(phrase)
+            yield quantity(phrase)
         else:
             yield phrase if exact else _value(phrase)
-    sentence = re.split(r"(?<=[.!?])\s+|\n+", text[-_REACH:])[-1]
-    # A text that breaks off, or goes round in circles, states nothing.
+    closing = _CLOSING.search(text[-_REACH:])
+    if closing and task != "csqa" and text.count(closing[1]) < 3:
+        formula = _last_row(closing[1])
+        yield quantity(formula, last=True) if task in _NUMBER_TASKS else formula
+        return
+    sentences = re.split(r"(?<=[.!?])\s+|\n+", text[-_REACH:])
+    if task == "csqa" and len(sentences) > 1:
+        first = re.match(r"\W*(?:option |choice )?\(?[A-Z]\)?(?:[).:]|\W*$)[^\n]{0,60}$", text.partition("\n")[0])
+        yield named(first[0], candidates) if first else None
+    while len(sentences) > 1 and _COURTESY.match(sentences[-1]) and not re.search(r"[\d$\\]", sentences[-1]):
+        sentences.pop()
+    sentence = sentences[-1]
+    # A text that breaks off, or goes round in circles, states nothing; a text of one value is one.
     finished = re.search(r"[.!?)*$\]]$|= *\S+$", sentence) and text.count(sentence) < 3
+    finished = finished or (len(text) <= 40 and "\n" not in text)
     if task == "csqa":
-        yield _candidate(sentence, candidates)
+        yield named(sentence, candidates)
     elif finished and task not in _NUMBER_TASKS:
+        sentence = _DENIED.sub("", sentence)
         yield _formulas(sentence, last=True)
-    if finished and task != "csqa" and not re.search(r"\\(?![$%])|[\^_&]", sentence):
-        yield _number(sentence, last=True)
+        if (
+            len(text) <= 60
+            and text.count("{") == text.count("}")
+            and not re.search(r"\n|(?<![\\a-zA-Z])[a-zA-Z]{3}", text)
+        ):
+            yield text
+    if finished and task != "csqa" and (task in _NUMBER_TASKS or not re.search(r"\\(?![$%])|[\^_&]", sentence)):
+        yield quantity(sentence, last=True)
+
+
+def _last_row(formula: str) -> str:
+    """The last line of a displayed derivation, without its alignment."""
+    if "&" not in formula or "matrix}" in formula or "{array}" in formula:
+        return formula.strip()
+    rows = re.split(r"\\\\(?:\[[^\]]*\])?", re.sub(_ALIGNED, "", formula))
+    return next((row for row in reversed(rows) if row.strip()), "").replace("&", "").strip()
 
 
 def stated(gold: str) -> str:
@@ -79,19 +147,46 @@ def stated(gold: str) -> str:
     return next((phrase if exact else _value(phrase) or gold for phrase, exact in _phrases(gold)), gold)
 
 
-def _phrases(text: str) -> Iterator[tuple[str, bool]]:
-    """What stands behind each mark, the last first, and whether it is the answer and nothing else, as in a box."""
-    for mark in list(_MARK.finditer(text))[: -_MAX_MARKS - 1 : -1]:
+def _phrases(text: str, remarks: bool = False) -> Iterator[tuple[str, bool]]:
+    """What stands behind each mark, the last first, and whether it is the answer and nothing else, as in a box.
+
+    Remarks about an answer are left out, unless asked for: `more happiness` and `complete` may be choices.
+    """
+    found: list[tuple[str, bool]] = []
+    box = inside = 0  # where the last box ends, and the last exact answer: what a box says of the answer is part of it
+    for mark in list(_MARK.finditer(text))[-_MAX_MARKS:]:
         behind = text[mark.end() : mark.end() + _REACH]
-        if mark["box"]:
-            box = _box(behind)
-            if box:
-                yield box.strip(), True
-        elif mark["hashes"]:
-            yield behind.partition("\n")[0].strip(), True
-        else:
+        exact = _exact(mark, behind)
+        if exact is not None:
+            phrase = _ANNOUNCED.sub("", exact, count=1) if _ANNOUNCED.match(exact) else exact
+            phrase = phrase[:-1] if phrase.count("}") > phrase.count("{") else phrase
+            if mark["box"] and found and _BOTH.fullmatch(text, box, mark.start()):
+                phrase = f"{found.pop()[0]}, {phrase}"
+            found += [(phrase.strip(), True)] if phrase.strip() else []
+            inside = max(inside, mark.end() + len(exact))
+            box = mark.end() + len(exact) + 2 if mark["box"] else 0
+        elif mark.lastgroup is None and mark.start() >= inside:
+            line = text[max(0, mark.start() - 60) : mark.start()]
             sentence = _SENTENCE.match(behind.lstrip(" :*\n\t"))
-            yield (sentence[0].partition("I hope")[0].strip() if sentence else ""), False
+            phrase = sentence[0].partition("I hope")[0].strip() if sentence else ""
+            remark = _REMARK.match(phrase) or (any(exact for _, exact in found) and not _VALUE.match(phrase))
+            if not _OTHER.search(line) and (remarks or not remark):
+                found.append((f"not {phrase}" if _NOT.search(mark[0]) else phrase, False))
+    yield from reversed(found)
+
+
+def _exact(mark: re.Match[str], behind: str) -> str | None:
+    """What a box, four hashes, a tag or a field of JSON holds; None for a mark in words, and for a box left open."""
+    if mark["box"]:
+        return _box(behind)
+    if mark["hashes"]:
+        return behind.partition("\n")[0]
+    if mark["tag"]:
+        return behind.partition("</")[0]
+    if mark["field"]:
+        value = re.match(r"\"((?:[^\"\\]|\\.)*)\"|'([^'\n]*)'|([^,}\n]*)", behind)
+        return next((part for part in value.groups() if part is not None), "").replace("\\\\", "\\") if value else ""
+    return None
 
 
 def _box(behind: str) -> str | None:
@@ -109,11 +204,12 @@ def _box(behind: str) -> str | None:
 
 def _value(phrase: str) -> str | None:
     """The answer in a sentence: its formulas, else what it says in few words, else its number."""
+    phrase = re.split(r"\s(?:because|since)\b", _DENIED.sub("", phrase), maxsplit=1)[0]
     formulas = _formulas(phrase)
     if formulas:
         return formulas
     phrase = _FILLER.sub("", phrase, count=1).strip(" .,:;*") if _FILLER.match(phrase) else phrase.strip(" .,:;*")
-    return phrase if len(re.findall(r"(?<![\\A-Za-z])[A-Za-z]{3,}", phrase)) <= 3 else _number(phrase)
+    return phrase if len(re.findall(r"(?<![\\A-Za-z])[A-Za-z]{3,}", phrase)) <= 3 else quantity(phrase)
 
 
 def _formulas(phrase: str, last: bool = False) -> str | None:
@@ -121,6 +217,12 @@ def _formulas(phrase: str, last: bool = False) -> str | None:
     found = list(_FORMULA.finditer(phrase))
     if not found or re.search(r"\d", phrase[: found[0].start()]):
         return None
+    if (
+        last
+        and re.fullmatch(r"\W*[A-Za-z]\W*", found[-1][0])
+        and re.match(r" (?:is|equals|must)\b", phrase[found[-1].end() :])
+    ):
+        return None  # "Thus $x$ is 5."
     if last:
         return found[-1][found[-1].lastindex or 0].strip()
     values, end = [], found[0].start()
@@ -131,45 +233,3 @@ def _formulas(phrase: str, last: bool = False) -> str | None:
         end = formula.end()
     behind = re.match(r" ?(?:\\?%|percent\b|thousand\b|million\b|billion\b)", phrase[end:])
     return ", ".join(values) + (behind[0] if behind else "")
-
-
-def _number(phrase: str, last: bool = False) -> str | None:
-    """The number in a phrase: right of the last `=`, else the first one, or with `last` the last one."""
-    right = phrase.rpartition("=")[2]
-    if re.search(r"\d", right):
-        last = last and right == phrase
-        phrase = right
-    phrase = phrase.strip(" .:*\n")
-    # "21 - some" is not 21, and 2 * 9 is worked out later.
-    if _ARITHMETIC.fullmatch(phrase) or re.search(r"\d [-+*/×] \(?[A-Za-z]|\b[a-z] [-+*/×] \$?\d", phrase):
-        return phrase
-    numerals = list(_NUMERAL.finditer(phrase))
-    if not numerals:
-        words = re.match(r"\W*([A-Za-z]+)(?:[- ]([A-Za-z]+))?", phrase)
-        spelled = [f"{words[1]} {words[2]}", words[1]] if words else []
-        return next((word for word in spelled if number(clean(f"\\text{{{word}}}")) is not None), None)
-    if not last and len(numerals) > 1:
-        first, second = numerals[:2]
-        if re.search(r"\b(?:and|or)\b|^\s*,\s*$", phrase[first.end() : second.start()]):
-            return phrase[first.start() : second.end()].strip()
-    # "He earned $42 in 6 hours" gives the money.
-    money = [numeral for numeral in numerals if last and re.search("[$£€]", numeral[0])]
-    numeral = (money or numerals)[-1 if last else 0][0]
-    return re.sub(r"\\?[$£€] ?", "", numeral).strip().rstrip(",").replace("- ", "-")
-
-
-def _candidate(phrase: str, candidates: Sequence[str]) -> str | None:
-    """The candidate that a phrase names, by its text or else by its letter; None when it names none or several."""
-    words = " ".join(re.sub(r"\\[a-z]+|[{}$*\\\"`]", " ", phrase).casefold().split())
-    named = [
-        candidate
-        for candidate in candidates
-        if re.search(rf"(?<!\w){re.escape(candidate.strip().casefold())}(?!\w)", words)
-    ]
-    # `bank` is not named where `river bank` is.
-    named = [name for name in named if not any(name != other and name in other for other in named)]
-    letters = set(re.findall(r"\(([A-Za-z])\)", phrase) or re.findall(r"^\W*([A-Z])(?=\W*$|[).:])", phrase))
-    if len(named) != 1 and len(letters) == 1:
-        index = ord(letters.pop().upper()) - ord("A")
-        named = list(candidates[index : index + 1])
-    return named[0] if len(named) == 1 else None

@@ -5,20 +5,15 @@ Everything here is plain string work: bounded regular expressions on an answer o
 
 import math
 import re
-from fractions import Fraction
+from itertools import pairwise
 from zlib import crc32
 
 from lema.grading.expressions import evaluate
+from lema.grading.numerals import MULTIPLES, WORDS, legible, number, spelled
 
 # The longest gold answer of MATH has 159 characters; what is much longer is no final answer.
 MAX_LENGTH = 1000
 
-_CHARACTERS = str.maketrans(
-    {"−": "-", "–": "-", "—": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "÷": "\\div ", "π": "\\pi "}
-    | {"√": "\\sqrt ", "∞": "\\infty ", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "±": "\\pm ", "∪": "\\cup "}
-    | {"∈": "\\in ", "≈": "\\approx ", "θ": "\\theta ", "∅": "\\emptyset ", "°": "^{\\circ}", "²": "^{2}"}
-    | {"³": "^{3}", "½": " 1/2", "¼": " 1/4", "¾": " 3/4", "’": "'", "\0": "", "\u200b": "", "\ufeff": ""}
-)
 _FUNCTIONS = "sqrt|pi|infty|infinity|inf|theta|arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp"
 # Commands that stand for variables.
 GREEK = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|rho|sigma|tau|phi|varphi|omega"
@@ -27,29 +22,74 @@ _DOUBLED = re.compile(
     r"(?<!\\)\\\\(?=(?:[dt]?frac|sqrt|pi|text|left|right|begin|end|cdot|times|infty|cup|pm|theta|circ|%)(?![a-z]))"
 )
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)\b")
-_MULTIPLES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _UNIT_NAMES = """cm mm km kg mg ml mL ft in yd mi lb lbs oz hr hrs min sec mph kph kmh gm sq rad deg units unit
     dollars cents degrees radians inches feet meters""".split()
 
+# Words that make another thing of a number.
+_BOUND = re.compile(
+    r"\b(?:at (?:least|most)|(?:more|less|fewer|greater|smaller) than|not|between|over|under|above|below|up to"
+    r"|or (?:more|less|fewer|above|below))\b(?=.*\d)"
+    r"|\d[ a-z{\\]*\b(?:squared|cubed|factorial|mod|thirds|(?:ten|hundred|thousand|four|fif|six|seven|eigh|nin)ths)\b"
+    r"|\d[^a-z]*\\text\{ ?(?:or (?:more|less|fewer|above|below)|at (?:least|most))\b"
+)
+_FONTS = "text(?:bf|it|rm|normal|sf|tt|up)?|math(?:rm|sf|cal|tt)|mbox|operatorname|emph"
+_UNIT = r"(?:\\mu\s*)?\\text\{(?!\s*,?\s*(?:and|or)\b)[^{}]*\}(?:\s*\^\s*(?:\{-?\d\}|-?\d))?"
+# `{a \over b}` and `{n \choose k}`: a group with one level of braces inside it, or all there is.
+_INFIX = re.compile(
+    r"\{((?:[^{}]|\{[^{}]*\})*?)\\(over|choose)(?![a-z])((?:[^{}]|\{[^{}]*\})*)\}"
+    r"|^((?:[^{}]|\{[^{}]*\})*?)\\(over|choose)(?![a-z])((?:[^{}]|\{[^{}]*\})*)$"
+)
 # Applied in this order; later rules rely on the spelling that earlier ones leave.
 _REWRITES: list[tuple[re.Pattern[str], str]] = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         # Thousands separators that can be nothing else: `10,\!000`, `10{,}000`, `10\,000`.
         (r"(?<=\d)\s*(?:,\s*\\!|\{,\}|\\,)\s*(?=\d{3}(?!\d))", ""),
+        # Layout that only a printed page needs: colours, sizes, fonts that hold to the end of the group.
+        (r"\\(?:text)?color\s*\{[^{}]*\}|\\(?:[hv]space\*?|tag\*?|label|phantom)\s*\{[^{}]*\}", ""),
+        (r"\\(?:bf|rm|it|sf|tt|bfseries|large|Large|scriptstyle|strut|hfill|blacksquare)(?![A-Za-z])", " "),
         # Layout, quotes, Markdown and currency; `$` is both currency and the sign around formulas.
-        (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|!)(?![A-Za-z])|\\?[$£€¥]|\*\*$|^\*\*|[`\"]", ""),
+        (
+            r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|!)(?![A-Za-z])|\\?[$£€¥₹]|\*\*$|^\*\*|[`\"]",
+            "",
+        ),
         (r"(?<!\\)\\[()\[\]](?=\s|$)|^\\[(\[]", " "),
         (r"^\s*(?:about|approximately|roughly|exactly)\b", ""),
         (r"(?:(?<!\\)\\[,;:\s]|~|\\q?quad(?![a-z])|\s)+", " "),
-        (
-            r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf)|mbox|bm|boldsymbol|operatorname|emph)\s*\{([^{}]*)\}",
-            r"\\text{\1}",
-        ),
+        (r"\\mathbb\s*\{R\}(?!\s*\^)|\\mathbb R(?![a-zA-Z^])", r"\\mathbb{R}"),
+        (r"\\(?:bm|boldsymbol|math(?:bf|it)|underline)\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"\1"),
+        (rf"\\(?:{_FONTS})\s*\{{((?:[^{{}}]|\{{[^{{}}]*\}})*)\}}", r"\\text{\1}"),
+        (rf"\\(?:{_FONTS}|mathb[bf])\s+([A-Za-z](?![A-Za-z])|\d+)", r"\1"),
+        (r"\\mathbb\s*\{([A-QS-Z])\}|\\text\{\s*([ie])\s*\}", r"\1\2"),
+        (rf"\\text\{{\s*({_FUNCTIONS})\s*\}}", r"\\\1 "),
+        # Units of several parts: `\text{ m}/\text{s}^2`, `\frac{\text{mi}}{\text{hr}}`, `\text{m s^{-1}}`.
+        *[(r"(?<=[\d}) ])(\\text\{[^{}]*)\^\s*(?:\{-?\d+\}|-?\d)", r"\1")] * 2,
+        (rf"(?<=[\d}})])\s*\\frac\s*\{{\s*{_UNIT}\s*\}}\s*\{{\s*{_UNIT}\s*\}}", r"\\text{ unit}"),
+        (rf"(?<=[\d}})])\s*{_UNIT}(?:\s*(?:/|\\cdot(?![a-z])|\s)\s*{_UNIT})+", r"\\text{ unit}"),
+        (r"(?<=[\d})])\s*(?:\\mu\s*(?=\\text)|(?:\\text\{ ?[kM] ?\}\s*)?\\Omega(?![a-z]))", ""),
+        (r"\^\s*\{?\s*\\circ\s*\}?\s*(?:\\text\{\s*[CF]\s*\}|[CF](?![A-Za-z]))", ""),
+        (r"(?<=\d)\s*\^?\s*\{?\s*\\text\{\s*(?:st|nd|rd|th)\s*\}\}?|(?<=\d)\s*\^\s*\{(?:st|nd|rd|th)\}", ""),
         # `\text{A}`, `\text{13}`, `\text{(B)}` and `\text{A,C,F}` are the same without their font.
-        (r"(?<![\d})])(?<![\d})] )\\text\{(\s*\(?(?:[A-Za-z]|\d+)\)?(?:\s*,\s*(?:[A-Za-z]|\d+))*\s*)\}", r"\1"),
-        # Two spellings of one sign.
-        (r"\\[dtc]frac(?![a-z])", r"\\frac"),
+        (
+            r"(?<![\d})])(?<![\d})] )\\text\{(\s*\(?(?:[A-Za-z]|-?\d+(?:\.\d+)?)\)?(?:\s*,\s*(?:[A-Za-z]|\d+))*\s*)\}",
+            r"\1",
+        ),
+        # Matrices in all their brackets; a determinant keeps its own.
+        (r"\\begin\{(?:[pbB]|small)?matrix\}|\\begin\{array\}(?:\[\w\])?\s*\{[clr|@ ]*\}", r"\\begin{pmatrix}"),
+        (r"\\end\{(?:(?:[pbB]|small)?matrix|array)\}", r"\\end{pmatrix}"),
+        (r"\\\\\s*\[-?\d+(?:\.\d+)?\s*[a-z]{2}\]|\\cr(?![a-z])", r"\\\\"),
+        (r"^[(\[]\s*(\\begin\{pmatrix\}(?:(?!\\begin).)*\\end\{pmatrix\})\s*[)\]]$", r"\1"),
+        (r"^\|\s*\\begin\{pmatrix\}((?:(?!\\begin).)*)\\end\{pmatrix\}\s*\|$", r"\\begin{vmatrix}\1\\end{vmatrix}"),
+        # Two spellings of one thing.
+        (r"\\(?:dotsc|dotsb|cdots|dots|ldots)(?![a-z])|\.{3}(?=\s*[,+)\]}\\-])|(?<=[,+])\s*\.{3}", r"\\ldots "),
+        (r"(\.\d+)\.{3}$", r"\1\\ldots "),
+        (r"\s*(?:\\colon(?![a-z])|\{:\}|\\math(?:rel|bin)\{:\}|(?<=\d)\s*\\text\{ ?to ?\}|(?<=\d) to (?=\d))\s*", ":"),
+        (r"\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?", r"\\overline{\1\2\3}"),
+        (r"\\(?:overline|bar)\s*(\d)|(?<=\d\.)\((\d+)\)", r"\\overline{\1\2}"),
+        (r"\\(?:backslash|setminus|smallsetminus)(?![a-z])|(?<=\})\s*-\s*(?=\\\{)", r"\\setminus "),
+        (r"\\[dt]binom(?![a-z])", r"\\binom"),
+        (r"\\lg(?![a-z])", r"\\log "),
+        (r"\\(?:[dtcs]|nice)frac(?![a-z])", r"\\frac"),
         (r"<=|\\(?:le|leq|leqslant)(?![a-z])", r"\\le "),
         (r">=|\\(?:ge|geq|geqslant)(?![a-z])", r"\\ge "),
         (r"!=|\\neq?(?![a-z])", r"\\ne "),
@@ -66,8 +106,8 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (rf"(?<![\\A-Za-z])({_FUNCTIONS})(?![A-Za-z])", r"\\\1 "),
         (r"\\inf(?:inity)?(?![a-z])", r"\\infty"),
         # Arguments without braces: `\frac12`, `\frac1{72}`, `\frac\pi4`, `\sqrt3`, `x^10`, `x^-1`, `1011_2`.
-        (r"\\frac\s*(\d|[a-zA-Z]|\\pi(?![a-z]))", r"\\frac{\1}"),
-        (r"(\\frac\s*\{(?:[^{}]|\{[^{}]*\})*\})\s*(\d|[a-zA-Z]|\\pi(?![a-z]))", r"\1{\2}"),
+        (r"\\(frac|binom)\s*(\d|[a-zA-Z]|\\pi(?![a-z]))", r"\\\1{\2}"),
+        (r"(\\(?:frac|binom)\s*\{(?:[^{}]|\{[^{}]*\})*\})\s*(\d|[a-zA-Z]|\\pi(?![a-z]))", r"\1{\2}"),
         (r"\\sqrt\s*(\d+|[a-zA-Z]|\\pi(?![a-z]))", r"\\sqrt{\1}"),
         (r"\^\s*([-+]?\d+(?:\.\d+)?|[A-Za-z]|\\[a-z]+)", r"^{\1}"),
         (r"_\s*(\d+|[A-Za-z]|\\text\{[a-z]+\})", r"_{\1}"),
@@ -85,9 +125,14 @@ def clean(text: str) -> str:
     >>> clean(r"\text{4:30 p.m.}"), clean(r"\text{Evelyn}"), clean("2 and 3"), clean("sqrt(2)/2")
     ('\\text{4:30pm}', '\\text{evelyn}', '2,3', '\\sqrt{2}/2')
     """
-    text = text[: MAX_LENGTH + 1].translate(_CHARACTERS).strip()
+    text = legible(text[: MAX_LENGTH + 1]).strip()
+    words = WORDS.fullmatch(re.sub(r"^\\text\w*\s*\{\s*|\s*\}$|\.$", "", text))
+    if words and (value := spelled(words[0])) is not None:
+        return str(value)
     if _DOUBLED.search(text):
         text = text.replace("\\\\", "\\")
+    for _ in range(4):  # one in another
+        text = _INFIX.sub(_prefixed, text)
     text = _without_separators(text)
     # 4:30 p.m. is no 4:30 a.m.: here the letters are more than a unit.
     text = re.sub(r"\\text\s*\{([^{}]*\d[^{}]*[AaPp]\.?[Mm]\b[^{}]*)\}", r"\1", text)
@@ -106,10 +151,17 @@ def clean(text: str) -> str:
     # `\{x | x > 3\}` and `x \in [1, 2]` name the set; `(B)` is the choice B; `+5` is 5; `{5}` is a box in a box.
     text = re.sub(r"^\\\{[a-z](?:\\in[^|:]*)?[|:](.*)\\\}$", r"\1", text)
     text = re.sub(r"^[A-Za-z]\\in(?![a-z])\s*", "", text)
-    text = re.sub(r"^\(?([A-Z])\)$|^\{([^{}]*)\}$", r"\1\2", text)
+    text = re.sub(r"^\(?([A-Z])\)$|^\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}$", r"\1\2", text)
     text = re.sub(r"(?<![^(\[,{=])\+", "", text)
-    text = re.sub(r"_\{\\text\{([a-z]+)\}\}", lambda match: f"_{{{_WORDS.get(match[1], match[1])}}}", text)
-    return re.sub(r"\\mathbb\{R\}|\\text\{allrealnumbers\}", r"(-\\infty,\\infty)", text)
+    text = re.sub(r"_\{\\text\{([a-z]+)\}\}", lambda match: f"_{{{spelled(match[1]) or match[1]}}}", text)
+    text = re.sub(r"\\mathbb\{R\}|\\text\{allrealnumbers\}", r"(-\\infty,\\infty)", text)
+    return re.sub(r"^\(-\\infty,\\infty\)\\setminus ?\\\{([^{}]*)\\\}$", _punctured, text)
+
+
+def _prefixed(match: re.Match[str]) -> str:
+    """`{a \\over b}` as `\\frac{a}{b}`."""
+    top, sign, bottom = (part.strip() for part in match.groups() if part is not None)
+    return f"\\{'frac' if sign == 'over' else 'binom'}{{{top}}}{{{bottom}}}"
 
 
 def _without_separators(text: str) -> str:
@@ -121,6 +173,15 @@ def _without_separators(text: str) -> str:
         lambda match: re.sub("[, ]", "", match[0]),
         text,
     )
+
+
+def _punctured(match: re.Match[str]) -> str:
+    """All real numbers but some, as intervals: `(-\\infty,2)\\cup(2,\\infty)`."""
+    ends = [(value, point) for point in match[1].split(",") if (value := number(point)) is not None]
+    if len(ends) != match[1].count(",") + 1:
+        return match[0]
+    points = ["-\\infty", *(point for _, point in sorted(ends)), "\\infty"]
+    return "\\cup".join(f"({low},{high})" for low, high in pairwise(points))
 
 
 def _space(match: re.Match[str]) -> str:
@@ -146,23 +207,30 @@ def _braced(text: str) -> str:
 def _without_degrees(text: str) -> str:
     """Degrees are dropped, but inside a sine they say which number is meant: `\\sin 30^\\circ` is a half."""
     if _TRIGONOMETRIC.search(text):
-        text = re.sub(r"(\d+)\s*\^\s*\{\s*\\circ\s*\}", r"(\\frac{\1\\pi}{180})", text)
+        text = re.sub(r"(\d+(?:\.\d+)?)\s*\^\s*\{\s*\\circ\s*\}", r"(\\frac{\1\\pi}{180})", text)
     return re.sub(r"\^\s*\{?\s*\\circ\s*\}?|\\degree|\\circ(?![a-z])", "", text)
 
 
 def _without_units(text: str) -> str:
     """Words after a value are its unit; words alone are the answer, compared without case and punctuation."""
     text = re.sub(
-        rf"(\d)\s*(?:\\text\{{\s*)?({'|'.join(_MULTIPLES)})\b(?:\s*\}})?",
-        lambda match: f"{match[1]}\\cdot10^{{{_MULTIPLES[match[2]]}}}",
+        rf"(\d+ \d+/\d+|\d)\s*(?:\\text\{{\s*)?({'|'.join(MULTIPLES)})\b(?:\s*\}})?",
+        _multiplied,
         text,
+        flags=re.IGNORECASE,
     )
     # A base may be spelled out: `1011_{\text{two}}`.
-    rest = re.sub(r"(?<!_\{)\\text\s*\{[^{}]*\}(?:\s*\^\s*\{\d\})?", "", text)
+    if _BOUND.search(text):
+        return text
+    rest = re.sub(r"(?<!_\{)(?:(?<=[\d})])\s*/\s*)?\\text\s*\{[^{}]*\}(?:\s*\^\s*\{-?\d\})?", "", text)
     if rest != text and re.search(r"[A-Za-z0-9]", rest):
         text = rest.strip()
-    tail = re.search(r"(?<=[\d})%])(\s*)([A-Za-z]+)[A-Za-z /.,'()-]*(?:\^\{\d\})?$", text)
-    if tail and (tail[2] in _UNIT_NAMES or (len(tail[2]) > 2 and tail[1]) or tail[0].lstrip().startswith("m/")):
+    tail = re.search(r"(?:(?<=[\d})%])|(?<=\\pi))(\s*)([A-Za-z]+)[A-Za-z /.,'()-]*(?:\^\{-?\d\})?$", text)
+    if (
+        tail
+        and not WORDS.search(tail[0])
+        and (tail[2] in _UNIT_NAMES or (len(tail[2]) > 2 and tail[1]) or tail[0].lstrip().startswith("m/"))
+    ):
         return text[: tail.start()]
     time = re.fullmatch(r"(\d{1,2})(:\d\d)?([ap]m)", text)
     if time:
@@ -174,48 +242,10 @@ def _without_units(text: str) -> str:
     )
 
 
-_DECIMAL = r"\d+(?:\.\d*)?|\.\d+"
-_FRACTION = rf"\\frac\{{(?P<top>-?(?:{_DECIMAL}))\}}\{{(?P<bottom>-?(?:{_DECIMAL}))\}}"
-_NUMBER = re.compile(
-    rf"(?P<sign>-?)(?:(?:(?P<whole>\d+) ?)?(?:{_FRACTION}|(?<![\d.])(?P<over>\d+)/(?P<under>\d+))"
-    rf"|(?P<decimal>{_DECIMAL})(?:(?:\\cdot ?10\^\{{|[eE])(?P<exponent>[-+]?\d{{1,3}})\}}?)?"
-    r"|(?P<start>\d*\.\d*)\\(?:overline|bar)\{(?P<period>\d+)\})"
-)
-_UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
-_UNITS += ["seventeen", "eighteen", "nineteen"]
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_WORDS = {word: value for value, word in enumerate(_UNITS)} | {
-    tens + unit: value * 10 + extra
-    for value, tens in enumerate(_TENS, 2)
-    for extra, unit in enumerate(["", *_UNITS[1:10]])
-}
-
-
-def number(text: str) -> Fraction | None:
-    r"""The exact value of a cleaned answer that is one number, else None. A mixed number is a sum, not a product.
-
-    >>> number("-.50"), number(r"2\frac{1}{2}"), number("3 1/2"), number(r"1.5\cdot 10^{3}"), number(r"\sqrt{4}")
-    (Fraction(-1, 2), Fraction(5, 2), Fraction(7, 2), Fraction(1500, 1), None)
-    >>> number(r"0.\overline{3}"), number(r"\text{twentyfive}")
-    (Fraction(1, 3), Fraction(25, 1))
-    """
-    if text.startswith("\\text{"):
-        word = _WORDS.get(text[6:-1])
-        return None if word is None else Fraction(word)
-    match = _NUMBER.fullmatch(text)
-    if match is None:
-        return None
-    sign = -1 if match["sign"] else 1
-    if match["decimal"]:
-        return sign * Fraction(match["decimal"]) * Fraction(10) ** int(match["exponent"] or 0)
-    if match["period"]:
-        digits = match["start"].partition(".")[2]
-        repeating = Fraction(int(match["period"]), (10 ** len(match["period"]) - 1) * 10 ** len(digits))
-        return sign * (Fraction(match["start"].rstrip(".") or 0) + repeating)
-    top, bottom = Fraction(match["top"] or match["over"]), Fraction(match["bottom"] or match["under"])
-    if bottom == 0 or (match["whole"] and not 0 < top < bottom):
-        return None
-    return sign * (int(match["whole"] or 0) + top / bottom)
+def _multiplied(match: re.Match[str]) -> str:
+    """`3 million` as `3\\cdot10^{6}`."""
+    value = f"({match[1].replace(' ', '+')})" if " " in match[1] else match[1]
+    return f"{value}\\cdot10^{{{MULTIPLES[match[2].lower()]}}}"
 
 
 _CONSTANTS = {"\\pi": math.pi, "e": math.e}

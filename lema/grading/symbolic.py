@@ -10,6 +10,8 @@ The conventions, each with an instance (`\` of LaTeX left out where it does not 
 - A base is part of the number: `1011_2` is neither 1011 nor `1011_3`.
 - A bare list and a set are unordered: `1, 2` is `\{2, 1\}`. Tuples, intervals and matrices are ordered.
 - Brackets matter: `(1,2)` is neither `[1,2]` nor `1,2`, and `(-\infty,3]` is not `(-\infty,3)`.
+- A list with `\ldots` is ordered. `0.75 or 3/4` is one value in two spellings, and `1 or 2` is two.
+- Roots and logarithms are compared where both sides are real: `\sqrt{1/n}` is `1/\sqrt n`, but `\sqrt{x^2}` is no `x`.
 - An inequality in one variable is an interval, `\pm` two values, `y = 2x` the same line as `2x - y = 0`.
 - Words are compared without case and punctuation. An empty answer is never right.
 """
@@ -20,7 +22,8 @@ from collections.abc import Callable, Iterable
 from itertools import accumulate
 
 from lema.grading.extraction import extract, stated
-from lema.grading.notation import GREEK, MAX_LENGTH, approximate, clean, number
+from lema.grading.notation import GREEK, MAX_LENGTH, approximate, clean
+from lema.grading.numerals import number
 
 __all__ = ["equivalent", "extract", "quick"]
 
@@ -35,8 +38,12 @@ _PLAIN = re.compile(r"([-+]?)\$?([0-9]+|[0-9]{1,3}(?:,[0-9]{3})+|(?=\.[0-9]))(?:
 _BASE = re.compile(r"-?[0-9A-Z.]+_\{\w+\}")
 _MATRIX = re.compile(r"\\begin\{([pbB]?matrix|array)\}(?:\{[clr|]*\})?(.*)\\end\{\1\}")
 _NAME = re.compile(
-    r"(?:\\?[A-Za-z]|[A-Z]{2,3}|\\text\{\w+\}|\\angle ?[A-Z]{1,3}|\\[a-z]+)(?:_\{\w+\})?(?:\^\{-1\})?(?:\([-\w,]+\))?"
-    r"|\([a-z](?:,[a-z])+\)"
+    r"(?:\\?[A-Za-z]|[A-Z]{2,3}|\\text\{\w+\}|m?\\angle ?(?:[A-Z]{1,3}|\{[A-Z]{1,3}\}|\d)|\\[a-z]+)(?:_\{[\w,]+\})?"
+    r"(?:\^\{-1\})?'{0,2}(?:\([-\w,]+\)|\[[^\[\]]*\])?"
+    r"|(?:[A-Z]|\\text\{\w+\}|\\Pr ?)\([^()]*\)|\([A-Z]\)|\([a-z]\\circ ?[a-z]\)\(\w+\)"
+    r"|\([a-z](?:,[a-z])+\)|\|[A-Z]{2}\||\\(?:overline|overrightarrow|vec|hat|bar)\{\w+\}|\[[A-Z]{3,}\]"
+    r"|\\(?:sin|cos|tan|cot|sec|csc) ?(?:\(?(?:m?\\angle ?)?(?:[A-Za-z]{1,3}|\{[A-Z]{1,3}\}|\\[a-z]+)\)?)"
+    r"|\\frac\{d(?:\^\{2\})?\w?\}\{d\w(?:\^\{2\})?\}|\\(?:lim|int|sum|prod|max|min|det|gcd)(?![a-z]).*"
 )
 _VARIABLE = re.compile(r"[A-Za-z]|\\(?!pi|infty)[a-z]+")
 _LETTER = re.compile(rf"(?<![A-Za-z\\])[A-DF-HJ-Za-dfghj-z]|\\(?:{GREEK})(?![a-z])")
@@ -112,6 +119,8 @@ def _same(found: str, gold: str, same: _Same) -> _Verdict:
     if (name == gold_name or one_named) and (value, gold_value) != (found, gold):
         return _same(value, gold_value, same)
     (kind, parts), (gold_kind, gold_parts) = _parts(found), _parts(gold)
+    if kind == "list" and gold_kind == "value" and len(_split(found, ";")) == len(parts):
+        return _all(_same(part, gold, same) for part in parts)  # `0.75 or 3/4`
     if kind != gold_kind or len(parts) != len(gold_parts):
         return False
     if kind == "value":
@@ -123,7 +132,10 @@ def _same(found: str, gold: str, same: _Same) -> _Verdict:
 
 def _same_members(found: list[str], gold: list[str], same: _Same) -> _Verdict:
     """Whether two lists of equal length agree in some order; `x = 1, y = 2` is not the list `2, 1`."""
-    names = sorted(_named(part)[0] for part in found), sorted(_named(part)[0] for part in gold)
+    names = [sorted(_named(part)[0] for part in parts) for parts in (found, gold)]
+    # `x_1 = 1, x_2 = 2` numbers the values of one x.
+    if {""} in map(set, names):
+        names = [[re.sub(r"^([r-z])_\{\d\}$", r"\1", name) for name in side] for side in names]
     if names[0] != names[1] and len({*names[0], *names[1]} - {""}) > 1:
         return False
     left, rest = [], list(gold)
@@ -178,7 +190,7 @@ def _parts(text: str) -> tuple[str, list[str]]:
         return "union", [_named(member)[1] for member in members]
     members = [signed for member in members for signed in _signs(member)]
     if len(members) > 1:
-        return "list", members
+        return "sequence" if "\\ldots" in text else "list", members
     if in_set:
         return _parts(members[0])
     vector = re.fullmatch(r"\\langle ?(.*)\\rangle", text)

@@ -1,0 +1,74 @@
+r"""The candidate that a phrase names, by its text or by its letter in whatever dress; None for none, "" for several.
+
+>>> named("The answer is not a bank but a city.", ["bank", "city"]), named(r"$\mathbf{B}$", ["bank", "city"])
+('city', 'city')
+>>> named("B, because A is wrong.", ["bank", "city"]), named("not B", ["bank", "city"])
+('city', None)
+"""
+
+import re
+from collections.abc import Sequence
+
+from lema.grading.numerals import legible
+
+_DRESS = re.compile(r"\\[a-zA-Z]+|</?[a-z]{1,10}>|\\[,;!()\[\] ]|[{}$*\"`~]|(?<!\w)[_']+|[_']+(?!\w)")
+_CLAUSE = re.compile(r"([,;!?\n]|\.(?!\w)|\b(?:but|because|since|so|while|whereas|although)\b)")
+# A clause that says what is wrong goes as a whole; behind the other words goes the rest of the clause.
+_WRONG = re.compile(
+    r"\b(?:wrong|incorrect|false|unlikely|ruled out|eliminated?|discard|reject|exclude|rule out)\b"
+    r"|(?:\bnot|n't) (?:\w+ )?(?:right|correct|best|possible|suitable|appropriate|likely|valid|answer)\b",
+    re.IGNORECASE,
+)
+_NOT = re.compile(
+    r"\b(?:not(?! only\b)|neither|nor|never|cannot|\w+n't|rather than|instead of|unlike|except)\b", re.IGNORECASE
+)
+_ANNOUNCES = re.compile(
+    r"\b(?:answer|choices?|options?|it|this|that|i|choose|pick|rather than|instead of|unlike|except)\b", re.IGNORECASE
+)
+_REASON = re.compile(r"\b(?:because|since|as|while|whereas|although|though|given|considering)\b", re.IGNORECASE)
+_ENDS = r"(?=\s*(?:$|[\])}.:,;!?\n])|\s+(?:-\s|(?:because|since|as|for|which|and|or|is|would|seems)\b))"
+_LETTERS = re.compile(
+    rf"[(\[]\s*([A-Za-z])\s*[)\]]"
+    rf"|(?:^\W*|(?i:\b(?:options?|choices?|letter|answer|choose|pick|select|go with|is|it's|be|or|and|both|so|thus))\W+"
+    rf"|[:=,] *)([A-Z]){_ENDS}"
+    r"|^\W*([a-z])\W*$|(?:^|\s)([b-z])\)"
+)
+
+
+def named(phrase: str, candidates: Sequence[str]) -> str | None:
+    """The one of `candidates` that `phrase` names. A letter beside another candidate's text names two."""
+    clauses = _CLAUSE.split(_DRESS.sub(" ", legible(phrase)))
+    names = re.compile("|".join(re.escape(name) for name in candidates if name) or "$^", re.IGNORECASE)
+    phrase = "".join(_affirmed(clause, names) for clause in clauses)
+    reason = _REASON.search(phrase)
+    if reason:
+        before = _named(phrase[: reason.start()], candidates)
+        if before:
+            return before[0] if len(before) == 1 else ""
+    found = _named(phrase, candidates)
+    return None if not found else found[0] if len(found) == 1 else ""
+
+
+def _affirmed(clause: str, names: re.Pattern[str]) -> str:
+    """What a clause does not deny: `the answer is a city` of `the answer is a city not a bank`."""
+    said = names.sub(lambda name: "x" * len(name[0]), clause)  # a candidate may be `false information`
+    denial = _NOT.search(said)
+    if _WRONG.search(said) or (denial and not _ANNOUNCES.search(said, 0, denial.end())):
+        return ""
+    return clause[: denial.start()] if denial else clause
+
+
+def _named(phrase: str, candidates: Sequence[str]) -> list[str]:
+    words = _words(phrase)
+    found = [
+        name for name in candidates if name.strip() and re.search(rf"(?<!\w){re.escape(_words(name))}(?!\w)", words)
+    ]
+    # `bank` is not named where `river bank` is.
+    found = [name for name in found if not any(name != other and _words(name) in _words(other) for other in found)]
+    letters = {ord(next(filter(None, match.groups())).upper()) - ord("A") for match in _LETTERS.finditer(phrase)}
+    lettered = [candidates[index] for index in letters if index < len(candidates)]
+    return lettered if len(lettered) == 1 and lettered[0] in found else [*dict.fromkeys([*found, *lettered])]
+
+
+def _words(text: str) -> str:
+    return " ".join(re.sub(r"[-_]", " ", legible(text)).casefold().split())

@@ -1,0 +1,180 @@
+r"""The number that a phrase states, as it is written there: digits, words, powers, sums and their signs, all of it.
+
+What is no single number stays whole (`8 or 9`, `8 hours and 30 minutes`), and so equals none.
+
+>>> [quantity(text) for text in ("negative 3 degrees", "4.6 × 10² m", "$5K", "one hundred and twenty", "2½ cups")]
+['-3', '4.6 \\times 10^{2}', '5 thousand', 'one hundred and twenty', '2 1/2']
+>>> [quantity(text) for text in ("not 8", "less than 8", "8 or 9 eggs", "not 8 but 9", "21 - some")]
+[None, None, '8 or 9', '9', '21 - some']
+"""
+
+import re
+
+from lema.grading.numerals import MULTIPLES, WORDS, legible, spelled
+
+_DIGITS = r"(?:\d{1,3}(?: \d{3})+(?![\d/])|\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+\b)?"
+_RUN = re.compile(
+    rf"(?:{_DIGITS}|\\?[$£€¥₹%]|[-+*/^(){{}} ]"
+    rf"|\\(?:[dtc]?frac|sqrt|cdot|times|div|left|right|pi)(?![a-z])|(?:{'|'.join(MULTIPLES)}|percent)\b)+",
+    re.IGNORECASE,
+)
+_MAX_FORMULA = 200
+_CURRENCY = re.compile(r"\\?[$£€¥₹] ?")
+# What a numeral's neighbours in words mean, as signs; applied in this order.
+_SPOKEN: list[tuple[re.Pattern[str], str]] = [
+    (re.compile(pattern, re.IGNORECASE), replacement)
+    for pattern, replacement in (
+        (r"\\(?:text)?color *\{[^{}]*\}|\\(?:rm|bf|it|displaystyle)(?![a-z])", ""),
+        (r"\\(?:text|math|mbox|bm|bold|operat|emph|under)[a-z]* *\{([^{}]*)\}", r" \1 "),
+        (r"(?<=\d)(?:, *\\!|\\,|\{,\})(?=\d{3}(?!\d))", ","),
+        (r"\\[()\[\],;:! ]|~|\$\$|(?<![\w}])_+|_+(?![\w{])|</?[a-z]{1,10}>", " "),
+        (r" {2,}", " "),
+        # Taken back: `5? No, 6`, `5, wait, it's 6`.
+        (r"^[^?\n]*\?\s+(?=\S)|^.*\b(?:wait|actually|sorry|i mean)\b(?=.*\d)", ""),
+        (
+            rf"((?:(?<![\d,.])\d[\d,.]*|{WORDS.pattern})(?: degrees?)?(?: celsius| fahrenheit| [CF])?) below zero",
+            r"minus \1",
+        ),
+        (r"\b(?:negative|minus) (?=[$£€\\({]*[\d.])", "-"),
+        (r"(?<=\d)[_'](?=\d{3}(?!\d))", ","),
+        (r"(?<=\d) squared\b", "^2"),
+        (r"(?<=\d):00\b", ""),
+        (r"(?<=\d) plus (?=\d)", " + "),
+        (r"(?<=\d) (?:times|multiplied by|[x×]) (?=[\d(])|(?<=\d)x(?=\d)", " * "),
+        (r"(?<=\d) divided by (?=\d)", " / "),
+        (r"(?<=\d) dozens?\b", " * 12"),
+        (r"(?<=\d) ?k\b", " thousand"),
+        (r"(?<=\d) ?(?-i:M|mn|mln)\b", " million"),
+        (r"(?<=\d) ?(?-i:B|bn)\b", " billion"),
+        (r"\b(units|feet|inches|meters|metres|[cmk]?m|ft|in|yd|mi) ?\^ ?\{?[23]\}?", r"\1"),
+        (r"(?<=\d) and (?=\d+/\d)", " "),
+    )
+]
+_AND_PART = re.compile(rf"(?<=\d) and ({WORDS.pattern})", re.IGNORECASE)
+_DENIED = re.compile(
+    r"(?:\b(?:not(?! (?:only|counting|including)\b)|never|neither|cannot|rather than|instead of"
+    r"|anything (?:but|except))\b|n't\b).*?(?=,(?!\d{3})|;|\.(?!\d)|\n|\bbut\b|$)",
+    re.IGNORECASE,
+)
+_CLAUSE = re.compile(r"([,;\n]|\.(?!\d))")
+_WRONG = re.compile(
+    r"\b(?:(?:is|are|be)(?:n't| not) (?:the |a )?(?:\w+ )?(?:answer|correct|right|solution|possible|valid)"
+    r"|(?:is|are) (?:wrong|incorrect|impossible))\b",
+    re.IGNORECASE,
+)
+_COMPARED = re.compile(
+    r"(?:\b(?:than|between(?: [^,;.]{1,20} and)?|at (?:least|most)|up to)(?: (?:about|the))?"
+    r"|(?:^|\b(?:is|are) )(?:over|under|above|below))[ $£€\\({]*$",
+    re.IGNORECASE,
+)
+_INEQUALITY = re.compile(
+    r"(?<![-<>=])[<>](?![<>])|\\(?:[gl]eq?|neq?|pm)(?![a-z])|\d\+\W*$|\bor (?:more|less|fewer|above|below)\b"
+)
+_UNITS = "hours?|hrs?|h|minutes?|mins?|weeks?|days?|months?|years?|feet|foot|ft|pounds?|lbs?|dollars?|yards?|quarters?"
+# What makes two numbers one answer: `8 or 9`, `8 hours 30 minutes`, `8:30`, `8 to nine`.
+_COMPOUND = re.compile(
+    r"(?:(?::| : |'|\.{2,})(?=\d)"
+    rf"|\s*(?:(?:{_UNITS})\b,? *(?:and\b)?|(?:(?:{_UNITS})\b *)?\(?(?:or|and|to|remainder|r)\b) *)"
+    r"[$£€\\]*-?"
+    rf"(?=(?P<value>\d[\d,.]*|{WORDS.pattern}))",
+    re.IGNORECASE,
+)
+# Words, letters and functions that make another thing of a number.
+_MODIFIED = re.compile(
+    r"\b(?:root of|half of|twice|thrice|double|triple|square of|cube of|sum of|product of)\b[^,.;]*\d"
+    r"|(?:\d ?(?:\\?%|percent)|/\d+) of \$?\d|\d (?:\w+ )?(?:less|more|fewer) than \$?\d"
+    r"|\d (?:cubed|factorial|mod|(?:ten|hundred|thousand|four|fif|six|seven|eigh|nin)ths|thirds)\b"
+    r"|\\(?:log|ln|sin|cos|tan|exp|binom|gcd)(?![a-z])|\d[abeijnqruvwxyz]\b|[a-z] ?= ?[^=]*[a-z] ?=",
+    re.IGNORECASE,
+)
+_FORMULA = re.compile(r"\d [-+*/] \(?[A-Za-z]|\b\d*[a-z] [-+*/] \$?\d|\d ?[-+*/] ?\d+[a-z]\b|\d[*+]\(?[A-Za-z]")
+
+
+def quantity(phrase: str, last: bool = False) -> str | None:
+    """The number in a phrase: right of the last `=`, else the first one, or with `last` the last one."""
+    phrase = legible(phrase)
+    digits = re.search(r"\d", phrase)
+    for pattern, replacement in _SPOKEN:
+        phrase = pattern.sub(replacement, phrase)
+    phrase = "".join(clause for clause in _CLAUSE.split(_AND_PART.sub(_part, phrase)) if not _WRONG.search(clause))
+    phrase = _DENIED.sub(" ", phrase)
+    if not last and _MODIFIED.search(phrase) and not re.search(r"\d *= *[^=]*\d", phrase):
+        return phrase if len(phrase) <= _MAX_FORMULA else None
+    right = phrase.rpartition("=")[2]
+    if re.search(r"\d", right):
+        last = last and right == phrase
+        phrase = right
+    phrase = phrase.strip(" .:*\n")
+    if last and (bold := re.findall(r"\*\*([^*\n]*\d[^*\n]*)\*\*", phrase)):
+        phrase, last = bold[-1], False
+    phrase = re.sub(r"(?<!\d)\*\*|\*\*(?! *[\d(])", "", phrase)
+    if _FORMULA.search(phrase) or _INEQUALITY.search(phrase):
+        return phrase if len(phrase) <= _MAX_FORMULA else None  # "21 - some" is not 21
+    found = (None if last and digits else _spoken(phrase, last)) or _written(phrase, last)
+    return found and _CURRENCY.sub("", found).strip().rstrip(",")
+
+
+def _part(match: re.Match[str]) -> str:
+    """`3 and a half` as `3 1/2`."""
+    value = spelled(match[1])
+    return f" {value.numerator}/{value.denominator}" if value is not None and 0 < value < 1 else match[0]
+
+
+def _spoken(phrase: str, last: bool) -> str | None:
+    """A number in words: what the phrase begins with, or with `last` the last one where there are no digits."""
+    if last:
+        words = [word for word in WORDS.finditer(phrase) if word[0].lower() != "one"]
+        word = words[-1] if words else None
+    else:
+        start = re.match(r"\W*", phrase)
+        word = WORDS.match(phrase, start.end() if start else 0)
+    if word is None or spelled(word[0]) is None or re.match(" of ", phrase[word.end() :]):
+        return None
+    return _whole(phrase, word.start(), word.end(), word[0]) if not last else word[0]
+
+
+def _written(phrase: str, last: bool) -> str | None:
+    """A number in digits, with the signs, brackets and powers around it."""
+    runs = [run for run in _RUN.finditer(phrase) if re.search(r"\d", run[0])]
+    if last:
+        runs = [run for run in runs if not _COMPARED.search(phrase[: run.start()])]
+        # "He earned $42 in 6 hours" gives the money.
+        runs = [run for run in runs if re.search("[$£€]", run[0])] or runs
+    if not runs:
+        return None
+    run = runs[-1 if last else 0]
+    before, text = phrase[: run.start()], run[0]
+    if not last and _COMPARED.search(before):
+        return None
+    if before[-1:] in ("_", "^") or (before[-1:].isalpha() and text[0] in "^({") or phrase[run.end() :].startswith("_"):
+        return phrase  # an exponent, an index, or an argument
+    text = re.split(r"(?<=\d) +(?=\()", text)[0]
+    end = run.start() + len(text.rstrip(" *+/^({-"))
+    text = text.rstrip(" *+/^({-").lstrip(" *)}/+")
+    before = phrase[: end - len(text)]
+    if (text.startswith("- ") and re.search(r"(?<!\bis)(?<!\bare)(?<!\bbe)(?<!\bof)[A-Za-z)*] +$", before)) or (
+        text.startswith("-") and re.search(r"\w$", before)
+    ):
+        text = text[1:].lstrip()  # a dash
+    if any(text.count(opening) != text.count(closing) for opening, closing in ("()", "{}")):
+        numeral = re.search(rf"-?{_DIGITS}", run[0])
+        text, end = (numeral[0], run.start() + len(run[0][: numeral.end()].rstrip(","))) if numeral else (text, end)
+    text = re.sub(r"^(-?)\s*((?:\\?[$£€¥₹] ?)?)(-?) *", lambda sign: (sign[1] or sign[3]) + sign[2], text)
+    if not last:
+        return _whole(phrase, run.start(), end, text)
+    pair = len(runs) > 1 and _COMPOUND.match(phrase, runs[-2].start() + len(runs[-2][0].rstrip()))
+    return phrase[runs[-2].start() : end].strip() if pair and pair.end() >= run.start() else text
+
+
+def _whole(phrase: str, start: int, end: int, text: str) -> str:
+    """The phrase as far as it belongs to one answer: `text`, or what it is compounded with."""
+    rest = phrase[end:]
+    if compound := _COMPOUND.match(rest):
+        return (
+            phrase[start : end + compound.start("value")].strip()
+            + f" {spelled(compound['value']) or compound['value']}"
+        )
+    following = re.search(r"[$£€\\]*-?\d[\d,]*(?:\.\d+)?", rest)
+    if following and re.search(r"\b(?:and|or)\b|^\s*[,;]\s*$", rest[: following.start()]):
+        return phrase[start : end + following.end()].strip()
+    return text
