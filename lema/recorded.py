@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lema.leakage import TestQuestions, words
+from lema.privacy import shown
 from lema.prompts.formats import CHOICE_PROMPT, COT_PROMPTS
 from lema.types import Problem, UserError
 
@@ -178,5 +179,5 @@ def _clean(text: str) -> str:
 
 def _shown(text: str) -> str:
     """A text in a message: one line, cut."""
-    line = "".join(sign for sign in " ".join(text[: 4 * _SHOWN].split()) if sign.isprintable())
+    line = shown(" ".join(text[: 4 * _SHOWN].split()))
     return f"'{line}'" if len(line) <= _SHOWN else f"'{line[:_SHOWN]}…'"

@@ -61,8 +61,7 @@ def publish(content: Content, project: str, state: Path) -> str:
         raise
     except Exception as error:  # the client's and the server's are of many kinds, and none has more to say than this
         where = os.environ.get("WANDB_BASE_URL", "W&B")
-        line = (str(error) or type(error).__name__).split("\n")[0]
-        why = "".join(filter(str.isprintable, line))  # a server's words on a terminal
+        why = (str(error) or type(error).__name__).split("\n")[0]
         remedy = "check the network, the login (wandb login --relogin) and WANDB_BASE_URL, then again"
         raise UserError(f"only=wandb_report: {where} did not take it ({why}): {remedy}") from None
     finally:
