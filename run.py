@@ -16,6 +16,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lema.compose import at_end, register, to_config
+from lema.environment import check_arguments
+from lema.privacy import guard
 from lema.types import UserError
 
 register(Path(__file__).parent / "sweeps")
@@ -43,6 +45,8 @@ def main(composed: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    guard()
+    check_arguments(sys.argv[1:])
     try:
         with at_end:
             main()

@@ -3,7 +3,8 @@
 An artifact is a folder `RUNS/STAGE/LABEL-KEY`. Its key is a hash of its recipe: the stage and its version, the part of
 the config that matters, the digests of its inputs' contents. So a current artifact is found by name, and another config
 or input leads to another folder. It is built in `LABEL-KEY.partial` under `LABEL-KEY.lock` and renamed when whole, with
-`record.json`: its recipe, the SHA-256 of each file, a summary, and how it was made (seconds, when, on what, with what).
+`record.json`: its recipe, the SHA-256 of each file, a summary, and how it was made (seconds, when, on what, with what),
+and a hash of all that. No symbolic link is written through or emptied: what it points to is somebody else's.
 """
 
 import contextlib
@@ -72,16 +73,24 @@ class Store:
     root: Path
 
     def find(self, recipe: Recipe) -> Artifact | None:
-        """The current artifact of a recipe, or None. `UserError` when its files were changed afterwards."""
+        """The current artifact of a recipe, or None. `UserError` when its files or record were changed afterwards."""
         folder = self._folder(recipe)
+        file, again = folder / "record.json", f"delete {folder} to make it again"
         try:
-            record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            files = dict(record["files"])
+            artifact = Artifact(folder, digest([record["recipe"], files]), dict(record["summary"]))
+            whole = is_whole(record)
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        for file, sha256 in ((folder / name, sha256) for name, sha256 in record["files"].items()):
+        except (ValueError, LookupError, TypeError):
+            raise UserError(f"{file}: damaged after it was made; {again}") from None
+        if not whole:
+            raise UserError(f"{file}: changed after it was made; {again}")
+        for file, sha256 in ((folder / name, sha256) for name, sha256 in files.items()):
             if not file.is_file() or (file.stat().st_size <= VERIFIED_BYTES and _sha256(file) != sha256):
-                raise UserError(f"{file}: changed or removed after it was made; delete {folder} to make it again")
-        return Artifact(folder, digest([record["recipe"], record["files"]]), record["summary"])
+                raise UserError(f"{file}: changed or removed after it was made; {again}")
+        return artifact
 
     def make(
         self,
@@ -98,9 +107,12 @@ class Store:
         with lock(folder) as still_mine:
             if (found := self.find(recipe)) and not again(found):
                 return found, False
-            partial, start = folder.with_name(folder.name + ".partial"), time.monotonic()
+            partial, start = own_folder(folder.with_name(folder.name + ".partial")), time.monotonic()
+            old = folder.with_name(folder.name + ".old")
+            refuse_links(folder, old, partial / RESUME)
+            refuse_links(*(partial / RESUME).rglob("*"))
             for leftover in [path for path in partial.glob("*") if path.name != RESUME]:
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                leftover.unlink() if leftover.is_symlink() or leftover.is_file() else shutil.rmtree(leftover)
             before = _spent(partial / RESUME)
             summary = build(partial)
             shutil.rmtree(partial / RESUME, ignore_errors=True)
@@ -109,11 +121,10 @@ class Store:
             seconds = before + time.monotonic() - start
             made = {"seconds": round(seconds, 1), "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **made_on()}
             record = {"recipe": recipe.identity(), "files": files, "summary": summary, "made": made}
-            write_json(partial / "record.json", record)
+            write_json(partial / "record.json", record | {"hash": _seal(record)})
             if not still_mine():
                 raise UserError(f"{folder}.lock: another process took this lock over; run the same command again")
             if found:
-                old = folder.with_name(folder.name + ".old")
                 shutil.rmtree(old, ignore_errors=True)  # a killed process may have left one
                 os.replace(folder, old)
                 shutil.rmtree(old)
@@ -122,6 +133,31 @@ class Store:
 
     def _folder(self, recipe: Recipe) -> Path:
         return self.root / recipe.stage / f"{recipe.label}-{digest(recipe.identity())}"
+
+
+def is_whole(record: dict[str, Any]) -> bool:
+    """Whether a record is as it was written. One from before there was a hash in it is taken as it is."""
+    return "hash" not in record or record["hash"] == _seal(record)
+
+
+def _seal(record: dict[str, Any]) -> str:
+    """The hash of all of a record but the hash itself, as JSON has it: a number is no name there."""
+    return digest(json.loads(json.dumps({name: value for name, value in record.items() if name != "hash"})))
+
+
+def own_folder(path: Path) -> Path:
+    """A folder to write in, made where it is missing; `UserError` where a symbolic link has its place."""
+    refuse_links(path)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def refuse_links(*paths: Path) -> None:
+    """`UserError` names the first of the paths that is a symbolic link, which would be written through or replaced."""
+    for path in paths:
+        if path.is_symlink():
+            why = "a symbolic link, which is not followed"
+            raise UserError(f"{path}: {why}; put what it points to in its place, or remove the link")
 
 
 def _spent(resume: Path) -> float:
@@ -142,6 +178,7 @@ def lock(target: Path) -> Iterator[Callable[[], bool]]:
 
     Yields a function that tells whether this process holds it still: to be asked before results show.
     """
+    refuse_links(Path(f"{target}.lock"))
     lease = SoftFileLease(f"{target}.lock", lease_duration=STALE_SECONDS, heartbeat_interval=HEARTBEAT_SECONDS)
 
     def still_mine() -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lema.artifacts import write_json, write_text
+from lema.artifacts import own_folder, write_json, write_text
 from lema.cell import Cell
 from lema.config import Merge, Method, Selection
 from lema.identity import portable
@@ -31,8 +31,7 @@ def publish(cell: Cell) -> None:
 
 
 def _publish(cell: Cell, source: Path, kind: str) -> None:
-    folder = cell.folder / "hub" / kind
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = own_folder(own_folder(cell.folder / "hub") / kind)
     for file in sorted(source.iterdir()):
         if file.name == ADAPTER:
             base = {"base_model_name_or_path": _base(cell), "revision": cell.base.revision}

@@ -10,6 +10,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from lema import environment
 from lema.config import (
     ApiConfig,
     Batches,
@@ -37,6 +38,7 @@ AT_LEAST_1 = (
 
 def register(sweeps: Path) -> None:
     """Tell Hydra the schema, and the files of `sweeps`: on its search path every folder beside it would be a group."""
+    environment.register()
     store = ConfigStore.instance()
     # Hydra copies the whole store for each group it lists (--help: 94 times); what it loads it copies anyway.
     setattr(store, "__deepcopy__", lambda memo: store)  # noqa: B010
@@ -56,15 +58,17 @@ def known_tasks() -> list[TaskConfig]:
 
 def to_config(composed: DictConfig) -> Config:
     """The typed config of a composed tree; `UserError` names the key, the value and the choices."""
-    # Before anything is resolved: hub_id and its like are looked up by the size.
-    size, sizes = composed.backbone.size, list(composed.backbone.sizes)
-    if size not in sizes and (sizes or size is not None):
-        choices = ", ".join(sizes) or "one size: leave it null"
-        raise UserError(f"backbone.size={size or 'null'}: {composed.backbone.name} comes in {choices}")
+    environment.check(composed)
     untyped: Any = None
     try:
+        # Before anything is resolved: hub_id and its like are looked up by the size.
+        size, sizes = composed.backbone.size, list(composed.backbone.sizes)
+        if size not in sizes and (sizes or size is not None):
+            choices = ", ".join(sizes) or "one size: leave it null"
+            raise UserError(f"backbone.size={size or 'null'}: {composed.backbone.name} comes in {choices}")
         # Through a plain container: `+train.lr=1` goes round the schema of a typed one (Hydra 1.3).
         untyped = OmegaConf.create(OmegaConf.to_container(composed, resolve=True, enum_to_str=True))
+        environment.check(OmegaConf.to_container(untyped))
         config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), untyped))
     except ConfigKeyError as error:
         key, known = str(error.full_key), ", ".join(map(str, error.parent_node or ()))

@@ -207,6 +207,8 @@ def export(journal_path: Path, folder: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         names = ("requests.jsonl", "responses.jsonl")
         partial = [folder / f".{name}.partial" for name in names]
+        for leftover in partial:  # a link would be written through
+            leftover.unlink(missing_ok=True)
         with partial[0].open("w", encoding="utf-8") as requests, partial[1].open("w", encoding="utf-8") as responses:
             for key, request, answer, *tokens in journal._db.execute(f"select {columns} from requests order by key"):
                 row = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": json.loads(request)}

@@ -17,7 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from lema import journal, preflight, run_folder, sweeps
-from lema.artifacts import Artifact, Recipe, Store
+from lema.artifacts import Artifact, Recipe, Store, refuse_links
 from lema.cell import Cell
 from lema.compose import at_end
 from lema.config import Config, CotPart, Extra, Method, Only, Stage
@@ -55,8 +55,9 @@ class SweepCallback(Callback):
             sys.exit(1)
 
     def _start(self, config: DictConfig) -> None:
-        root, only = Path(config.runs_dir), config.only
+        root, only, hydras = Path(config.runs_dir), config.only, Path(config.hydra.sweep.dir)
         preflight.check_runs_dir(root)
+        refuse_links(hydras, hydras / "multirun.yaml")
         if only == Only("wandb_sweep"):
             sweeps.cells(config)  # a cell that cannot be composed is said here, not by the agent that starts it
             print(f"written to {sweeps.write_for_wandb(config, root)}")
@@ -116,6 +117,7 @@ def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
     if config.backbone.tiny is not None:  # read by torch when it is imported, which nothing has done yet
         os.environ.setdefault("OMP_NUM_THREADS", str(config.backbone.tiny.num_threads))
     if config.only == Only("export"):
+        refuse_links(root / "export")
         journal.export(root / "journal.sqlite", root / "export")
         log.info("export           %s", root / "export")
         return

@@ -13,6 +13,7 @@ from typing import Any
 
 from lema import json_lines, prompted, row_shapes
 from lema.leakage import GRAM, Match, TestQuestions, words
+from lema.privacy import shown
 from lema.types import Problem, UserError
 
 _SHOWN = 60  # characters of a text in a message
@@ -158,5 +159,5 @@ def _check_asked(problem: Problem, asked: list[str], turn: str | None, where: st
 
 def _shown(text: str) -> str:
     """A text in a message: one line, cut."""
-    line = "".join(sign for sign in " ".join(text[: 4 * _SHOWN].split()) if sign.isprintable())
+    line = shown(" ".join(text[: 4 * _SHOWN].split()))
     return f"'{line}'" if len(line) <= _SHOWN else f"'{line[:_SHOWN]}…'"

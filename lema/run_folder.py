@@ -10,10 +10,11 @@ from functools import partial
 from typing import Any
 
 from lema import card
-from lema.artifacts import write_json, write_jsonl
+from lema.artifacts import own_folder, write_json, write_jsonl
 from lema.cell import Cell
 from lema.config import Stage
 from lema.identity import portable
+from lema.privacy import shown
 from lema.reporting.results import STOPPED
 from lema.types import UserError
 
@@ -32,8 +33,8 @@ def recorded(cell: Cell, overrides: list[str], last: Stage, in_sweep: bool) -> I
     except BaseException as error:
         if in_sweep or (cell.folder / "run.json").exists():
             known = isinstance(error, UserError | KeyboardInterrupt)
-            words = " ".join((str(error) if known else f"{type(error).__name__}: {error}").split())
-            with suppress(OSError):  # of a full disk, say: the first error is what is to be seen
+            words = shown(" ".join((str(error) if known else f"{type(error).__name__}: {error}").split()))
+            with suppress(OSError, UserError):  # of a full disk, say: the first error is what is to be seen
                 _write(cell, overrides, words or type(error).__name__)
         raise
     _write(cell, overrides, "finished" if last in (Stage.evaluate, Stage.report) else f"{STOPPED} {last}")
@@ -42,7 +43,7 @@ def recorded(cell: Cell, overrides: list[str], last: Stage, in_sweep: bool) -> I
 
 
 def _write(cell: Cell, overrides: list[str], state: str) -> None:
-    cell.folder.mkdir(parents=True, exist_ok=True)
+    own_folder(cell.folder)
     for name, artifact in cell.artifacts.items():
         card.link(cell.folder / name, artifact.path)
     earlier = _earlier(cell)

@@ -11,9 +11,14 @@ from dataclasses import dataclass, field
 
 from hydra.errors import CompactHydraException
 
+from lema.privacy import shown
+
 
 class UserError(CompactHydraException):
     """A mistake the user can mend, in one line: what, where, the remedy. Hydra prints it without a traceback."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(shown(text))  # it may quote a data set or a server
 
 
 class Stopped(KeyboardInterrupt):

@@ -8,9 +8,10 @@ import signal
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,6 +121,132 @@ def test_damaged_artifact_is_named_and_not_used(tmp_path: Path, damage: str) -> 
     file.write_text("edited!") if damage == "edit" else file.unlink()
     with pytest.raises(UserError, match=r"file\.txt: changed or removed"):
         Store(tmp_path).find(recipe())
+
+
+def rewrite(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    record = json.loads(file.read_text())
+    change(record)
+    file.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: record["summary"].update(lines=2),
+        lambda record: record["summary"].update(usd=0.0),
+        lambda record: record["summary"].clear(),
+        lambda record: record["files"].clear(),
+        lambda record: record["recipe"]["inputs"].update(data="another"),
+        lambda record: record["made"].update(seconds=1e6),
+        lambda record: record.update(more=1),
+        lambda record: record.update(hash="0" * 12),
+    ],
+)
+def test_a_changed_record_is_named_and_not_used(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    artifact, _ = Store(tmp_path).make(recipe(), write)
+    rewrite(artifact.path / "record.json", change)
+    with pytest.raises(UserError, match=rf"record\.json: changed after it was made; delete {artifact.path} to make"):
+        Store(tmp_path).find(recipe())
+    with pytest.raises(UserError, match=r"record\.json: changed after it was made"):
+        Store(tmp_path).make(recipe(), write)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"null", b"[]", b"{}", b'"text"', b"\xff\xfe", b'{"recipe": 1, "files": 2}']
+)
+def test_a_damaged_record_is_named_in_one_line(tmp_path: Path, content: bytes) -> None:
+    artifact, _ = Store(tmp_path).make(recipe(), write)
+    (artifact.path / "record.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"record\.json: damaged after it was made; delete .* to make it again"):
+        Store(tmp_path).find(recipe())
+
+
+def test_a_record_from_before_it_had_a_hash_still_stands_with_the_same_digest(tmp_path: Path) -> None:
+    made, _ = Store(tmp_path).make(recipe(), write)
+    rewrite(made.path / "record.json", lambda record: record.pop("hash"))
+    assert Store(tmp_path).find(recipe()) == made
+
+
+def test_a_summary_of_any_plain_values_is_found_as_it_was_written(tmp_path: Path) -> None:
+    summary = {"by_level": {10: 0.1, 9: 1 / 3}, "empty": None, "text": "é ⟦", "list": (1, 2), "nan": float("nan")}
+    Store(tmp_path).make(recipe(), lambda folder: write(folder) and summary)
+    found = Store(tmp_path).find(recipe())
+    assert found is not None
+    assert found.summary["by_level"] == {"10": 0.1, "9": 1 / 3}
+
+
+IN_RESUME = ("", "/deep", "/attempt.json", "/checkpoint-2/deep/weights")
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    """A folder of the user's outside the runs folder."""
+    folder = tmp_path / "theirs"
+    (folder / "resume" / "deep").mkdir(parents=True)
+    for name in ("file.txt", "record.json", "resume/state", "resume/attempt.json", "resume/deep/file"):
+        (folder / name).write_text("precious")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("target", ["theirs", "theirs/file.txt", "nowhere"])
+@pytest.mark.parametrize(
+    "place",
+    [".partial", ".partial/resume", ".partial/resume/deep", ".partial/resume/attempt.json", ".lock", "", ".old"],
+)
+def test_a_link_in_the_place_of_an_artifact_is_named_and_not_followed(
+    tmp_path: Path, theirs: Path, place: str, target: str
+) -> None:
+    store, before = Store(tmp_path / "runs"), contents(theirs)
+    link = Path(f"{store._folder(recipe())}{place}")
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / target)
+    if place == "" and target == "theirs":
+        (theirs / "record.json").unlink()
+        before = contents(theirs)
+    with pytest.raises(UserError, match=rf"^{link}: a symbolic link, which is not followed; .*remove the link$"):
+        store.make(recipe(), write)
+    assert contents(theirs) == before
+    assert link.is_symlink()
+    link.unlink()
+    assert store.make(recipe(), write)[1]
+    assert contents(theirs) == before
+
+
+def test_a_link_among_the_leftovers_is_removed_alone(tmp_path: Path, theirs: Path) -> None:
+    store, before = Store(tmp_path / "runs"), contents(theirs)
+    partial = Path(f"{store._folder(recipe())}.partial")
+    (partial / "checkpoints").mkdir(parents=True)
+    for place, target in {"file.txt": "file.txt", "adapter": "", "checkpoints/1": "resume", "gone": "nowhere"}.items():
+        (partial / place).symlink_to(theirs / target)
+    artifact, _ = store.make(recipe(), write)
+    assert sorted(path.name for path in artifact.path.iterdir()) == ["file.txt", "record.json"]
+    assert not (artifact.path / "file.txt").is_symlink()
+    assert contents(theirs) == before
+
+
+def test_an_artifact_made_anew_never_empties_what_a_link_points_to(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    made, _ = store.make(recipe(), write)
+    moved = made.path.rename(tmp_path / "moved")
+    made.path.symlink_to(moved)
+    found, again = store.make(recipe(), write)
+    assert (found, again) == (made, False), "to read through it is no harm"
+    with pytest.raises(UserError, match="a symbolic link, which is not followed"):
+        store.make(recipe(), write, lambda _: True)
+    assert sorted(contents(moved)) == ["file.txt", "record.json"]
+
+
+def test_a_runs_folder_and_a_stages_folder_may_be_links_to_a_larger_disk(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "stage").mkdir(parents=True)
+    (tmp_path / "runs").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "sample").symlink_to(tmp_path / "disk" / "stage")
+    artifact, made = Store(tmp_path / "runs").make(recipe(), write)
+    assert made
+    assert (tmp_path / "disk" / "stage" / artifact.path.name / "record.json").is_file()
 
 
 def _make_slowly(root: Path, log: Path) -> None:

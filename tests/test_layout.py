@@ -8,8 +8,9 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "lema"
 # Each layer imports only from the ones before it (or from its own package).
 LAYERS = [
+    ["privacy"],
     ["types", "generated"],
-    ["config"],
+    ["config", "environment"],
     ["compose", "identity", "estimate", "machine"],
     [
         "artifacts",

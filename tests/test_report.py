@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 from simulated import answers, run
 
+from lema.artifacts import Recipe, Store
 from lema.reporting.comparing import compare
 from lema.reporting.export import as_json
 from lema.reporting.markdown import render
 from lema.reporting.plots import draw
 from lema.reporting.results import read_runs
 from lema.stages import report
+from lema.types import SCORE_VERSION
 
 TINY: dict[str, Any] = {
     "task": {"name": "arithmetic", "real": False, "grader": "arithmetic"},
@@ -247,7 +249,7 @@ def test_a_score_of_an_older_version_or_of_an_earlier_mix_is_named_and_not_compa
         facts["recipe"] |= change
         (folder / step / "record.json").write_text(json.dumps(facts))
     text = published(tmp_path)
-    assert "its score is of version 3 of the evaluation, now 4; run its command again" in text
+    assert "its score is of version 3 of the evaluation, now 5; run its command again" in text
     assert "its train was made from an earlier mix; run its command again" in text
     assert "| 80.0 {73.9, 85.0} ×1 |" in text
 
@@ -322,6 +324,19 @@ def test_no_damage_to_any_file_of_a_run_stops_the_report_of_the_others(tmp_path:
             draw(comparison, tmp_path)
         path.write_bytes(whole)
     assert damaged > 50
+
+
+@pytest.mark.parametrize("step", ["evaluate", "correct"])
+def test_a_score_or_a_cost_that_was_changed_by_hand_is_named_and_not_used(tmp_path: Path, step: str) -> None:
+    tiny(tmp_path, "lema", 1, 180)
+    folder = tiny(tmp_path, "lema", 2, 180)
+    (folder / step).mkdir(exist_ok=True)
+    artifact, _ = Store(tmp_path / "made").make(Recipe(step, "x", SCORE_VERSION, {}, {}), lambda _: {"usd": 1.0})
+    facts = json.loads((artifact.path / "record.json").read_text()) | {"summary": {"usd": 0.0}}
+    (folder / step / "record.json").write_text(json.dumps(facts))
+    text = published(tmp_path)
+    assert f"seed2: its {step}/record.json was changed after it was made; delete what {step} links to and run" in text
+    assert "1 evaluated run, and 1 that" in text
 
 
 def test_different_versions_and_devices_are_said(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lema.artifacts import is_whole
 from lema.config import Stage
 from lema.identity import digest, without_paths
 from lema.types import SCORE_VERSION
@@ -216,6 +217,9 @@ def _records(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _trouble(run: Run) -> str | None:
     """Why a run's score cannot be used, in words; None when it can."""
+    if changed := [step for step, record in run.records.items() if not is_whole(record)]:
+        remedy = f"delete what {changed[0]} links to and run its command again"
+        return f"its {changed[0]}/record.json was changed after it was made; {remedy}"
     if "evaluate" not in run.records:
         made = [name for name in run.records if name not in ("evaluate_untuned", "test_data")]
         reached = f"after {made[-1]}" if made else "before its first step was done"

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from lema.artifacts import write_json, write_text
+from lema.artifacts import own_folder, write_json, write_text
 from lema.config import CompareConfig
 from lema.identity import flat, without_paths
+from lema.privacy import shown
 from lema.reporting.comparing import aligned, flipped
 from lema.reporting.markdown import bullets, chosen, over, table
 from lema.reporting.results import Run, Verdicts, read_runs
@@ -29,9 +30,9 @@ def publish(root: Path, config: CompareConfig) -> None:
             f"only=compare: {first.name} and {second.name} were asked no common problem; choose runs of one task"
         )
     lost, gained = flipped(*pair)
-    folder = root / "reports" / f"compare-{first.folder.name}-{second.folder.name}"[:200]
-    folder.mkdir(parents=True, exist_ok=True)
-    text = "\n\n".join([*_numbers(first, second, *pair), *_flips(first, second, lost, gained, config.examples)]) + "\n"
+    folder = own_folder(root / "reports" / f"compare-{first.folder.name}-{second.folder.name}"[:200])
+    parts = [*_numbers(first, second, *pair), *_flips(first, second, lost, gained, config.examples)]
+    text = shown("\n\n".join(parts) + "\n")
     differ = {key: list(values) for key, values in _differ(first, second).items()}
     facts = {"a": first.name, "b": second.name, "problems": len(pair[0].ids), "differ": differ}
     write_json(folder / "compare.json", facts | {"right_only_in_b": lost, "right_only_in_a": gained})
@@ -118,11 +119,11 @@ def _flips(first: Run, second: Run, lost: list[str], gained: list[str], examples
 
 
 def _side_by_side(problem: str, facts: dict[str, Any], answers: Iterable[dict[str, Any]]) -> str:
-    question = _shown(" ".join(str(facts.get("question", "(its data are gone)")).split()))
-    cells = ["<br>".join(map(_shown, str(answer["text"]).strip().splitlines())) for answer in answers]
+    question = _escaped(" ".join(str(facts.get("question", "(its data are gone)")).split()))
+    cells = ["<br>".join(map(_escaped, str(answer["text"]).strip().splitlines())) for answer in answers]
     return f"**{problem}** {question} *Gold: {facts.get('answer', '?')}*\n\n" + table(["a", "b"], [cells], words=2)
 
 
-def _shown(line: str) -> str:
-    """A line that a model wrote, which cannot write to a terminal or, as markup, to a page."""
-    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", "".join(filter(str.isprintable, line)))
+def _escaped(line: str) -> str:
+    """A line that a model wrote, which cannot write to a page as markup."""
+    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", line)

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from lema.artifacts import Artifact, lock, write_text
+from lema.artifacts import Artifact, lock, own_folder, write_text
 from lema.identity import without_paths
+from lema.privacy import shown
 from lema.reporting import export, markdown, plots
 from lema.reporting.comparing import UNTUNED, Comparison, compare
 from lema.reporting.results import DAMAGE, Run, read_runs
@@ -19,8 +20,7 @@ def publish(root: Path, label: str = "all", folders: Iterable[Path] | None = Non
 
     `folders` are those of a sweep's runs, there or not; None takes every run.
     """
-    folder = root / "reports" / label
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = own_folder(root / "reports" / label)
     with lock(folder):  # runs that end at the same time write the same report
         comparison = compare([checked(run) for run in read_runs(root, folders)])
         new = _write(comparison, folder)
@@ -54,7 +54,7 @@ def _write(comparison: Comparison, folder: Path) -> bool:
         write_text(folder / "report.csv", export.arms_csv(comparison))
         write_text(folder / "differences.csv", export.differences_csv(comparison))
     pictures = {task: [name for name in plots.names(task) if (folder / name).is_file()] for task in comparison.tasks}
-    write_text(folder / "report.md", markdown.render(comparison, pictures))
+    write_text(folder / "report.md", shown(markdown.render(comparison, pictures)))
     write_text(folder / "report.json", numbers)  # last: it says that the pictures are those of these numbers
     return new
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lema.config import Config
+from lema.privacy import shown
 
 MAX_WORDS = 300
 # What an error's words tell, the first that fits: what happened, and the remedy.
@@ -73,6 +74,4 @@ def words(error: Exception) -> str:
         found = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in told())  # pyright: ignore
     else:
         found = str(error) or type(error).__name__
-    if key := os.environ.get("WANDB_API_KEY", "").strip():
-        found = found.replace(key, "***")
-    return "".join(filter(str.isprintable, " ".join(found.split())))[:MAX_WORDS]
+    return shown(" ".join(found.split()))[:MAX_WORDS]

@@ -266,7 +266,8 @@ class StepRun:
         if older:
             service.end()  # which writes to the disk what is on its way
         for each in older:
-            shutil.rmtree(each)
+            if not each.is_symlink():
+                shutil.rmtree(each)
 
     def _finish(self, exit_code: int) -> None:
         try:

@@ -1,0 +1,107 @@
+"""What a terminal or a log may show: no secret of the environment, and nothing that steers a terminal.
+
+Texts of data sets, models and servers reach both. An escape sequence in one of them could recolour, hide or overwrite
+what stands there; a control character that turns the direction of text could make a line read as another.
+"""
+
+import logging
+import netrc
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+_LEAST = 8  # characters of a secret: shorter values ("true", "none") stand in many texts
+# Names with a part that ends so: OPENAI_API_KEY, HF_TOKEN, PGPASSWORD, accessToken; not TOKENIZERS_PARALLELISM, OLDPWD.
+_SECRET_NAME = re.compile(
+    r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|PASS|CREDENTIAL|AUTH|AUTHORIZATION|BEARER|COOKIE|JWT"
+    r"|_PWD|_PAT)S?\d*(?![^_])",
+    re.IGNORECASE,
+)
+_IN_ADDRESS = re.compile(r"://[^/@\s]*:([^/@\s]+)@")  # HTTPS_PROXY=http://me:PASSWORD@proxy:3128
+# Control characters but tab and newline; signs that turn the direction of text or end a line; halves of surrogate
+# pairs, which no terminal's encoding has.
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_BAR = re.compile(r"(?:\n|\x1b\[A)*\Z|\r?")  # how tqdm goes to the row of a bar, and then to its beginning
+
+
+def is_secret(name: str) -> bool:
+    """Whether an environment variable of this name holds a secret."""
+    return bool(_SECRET_NAME.search(name))
+
+
+def secrets() -> dict[str, str]:
+    """Where each secret value of this process comes from: `{"hf_…": "the environment variable HF_TOKEN"}`.
+
+    Those of the environment, and what `hf auth login` and `wandb login` keep. A path is none: SSH_AUTH_SOCK.
+    """
+    found = {value.strip(): where for where, value in (*_of_environment(), *_of_logins())}
+    kept = {value: where for value, where in found.items() if len(value) >= _LEAST and not _is_path(value)}
+    return dict(sorted(kept.items(), key=lambda item: -len(item[0])))  # the longest first: one may hold another
+
+
+def _of_environment() -> Iterator[tuple[str, str]]:
+    for name, value in os.environ.items():
+        if is_secret(name):
+            yield f"the environment variable {name}", value
+        yield from ((f"the environment variable {name}", each) for each in _IN_ADDRESS.findall(value))
+
+
+def _of_logins() -> Iterator[tuple[str, str]]:
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    token = os.environ.get("HF_TOKEN_PATH") or os.path.join(
+        os.environ.get("HF_HOME") or f"{cache}/huggingface", "token"
+    )
+    with suppress(OSError, ValueError):
+        yield "hf auth login", Path(os.path.expanduser(token)).read_text(encoding="utf-8")
+    with suppress(OSError, ValueError, netrc.NetrcParseError):
+        hosts = netrc.netrc(os.path.expanduser(os.environ.get("NETRC") or "~/.netrc")).hosts
+        yield from ((f"the login for {host}", password or "") for host, (_, _, password) in hosts.items())
+
+
+def _is_path(value: str) -> bool:
+    return os.path.isabs(value) and os.path.exists(value)
+
+
+def shown(text: str) -> str:
+    """A text as a terminal or a log may have it: `\\x1b[31mred` is `[31mred`, a secret is `***`."""
+    text = _STEERING.sub("", text)
+    for value in secrets():
+        text = text.replace(value, "***")
+    return text
+
+
+class Terminal:
+    """A text stream that shows only what may be shown. On a real terminal a progress bar still moves the cursor."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        bar = _BAR.match(text) if self._stream.isatty() else None
+        moves = bar[0] if bar else ""
+        self._stream.write(moves + shown(text[len(moves) :]))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+
+def guard() -> None:
+    """From here on this process prints only what may be shown, whoever prints: Hydra, a library, a traceback."""
+    streams: list[Any] = [Terminal(sys.stdout), Terminal(sys.stderr)]
+    sys.stdout, sys.stderr = streams
+
+
+class LogFormatter(logging.Formatter):
+    """The formatter of conf/config.yaml, for handlers that write to files too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record))
