@@ -59,8 +59,7 @@ def _refuse(module: Any, options: dict[str, Any]) -> None:
         neutral = value is None or (not torch.is_tensor(value) and value in (False, 0))
         if name not in PASSED and not neutral:
             asked.append(name if torch.is_tensor(value) else f"{name}={value}")
-    if lacking := sorted({"cu_seq_lens_q", "max_length_q"} - options.keys()):
-        asked.append(f"no {' and '.join(lacking)}")
+    asked += [f"no {name}" for name in ("cu_seq_lens_q", "max_length_q") if options.get(name) is None]
     if asked:
         raise UserError(f"attention=varlen does not compute {', '.join(asked)}, which {type(module).__name__} asks for")
 

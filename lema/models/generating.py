@@ -6,6 +6,7 @@ the tokens that end a text are taken from there.
 """
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,15 @@ def own_settings(source: Weights) -> GenerationConfig:
                 raise ValueError(f"eos_token_id={wrong[0]!r} in {name} is no token's id")
             ends = [each for each in ids if 0 <= each < 2**31] or ends  # -1 and the like: none ever comes
     return GenerationConfig(eos_token_id=ends or None)
+
+
+def without_settings(config: Any) -> None:
+    """Take out of a model's config what older models keep there of generating, and what a forward pass would return."""
+    for part in {id(each): each for each in (config, config.get_text_config())}.values():
+        declared = {field.name for field in fields(part)}
+        for name in vars(GenerationConfig()).keys() - declared:
+            vars(part).pop(name, None)
+        part.return_dict, part.output_attentions, part.output_hidden_states = True, False, False
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ from lema.artifacts import write_json
 from lema.config import Attention, BackboneConfig, Batches, Method, ModelConfig, Precision, TrainConfig
 from lema.generated import answer_part
 from lema.grading import grade_all
-from lema.models.generating import generate, own_settings
+from lema.models.generating import generate, own_settings, without_settings
 from lema.models.kernels import choose
 from lema.models.reading import reading
 from lema.models.weights import Weights
@@ -53,9 +53,11 @@ def load_tokenizer(source: Weights) -> Any:
 
 
 def load_architecture(source: Weights) -> Any:
-    """The model's config alone: its kind and its sizes."""
-    with reading(source, "config"):
-        return AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
+    """The model's config alone: its kind and its sizes, without what would shape or return its answers otherwise."""
+    with reading(source, "model"):
+        config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
+    without_settings(config)
+    return config
 
 
 def load_model(source: Weights, precision: Precision, attention: Attention, four_bit: bool) -> Any:
@@ -67,10 +69,12 @@ def load_model(source: Weights, precision: Precision, attention: Attention, four
     quantization = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
-    settings = own_settings(source)  # in place of the model's
+    architecture, settings = load_architecture(source), own_settings(source)
     with reading(source, "model"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.location,
+            config=architecture,
+            generation_config=settings,
             revision=source.revision,
             trust_remote_code=False,
             weights_only=True,
@@ -78,7 +82,6 @@ def load_model(source: Weights, precision: Precision, attention: Attention, four
             attn_implementation=attention,
             device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},
             quantization_config=quantization if four_bit else None,
-            generation_config=settings,
             ignore_mismatched_sizes=True,  # refused below, as are missing ones, which are else drawn at random
             output_loading_info=True,
         )
