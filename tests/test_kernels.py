@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from lema import pipeline
 from lema.config import Attention, Precision, TrainConfig
 from lema.models import attention, kernels
 from lema.models.batches import Layout, check_packing, mean_loss
+from lema.models.huggingface import load_architecture, load_trainable
 from lema.models.kernels import choose, small
+from lema.models.sizes import estimate
+from lema.models.weights import Weights
 from lema.types import UserError
 
 EAGER, PADDED = "backbone.attention=eager", "train.batches=padded"
@@ -106,6 +110,32 @@ def test_auto_takes_the_first_kernel_that_computes_what_eager_does_and_says_why(
     else:
         with pytest.raises(UserError, match=f"backbone.attention=auto on packed rows: .*: {PADDED}$"):
             choose(Attention.auto, Precision.fp32, architecture(name), packed=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        (name, method)
+        for name, remedies in ARCHITECTURES.items()
+        for method in ("full", "lora")
+        if None in remedies.values() and (name, method) != ("llama4_text", "lora")  # PEFT cannot wrap its router
+    ],
+)
+def test_each_that_packs_is_counted_loaded_and_passes_the_check_at_the_start(
+    make_config, config, tmp_path, caplog, name: str, method: str
+) -> None:
+    model(name, "eager").save_pretrained(tmp_path)
+    source, given = Weights(name, str(tmp_path), None, ""), make_config(f"train={method}", "backbone.attention=auto")
+    lengths = {name: getattr(config, name) for name in ("max_source_tokens", "max_target_tokens", "row_tokens")}
+    recipe = replace(given.train, **lengths)
+    run = estimate(load_architecture(source), recipe, Precision.fp32, 100.0, steps=2)
+    assert run.memory(checkpointing=True) < run.memory(checkpointing=False)
+    with caplog.at_level(logging.INFO):
+        net = load_trainable(source, given.backbone, recipe, seed=1, checkpointing=False)
+    kernel = net.config._attn_implementation
+    assert f"train: attention {kernel} (" in caplog.text
+    check_packing(net, rows(8), recipe, None, Precision.fp32)
+    assert net.config._attn_implementation == kernel
 
 
 def test_the_trial_keeps_what_shapes_attention() -> None:
