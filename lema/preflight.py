@@ -102,10 +102,9 @@ def _missing(cell: Cell, stages: set[Stage]) -> Iterator[str]:
             lines += _too_large(name, source.location, parameters, held, *_memory())
         if of_backbone and Stage.merge in stages:
             lines += _too_little_disk(cell.store.root, parameters * BYTES[model.precision])
-        packed = {config.train.batches is Batches.packed} if of_backbone and trains else set[bool]()
-        yield from lines or _unlike_eager(
-            name, model, source, packed | ({False} if answers or not of_backbone else set())
-        )
+        layouts = [config.train.batches is Batches.packed] * (of_backbone and trains)
+        layouts += [False] * (answers or not of_backbone)
+        yield from lines or _unlike_eager(name, model, source, layouts)
     if cell.builds_base and (answers or trains):
         yield from _unsupported("backbone", config.backbone)
     if stages & {Stage.train, Stage.evaluate} and not find_spec("bitsandbytes"):
@@ -216,10 +215,10 @@ def _unloadable(name: str, source: Weights) -> Iterator[str]:
         yield f"model: {name}.path={source.location} holds no config.json: choose a model in Hugging Face format"
 
 
-def _unlike_eager(name: str, model: ModelConfig, source: Weights, layouts: set[bool]) -> Iterator[str]:
-    """What a model's architecture asks of attention and its kernel does not compute, on rows packed or not.
+def _unlike_eager(name: str, model: ModelConfig, source: Weights, layouts: list[bool]) -> Iterator[str]:
+    """What a model's architecture asks of attention and its kernel does not compute, on rows packed (True) or not.
 
-    Only the model's small files are read, which so are seen to be whole.
+    Only the model's small files are read for that; a damaged one is named here too.
     """
     if not layouts:
         return
