@@ -13,6 +13,7 @@ from lema import paying
 from lema.cell import Cell
 from lema.config import (
     Attention,
+    Batches,
     Config,
     CotPart,
     Extra,
@@ -29,6 +30,7 @@ from lema.types import UserError
 
 BYTES = {Precision.bf16: 2.0, Precision.fp32: 4.0}  # a parameter
 PUBLISHED_BYTES = 2.0  # a parameter, as the files of most models have it
+ANSWERING = {Stage.sample, Stage.select, Stage.merge, Stage.evaluate}  # in which the backbone does
 CPU_PARAMETERS = 500_000_000  # up to here a CPU is slow but possible; ours
 
 
@@ -92,22 +94,22 @@ def _missing(cell: Cell, stages: set[Stage]) -> Iterator[str]:
             yield f"recorded: {key}: {why}; name a file of JSON lines, plain or .gz"
     if Stage.correct in stages and (corrector := config.corrector.weights):
         models["corrector.weights"] = (corrector, [Held("of weights", BYTES[corrector.precision])])
-    for name, (model, _) in models.items():
-        yield from _unsupported(name, model)
     if not cell.builds_base and stages - {Stage.data, Stage.correct, Stage.rationales}:
         models["backbone"] = (config.backbone, _held(config, stages))
+    answers, trains = bool(stages & ANSWERING), Stage.train in stages
     for name, (model, held) in models.items():
-        source = weights(model)
-        if not Path(source.location).is_dir():
-            yield from _unreachable("model", source.location, source.revision, f"{name}.path")
-        elif not (Path(source.location) / "config.json").is_file():
-            yield f"model: {name}.path={source.location} holds no config.json: choose a model in Hugging Face format"
+        source, of_backbone = weights(model), name == "backbone"
         parameters = _parameters(source) or model.parameters or 0
+        lines = [] if of_backbone and not answers and not trains else [*_unsupported(name, model)]
+        lines += _unloadable(name, source)
         if parameters and held:
-            yield from _too_large(name, source.location, parameters, held, *_memory())
-        if name == "backbone" and Stage.merge in stages:
-            yield from _too_little_disk(cell.store.root, parameters * BYTES[model.precision])
-    if stages & {Stage.sample, Stage.train, Stage.evaluate}:
+            lines += _too_large(name, source.location, parameters, held, *_memory())
+        if of_backbone and Stage.merge in stages:
+            lines += _too_little_disk(cell.store.root, parameters * BYTES[model.precision])
+        layouts = [config.train.batches is Batches.packed] * (of_backbone and trains)
+        layouts += [False] * (answers or not of_backbone)
+        yield from lines or _unlike_eager(name, model, source, layouts)
+    if cell.builds_base and (answers or trains):
         yield from _unsupported("backbone", config.backbone)
     if stages & {Stage.train, Stage.evaluate} and not find_spec("bitsandbytes"):
         if config.train.method is Method.qlora:
@@ -207,6 +209,34 @@ def _unsupported(name: str, model: ModelConfig) -> Iterator[str]:
                 yield f"GPU: {setting} needs a CUDA GPU, and this machine has none: {name}.attention=auto"
         elif model.precision is Precision.bf16:
             yield from _without_bf16(name, torch.cuda.get_device_capability())
+
+
+def _unloadable(name: str, source: Weights) -> Iterator[str]:
+    """Where a model is not."""
+    if not Path(source.location).is_dir():
+        yield from _unreachable("model", source.location, source.revision, f"{name}.path")
+    elif not (Path(source.location) / "config.json").is_file():
+        yield f"model: {name}.path={source.location} holds no config.json: choose a model in Hugging Face format"
+
+
+def _unlike_eager(name: str, model: ModelConfig, source: Weights, layouts: list[bool]) -> Iterator[str]:
+    """What a model's architecture asks of attention and its kernel does not compute, on rows packed (True) or not.
+
+    Only the model's small files are read for that; a damaged one is named here too.
+    """
+    if not layouts:
+        return
+    from lema.models.generating import own_settings
+    from lema.models.huggingface import load_architecture
+    from lema.models.kernels import choose
+
+    try:
+        own_settings(source)
+        architecture = load_architecture(source)
+        for packed in layouts:
+            choose(model.attention, model.precision, architecture, packed, name)
+    except UserError as error:
+        yield f"model: {error}"
 
 
 def _without_bf16(name: str, capability: tuple[int, int]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Which attention kernel computes; and one for packed rows, which reads each document by itself."""
+"""Attention for packed rows, `varlen`: it reads each document by itself, and refuses what it does not compute."""
 
 from typing import Any
 
@@ -6,41 +6,37 @@ import torch
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
-from transformers.utils.import_utils import is_flash_attn_2_available
 
-from lema.config import Attention, Precision
+from lema.config import Attention
+from lema.types import UserError
 
-
-def choose(attention: Attention, precision: Precision, packed: bool) -> tuple[Attention, str]:
-    """The kernel to load a model with, and why; `packed` rows have no padding, which `varlen` cannot have."""
-    if attention is Attention.varlen and not packed:
-        return Attention.sdpa, "varlen computes packed rows alone"
-    on_gpu = torch.cuda.is_available()
-    if attention in (Attention.auto, Attention.varlen) and on_gpu and precision is Precision.fp32:
-        return Attention.sdpa, "flash kernels compute in 16 bits"
-    if attention is not Attention.auto:
-        return attention, "as configured"
-    if not on_gpu:
-        return (Attention.varlen if packed else Attention.sdpa), "no GPU"
-    if is_flash_attn_2_available():
-        return Attention.flash_attention_2, "flash-attn is installed"
-    return (Attention.varlen if packed else Attention.sdpa), "flash-attn is not installed"
+# What models pass along that leaves attention as it is: where documents begin, and what is to be returned.
+PASSED = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "position_ids", "cache_position", "seq_idx"}
+PASSED |= {"use_cache", "return_dict", "output_attentions", "output_hidden_states", "output_router_logits"}
 
 
 def _varlen(
-    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float | None = None, **options: Any
+    module: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    attention_mask: Any,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention over a packed row, (1, heads, length, size) each, in the form that transformers calls.
 
     On a GPU PyTorch's variable-length flash kernel; on a CPU one document after the other, which spares the work and
-    the mask of pairs that do not see each other.
+    the mask of pairs that do not see each other. Raises `UserError` for all else that a model asks of attention.
     """
+    _refuse(module, options | {"attention_mask": attention_mask})
     groups = query.shape[1] // key.shape[1]
     key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
-    bounds, longest, window = options["cu_seq_lens_q"], options["max_length_q"], options.get("sliding_window")
+    bounds, longest = options["cu_seq_lens_q"], options["max_length_q"]
     if query.is_cuda:
         query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
-        seen = (-1 if window is None else window - 1, 0)  # tokens before and after
+        seen = (-1 if sliding_window is None else sliding_window - 1, 0)  # tokens before and after
         output = varlen_attn(query, key, value, bounds, bounds, longest, longest, scale=scaling, window_size=seen)
         assert isinstance(output, torch.Tensor)
         return output.unsqueeze(0), None
@@ -49,10 +45,23 @@ def _varlen(
     for one in documents:
         length = one[0].shape[2]
         band = None
-        if window is not None and length > window:
-            band = torch.ones(length, length, dtype=torch.bool).tril().triu(1 - window)
+        if sliding_window is not None and length > sliding_window:
+            band = torch.ones(length, length, dtype=torch.bool).tril().triu(1 - sliding_window)
         outputs.append(scaled_dot_product_attention(*one, attn_mask=band, is_causal=band is None, scale=scaling))
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _refuse(module: Any, options: dict[str, Any]) -> None:
+    """Raise `UserError` for an option that would change attention, as `softcap=50.0`, `s_aux` (sinks), `dropout`."""
+    causal = options.pop("is_causal", None)
+    asked = [] if (getattr(module, "is_causal", True) if causal is None else causal) else ["is_causal=False"]
+    for name, value in options.items():
+        neutral = value is None or (not torch.is_tensor(value) and value in (False, 0))
+        if name not in PASSED and not neutral:
+            asked.append(name if torch.is_tensor(value) else f"{name}={value}")
+    asked += [f"no {name}" for name in ("cu_seq_lens_q", "max_length_q") if options.get(name) is None]
+    if asked:
+        raise UserError(f"attention=varlen does not compute {', '.join(asked)}, which {type(module).__name__} asks for")
 
 
 AttentionInterface.register(Attention.varlen, _varlen)

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening
 
-from lema.config import Batches, Precision, TrainConfig
+from lema.config import Attention, Batches, Precision, TrainConfig
 from lema.models.huggingface import encode_completion, encode_prompt
 from lema.types import Example, UserError
 
@@ -120,7 +120,7 @@ def mean_loss(model: Any, inputs: dict[str, Any]) -> Any:
 
 
 def check_packing(model: Any, rows: Sequence[Row], config: TrainConfig, tokenizer: Any, precision: Precision) -> None:
-    """Raise `UserError` unless packed rows have the loss of the same examples one by one, and see no other's tokens.
+    """Raise `UserError` unless packed rows have the loss of eager attention, one example by itself, and no other's.
 
     Loss alone would not tell in 16 bits: so the first document is also exchanged for other tokens of the same length,
     and the others must not feel it.
@@ -132,18 +132,20 @@ def check_packing(model: Any, rows: Sequence[Row], config: TrainConfig, tokenize
     vocabulary = model.get_input_embeddings().weight.shape[0]
     exchanged = {**first, "input_ids": [(token + 1) % vocabulary for token in first["input_ids"]]}
     silent = [{**row, "labels": [IGNORED] * len(row["labels"])} for row in (first, exchanged)]
-    layout = Layout(config, tokenizer)
+    layout, kernel = Layout(config, tokenizer), model.config._attn_implementation
     with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=precision is Precision.bf16):
         together = _loss(model, [layout(few)])
-        one_by_one = _loss(model, [layout([row]) for row in few])
         before, after = (_loss(model, [layout([row, *others])]) for row in silent)
+        model.set_attn_implementation(Attention.eager.value)
+        one_by_one = _loss(model, [layout([row]) for row in few])
+        model.set_attn_implementation(kernel)
     model.train()
     apart, felt = abs(together - one_by_one) / abs(one_by_one), abs(after - before) / abs(before)
     if apart > TOLERANCE[precision] or felt > FELT:
-        name = model.config._attn_implementation
+        what = "documents see each other" if felt > FELT else "rows are not what eager makes of each document"
         raise UserError(
-            f"backbone.attention={name}: packed documents see each other (loss {apart:.1e} off, {felt:.1e} "
-            "by another's tokens); choose another attention, or train.batches=padded"
+            f"backbone.attention={kernel}: packed {what} (loss {apart:.1e} off, {felt:.1e} by another's tokens); "
+            "choose backbone.attention=eager, or train.batches=padded"
         )
 
 

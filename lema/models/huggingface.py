@@ -18,18 +18,20 @@ from lema.artifacts import write_json
 from lema.config import Attention, BackboneConfig, Batches, Method, ModelConfig, Precision, TrainConfig
 from lema.generated import answer_part
 from lema.grading import grade_all
-from lema.models.attention import choose
+from lema.models.generating import generate, own_settings, without_settings
+from lema.models.kernels import choose
 from lema.models.reading import reading
 from lema.models.weights import Weights
 from lema.prompts.formats import cot_prompt, few_shot_prompt
 from lema.types import Problem, Solution, UserError
 
 log = logging.getLogger(__name__)
+_tell = functools.cache(log.info)  # one line a process, however often the model is loaded
 # Else transformers has the Hub's converter open a pull request in each repository of `.bin` weights it loads.
 os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
 
 
-@functools.cache  # one line a process, however often the model is loaded
+@functools.cache  # as above
 def _warn_of_bin(source: Weights) -> None:
     names = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
     if source.folder and not any((source.folder / name).is_file() for name in names):
@@ -51,9 +53,11 @@ def load_tokenizer(source: Weights) -> Any:
 
 
 def load_architecture(source: Weights) -> Any:
-    """The model's config alone: its kind and its sizes."""
-    with reading(source, "config"):
-        return AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
+    """The model's config alone: its kind and its sizes, without what would shape or return its answers otherwise."""
+    with reading(source, "model"):
+        config = AutoConfig.from_pretrained(source.location, revision=source.revision, trust_remote_code=False)
+    without_settings(config)
+    return config
 
 
 def load_model(source: Weights, precision: Precision, attention: Attention, four_bit: bool) -> Any:
@@ -65,9 +69,12 @@ def load_model(source: Weights, precision: Precision, attention: Attention, four
     quantization = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
+    architecture, settings = load_architecture(source), own_settings(source)
     with reading(source, "model"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.location,
+            config=architecture,
+            generation_config=settings,
             revision=source.revision,
             trust_remote_code=False,
             weights_only=True,
@@ -89,6 +96,13 @@ def load_model(source: Weights, precision: Precision, attention: Attention, four
     return model
 
 
+def load_to_answer(source: Weights, model: ModelConfig, four_bit: bool) -> Any:
+    """A model that is to answer, with the attention that its config, its architecture and this machine ask for."""
+    attention, why = choose(model.attention, model.precision, load_architecture(source), packed=False)
+    _tell("%s: answers with attention %s (%s)", source.name, attention, why)
+    return load_model(source, model.precision, attention, four_bit).eval()
+
+
 def load_adapter(base: Any, adapter: Path) -> Any:
     """A loaded base with the adapter in a folder on it."""
     with reading(Weights(adapter.name, str(adapter), None, ""), "adapter"):
@@ -101,7 +115,8 @@ def load_trainable(
     """The backbone with the parameters that are to be trained: all, or those of a new LoRA adapter drawn by `seed`."""
     # Full fine-tuning keeps 32-bit master weights; bf16 is then the compute type alone.
     precision = Precision.fp32 if config.method is Method.full else backbone.precision
-    attention, why = choose(backbone.attention, backbone.precision, config.batches is Batches.packed)
+    packed = config.batches is Batches.packed
+    attention, why = choose(backbone.attention, backbone.precision, load_architecture(source), packed)
     log.info("train: attention %s (%s)", attention, why)
     model = load_model(source, precision, attention, config.method is Method.qlora)
     if checkpointing:
@@ -187,13 +202,11 @@ def complete(
     An `adapter` stays unmerged. Each batch has a seed, and a file beside `resume`, so that interrupted work goes on.
     """
     tokenizer = load_tokenizer(source)
-    attention, _ = choose(model.attention, model.precision, packed=False)
-    language_model = load_model(source, model.precision, attention, four_bit)
+    language_model = load_to_answer(source, model, four_bit)
     if adapter is not None:
-        language_model = load_adapter(language_model, adapter)
-    language_model.eval()
+        language_model = load_adapter(language_model, adapter).eval()
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}
-    if temperature > 0:  # which alone is to shape the samples: models ship defaults of their own
+    if temperature > 0:  # which alone is to shape the samples: transformers' own top_k is 50
         options |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
     if stop is not None:
         options |= {"stop_strings": [stop], "tokenizer": tokenizer}
@@ -204,7 +217,9 @@ def complete(
         batch, path = by_length[start : start + batch_size], resume.with_name(f"{resume.name} {start}.json")
         if not path.exists():
             torch.manual_seed(seed + start // batch_size)
-            write_json(path, _generate(language_model, tokenizer, [encoded[index] for index in batch], options))
+            rows, _ = generate(language_model, tokenizer, [encoded[index] for index in batch], **options)
+            cut = [(row[: len(row) - ended], not ended) for row, ended in rows]  # without the token that ended it
+            write_json(path, [(tokenizer.decode(row, skip_special_tokens=True), limit) for row, limit in cut])
         texts.update(zip(batch, map(tuple, json.loads(path.read_text(encoding="utf-8"))), strict=True))
     return [_stopped(*texts[index], stop) for index in range(len(encoded))]
 
@@ -215,14 +230,3 @@ def _stopped(text: str, truncated: bool, stop: str | None) -> tuple[str, bool]:
         return text, truncated
     before, _, _ = text.partition(stop)
     return before + stop, False
-
-
-@torch.inference_mode()
-def _generate(model: Any, tokenizer: Any, prompts: list[list[int]], options: dict[str, Any]) -> list[tuple[str, bool]]:
-    """Each prompt's text, and whether the token limit ended it."""
-    eos = tokenizer.eos_token_id
-    batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
-    output = model.generate(**batch, **options, pad_token_id=tokenizer.pad_token_id, eos_token_id=eos)
-    new = output[:, batch["input_ids"].shape[1] :].tolist()
-    rows = [(row[: row.index(eos)] if eos in row else row, eos not in row) for row in new]
-    return [(tokenizer.decode(row, skip_special_tokens=True), truncated) for row, truncated in rows]

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from lema.config import ModelConfig
-from lema.models.attention import choose
-from lema.models.huggingface import encode_prompt, load_adapter, load_model, load_tokenizer
+from lema.models.generating import generate
+from lema.models.huggingface import encode_prompt, load_adapter, load_to_answer, load_tokenizer
 from lema.models.weights import Weights
 
 MIN_POSITIONS = 4096  # the official script raises the merged model's limit to it
@@ -31,7 +31,7 @@ def merge(base: Weights, adapter: Path, folder: Path, model: ModelConfig, *, deq
     `dequantise` rounds the base's linear layers to NF4 and back, which makes the base that `qlora` trained on:
     merged into the original weights, the adapter meets others than it was trained to correct.
     """
-    language_model = _load(base, model, four_bit=dequantise)
+    language_model = load_to_answer(base, model, four_bit=dequantise)
     if dequantise:
         language_model = language_model.dequantize()
     merged: Any = load_adapter(language_model, adapter)
@@ -52,10 +52,10 @@ def agreement(
     """
     tokenizer = load_tokenizer(base)
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    adapted = load_adapter(_load(base, model, four_bit=four_bit), adapter).eval()
+    adapted = load_adapter(load_to_answer(base, model, four_bit=four_bit), adapter).eval()
     expected = list(_replies(adapted, tokenizer, encoded))
     del adapted  # the two need not fit on the device together
-    whole = _load(Weights(base.name, str(merged), None, ""), model, four_bit=False).eval()
+    whole = load_to_answer(Weights(base.name, str(merged), None, ""), model, four_bit=False)
     equal, largest = 0, 0.0
     for ours, theirs in zip(_replies(whole, tokenizer, encoded), expected, strict=True):
         equal += ours.tokens == theirs.tokens
@@ -65,21 +65,11 @@ def agreement(
     return {"prompts": len(prompts), "equal_outputs": equal / len(prompts), "largest_logit_difference": largest}
 
 
-def _load(source: Weights, model: ModelConfig, four_bit: bool) -> Any:
-    attention, _ = choose(model.attention, model.precision, packed=False)
-    return load_model(source, model.precision, attention, four_bit)
-
-
-@torch.inference_mode()
 def _replies(model: Any, tokenizer: Any, prompts: list[list[int]]) -> Iterator[Reply]:
     """The model's greedy answer to each prompt, in order."""
-    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    options = {"max_new_tokens": CHECKED_TOKENS, "do_sample": False, "eos_token_id": eos, "pad_token_id": pad}
+    options: dict[str, Any] = {"max_new_tokens": CHECKED_TOKENS, "do_sample": False, "logits": True}
     for start in range(0, len(prompts), CHECKED_AT_ONCE):
-        rows = {"input_ids": prompts[start : start + CHECKED_AT_ONCE]}
-        batch = tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(model.device)
-        output = model.generate(**batch, **options, output_logits=True, return_dict_in_generate=True)
-        logits = torch.stack(output.logits, dim=1).float().cpu()
-        for row, row_logits in zip(output.sequences[:, batch["input_ids"].shape[1] :].tolist(), logits, strict=True):
-            length = row.index(eos) + 1 if eos in row else len(row)
-            yield Reply(row[:length], row_logits[:length].clone())
+        rows, logits = generate(model, tokenizer, prompts[start : start + CHECKED_AT_ONCE], **options)
+        assert logits is not None
+        for (tokens, _), of_row in zip(rows, logits, strict=True):
+            yield Reply(tokens, of_row[: len(tokens)].clone())

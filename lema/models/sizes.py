@@ -77,6 +77,7 @@ def estimate(
     `micro_batch_size` examples at their limit (padded), with logits for each token.
     """
     matrices, adapted, head, parameters, trained = _count(architecture, train)
+    architecture = architecture.get_text_config(decoder=True)
     length = mean_tokens or train.max_source_tokens + train.max_target_tokens
     attention = 2 * architecture.num_hidden_layers * architecture.hidden_size * length
     multiplied = matrices + head
@@ -143,13 +144,15 @@ def _activation_bytes(architecture: Any, train: TrainConfig, half: bool, inputs:
     storage of a step can be counted, within 6 % of the peak in bf16; in fp32 linear layers share inputs: 15 % above it.
     """
     full, qlora = train.method is Method.full, train.method is Method.qlora
-    kv_share = architecture.num_key_value_heads / architecture.num_attention_heads
+    heads = getattr(architecture, "num_attention_heads", 1)
+    kv_share = (getattr(architecture, "num_key_value_heads", None) or heads) / heads  # GPT-NeoX and older: each its own
+    wide_mlp = getattr(architecture, "intermediate_size", None) or 4 * architecture.hidden_size
     number = 2 if half else 4
     residual = 2 if half and train.method is Method.lora else 4  # embeddings of 32 bit make 32-bit hidden states
     wide = 4 if qlora else number  # 4-bit layers answer in the type of the hidden states
     norms = 2 * architecture.hidden_size * (8 if full else 4)
     attention = 2 * architecture.hidden_size * (1 + kv_share) * number
-    mlp = 3 * architecture.intermediate_size * wide
+    mlp = 3 * wide_mlp * wide
     layers = architecture.num_hidden_layers
     activations = layers * (norms + attention + mlp + 7 * train.lora_rank * number)
     activations += inputs * (number + (train.lora_dropout > 0))

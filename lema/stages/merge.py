@@ -16,7 +16,7 @@ def recipe(cell: Cell) -> Recipe:
     config: dict[str, Any] = {name: backbone[name] for name in ("prompt", "precision", "attention")}
     config |= {"step": step, "method": cell.config.train.method, "dequantise": _dequantise(cell)}
     inputs = {name: cell.artifacts[name].digest for name in ("train", "data")} | {"base": cell.base.digest}
-    return Recipe("merge", f"{cell.train_label}-{cell.arm}-step{step}", version=1, config=config, inputs=inputs)
+    return Recipe("merge", f"{cell.train_label}-{cell.arm}-step{step}", version=2, config=config, inputs=inputs)
 
 
 def build(cell: Cell, folder: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def recipe(cell: Cell) -> Recipe:
         config["method"] = cell.config.train.method
         inputs |= {"data": _asked(cell, split).digest, "base": cell.base.digest}
     label = f"{cell.task_label if selection is Selection.paper else cell.train_label}-{cell.arm}"
-    return Recipe("select", label, version=1, config=config, inputs=inputs)
+    return Recipe("select", label, version=2, config=config, inputs=inputs)
 
 
 def build(cell: Cell, folder: Path) -> dict[str, Any]:

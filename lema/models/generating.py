@@ -1,0 +1,71 @@
+"""Generating: what ends a text, and that nothing else of a model's own settings shapes it.
+
+Models ship settings for their chat (`repetition_penalty`, `max_time`, `num_beams`, …) in `generation_config.json`,
+older ones in `config.json`. With these, greedy answers are not greedy, and samples are not the model's. Only the ids of
+the tokens that end a text are taken from there.
+"""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
+from transformers.utils.hub import cached_file
+
+from lema.models.reading import reading
+from lema.models.weights import Weights
+
+
+def own_settings(source: Weights) -> GenerationConfig:
+    """The ids of the model's end tokens, from the first of its two files that names some, and nothing else.
+
+    Raises `UserError` when a file is damaged, or names what is no id.
+    """
+    ends: list[int] = []
+    with reading(source, "generation config"):
+        for name in (CONFIG_NAME, GENERATION_CONFIG_NAME):  # the second has the last word
+            file = cached_file(
+                source.location, name, revision=source.revision, _raise_exceptions_for_missing_entries=False
+            )
+            settings = json.loads(Path(file).read_bytes()) if file else {}
+            if not isinstance(settings, dict):
+                raise ValueError(f"{name} is no JSON object")
+            named = settings.get("eos_token_id")
+            ids = named if isinstance(named, list) else [] if named is None else [named]
+            if wrong := [each for each in ids if type(each) is not int]:
+                raise ValueError(f"eos_token_id={wrong[0]!r} in {name} is no token's id")
+            ends = [each for each in ids if 0 <= each < 2**31] or ends  # -1 and the like: none ever comes
+    return GenerationConfig(eos_token_id=ends or None)
+
+
+def without_settings(config: Any) -> None:
+    """Take out of a model's config what older models keep there of generating, and what a forward pass would return."""
+    for part in {id(each): each for each in (config, config.get_text_config())}.values():
+        declared = {field.name for field in fields(part)}
+        for name in vars(GenerationConfig()).keys() - declared:
+            vars(part).pop(name, None)
+        part.return_dict, part.output_attentions, part.output_hidden_states = True, False, False
+
+
+@torch.inference_mode()
+def generate(
+    model: Any, tokenizer: Any, prompts: list[list[int]], *, logits: bool = False, **options: Any
+) -> tuple[list[tuple[list[int], bool]], torch.Tensor | None]:
+    """The tokens that follow each prompt, and whether the last of them ended the text: else the limit cut it.
+
+    What ends a text is the tokenizer's EOS, or a token that the model names. `options` are those of transformers'
+    `generate`. With `logits`, also those of each new token: (prompts, tokens, vocabulary) in fp32, on the CPU.
+    """
+    named = model.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [] if named is None else [named])}
+    batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
+    options |= {"eos_token_id": sorted(ends), "pad_token_id": tokenizer.pad_token_id}
+    output = model.generate(**batch, **options, output_logits=logits, return_dict_in_generate=True)
+    rows = []
+    for row in output.sequences[:, batch["input_ids"].shape[1] :].tolist():
+        length = next((number for number, token in enumerate(row, 1) if token in ends), None)
+        rows.append((row[:length], length is not None))
+    return rows, torch.stack(output.logits, dim=1).float().cpu() if logits else None

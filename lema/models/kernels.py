@@ -1,0 +1,158 @@
+"""Which attention kernel a model is loaded with: one that computes what eager does, tried on a small random model.
+
+Kernels leave out in silence what they do not know: soft-capping, sinks, windows, the bounds of packed documents. So
+each is tried on a model of the same architecture, of random weights and small sizes, against eager attention, one
+document by itself. Nothing of the model but its config is needed for that.
+"""
+
+import copy
+import functools
+import logging
+import textwrap
+from contextlib import suppress
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, DataCollatorWithFlattening
+from transformers.utils.import_utils import is_flash_attn_2_available
+
+from lema.config import Attention, Precision
+from lema.models import attention as packed_attention  # registers `varlen`
+from lema.types import UserError
+
+assert packed_attention
+_warn = functools.cache(logging.getLogger(__name__).warning)  # one line a process
+
+DOCUMENTS = (21, 13, 5)  # tokens of each: two of them are longer than the window
+WINDOW = 8
+VOCABULARY = 64
+# Weights so large that scores reach the caps of the models that have some.
+GAIN = 3.0
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # of the logits' norm, relative
+# What was seen where a kernel, or a config that is no decoder's, does not serve.
+FAULTS = (UserError, ImportError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
+_found: dict[tuple[str, Attention, bool], str | None] = {}
+
+
+def choose(
+    attention: Attention, precision: Precision, architecture: Any, packed: bool, key: str = "backbone"
+) -> tuple[Attention, str]:
+    """The kernel to load a model of this architecture (its transformers config) with, and why.
+
+    `packed` rows have no padding, which `varlen` cannot have. Raises `UserError`, with a remedy for the model's `key`
+    in the config, when a configured kernel, or every one, computes something else than the architecture asks for.
+    """
+    kernels, why = _wanted(attention, precision, packed)
+    dropped = []
+    for kernel in kernels:
+        fault = _fault(architecture, kernel, packed)
+        if fault is None:
+            return kernel, "; ".join([why, *dropped])
+        dropped.append(f"{kernel} does not compute the attention of {architecture.model_type} ({fault})")
+    eager, padded = f"{key}.attention=eager", "train.batches=padded"
+    remedies = [(eager, [Attention.eager], packed), (padded, _wanted(attention, precision, False)[0], False)]
+    remedies += [(f"{padded} {eager}", [Attention.eager], False)]
+    serve = [words for words, others, rows in remedies if not all(_fault(architecture, each, rows) for each in others)]
+    where = f"{key}.attention={attention}{' on packed rows' if packed else ''}"
+    raise UserError(f"{where}: {'; '.join(dropped)}: {[*serve, 'choose another model'][0]}")
+
+
+def _wanted(attention: Attention, precision: Precision, packed: bool) -> tuple[list[Attention], str]:
+    """The kernels that would do on this machine, the fastest first, and why that one; a configured one stands alone."""
+    on_gpu = torch.cuda.is_available()
+    if attention is Attention.varlen and not packed:
+        return [Attention.sdpa, Attention.eager], "varlen computes packed rows alone"
+    if attention in (Attention.auto, Attention.varlen) and on_gpu and precision is Precision.fp32:
+        return [Attention.sdpa, Attention.eager], "flash kernels compute in 16 bits"
+    if attention is not Attention.auto:
+        return [attention], "as configured"
+    others = [Attention.varlen] * packed + [Attention.sdpa, Attention.eager]
+    if not on_gpu:
+        return others, "no GPU"
+    if is_flash_attn_2_available():
+        return [Attention.flash_attention_2, *others], "flash-attn is installed"
+    return others, "flash-attn is not installed"
+
+
+def _fault(architecture: Any, kernel: Attention, packed: bool) -> str | None:
+    """What is wrong with a kernel for an architecture; tried once in a process."""
+    config = small(architecture)
+    tried = (config.to_json_string(), kernel, packed)
+    if tried not in _found:
+        _found[tried] = _try(config, kernel, packed)
+    return _found[tried]
+
+
+def small(architecture: Any) -> Any:
+    """The same config with small sizes; caps, sinks, kinds of layers and heads that share keys are kept."""
+    config = copy.deepcopy(architecture.get_text_config(decoder=True))
+    vars(config).pop("quantization_config", None)  # of the published weights
+    heads = getattr(config, "num_attention_heads", None) or 1
+    shared = getattr(config, "num_key_value_heads", None) or heads
+    keys = min(shared, 2)
+    few = keys * max(1, heads // shared)
+    # A head's size is kept, as kernels have limits; it often is the width's share.
+    width = few * (16 if vars(config).get("head_dim") else config.hidden_size // heads)
+    kinds = list(dict.fromkeys(getattr(config, "layer_types", None) or ()))
+    kinds *= 2 if len(kinds) == 1 else 1
+    sizes = {name: 32 for name in vars(config) if "intermediate_size" in name}
+    sizes |= {name: VOCABULARY for name in vars(config) if "vocab_size" in name}
+    sizes |= {"layer_types": kinds, "num_hidden_layers": len(kinds) or 2, "initializer_range": GAIN / width**0.5}
+    sizes |= {"num_attention_heads": few, "num_key_value_heads": keys, "hidden_size": width}
+    sizes |= {"sliding_window": WINDOW, "attention_chunk_size": WINDOW}
+    sizes |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    for name, value in sizes.items():
+        with suppress(*FAULTS):  # a name that this architecture derives from others
+            if getattr(config, name, None) is not None:
+                setattr(config, name, value)
+    return config
+
+
+def _try(config: Any, kernel: Attention, packed: bool) -> str | None:
+    """How a kernel fails on a small model; None when it computes what eager does, one document by itself."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    flash = device == "cuda" and kernel in (Attention.flash_attention_2, Attention.varlen)
+    dtype = torch.bfloat16 if flash else torch.float32
+
+    def build(kind: Attention) -> Any:
+        model: Any = AutoModelForCausalLM.from_config(config, attn_implementation=kind.value, dtype=dtype)
+        return model.to(device).eval()
+
+    with torch.random.fork_rng(range(torch.cuda.device_count())), torch.no_grad():
+        torch.manual_seed(0)
+        documents = [torch.randint(3, VOCABULARY, (length,)) for length in DOCUMENTS]
+        try:
+            eager = build(Attention.eager)
+            alone = [eager(input_ids=each.to(device)[None], use_cache=False).logits[0] for each in documents]
+        except FAULTS as error:
+            _warn(f"no kernel could be tried on a small {config.model_type} ({error}): only training is checked")
+            return None
+        try:
+            model = build(kernel)
+            model.load_state_dict(eager.state_dict())
+            found, expected = _packed(model, documents, alone) if packed else _padded(model, documents, alone)
+        except FAULTS as error:
+            return textwrap.shorten(f"{type(error).__name__}: {error}".removeprefix("UserError: "), 100)
+    if found.shape != expected.shape:
+        return "it does not take logits_to_keep"
+    off = float((found - expected).float().norm() / expected.float().norm())
+    return None if off <= TOLERANCE[dtype] else f"{off:.0e} off eager's logits"
+
+
+def _packed(model: Any, documents: list[Any], alone: list[Any]) -> tuple[Any, Any]:
+    """The logits of the documents in one row, as training computes them, and those that are expected."""
+    collate = DataCollatorWithFlattening(return_flash_attn_kwargs=True)
+    row = dict(collate([{"input_ids": each.tolist()} for each in documents]))
+    del row["labels"]
+    row = {name: each.to(model.device) if torch.is_tensor(each) else each for name, each in row.items()}
+    kept = torch.arange(1, sum(DOCUMENTS), device=model.device)
+    found = model(**row, logits_to_keep=kept, use_cache=False).logits[0]
+    model.train()(**row, use_cache=False)  # dropout too must be something that the kernel takes
+    return found, torch.cat(alone)[1:]
+
+
+def _padded(model: Any, documents: list[Any], alone: list[Any]) -> tuple[Any, Any]:
+    """The same of the documents in a row each, filled up to the longest."""
+    rows = torch.nn.utils.rnn.pad_sequence(documents, batch_first=True).to(model.device)
+    mask = (rows != 0).long()
+    return model(input_ids=rows, attention_mask=mask, use_cache=False).logits[mask.bool()], torch.cat(alone)

@@ -1,0 +1,327 @@
+"""What a model ships to shape its texts: its end tokens end them, and nothing else of it is felt."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from lema import pipeline
+from lema.arithmetic import make_problems
+from lema.config import BackboneConfig
+from lema.models import merge, trainer
+from lema.models.generating import own_settings
+from lema.models.huggingface import complete, encode_prompt, load_to_answer, load_tokenizer, load_trainable
+from lema.models.weights import Weights
+from lema.prompts.formats import cot_prompt
+from lema.types import UserError
+
+WORDS = ["<unk>", "<s>", "</s>", "<pad>", "<turn>", *(f"w{number}" for number in range(27))]
+PROMPTS = ["w1 w2 w3", "w4", "w9 w9 w9 w9 w9 w9", "w5 w20 w7 w1", "w11 w12"]
+# Values that change what transformers' `generate` does, or end it in an error, by what the key holds. `None` is a key
+# that is left as it is: the end tokens, which are to be taken, and what transformers writes about the file itself.
+LIKELY = list(range(5, 32))
+WATERMARK = {"greenlist_ratio": 0.25, "bias": 9.0, "hashing_key": 7, "seeding_scheme": "lefthash", "context_width": 1}
+VALUES: dict[str, list[Any] | None] = {
+    "eos_token_id": None,
+    "transformers_version": None,
+    "_from_model_config": None,
+    "max_length": [6],
+    "max_new_tokens": [2, -1],
+    "min_length": [30],
+    "min_new_tokens": [10],
+    "early_stopping": [True, "nonsense"],
+    "max_time": [1e-9],
+    "stop_strings": [["w"], "w1"],
+    "do_sample": [True],
+    "num_beams": [3],
+    "use_mtp": [True],
+    "use_cache": [False],
+    "cache_implementation": ["static", "quantized", "nonsense"],
+    "cache_config": [{"backend": "quanto", "nbits": 2}],
+    "max_cache_len": [4],
+    "temperature": [0.01, 50.0, -1.0],
+    "top_k": [1],
+    "top_p": [0.01, 7.0],
+    "min_p": [0.9],
+    "top_h": [0.1],
+    "typical_p": [0.05],
+    "epsilon_cutoff": [0.3],
+    "eta_cutoff": [0.3],
+    "repetition_penalty": [1.05, 5.0, -1.0],
+    "encoder_repetition_penalty": [9.0],
+    "length_penalty": [-3.0],
+    "no_repeat_ngram_size": [1],
+    "bad_words_ids": [[[each] for each in LIKELY[::2]]],
+    "renormalize_logits": [True],
+    "forced_bos_token_id": [7],
+    "forced_eos_token_id": [2],
+    "remove_invalid_values": [True],
+    "exponential_decay_length_penalty": [[1, 9.0]],
+    "suppress_tokens": [LIKELY[::2]],
+    "begin_suppress_tokens": [LIKELY[1:]],
+    "sequence_bias": [[[[9], 50.0]], "nonsense"],
+    "token_healing": [True],
+    "guidance_scale": [5.0],
+    "watermarking_config": [WATERMARK, {"nonsense": 1}],
+    "num_return_sequences": [2],
+    "output_attentions": [True],
+    "output_hidden_states": [True],
+    "output_scores": [True],
+    "output_logits": [True],
+    "return_dict_in_generate": [True, False],
+    "pad_token_id": [9, -1],
+    "bos_token_id": [9],
+    "encoder_no_repeat_ngram_size": [1],
+    "decoder_start_token_id": [9],
+    "is_assistant": [True],
+    "num_assistant_tokens": [3],
+    "num_assistant_tokens_schedule": ["heuristic"],
+    "assistant_confidence_threshold": [0.9],
+    "prompt_lookup_num_tokens": [3],
+    "max_matching_ngram_size": [1],
+    "assistant_early_exit": [1],
+    "assistant_lookbehind": [1],
+    "target_lookbehind": [1],
+    "assistant_ensemble_weight": [0.5, 3.0],
+    "speculation_type": ["dflash"],
+    "compile_config": [{"fullgraph": True}],
+    "disable_compile": [True],
+    "continuous_batching_config": [{"page_size": 8}],
+    "prefill_chunk_size": [2],
+    "low_memory": [True],
+    "penalty_alpha": [0.9],
+    "dola_layers": ["low"],
+    "diversity_penalty": [9.0],
+    "num_beam_groups": [2],
+    "constraints": [["w1"]],
+    "force_words_ids": [[[9]]],
+}
+# Keys of `config.json` that change what a forward pass returns, and keys that no version knows.
+OTHERS: dict[str, list[Any]] = {"return_dict": [False], "custom_generate": ["code"], "made_up": [1]}
+KEYS = {name: values for name, values in {**VALUES, **OTHERS}.items() if values is not None}
+CASES = [(name, value) for name, values in KEYS.items() for value in values]
+
+
+def test_every_key_that_transformers_knows_has_a_value_here() -> None:
+    assert set(vars(GenerationConfig())) <= set(VALUES)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of random weights, which ends a text now and then, and says nothing of how to generate."""
+    torch.manual_seed(26)
+    sizes: Any = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=len(WORDS), initializer_range=0.5))
+    raw = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special: Any = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    folder = tmp_path_factory.mktemp("models") / "plain"
+    model.save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=raw, **special).save_pretrained(folder)
+    (folder / "generation_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    for name in ("eos_token_id", "bos_token_id", "pad_token_id"):
+        config.pop(name, None)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture
+def shipped(plain: Path, tmp_path: Path) -> Callable[..., Weights]:
+    """`shipped({"top_k": 1})`: the model with that in generation_config.json, or, by name, in another of its files."""
+
+    def make(settings: Any, file: str = "generation_config.json", model: Path = plain) -> Weights:
+        folder, number = tmp_path / "shipped", 0
+        while folder.exists():
+            folder, number = tmp_path / f"shipped {number}", number + 1
+        folder.mkdir()
+        for each in model.iterdir():
+            (folder / each.name).symlink_to(each.resolve())
+        if isinstance(settings, dict) and (folder / file).exists():
+            settings = json.loads((folder / file).read_text()) | settings
+        (folder / file).unlink(missing_ok=True)
+        (folder / file).write_text(settings if isinstance(settings, str) else json.dumps(settings))
+        return Weights("shipped", str(folder), None, "digest")
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def backbone(make_config) -> BackboneConfig:
+    return make_config("backbone.attention=sdpa").backbone
+
+
+@pytest.fixture(scope="module")
+def ask(backbone: BackboneConfig, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """`ask(source)`: what a model answers greedily, what it samples, and what merging sees of it."""
+
+    def asked(source: Weights, prompts: list[str] = PROMPTS, adapter: Path | None = None) -> Any:
+        found: list[Any] = []
+        for number, temperature in enumerate((0.0, 0.8)):
+            resume = tmp_path_factory.mktemp("resume") / f"{number}"
+            how: Any = {"max_new_tokens": 12, "temperature": temperature, "batch_size": 4, "resume": resume}
+            found.append(complete(prompts, backbone, source, adapter=adapter, **how))
+        tokenizer = load_tokenizer(source)
+        encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+        replies = list(merge._replies(load_to_answer(source, backbone, four_bit=False), tokenizer, encoded))
+        return [*found, [reply.tokens for reply in replies], torch.cat([reply.logits for reply in replies])]
+
+    return asked
+
+
+def equal(one: Any, other: Any) -> bool:
+    return one[:3] == other[:3] and torch.equal(one[3], other[3])
+
+
+@pytest.fixture(scope="module")
+def expected(ask, plain) -> Any:
+    found = ask(Weights("plain", str(plain), None, "digest"))
+    assert len({text for text, _ in found[0]}) > 3, "answers that would not tell"
+    assert {truncated for _, truncated in found[0] + found[1]} == {True, False}
+    return found
+
+
+REAL_PROMPTS = [cot_prompt("lema", each.question) for each in make_problems(seed=5, num_train=3, num_test=0)[0]]
+FILES = ("generation_config.json", "config.json")
+# All first values at once, all second ones, all third ones: none is to be felt, so none hides another.
+TOGETHER = [{name: values[number] for name, values in KEYS.items() if len(values) > number} for number in range(3)]
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("settings", TOGETHER, ids=["first", "second", "third"])
+def test_no_key_of_either_file_is_felt(shipped, ask, expected, file, settings) -> None:
+    assert equal(ask(shipped(settings, file)), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize(("name", "value"), CASES)
+def test_no_key_by_itself_is_felt(shipped, ask, expected, file, name, value) -> None:
+    assert equal(ask(shipped({name: value}, file)), expected)
+
+
+def test_an_adapter_answers_and_is_merged_as_if_the_base_had_shipped_nothing(
+    make_config, backbone, plain, shipped, ask, tmp_path
+) -> None:
+    settings = TOGETHER[0]
+    base, bare = shipped(settings, "config.json", shipped(settings).folder), Weights("plain", str(plain), None, "")
+    config = make_config("backbone.attention=sdpa", "train=lora")
+    adapted: Any = load_trainable(base, backbone, config.train, 1, checkpointing=False)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    adapter = tmp_path / "adapter"
+    adapted.save_pretrained(adapter)
+    (adapter / "generation_config.json").write_text(json.dumps(settings))
+    found = []
+    for source in (base, bare):
+        merged = tmp_path / f"merged {len(found)}"
+        merge.merge(source, adapter, merged, backbone, dequantise=False)
+        assert ask(Weights("merged", str(merged), None, ""))[0] == ask(source, adapter=adapter)[0]
+        measured = merge.agreement(source, adapter, merged, backbone, PROMPTS, four_bit=False)
+        assert measured["equal_outputs"] == 1
+        written = json.loads((merged / "generation_config.json").read_text())
+        assert not [name for name in written if name not in ("_from_model_config", "transformers_version")]
+        found.append((ask(source, adapter=adapter)[:2], measured))
+    assert found[0] == found[1]
+    assert found[0][0] != ask(bare)[:2], "an adapter that would not tell"
+
+
+@pytest.mark.parametrize("settings", TOGETHER, ids=["first", "second", "third"])
+def test_a_trained_model_is_saved_whatever_its_base_shipped(make_config, backbone, shipped, tmp_path, settings) -> None:
+    source = shipped(settings | {"eos_token_id": [2, 4]}, "config.json", shipped(settings).folder)
+    config, tokenizer = make_config("train=full", "train.batch_size=1"), load_tokenizer(source)
+    model = load_trainable(source, backbone, config.train, 1, checkpointing=False)
+    rows = [{"id": "one", "input_ids": [1, 9, 8, 2], "labels": [-100, -100, 8, 2]}]
+    trainer.train(model, tokenizer, rows, 1, tmp_path / "out", config, lambda *_: None)
+    [checkpoint] = trainer.saved(tmp_path / "out")
+    assert own_settings(Weights("trained", str(checkpoint), None, "")).eos_token_id == [2, 4]
+
+
+def cut_at(rows: list[list[int]], ends: set[int]) -> list[list[int]]:
+    """Token rows up to the first end, which is left in."""
+    lengths = [next((number for number, token in enumerate(row, 1) if token in ends), None) for row in rows]
+    return [row[:length] for row, length in zip(rows, lengths, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "ends"),
+    [
+        (None, None, {2}),
+        (28, None, {2, 28}),
+        ([28], None, {2, 28}),
+        ([2, 28, 13], None, {2, 28, 13}),
+        ([28, 13], [20], {2, 28, 13}),  # the newer file has the last word
+        (None, [28], {2, 28}),
+        ([], 28, {2, 28}),
+        (-1, None, {2}),  # what some write for none
+        (10**30, None, {2}),
+    ],
+)
+def test_a_text_ends_at_each_end_token_of_model_and_tokenizer(ask, expected, shipped, generation, config, ends) -> None:
+    source = shipped({"eos_token_id": config}, "config.json", shipped({"eos_token_id": generation}).folder)
+    greedy, _, tokens, _ = ask(source)
+    rows = cut_at(expected[2], ends)
+    assert tokens == rows
+    rows = [row[:12] for row in rows]  # merging looks further
+    assert [limit for _, limit in greedy] == [row[-1] not in ends for row in rows]
+    assert [text for text, _ in greedy] == [
+        " ".join(WORDS[token] for token in row if token not in ends | {0, 1, 2, 3}) for row in rows
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ('{"eos_token_id": ', "(generation_config.json) cannot be read, JSONDecodeError"),
+        ("", "(generation_config.json) cannot be read, JSONDecodeError"),
+        ("[1]", "cannot be read, ValueError: generation_config.json is no JSON object"),
+        ({"eos_token_id": "</s>"}, "eos_token_id='</s>' in generation_config.json is no token's id"),
+        ({"eos_token_id": [2, True]}, "eos_token_id=True in generation_config.json is no token's id"),
+        ({"eos_token_id": {"id": 2}}, "eos_token_id={'id': 2} in generation_config.json is no token's id"),
+        ({"eos_token_id": [[2]]}, "eos_token_id=[2] in generation_config.json is no token's id"),
+    ],
+)
+def test_end_tokens_that_cannot_be_read_are_one_line(make_config, shipped, tmp_path, content, what) -> None:
+    source = shipped(content)
+    config = make_config(f"backbone.path={source.location}", f"runs_dir={tmp_path / 'runs'}", "tracker=none")
+    with pytest.raises(UserError) as raised:
+        pipeline.run(config, [])
+    [line] = str(raised.value).split("\n  - ")[1:]
+    assert line.startswith(f"model: {source.location}: the generation config")
+    assert what in line
+    assert not [path for path in (tmp_path / "runs").iterdir() if not path.name.startswith(".")]
+
+
+@pytest.fixture(scope="module")
+def real() -> Path:
+    """The folder of a real model."""
+    folder = os.environ.get("LEMA_TEST_MODEL")
+    if not folder:
+        pytest.skip("set LEMA_TEST_MODEL to the folder of a small pretrained model, as SmolLM2-135M")
+    return Path(folder)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "settings", [*TOGETHER, *({name: value} for name, value in CASES)], ids=lambda each: str(each)[:60]
+)
+def test_no_key_is_felt_by_a_real_model(real, ask, bare_answers, shipped, settings) -> None:
+    """In both files: all keys at once, and each by itself."""
+    settings = settings | {"eos_token_id": json.loads((real / "generation_config.json").read_text())["eos_token_id"]}
+    with_them = shipped(settings, "config.json", shipped(settings, model=real).folder)
+    assert equal(ask(with_them, REAL_PROMPTS), bare_answers)
+
+
+@pytest.fixture(scope="module")
+def bare_answers(real, ask) -> Any:
+    """What the real model answers as it is published, its own settings being the defaults of transformers."""
+    return ask(Weights("real", str(real), None, ""), REAL_PROMPTS)
