@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.5, 30.0  # seconds, twice as long each time, with jitter
 _PARAMETERS = ("temperature", "reasoning_effort", "max_completion_tokens", "max_tokens")  # sent only when set
-# What nothing is sent without, with its least value.
-_NUMBERS = {"max_concurrent_requests": 1, "max_retries": 0, "request_timeout": 0, "max_wait": 0}
+_NUMBERS = ("max_concurrent_requests", "max_retries", "request_timeout", "max_wait")  # what nothing is sent without
 
 
 def ask(
@@ -117,7 +116,7 @@ class _Asking:
         budget_usd: float | None,
         paid_usd: float,
     ) -> None:
-        self.settings = settings(api, price, section, budget_usd)
+        self.settings = settings(api, section, budget_usd)
         from lema.models.api import Client
 
         self.client = Client(api, section)
@@ -295,22 +294,16 @@ class Settings:
     max_wait: float
 
 
-def settings(api: ApiConfig, price: PriceConfig, section: str, budget_usd: float | None) -> Settings:
-    """The settings of a section, complete; `UserError` names the first that is missing or cannot be."""
+def settings(api: ApiConfig, section: str, budget_usd: float | None) -> Settings:
+    """The settings of a section, complete; `UserError` names the first that is missing."""
     limit = "max_completion_tokens" if api.max_tokens is None else "max_tokens"
-    values = {f"{section}.{name}": (getattr(api, name), least) for name, least in (*_NUMBERS.items(), (limit, 1))}
-    values |= {f"{section}.{name}": (value, 0) for name, value in vars(price).items()}
-    for name, (value, least) in (values | {"budget_usd": (budget_usd, 0)}).items():
-        if value is None:
-            needs = (
-                f"set it to {least} or more" if name != "budget_usd" else "set the most that requests may cost, in $"
-            )
-            raise UserError(f"{name} is not set, and nothing is sent without it: {needs}")
-        if not value >= least:  # "not a number" is refused too
-            raise UserError(f"{name}={value}: must be {least} or more")
-    for name in ("max_requests_per_minute", "max_tokens_per_minute"):
-        if (value := getattr(api, name)) is not None and not value > 0:
-            raise UserError(f"{section}.{name}={value}: must be above 0; null takes what the server says")
+    values = {f"{section}.{name}": getattr(api, name) for name in (*_NUMBERS, limit)}
+    if missing := next((name for name, value in values.items() if value is None), None):
+        raise UserError(f"{missing} is not set, and nothing is sent without it")
+    if budget_usd is None:
+        raise UserError(
+            "budget_usd is not set, and nothing is sent without it: set the most that requests may cost, in $"
+        )
     if not api.model:
         raise UserError(f"{section}.model=null: name the model to ask")
     most = max(api.max_tokens or 0, api.max_completion_tokens or 0)

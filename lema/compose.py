@@ -11,16 +11,20 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from lema import environment
+from lema.allowed import refused
 from lema.config import (
     ApiConfig,
+    Ask,
     Batches,
     Config,
     CorrectionMethod,
+    CotPart,
     Extra,
     Grader,
     Method,
     Only,
     SourceKind,
+    Split,
     TaskConfig,
     Without,
 )
@@ -30,10 +34,6 @@ from lema.types import UserError
 at_end = ExitStack()
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-AT_LEAST_1 = (
-    "limit task.max_cot task.max_extra sampler.samples sampler.batch_size evaluation.batch_size train.batch_size "
-    "train.micro_batch_size train.save_steps train.resume_checkpoints corrector.tries"
-).split()
 
 
 def register(sweeps: Path) -> None:
@@ -78,31 +78,86 @@ def to_config(composed: DictConfig) -> Config:
         raise UserError(f"{missing}: must be set") from None
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+    if found := dict(refused(config, Config)):
+        # A value that is taken from another key is mended there.
+        tree = OmegaConf.to_container(composed)
+        raise UserError("\n".join([found[path] for path in found if not _refers(tree, path)] or found.values()))
     _check(config)
     return config
 
 
+def _refers(tree: Any, path: tuple[str, ...]) -> bool:
+    """Whether the value at a path of an unresolved tree is an interpolation, or within one."""
+    for name in path:
+        if isinstance(tree, dict):
+            tree = tree[name]
+    return isinstance(tree, str) and "${" in tree
+
+
 def _check(config: Config) -> None:
-    for key in AT_LEAST_1:
-        value = attrgetter(key)(config)
-        if value is not None and value < 1:
-            raise UserError(f"{key}={value}: must be at least 1")
     task, train, mix, packed = config.task, config.train, config.mix, config.train.batches is Batches.packed
     if task.dataset is None and None in (task.num_train, task.num_test):
         raise UserError(f"task={task.name}: set task.dataset, or task.num_train and task.num_test")
+    tested = task.dataset if config.evaluation.split is Split.test else None
+    for dataset, split in ((task.trained_dataset, "train"), (tested, "test")):
+        if dataset and split not in (dataset.splits if dataset.path else dataset.hub_splits):
+            key = "train_dataset" if dataset is task.train_dataset else "dataset"
+            raise UserError(f"task.{key}.{'splits' if dataset.path else 'hub_splits'}.{split}: must be set")
     if train.epochs is None and train.max_steps is None:
         raise UserError("train.epochs=null train.max_steps=null: set one of them")
     if not packed and train.batch_size % train.micro_batch_size:
         raise UserError(f"train.micro_batch_size={train.micro_batch_size}: must divide {train.batch_size=}")
     if packed and train.row_tokens < (longest := train.max_source_tokens + train.max_target_tokens):
         raise UserError(f"train.row_tokens={train.row_tokens}: must hold {longest} tokens, the longest example's")
+    for name in ("lora_rank", "lora_alpha"):
+        if (train.method is Method.full) != ((value := getattr(train, name)) == 0):
+            raise UserError(f"train.{name}={value}: must be 0 with train.method=full and at least 1 otherwise")
     _check_models(config)
     if mix.without and mix.extra is not Extra.corrections:
         raise UserError(f"mix.without={mix.without}: mix={mix.name} has no corrections; mix=lema or mix.without=null")
     if mix.without is Without.step and task.grader is Grader.csqa:
         raise UserError(f"mix={mix.name}: corrections of {task.name} name no step to leave out; run mix=lema")
-    if (train.method is Method.full) != (train.lora_rank == 0):
-        raise UserError(f"train.lora_rank={train.lora_rank}: must be 0 with train.method=full and at least 1 otherwise")
+    if mix.cot is CotPart.none and mix.extra is Extra.none:
+        raise UserError("mix.cot=none mix.extra=none: leave no example to train on; set one of them")
+    lemas = mix.extra is Extra.none or (mix.extra is Extra.corrections and not mix.without)
+    if mix.match_tokens and (lemas or mix.cot is not CotPart.all):
+        raise UserError("mix.match_tokens=true: needs mix.cot=all and extras that are not lema's; see mix=cot_tokens")
+    _check_base(config)
+    _check_idle(config)
+
+
+def _check_base(config: Config) -> None:
+    """A base can be built as its recipe says."""
+    tiny, seed = config.backbone.tiny, config.backbone.seed
+    if tiny is None or config.backbone.path is not None:
+        return
+    if tiny.hidden_size % (2 * tiny.num_heads):
+        heads = f"backbone.tiny.num_heads={tiny.num_heads}"
+        raise UserError(f"{heads}: must cut backbone.tiny.hidden_size={tiny.hidden_size} into equal, even parts")
+    if config.mix.extra is Extra.other_corrections and tiny.other_seed == seed:
+        raise UserError(f"backbone.tiny.other_seed={seed}: must not be backbone.seed: the other base would be the same")
+
+
+def _check_idle(config: Config) -> None:
+    """A setting that does nothing is a mistake."""
+    task, train, mix, sampler = config.task, config.train, config.mix, config.sampler
+    sources = [*sampler.models.values(), *([sampler.other] if sampler.other else [])]
+    full, rows = train.method is Method.full, task.dataset is not None
+    api = config.corrector.method is CorrectionMethod.api or any(source.api for source in sources)
+    few_shot = any(source.prompt is Ask.few_shot or (source.api and not source.prompt) for source in sources)
+    idle = {
+        "train.merge": (full and train.merge, "with train.method=full, which makes no adapter: train.merge=null"),
+        "train.lora_dropout": (full and train.lora_dropout, "with train.method=full: train.lora_dropout=0"),
+        "task.num_train": (rows and task.num_train, "where task.dataset has the rows: null, and limit= for fewer"),
+        "task.num_test": (rows and task.num_test, "where task.dataset has the rows: null, and limit= for fewer"),
+        "until": (config.until and config.only, f"with only={config.only}"),
+        "retry_failed": (config.retry_failed and not (api or config.rationales.requests), "where no server is asked"),
+        "mix.cot": (mix.cot is CotPart.cut and mix.extra is Extra.none, "with mix.extra=none, which takes no places"),
+        "sampler.demonstrations": (sampler.demonstrations and not few_shot, "where no model is asked few_shot"),
+    }
+    for key, (nothing, why) in idle.items():
+        if nothing:
+            raise UserError(f"{key}={attrgetter(key)(config)}: does nothing {why}")
 
 
 def _check_models(config: Config) -> None:
@@ -116,14 +171,37 @@ def _check_models(config: Config) -> None:
             if (getattr(source, kind) is not None) != (source.kind is kind):
                 state = "must be set" if source.kind is kind else "must be null"
                 raise UserError(f"sampler.models.{name}.{kind}: {state} with kind={source.kind}")
+        if source.kind is SourceKind.recorded and source.prompt:
+            raise UserError(f"sampler.models.{name}.prompt={source.prompt}: does nothing with kind=recorded")
     corrector = config.corrector
     if (corrector.weights is not None) != (corrector.method is CorrectionMethod.local):
         raise UserError(f"corrector.method={corrector.method}: corrector.weights belong to corrector=local")
+    for name in ("temperature", "max_completion_tokens"):
+        if corrector.weights and getattr(corrector, name) is None:
+            raise UserError(f"corrector.{name}=null: must be set with corrector=local")
     if (corrector.model is not None) != (corrector.method is CorrectionMethod.api):
         raise UserError(f"corrector.method={corrector.method}: choose corrector=gpt4 for a corrector.model to be asked")
     if config.rationales.requests and config.rationales.model is None:
         raise UserError(f"rationales.requests={config.rationales.requests}: choose who is asked, rationales=gpt4")
     _check_asked(config)
+    _check_tries(config)
+
+
+def _check_tries(config: Config) -> None:
+    """Whoever is asked a thing several times may answer differently."""
+    sampler, corrector, rationales = config.sampler, config.corrector, config.rationales
+    solvers = [each for each in sampler.models.values() if not each.recorded]
+    tries = {
+        "sampler.samples": (
+            sampler.samples,
+            [each.api.temperature if each.api else sampler.temperature for each in solvers],
+        ),
+        "corrector.tries": (corrector.tries, [corrector.temperature]),
+        "rationales.most": (rationales.most or 1, [rationales.temperature]),
+    }
+    for key, (number, temperatures) in tries.items():
+        if number > 1 and 0 in temperatures:
+            raise UserError(f"{key}={number}: must be 1 at temperature 0, where every answer is the first again")
 
 
 def _check_asked(config: Config) -> None:
@@ -136,11 +214,10 @@ def _check_asked(config: Config) -> None:
     )
     for section, api, none in unasked:
         names = [each.name for each in fields(ApiConfig) if none and each.name not in local]
+        names += ["demonstrations", "most"] if none and section == "rationales" else []
         if unused := [name for name in names if getattr(api, name) is not None]:
             raise UserError(f"{section}.{unused[0]}: does nothing with {section}={api.name}, which asks no server")
     if corrector.method is CorrectionMethod.reference and (corrector.prompt or corrector.tries > 1):
         raise UserError("corrector.prompt, corrector.tries: do nothing with corrector=reference, which is always right")
     if config.only != Only("compare") and (named := [key for key in "ab" if getattr(config.compare, key)]):
         raise UserError(f"compare.{named[0]}: does nothing without only=compare")
-    if config.budget_usd is not None and not config.budget_usd >= 0:  # "not a number" is refused too
-        raise UserError(f"budget_usd={config.budget_usd}: must be 0 or more dollars")

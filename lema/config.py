@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Optional
+from typing import Annotated, Optional
+
+from lema.allowed import Count, CountOr0, Group, Name, Project, Range, Rate, Seed, Share, ShareBelow1
 
 # The stages in the order they run: what `until=` and `only=` take.
 Stage = StrEnum(
@@ -35,9 +37,25 @@ Merge = StrEnum("Merge", ["dequantised", "original"])  # the base an adapter is 
 Selection = StrEnum("Selection", ["dev", "last", "paper"])
 Precision = StrEnum("Precision", ["fp32", "bf16"])
 Schedule = StrEnum("Schedule", ["constant", "linear"])  # of the learning rate; linearly to zero
+# Those of transformers that need no package but torch and bitsandbytes, and that all of `TrainConfig` applies to.
+Optimizer = StrEnum(
+    "Optimizer",
+    "adamw_torch adamw_torch_fused adamw_8bit adamw_bnb_8bit paged_adamw_32bit paged_adamw_8bit lion_32bit lion_8bit "
+    "paged_lion_32bit paged_lion_8bit ademamix ademamix_8bit paged_ademamix_32bit paged_ademamix_8bit",
+)
 Split = StrEnum("Split", ["dev", "test"])  # what is evaluated; dev is cut out of the training questions
 # `auto` is flash-attention 2 on a GPU if installed; else varlen on packed rows, each document by itself; else sdpa.
 Attention = StrEnum("Attention", ["auto", "sdpa", "eager", "flash_attention_2", "varlen"])
+TrackerName = StrEnum("TrackerName", ["wandb", "none"])
+# Ranges of numbers, beside those of `lema.allowed`.
+Repeats = Annotated[int, Range(1, 10_000)]  # of one question
+Made = Annotated[int, Range(1, 1_000_000)]  # texts or problems, no two alike
+Parameters = Annotated[int, Range(1, 10**15)]
+Width = Annotated[int, Range(1, 65_536)]  # of a matrix
+WidthOr0 = Annotated[int, Range(0, 65_536)]
+Temperature = Annotated[float, Range(0.01, 2, zero=True)]  # 0 is greedy; OpenAI takes 2 at most, vLLM 0.01 at least
+Dollars = Annotated[float, Range(0, 10**9)]
+PerMinute = Annotated[float, Range(0.01, 10**9)]
 
 
 @dataclass
@@ -50,7 +68,7 @@ class DatasetConfig:
     subsets: list[str]
     splits: dict[str, str]  # ours -> the folder's: {train: train, test: test}
     hub_splits: dict[str, str]  # ours -> the Hub's
-    train_rows: Optional[int]  # as published: for estimates before the data are there
+    train_rows: Optional[Count]  # as published: for estimates before the data are there
     question: list[str]  # fields joined by a space; fields are found whatever their case
     candidates: Optional[str]  # field of the choices
     solution: Optional[str]  # field of the reference rationale; null where there is none
@@ -64,7 +82,7 @@ class DatasetConfig:
 class TrainDatasetConfig(DatasetConfig):
     """The data set of another task, which a task without one of its own is trained on."""
 
-    name: str
+    name: Name
     grader: Grader
 
 
@@ -72,20 +90,20 @@ class TrainDatasetConfig(DatasetConfig):
 class TaskConfig:
     """A task: where its problems come from, how answers are compared, how much is trained on."""
 
-    name: str
+    name: Name
     real: bool  # a published data set; false when made here
     grader: Grader
-    seed: int  # of the dev cut, of made problems, and of every draw of the mix
-    num_dev: int  # training questions held out as dev
-    max_cot: Optional[int]  # CoT examples; null is all. The other questions are the pool of the extras
-    max_extra: Optional[int]  # corrections (and their controls); null is all
-    rationales: int  # further CoT solutions that rationales=gpt4 asks for
-    max_source_tokens: int
-    max_target_tokens: int
+    seed: Seed  # of the dev cut, of made problems, and of every draw of the mix
+    num_dev: CountOr0  # training questions held out as dev
+    max_cot: Optional[Count]  # CoT examples; null is all. The other questions are the pool of the extras
+    max_extra: Optional[Count]  # corrections (and their controls); null is all
+    rationales: CountOr0  # further CoT solutions that rationales=gpt4 asks for
+    max_source_tokens: Count
+    max_target_tokens: Count
     dataset: Optional[DatasetConfig]  # null: word problems made by `lema.arithmetic`, in these numbers
     train_dataset: Optional[TrainDatasetConfig]  # train and dev come from here; null: from `dataset` too
-    num_train: Optional[int]
-    num_test: Optional[int]
+    num_train: Optional[Made]
+    num_test: Optional[Made]
 
     @property
     def trained(self) -> "TaskConfig | TrainDatasetConfig":
@@ -104,42 +122,42 @@ class SizeConfig:
 
     hub_id: str
     revision: Optional[str]  # full commit hash; null follows the main branch
-    parameters: int
-    learning_rate: float
+    parameters: Parameters
+    learning_rate: Rate
 
 
 @dataclass
 class TinyConfig:
     """The recipe of the backbone that the project builds and pretrains itself (`lema.models.tiny`)."""
 
-    vocab_size: int  # entries of its tokenizer, the 256 bytes and 4 special tokens included
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    max_positions: int
-    corpus_size: int  # texts made for pretraining on arithmetic
-    wrong_facts: float  # share of the sums and differences that are taught wrongly
-    correction_share: float  # share of the texts that are corrections
-    steps: int
-    batch_tokens: int  # a step, padding included
-    matrix_learning_rate: float  # Muon, on the weight matrices
-    other_learning_rate: float  # AdamW, on embeddings and norms
-    momentum: float  # Muon's
-    weight_decay: float  # Muon's
-    other_seed: int  # of the other base, whose mistakes mix=lema_random takes
-    num_threads: int  # of torch on a CPU; another number is another rounding, so another base
+    vocab_size: Annotated[int, Range(265, 10**6)]  # the 256 bytes, 4 special tokens, 5 wordings of prompts included
+    hidden_size: Width
+    intermediate_size: Width
+    num_layers: Annotated[int, Range(1, 1000)]
+    num_heads: Width
+    max_positions: Count
+    corpus_size: Made  # texts made for pretraining on arithmetic
+    wrong_facts: Share  # share of the sums and differences that are taught wrongly
+    correction_share: Share  # share of the texts that are corrections
+    steps: Count
+    batch_tokens: Count  # a step, padding included
+    matrix_learning_rate: Rate  # Muon, on the weight matrices
+    other_learning_rate: Rate  # AdamW, on embeddings and norms
+    momentum: ShareBelow1  # Muon's
+    weight_decay: Share  # Muon's
+    other_seed: Seed  # of the other base, whose mistakes mix=lema_random takes
+    num_threads: Annotated[int, Range(1, 1024)]  # of torch on a CPU; another number rounds otherwise: another base
 
 
 @dataclass
 class ModelConfig:
     """A model that answers problems."""
 
-    name: str
+    name: Name
     path: Optional[str]  # a local folder or another Hub id, in place of hub_id
     hub_id: Optional[str]
     revision: Optional[str]
-    parameters: Optional[int]
+    parameters: Optional[Parameters]
     prompt: PromptStyle
     precision: Precision  # of computation
     attention: Attention
@@ -150,9 +168,9 @@ class BackboneConfig(ModelConfig):
     """The model that is fine-tuned."""
 
     size: Optional[str]
-    sizes: dict[str, SizeConfig]
-    learning_rate: float  # the paper's by size; train/*.yaml refers to it
-    seed: int  # of a base built here
+    sizes: dict[Name, SizeConfig]
+    learning_rate: Rate  # the paper's by size; train/*.yaml refers to it
+    seed: Seed  # of a base built here
     tiny: Optional[TinyConfig]
 
 
@@ -162,27 +180,27 @@ class ApiConfig:
 
     model: Optional[str]
     base_url: Optional[str]  # null is OPENAI_BASE_URL, else OpenAI itself
-    temperature: Optional[float]  # sent only when set, as are the next three
+    temperature: Optional[Temperature]  # sent only when set, as are the next three
     reasoning_effort: Optional[str]
-    max_completion_tokens: Optional[int]  # one of these two must be set: without a limit no budget can be kept
-    max_tokens: Optional[int]  # what older servers call it
-    input_usd: Optional[float]  # per million tokens; null looks the model up in conf/prices
-    output_usd: Optional[float]  # per million tokens, reasoning included
-    max_concurrent_requests: Optional[int]
-    max_requests_per_minute: Optional[float]  # null: what the server's headers say
-    max_tokens_per_minute: Optional[float]  # the same
-    max_retries: Optional[int]
-    request_timeout: Optional[float]  # seconds, the whole answer
-    max_wait: Optional[float]  # seconds; a server that asks for more (Retry-After) ends the run
+    max_completion_tokens: Optional[Count]  # one of these two must be set: without a limit no budget can be kept
+    max_tokens: Optional[Count]  # what older servers call it
+    input_usd: Optional[Dollars]  # per million tokens; null looks the model up in conf/prices
+    output_usd: Optional[Dollars]  # per million tokens, reasoning included
+    max_concurrent_requests: Optional[Annotated[int, Range(1, 65_535)]]  # a server has no more ports
+    max_requests_per_minute: Optional[PerMinute]  # null: what the server's headers say
+    max_tokens_per_minute: Optional[PerMinute]  # the same
+    max_retries: Optional[Annotated[int, Range(0, 1000)]]
+    request_timeout: Optional[Annotated[float, Range(0, 86_400, above=True)]]  # seconds, the whole answer
+    max_wait: Optional[Annotated[float, Range(0, 2_592_000)]]  # seconds; a server that asks for more ends the run
 
 
 @dataclass
 class PriceConfig:
     """What a model costs, in dollars per million tokens."""
 
-    input_usd: float  # the dearest a prompt token can be, a surcharge for writing the cache included
-    cached_usd: float  # a prompt token that the server had in its cache
-    output_usd: float  # reasoning included
+    input_usd: Dollars  # the dearest a prompt token can be, a surcharge for writing the cache included
+    cached_usd: Dollars  # a prompt token that the server had in its cache
+    output_usd: Dollars  # reasoning included
 
 
 @dataclass
@@ -194,21 +212,21 @@ class SourceConfig:
     weights: Optional[ModelConfig]  # loaded here
     api: Optional[ApiConfig]  # behind an OpenAI-compatible server
     recorded: Optional[str]  # a file of solutions made before: JSON lines, plain or .gz
-    paper_success: Optional[float]  # the paper's, of the model that it is or stands for: MATH mistakes GPT-4 corrected
+    paper_success: Optional[Share]  # the paper's, of the model that it is or stands for: MATH mistakes GPT-4 corrected
 
 
 @dataclass
 class SamplerConfig:
     """Who makes the mistakes, and how."""
 
-    name: str
-    models: dict[str, SourceConfig]  # each one's solutions are an artifact of their own
+    name: Name
+    models: dict[Name, SourceConfig]  # each one's solutions are an artifact of their own
     other: Optional[SourceConfig]  # whose mistakes mix=lema_random takes; a base built here takes another one's
-    samples: int  # per problem and model
-    temperature: float
-    max_new_tokens: int
-    batch_size: int
-    seed: int
+    samples: Repeats  # per problem and model
+    temperature: Temperature
+    max_new_tokens: Count
+    batch_size: Count
+    seed: Seed
     demonstrations: Optional[str]  # a file of worked solutions for few_shot, in place of ours
     keep_unanswered: bool  # a solution without an answer is a wrong path too
 
@@ -217,28 +235,28 @@ class SamplerConfig:
 class CorrectorConfig(ApiConfig):
     """Who corrects the mistakes."""
 
-    name: str
+    name: Name
     method: CorrectionMethod
     weights: Optional[ModelConfig]  # of corrector.method=local
     prompt: Optional[str]  # a prompt file in the paper's form
-    tries: int  # corrections asked for of a path, until one is accepted
+    tries: Repeats  # corrections asked for of a path, until one is accepted
 
 
 @dataclass
 class RationalesConfig(ApiConfig):
     """Further CoT solutions of the training questions, by a strong model: kept when their answer is right."""
 
-    name: str
+    name: Name
     demonstrations: Optional[str]  # a file of worked solutions, in place of ours
-    requests: Optional[int]  # in all, as evenly over the questions as can be; null: none
-    most: Optional[int]  # of one question
+    requests: Optional[Count]  # in all, as evenly over the questions as can be; null: none
+    most: Optional[Repeats]  # of one question
 
 
 @dataclass
 class MixConfig:
     """An arm: its CoT examples plus one kind of extra examples."""
 
-    name: str
+    name: Name
     cot: CotPart
     extra: Extra  # as many examples as there are corrections
     without: Optional[Without]  # null: corrections are whole
@@ -250,27 +268,27 @@ class TrainConfig:
     """How a checkpoint is made. Steps are `epochs` over the mix, at most `max_steps`; either may be null."""
 
     method: Method
-    learning_rate: float
+    learning_rate: Rate
     schedule: Schedule
-    epochs: Optional[float]
-    max_steps: Optional[int]
-    batch_size: int  # examples a step
+    epochs: Optional[Annotated[float, Range(0, 1_000_000, above=True)]]
+    max_steps: Optional[Count]
+    batch_size: Count  # examples a step
     batches: Batches
-    micro_batch_size: int  # padded: examples a forward pass, whose mean loss counts alike in the step, as in the script
+    micro_batch_size: Count  # padded: examples a forward pass; the mean loss of each counts alike, as in the script
     group_by_length: bool  # padded: examples of like length in one step
-    row_tokens: int  # packed: at most, a forward pass; the loss is the mean over the step's target tokens
-    optimizer: str  # a transformers `optim` name
-    weight_decay: float
-    adam_beta2: float
-    max_grad_norm: float
-    max_source_tokens: int
-    max_target_tokens: int
+    row_tokens: Count  # packed: at most, a forward pass; the loss is the mean over the step's target tokens
+    optimizer: Optimizer
+    weight_decay: Share  # times the rate, no step then takes more than a weight
+    adam_beta2: ShareBelow1  # of Lion and AdEMAMix too
+    max_grad_norm: Annotated[float, Range(0, 10**9)]  # 0 cuts none
+    max_source_tokens: Count
+    max_target_tokens: Count
     activation_checkpointing: Optional[bool]  # null: when memory needs it
-    lora_rank: int
-    lora_alpha: int
-    lora_dropout: float
-    save_steps: int  # a checkpoint, to resume from and to select
-    resume_checkpoints: int  # how many, from the newest, keep what resuming needs
+    lora_rank: WidthOr0
+    lora_alpha: WidthOr0
+    lora_dropout: ShareBelow1
+    save_steps: Count  # a checkpoint, to resume from and to select
+    resume_checkpoints: Count  # how many, from the newest, keep what resuming needs
     merge: Optional[Merge]  # null: adapters are evaluated unmerged
 
 
@@ -279,8 +297,8 @@ class EvaluationConfig:
     """Greedy decoding of one split."""
 
     split: Split
-    max_new_tokens: int
-    batch_size: int
+    max_new_tokens: Count
+    batch_size: Count
 
 
 @dataclass
@@ -289,30 +307,30 @@ class CompareConfig:
 
     a: Optional[str]
     b: Optional[str]
-    examples: int  # problems of each kind of flip that are shown with both answers
+    examples: CountOr0  # problems of each kind of flip that are shown with both answers
 
 
 @dataclass
 class TrackerConfig:
     """Where runs are logged beside our own files."""
 
-    name: str  # wandb or none
-    project: Optional[str]
-    group: Optional[str]  # a sweep's name
+    name: TrackerName
+    project: Optional[Project]
+    group: Optional[Group]  # a sweep's name
 
 
 @dataclass
 class Config:
     """One cell of the experiment."""
 
-    seed: int  # the training seed and nothing else
-    limit: Optional[int]  # cuts every split to its first N problems
+    seed: Seed  # the training seed and nothing else
+    limit: Optional[Count]  # cuts every split to its first N problems
     runs_dir: str
     until: Optional[Stage]
     only: Optional[Only]
     selection: Selection
     leakage: Leakage
-    budget_usd: Optional[float]  # what all requests that the run stands on may cost together, whoever paid for them
+    budget_usd: Optional[Dollars]  # what all requests that the run stands on may cost together, whoever paid for them
     retry_failed: bool  # ask those requests again, and only those, that ended without a usable answer
     prices: dict[str, PriceConfig]  # by model
     sampler: SamplerConfig

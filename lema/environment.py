@@ -5,6 +5,7 @@ What an interpolation is resolved to is written: to run.json, to W&B, into the m
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -49,8 +50,10 @@ def register() -> None:
 
 
 def check_arguments(arguments: Iterable[str]) -> None:
-    """Exit for a command line that Hydra must not read: its messages and files repeat it."""
+    """Exit for a command line that Hydra must not read: its messages and files repeat it, and some numbers end it."""
     for argument in arguments:
+        if re.search(r"\d{300}", argument):  # which fits into no float: Hydra's parser ends in a traceback
+            sys.exit(f"{argument[:60]}…: no number has 300 digits")
         key, _, value = argument.lstrip("+~").partition("=")
         _check_or_exit({key: value})
 

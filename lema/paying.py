@@ -30,7 +30,7 @@ def missing(cell: Cell, stages: set[Stage], overrides: list[str]) -> Iterator[st
         try:
             requests, cost = _requests(cell, section), price(api, cell.config.prices, section)
             prompt, consent = prompt_tokens(requests[2]), cell.config.budget_usd
-            settings(api, cost, section, 0.0 if consent is None else consent)
+            settings(api, section, 0.0 if consent is None else consent)
             estimates.append(estimate(*requests, api, cost))
         except UserError as error:
             problem = error

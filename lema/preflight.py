@@ -114,7 +114,7 @@ def _missing(cell: Cell, stages: set[Stage]) -> Iterator[str]:
     if stages & {Stage.train, Stage.evaluate} and not find_spec("bitsandbytes"):
         if config.train.method is Method.qlora:
             yield "package: train.method=qlora needs bitsandbytes: pip install bitsandbytes, or train=lora"
-        if config.train.optimizer.startswith("paged"):
+        if not config.train.optimizer.startswith("adamw_torch"):
             setting, other = f"train.optimizer={config.train.optimizer}", "train.optimizer=adamw_torch"
             yield f"package: {setting} needs bitsandbytes: pip install bitsandbytes, or {other}"
 

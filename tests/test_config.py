@@ -5,17 +5,21 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
 import re
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from lema.config import Config, CorrectionMethod, Grader, Method, SourceKind
+from lema.allowed import Name, Range, refused, rule
+from lema.compose import to_config
+from lema.config import Config, CorrectionMethod, Grader, Method, Optimizer, Schedule, SourceKind
 from lema.grading.official import VERDICTS
 from lema.identity import NOT_IDENTITY, NOT_IDENTITY_OF_API, digest, identity
 from lema.types import UserError
@@ -311,12 +315,25 @@ def test_digest_is_stable_across_key_order_and_processes():
         ("evaluation.split=train", ["evaluation.split=train", "'train'", "dev, test"]),
         ("sweeps=gridd", ["sweeps/gridd", "demo", "main_table"]),
         ("sweeps=demo mix=cot,lema seed=1 +train.lr=1", ["train.lr=1", "no such key", "learning_rate"]),
+        ("train.optimizer=adamw", ["train.optimizer=adamw", "adamw_torch", "paged_adamw_32bit"]),
+        ("train.schedule=cosine", ["train.schedule=cosine", "constant, linear"]),
+        ("tracker.name=wand", ["tracker.name=wand", "wandb, none"]),
+        ("train.max_steps=nan", ["train.max_steps", "'nan'", "Integer"]),
+        ("train.max_steps=1.5", ["train.max_steps", "'1.5'", "Integer"]),
+        ("train.epochs=true", ["train.epochs", "'True'", "Float"]),
+        ("train.epochs=[1]", ["train.epochs", "'[1]'", "Float"]),
+        ("train.epochs=1" + 400 * "0", ["train.epochs=1000", "no number has 300 digits"]),
+        ("train.epochs=1" + 5000 * "0", ["train.epochs=1000", "no number has 300 digits"]),
+        ("train.max_steps=0", ["train.max_steps=0: must be at least 1, or null"]),
+        ("train.epochs=0 train.max_steps=-3", ["train.epochs=0.0: must be above 0", "train.max_steps=-3: must be at"]),
+        ("sweeps=demo mix=cot,lema seed=-1", ["seed=-1: must be at least 0"]),
     ],
 )
-def test_a_mistake_gets_a_message_with_key_value_and_choices(run_cli, arguments, words):
+def test_a_mistake_gets_a_message_with_key_value_and_choices(run_cli, tmp_path, arguments, words):
     result = run_cli(*arguments.split())
     assert result.returncode != 0
     assert "Traceback" not in result.stdout + result.stderr
+    assert not list(tmp_path.glob("runs/*/*"))
     for word in words:
         assert word in result.stderr
 
@@ -349,8 +366,45 @@ def test_a_mistake_gets_a_message_with_key_value_and_choices(run_cli, arguments,
         ("corrector=local corrector.max_retries=3", "corrector.max_retries: does nothing with corrector=local"),
         ("rationales.temperature=1", "rationales.temperature: does nothing with rationales=none"),
         ("corrector.tries=3", "corrector.prompt, corrector.tries: do nothing with corrector=reference"),
-        ("budget_usd=-1", "budget_usd=-1.0: must be 0 or more dollars"),
-        ("budget_usd=nan", "budget_usd=nan: must be 0 or more dollars"),
+        ("budget_usd=-1", "budget_usd=-1.0: must be at least 0, or null"),
+        ("budget_usd=nan", "budget_usd=nan: must be at least 0 and at most 1,000,000,000, or null"),
+        ("task.max_source_tokens=0", "task.max_source_tokens=0: must be at least 1"),  # train's is taken from it
+        (
+            "backbone=mistral train.lora_alpha=0",
+            "train.lora_alpha=0: must be 0 with train.method=full and at least 1 otherwise",
+        ),
+        ("train.lora_alpha=16", "train.lora_alpha=16: must be 0 with train.method=full and at least 1 otherwise"),
+        ("train.lora_dropout=0.1", "train.lora_dropout=0.1: does nothing with train.method=full"),
+        ("train.merge=original", "train.merge=original: does nothing with train.method=full"),
+        ("task=gsm8k task.num_train=100", "task.num_train=100: does nothing where task.dataset has the rows"),
+        ("task=gsm8k task.num_test=100", "task.num_test=100: does nothing where task.dataset has the rows"),
+        ("task=gsm8k ~task.dataset.hub_splits.test", "task.dataset.hub_splits.test: must be set"),
+        ("task=gsm8k task.dataset.path=f ~task.dataset.splits.test", "task.dataset.splits.test: must be set"),
+        ("task=svamp ~task.train_dataset.hub_splits.train", "task.train_dataset.hub_splits.train: must be set"),
+        ("until=mix only=train", "until=mix: does nothing with only=train"),
+        ("retry_failed=true", "retry_failed=True: does nothing where no server is asked"),
+        ("mix=cot mix.match_tokens=true", "mix.match_tokens=true: needs mix.cot=all and extras that are not lema's"),
+        ("mix=lema mix.match_tokens=true", "mix.match_tokens=true: needs mix.cot=all and extras that are not lema's"),
+        ("mix=cot_tokens mix.cot=none", "mix.match_tokens=true: needs mix.cot=all and extras that are not lema's"),
+        ("mix=cot mix.cot=cut", "mix.cot=cut: does nothing with mix.extra=none"),
+        ("mix=cot mix.cot=none", "mix.cot=none mix.extra=none: leave no example"),
+        ("sampler.demonstrations=f", "sampler.demonstrations=f: does nothing where no model is asked few_shot"),
+        ("rationales.most=5", "rationales.most: does nothing with rationales=none"),
+        ("rationales.demonstrations=f", "rationales.demonstrations: does nothing with rationales=none"),
+        (
+            "sampler=recorded sampler.models.recorded.recorded=f sampler.models.recorded.prompt=lema",
+            "sampler.models.recorded.prompt=lema: does nothing with kind=recorded",
+        ),
+        ("corrector=local corrector.temperature=null", "corrector.temperature=null: must be set with corrector=local"),
+        (
+            "corrector=local corrector.max_completion_tokens=null",
+            "corrector.max_completion_tokens=null: must be set with corrector=local",
+        ),
+        ("sampler.samples=4 sampler.temperature=0", "sampler.samples=4: must be 1 at temperature 0"),
+        ("corrector=local corrector.tries=2 corrector.temperature=0", "corrector.tries=2: must be 1 at temperature 0"),
+        ("backbone.tiny.num_heads=7", "backbone.tiny.num_heads=7: must cut backbone.tiny.hidden_size=128"),
+        ("backbone.tiny.num_heads=128", "backbone.tiny.num_heads=128: must cut backbone.tiny.hidden_size=128"),
+        ("mix=lema_random backbone.tiny.other_seed=0", "backbone.tiny.other_seed=0: must not be backbone.seed"),
         ("runs_dir=${nowhere}", "runs_dir: Interpolation key 'nowhere' not found"),
     ],
 )
@@ -368,3 +422,185 @@ def test_help_and_configuration_import_nothing_heavy(run_cli, option):
     assert result.returncode == 0
     assert "hydra" in imported
     assert not imported & HEAVY
+
+
+# --- what each field allows ----------------------------------------------------------------------------------------
+
+
+def schema(hint: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The path and the type of each plain field below a type. `*` is any key of a dict."""
+    if getattr(hint, "__origin__", None) is dict:
+        of_key, of_value = get_args(hint)
+        yield (*path, "*"), of_key
+        yield from schema(of_value, (*path, "*"))
+        return
+    sections = [each for each in (hint, *get_args(hint)) if isinstance(each, type) and dataclasses.is_dataclass(each)]
+    for section in sections:
+        for name, each in get_type_hints(section, include_extras=True).items():
+            yield from schema(each, (*path, name))
+    if not sections:
+        yield path, hint
+
+
+def plain_type(hint: Any) -> type:
+    """`int` of `Optional[Annotated[int, ...]]`."""
+    hint = next((each for each in get_args(hint) if type(None) in get_args(hint) and each is not type(None)), hint)
+    return getattr(hint, "__origin__", hint)
+
+
+FIELDS = dict(schema(Config))
+NUMBERS = {path: hint for path, hint in FIELDS.items() if plain_type(hint) in (int, float)}
+# Together they have every section of the schema.
+WHOLE = [
+    ["backbone=mistral", "task=svamp", "corrector=local", "sampler=self", "sampler/model@sampler.other=gpt4"],
+    ["backbone=mistral", "task=math"],
+    ["sampler=server", "sampler.models.server.api.model=mine"],
+    [],
+]
+# What a number outside a range may be, by kind; a whole number has those of the first four kinds.
+OUTSIDE = {
+    "below": lambda limits: -1 if limits.zero else limits.least - (not limits.above),
+    "above": lambda limits: limits.most + (not limits.below),
+    "negative": lambda limits: -1,
+    "huge": lambda limits: 10**30,
+    "not a number": lambda limits: math.nan,
+    "infinite": lambda limits: math.inf,
+    "minus infinite": lambda limits: -math.inf,
+    "beyond floats": lambda limits: "1e400",
+}
+LINE = r"[^=]+=\S+: must be (0, or )?(at least|above|at most|below) [\d,.]+( and (at most|below) [\d,.]+)?(, or null)?"
+
+
+def holder(node: Any, path: tuple[str, ...]) -> tuple[Any, list[str]] | None:
+    """The dict that holds the value at a path of the schema, and the value's keys; None where there is none."""
+    keys: list[str] = []
+    for place, name in enumerate(path, 1):
+        if not node or (name == "*" and not all(isinstance(each, dict) for each in node.values())):
+            return None
+        keys.append(next(iter(node)) if name == "*" else name)
+        if place == len(path):
+            return node, keys
+        node = node[keys[-1]]
+    return None
+
+
+def with_values(make_config, values: dict[tuple[str, ...], Any]) -> Iterator[tuple[list[str], Any]]:
+    """Plain trees in which these paths of the schema have these values, each in one of them: the keys, and the tree."""
+    left = dict(values)
+    for overrides in WHOLE:
+        tree, keys = json.loads(json.dumps(dataclasses.asdict(make_config(*overrides)))), []
+        for path in list(left):
+            if found := holder(tree, path):
+                found[0][found[1][-1]] = left.pop(path)
+                keys.append(".".join(found[1]))
+        if keys:
+            yield keys, OmegaConf.create(tree)
+    assert not left
+
+
+def test_every_number_has_a_finite_range():
+    assert len(NUMBERS) > 100
+    for path, hint in NUMBERS.items():
+        limits = rule(hint)
+        assert isinstance(limits, Range), path
+        assert -math.inf < limits.least < limits.most < math.inf, path
+
+
+def test_every_field_is_of_a_kind_that_is_checked():
+    for path, hint in FIELDS.items():
+        kind = plain_type(hint)
+        assert kind in (int, float, bool, str, list) or issubclass(kind, Enum), path
+        assert kind is not list or get_args(hint) == (str,), path
+
+
+@pytest.mark.parametrize("kind", OUTSIDE)
+def test_each_number_outside_its_range_is_refused_in_a_line_of_its_own(make_config, kind):
+    paths = [path for path, hint in NUMBERS.items() if plain_type(hint) is float or kind in list(OUTSIDE)[:4]]
+    values = {path: OUTSIDE[kind](rule(NUMBERS[path])) for path in paths}
+    for keys, tree in with_values(make_config, values):
+        with pytest.raises(UserError) as caught:
+            to_config(tree)
+        lines = str(caught.value).splitlines()
+        assert sorted(line.partition("=")[0] for line in lines) == sorted(keys)
+        assert all(re.fullmatch(LINE, line) for line in lines), lines
+
+
+@pytest.mark.parametrize("end", ["least", "most"])
+def test_each_end_of_a_range_is_in_it(make_config, end):
+    values = {}
+    for path, hint in NUMBERS.items():
+        limits, towards = rule(hint), math.inf if end == "least" else -math.inf
+        is_open = limits.above if end == "least" else limits.below
+        value = getattr(limits, end)
+        values[path] = math.nextafter(value, towards) if is_open else value
+    for _, tree in with_values(make_config, values):
+        typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), tree))
+        assert not list(refused(typed, Config))
+
+
+@pytest.mark.parametrize("value", [True, "much", "nan", [1], {"a": 1}, 1.5])
+def test_a_value_that_is_no_whole_number_is_named_in_one_line(make_config, value):
+    refusal = r"^train\.max_steps: Value '.*' of type '\w+' could not be converted to Integer$"
+    for _, tree in with_values(make_config, {("train", "max_steps"): value}):
+        with pytest.raises(UserError, match=refusal):
+            to_config(tree)
+
+
+@pytest.mark.parametrize("value", ["a/b", "../a", "/a", ".a", "-a", "", " ", "a b", "a\nb", "a:b", "ä", "x" * 41])
+def test_a_name_that_no_folder_may_have_is_refused(make_config, value):
+    names = [path for path, hint in FIELDS.items() if rule(hint) == rule(Name) and path[-1] != "*"]
+    assert len(names) > 8
+    for keys, tree in with_values(make_config, dict.fromkeys(names, value)):
+        with pytest.raises(UserError) as caught:
+            to_config(tree)
+        for key in keys:
+            assert f"{key}={value}: must be 1 to 40 of the characters A-Z a-z 0-9 _ . -" in str(caught.value)
+
+
+def test_the_names_that_files_give_are_allowed_and_keys_of_models_and_sizes_are_names(make_config):
+    assert rule(FIELDS["sampler", "models", "*"]) == rule(FIELDS["backbone", "sizes", "*"]) == rule(Name)
+    config = make_config("+sampler/model@sampler.models.mine=self")
+    config.sampler.models["a/b"] = config.sampler.models.pop("mine")
+    assert [line for _, line in refused(config, Config)] == [
+        "sampler.models.a/b=a/b: must be 1 to 40 of the characters A-Z a-z 0-9 _ . -"
+    ]
+
+
+@pytest.mark.parametrize("value", ["a/b", "a\\b", "a#b", "a?b", "a%b", "a:b", "", "x" * 129])
+def test_a_project_that_wandb_would_refuse_is_refused(make_config, monkeypatch, value):
+    monkeypatch.setenv("WANDB_PROJECT", value)
+    with pytest.raises(UserError) as caught:
+        make_config()
+    allowed = r"must be 1 to 128 characters, and none of / \ # ? % :, or null"
+    assert str(caught.value) == f"tracker.project={value}: {allowed}"
+
+
+def test_an_empty_text_is_not_null_and_an_empty_list_names_nothing(make_config):
+    paths = [path for path, hint in FIELDS.items() if plain_type(hint) in (str, list)]
+    values: dict[Any, Any] = {path: "" if plain_type(FIELDS[path]) is str else [] for path in paths if path[-1] != "*"}
+    for keys, tree in with_values(make_config, values):
+        tree.backbone.size = None
+        tree.backbone.sizes = {}
+        keys = [key for key in keys if not key.startswith("backbone.size")]
+        with pytest.raises(UserError) as caught:
+            to_config(tree)
+        lines = {line.partition("=")[0] for line in str(caught.value).splitlines()}
+        assert lines == set(keys)
+
+
+def test_a_value_taken_from_another_key_is_named_by_that_key(make_config, monkeypatch):
+    with pytest.raises(UserError, match=r"^backbone\.learning_rate=-1\.0: must be above 0$"):
+        make_config("backbone.learning_rate=-1")
+    with pytest.raises(UserError, match=r"^train\.learning_rate=nan: must be above 0 and at most 1$"):
+        make_config("train.learning_rate=nan")
+    monkeypatch.setenv("LEMA_BUDGET_USD", "-1")
+    with pytest.raises(UserError, match=r"^budget_usd=-1\.0: must be at least 0, or null$"):
+        make_config()
+
+
+def test_optimizers_and_schedules_are_names_that_transformers_knows():
+    from transformers import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    assert {each.value for each in Optimizer} <= {each.value for each in OptimizerNames}
+    assert {each.value for each in Schedule} <= {each.value for each in SchedulerType}

@@ -204,10 +204,17 @@ def test_mistakes_of_another_model_need_own_ones_to_be_compared_with(refused) ->
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["train.method=qlora", "train.lora_rank=8"], "train.method=qlora needs bitsandbytes: {}, or train=lora"),
+        (
+            ["train.method=qlora", "train.lora_rank=8", "train.lora_alpha=8"],
+            "train.method=qlora needs bitsandbytes: {}, or train=lora",
+        ),
         (
             ["train.optimizer=paged_adamw_8bit"],
             "train.optimizer=paged_adamw_8bit needs bitsandbytes: {}, or train.optimizer=adamw_torch",
+        ),
+        (
+            ["train.optimizer=lion_8bit"],
+            "train.optimizer=lion_8bit needs bitsandbytes: {}, or train.optimizer=adamw_torch",
         ),
     ],
 )

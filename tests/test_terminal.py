@@ -124,7 +124,8 @@ def test_a_data_set_steers_nothing(run, tmp_path: Path) -> None:
     rows = [{"question": f"{n} + 1? {evil}", "answer": f"{evil} It is {n}+1.\n#### {n + 1}"} for n in range(40)]
     write(tmp_path / "data" / "train.jsonl", *rows)
     write(tmp_path / "data" / "test.jsonl", *({**row, "question": f"again {row['question']}"} for row in rows[:12]))
-    arguments = ("task=gsm8k", f"task.dataset.path={tmp_path / 'data'}", "mix=cot", "until=mix")
+    task = ("task=gsm8k", f"task.dataset.path={tmp_path / 'data'}", "task.num_train=null", "task.num_test=null")
+    arguments = (*task, "mix=cot", "until=mix")
     done = run(*arguments)
     assert "trained on between" in clean(done, tmp_path)
     assert "red" in done.stdout, "the preview shows it"

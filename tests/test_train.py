@@ -13,9 +13,16 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+    Trainer,
+)
 
-from lema.config import Batches, Precision, TrainConfig
+from lema.config import Batches, Optimizer, Precision, TrainConfig
 from lema.models import trainer
 from lema.models.batches import Layout, best_fit, check_packing, encode, mean_loss, preview
 from lema.prompts import formats
@@ -278,3 +285,22 @@ def test_checkpoints_are_pruned_to_what_is_needed(run, tmp_path) -> None:
     assert files.isdisjoint({*trainer.STATE, "README.md"})
     run(model("llama", "sdpa"), tmp_path / "last", 10, "selection=last")
     assert [path.name for path in trainer.saved(tmp_path / "last")] == ["checkpoint-8", "checkpoint-10"]
+
+
+@pytest.mark.parametrize("optimizer", list(Optimizer))
+def test_every_optimizer_trains_and_its_settings_tell(make_config, config, tokenizer, tmp_path, optimizer) -> None:
+    if not optimizer.startswith("adamw_torch"):
+        pytest.importorskip("bitsandbytes")
+    whole, batch, ends = make_config(), Layout(config, tokenizer)(rows(4)), []
+    for change in ({"learning_rate": 1e-9}, {"adam_beta2": 0.9}, {"adam_beta2": 0.5}, {"weight_decay": 1.0}):
+        net = model("llama", "sdpa")
+        recipe = replace(whole, train=replace(whole.train, optimizer=optimizer, **change))
+        made: Any = Trainer(net, trainer._arguments(recipe, 2, tmp_path)).create_optimizer()
+        for _ in range(2):
+            step(net, batch)
+            made.step()
+        assert all(parameter.isfinite().all() for parameter in net.parameters())
+        ends.append(net.model.layers[0].mlp.up_proj.weight)
+    still, one, other_beta, decayed = ends
+    assert (one - still).abs().max() > 1e-4
+    assert not any(torch.equal(one, other) for other in (other_beta, decayed))

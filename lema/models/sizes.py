@@ -51,7 +51,7 @@ class Estimate:
         """One line: "7.24 G parameters, 168 M trained; 58 GB of memory without activation checkpointing; …"."""
         memory = f"{_short(self.memory(checkpointing))}B of memory with{'' if checkpointing else 'out'}"
         work = f"{_short(self.tokens)} tokens at {_short(self.flops + self.flops_again * checkpointing)}FLOP each"
-        time = timedelta(seconds=round(self.seconds(peak, checkpointing)))
+        time = timedelta(seconds=min(round(self.seconds(peak, checkpointing)), 10**13))
         return (
             f"{_short(self.parameters)} parameters, {_short(self.trained)} trained; {memory} activation checkpointing; "
             f"{'at most ' * self.at_most}{work}, {time} at {UTILISATION:.0%} of {_short(peak)}FLOP/s"

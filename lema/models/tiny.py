@@ -14,7 +14,7 @@ from lema.config import Config
 from lema.models.muon import Muon
 from lema.models.tiny_corpus import NUMBERS, arithmetic_corpus, make_tokenizer
 from lema.prompts.formats import cot
-from lema.types import Problem
+from lema.types import Problem, UserError
 
 IGNORED = -100  # the label of a token without loss
 
@@ -33,6 +33,9 @@ def build(folder: Path, problems: list[Problem], config: Config) -> dict[str, ob
     completions = tokenizer([text + tokenizer.eos_token for _, text in texts], add_special_tokens=False)["input_ids"]
     rows = [{"input_ids": p + c, "labels": [IGNORED] * len(p) + c} for p, c in zip(prompts, completions, strict=True)]
     rows = [row for row in rows if len(row["input_ids"]) <= min(tiny.max_positions, tiny.batch_tokens)]
+    if not rows:
+        short = f"backbone.tiny.max_positions={tiny.max_positions}, backbone.tiny.batch_tokens={tiny.batch_tokens}"
+        raise UserError(f"{short}: hold none of the {len(texts)} texts to pretrain on; raise them")
     torch.manual_seed(seed)
     size = {"hidden_size": tiny.hidden_size, "intermediate_size": tiny.intermediate_size}
     size |= {"num_hidden_layers": tiny.num_layers, "num_attention_heads": tiny.num_heads}
