@@ -74,4 +74,5 @@ def refused(value: Any, hint: Any, path: tuple[str, ...] = ()) -> Iterator[tuple
         found = rule(hint)
         must = found.refuses(value) if found else "must not be empty" if value in ("", []) else None
         if must:
-            yield path, f"{'.'.join(path)}={value}: {must}{', or null' if type(None) in get_args(hint) else ''}"
+            shown = value if str(value).isprintable() else repr(value)  # in one line, and without terminal escapes
+            yield path, f"{'.'.join(path)}={shown}: {must}{', or null' if type(None) in get_args(hint) else ''}"

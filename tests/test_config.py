@@ -530,6 +530,7 @@ def test_each_end_of_a_range_is_in_it(make_config, end):
     values = {}
     for path, hint in NUMBERS.items():
         limits, towards = rule(hint), math.inf if end == "least" else -math.inf
+        assert isinstance(limits, Range), path
         is_open = limits.above if end == "least" else limits.below
         value = getattr(limits, end)
         values[path] = math.nextafter(value, towards) if is_open else value
@@ -546,15 +547,19 @@ def test_a_value_that_is_no_whole_number_is_named_in_one_line(make_config, value
             to_config(tree)
 
 
-@pytest.mark.parametrize("value", ["a/b", "../a", "/a", ".a", "-a", "", " ", "a b", "a\nb", "a:b", "ä", "x" * 41])
+@pytest.mark.parametrize(
+    "value", ["a/b", "../a", "/a", ".a", "-a", "", " ", "a b", "a\nb", "a\x1b[2J", "a:b", "ä", "x" * 41]
+)
 def test_a_name_that_no_folder_may_have_is_refused(make_config, value):
     names = [path for path, hint in FIELDS.items() if rule(hint) == rule(Name) and path[-1] != "*"]
     assert len(names) > 8
     for keys, tree in with_values(make_config, dict.fromkeys(names, value)):
         with pytest.raises(UserError) as caught:
             to_config(tree)
+        shown = value if value.isprintable() else repr(value)
+        assert len(str(caught.value).splitlines()) == len(keys)
         for key in keys:
-            assert f"{key}={value}: must be 1 to 40 of the characters A-Z a-z 0-9 _ . -" in str(caught.value)
+            assert f"{key}={shown}: must be 1 to 40 of the characters A-Z a-z 0-9 _ . -" in str(caught.value)
 
 
 def test_the_names_that_files_give_are_allowed_and_keys_of_models_and_sizes_are_names(make_config):
