@@ -63,6 +63,8 @@ def generate(
     ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [] if named is None else [named])}
     batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
     options |= {"eos_token_id": sorted(ends), "pad_token_id": tokenizer.pad_token_id}
+    if "stop_strings" in options:
+        options["tokenizer"] = tokenizer
     output = model.generate(**batch, **options, output_logits=logits, return_dict_in_generate=True)
     rows = []
     for row in output.sequences[:, batch["input_ids"].shape[1] :].tolist():

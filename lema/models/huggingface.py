@@ -209,7 +209,7 @@ def complete(
     if temperature > 0:  # which alone is to shape the samples: transformers' own top_k is 50
         options |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
     if stop is not None:
-        options |= {"stop_strings": [stop], "tokenizer": tokenizer}
+        options["stop_strings"] = [stop]
     encoded = [encode_prompt(tokenizer, text) for text in tqdm(prompts, "prompts", disable=None)]
     by_length = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
     texts: dict[int, tuple[str, bool]] = {}
