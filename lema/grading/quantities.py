@@ -36,6 +36,7 @@ _SPOKEN: list[tuple[re.Pattern[str], str]] = [
             r"minus \1",
         ),
         (r"\b(?:negative|minus) (?=[$£€\\({]*[\d.])", "-"),
+        (r"\b0x[\da-f]+", "hexadecimal"),
         (r"(?<=\d)[_'](?=\d{3}(?!\d))", ","),
         (r"(?<=\d) squared\b", "^2"),
         (r"(?<=\d):00\b", ""),
@@ -52,7 +53,7 @@ _SPOKEN: list[tuple[re.Pattern[str], str]] = [
 ]
 _AND_PART = re.compile(rf"(?<=\d) and ({WORDS.pattern})", re.IGNORECASE)
 _DENIED = re.compile(
-    r"(?:\b(?:not(?! (?:only|counting|including)\b)|never|neither|cannot|rather than|instead of"
+    r"(?:\b(?:not(?! (?:only|counting|including)\b)|no longer|never|neither|cannot|rather than|instead of"
     r"|anything (?:but|except))\b|n't\b).*?(?=,(?!\d{3})|;|\.(?!\d)|\n|\bbut\b|$)",
     re.IGNORECASE,
 )
@@ -68,13 +69,13 @@ _COMPARED = re.compile(
     re.IGNORECASE,
 )
 _INEQUALITY = re.compile(
-    r"(?<![-<>=])[<>](?![<>])|\\(?:[gl]eq?|neq?|pm)(?![a-z])|\d\+\W*$|\bor (?:more|less|fewer|above|below)\b"
+    r"(?<![-<>=])[<>](?![<>])|\\(?:[gl]eq?|neq?|pm)(?![a-z])|\d\+\W*$|\d!|\|-\d|\bor (?:more|less|fewer|above|below)\b"
 )
 _UNITS = "hours?|hrs?|h|minutes?|mins?|weeks?|days?|months?|years?|feet|foot|ft|pounds?|lbs?|dollars?|yards?|quarters?"
 # What makes two numbers one answer: `8 or 9`, `8 hours 30 minutes`, `8:30`, `8 to nine`.
 _COMPOUND = re.compile(
     r"(?:(?::| : |'|\.{2,})(?=\d)"
-    rf"|\s*(?:(?:{_UNITS})\b,? *(?:and\b)?|(?:(?:{_UNITS})\b *)?\(?(?:or|and|to|remainder|r)\b) *)"
+    rf"|\s*(?:(?:{_UNITS})\b,? *(?:and\b)?|(?:(?:{_UNITS})\b *)?\(?(?:(?:or|and|to|remainder|r)(?![a-z])|&)) *)"
     r"[$£€\\]*-?"
     rf"(?=(?P<value>\d[\d,.]*|{WORDS.pattern}))",
     re.IGNORECASE,
@@ -83,8 +84,8 @@ _COMPOUND = re.compile(
 _MODIFIED = re.compile(
     r"\b(?:root of|half of|twice|thrice|double|triple|square of|cube of|sum of|product of)\b[^,.;]*\d"
     r"|(?:\d ?(?:\\?%|percent)|/\d+) of \$?\d|\d (?:\w+ )?(?:less|more|fewer) than \$?\d"
-    r"|\d (?:cubed|factorial|mod|(?:ten|hundred|thousand|four|fif|six|seven|eigh|nin)ths|thirds)\b"
-    r"|\\(?:log|ln|sin|cos|tan|exp|binom|gcd)(?![a-z])|\d[abeijnqruvwxyz]\b|[a-z] ?= ?[^=]*[a-z] ?=",
+    r"|\d (?:cubed|factorial|mod|choose|(?:ten|hundred|thousand|four|fif|six|seven|eigh|nin)ths|thirds)\b"
+    r"|(?:\\|\b)(?:log|ln|sin|cos|tan|exp|binom|gcd)(?= ?[\d({_\\])|\d(?:[abeijnqruvwxyz]|[abnxyz]{2})\b|[a-z] ?= ?[^=]*[a-z] ?=",
     re.IGNORECASE,
 )
 _FORMULA = re.compile(r"\d [-+*/] \(?[A-Za-z]|\b\d*[a-z] [-+*/] \$?\d|\d ?[-+*/] ?\d+[a-z]\b|\d[*+]\(?[A-Za-z]")
@@ -104,7 +105,7 @@ def quantity(phrase: str, last: bool = False) -> str | None:
     if re.search(r"\d", right):
         last = last and right == phrase
         phrase = right
-    phrase = phrase.strip(" .:*\n")
+    phrase = phrase.rstrip(" .:*\n").lstrip(" :*\n")  # not the point of .5
     if last and (bold := re.findall(r"\*\*([^*\n]*\d[^*\n]*)\*\*", phrase)):
         phrase, last = bold[-1], False
     phrase = re.sub(r"(?<!\d)\*\*|\*\*(?! *[\d(])", "", phrase)
