@@ -18,8 +18,9 @@ _MARK = re.compile(
     r"(?:\b(?:is|are|be|equals|becomes)(?:n't)?\b|\b(?:comes|turns) (?:out )?to\b(?! be)|=>?)[:\s]*"
     r"|\b(?:answers?|ans)\b\W{0,3}[:=]"
     # "Wait, it should be 6": an answer taken back without a word of it.
-    r"|(?P<back>\b(?:wait|actually|sorry|oops|correction|hold on|no,)[^\n$\\\d]{0,60}?(?:\b(?:should|must) be\b"
-    r"|(?:\b(?:it|that)(?:'s| is)\b(?: actually)?|correction:)(?= \W{0,4}(?:\d|\\|(?-i:[A-E])\b))))",
+    r"|(?P<back>\b(?:wait|actually|sorry|oops|correction|hold on|(?<=[.?!]\s)no,)[^\n$\\\d]{0,60}?"
+    r"(?:\b(?:should|must) be\b|(?:\b(?:it|that)(?:'s| is)\b(?: actually)?|(?<=correction):)"
+    r"(?= \W{0,4}(?:\d|\\|(?-i:[A-E])\b))))",
     re.IGNORECASE | re.MULTILINE,
 )
 # Bounds for what is hostile: how much of a text is read from its end, how many marks are tried there, and how far
@@ -47,6 +48,8 @@ _OTHER = re.compile(
     re.IGNORECASE,
 )
 _NOT = re.compile(r"\b(?:not|no longer|never|cannot)\b|n't\b", re.IGNORECASE)
+_WRONG = re.compile(r"[}$ ]*(?:is|was) (?:wrong|incorrect|not (?:the|correct|right))\b")
+_UNBOXED = re.compile(r"(?:\bnot|n't) (?:equal to )?\$?$")
 # What is said about an answer, not what it is.
 _REMARK = re.compile(
     r"\W*(?:\w+ly |thus |then |also |now |indeed )*(?:correct|right|reasonable|verified|consistent|confirmed|valid"
@@ -163,6 +166,8 @@ def _phrases(text: str, remarks: bool = False) -> Iterator[tuple[str, bool]]:
         behind = text[mark.end() : mark.end() + _REACH]
         exact = _exact(mark, behind)
         if exact is not None:
+            if mark["box"] and (_WRONG.match(behind[len(exact) + 1 :]) or _UNBOXED.search(text[: mark.start()])):
+                continue
             phrase = _ANNOUNCED.sub("", exact, count=1) if _ANNOUNCED.match(exact) else exact
             phrase = phrase[:-1] if phrase.count("}") > phrase.count("{") else phrase
             if mark["box"] and found and _BOTH.fullmatch(text, box, mark.start()):
@@ -213,7 +218,7 @@ def _value(phrase: str) -> str | None:
     formulas = _formulas(phrase)
     if formulas:
         return formulas
-    phrase = _FILLER.sub("", phrase, count=1)if _FILLER.match(phrase) else phrase
+    phrase = _FILLER.sub("", phrase, count=1) if _FILLER.match(phrase) else phrase
     phrase = phrase.rstrip(" .,:;*").lstrip(" ,:;*")
     return phrase if len(re.findall(r"(?<![\\A-Za-z])[A-Za-z]{3,}", phrase)) <= 3 else quantity(phrase)
 

@@ -99,7 +99,6 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\\varnothing|\\\{\s*\\\}", r"\\emptyset"),
         (r"\\div(?![a-z])", "/"),
         (r"\\equiv(?![a-z])", "="),
-        (r"\\[bp]?mod(?![a-z])|\((?:\\text\{)?mod\b\}?", r"\\pmod "),
         (r"\*\*", "^"),
         (r"\\(?:times|ast)(?![a-z])|\*", r"\\cdot "),
         (r"(?:\\text\{\s*)?\b[Pp]er ?cent\b(?:\s*\})?|\\%", "%"),
@@ -237,7 +236,9 @@ def _without_units(text: str) -> str:
     time = re.fullmatch(r"(\d{1,2})(:\d\d)?([ap]m)", text)
     if time:
         return f"\\text{{{time[1]}{time[2] or ':00'}{time[3]}}}"
-    if re.fullmatch(r"(?=.*[AEIOUYaeiouy])[A-Za-z]{3,}|(?=.*[A-Za-z]{3})[A-Za-z]+[ '-][A-Za-z .,'-]*|[A-Z][a-z]{2,} \d+", text):
+    if re.fullmatch(
+        r"(?=.*[AEIOUYaeiouy])[A-Za-z]{3,}|(?=.*[A-Za-z]{3})[A-Za-z]+[ '-][A-Za-z .,'-]*|[A-Z][a-z]{2,} \d+", text
+    ):
         text = f"\\text{{{text}}}"
     return re.sub(
         r"\\text\s*\{([^{}]*)\}", lambda match: f"\\text{{{re.sub(r'[^a-z0-9:]', '', match[1].lower())}}}", text

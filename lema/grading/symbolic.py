@@ -41,7 +41,8 @@ _NAME = re.compile(
     r"(?:\\?[A-Za-z]|[A-Z]{2,3}|\\text\{\w+\}|m?\\angle ?(?:[A-Z]{1,3}|\{[A-Z]{1,3}\}|\d)|\\[a-z]+)(?:_\{[\w,]+\})?"
     r"(?:\^\{-1\})?'{0,2}(?:\([-\w,]+\)|\[[^\[\]]*\])?"
     r"|(?:[A-Z]|\\text\{\w+\}|\\Pr ?)\([^()]*\)|\([A-Z]\)|\([a-z]\\circ ?[a-z]\)\(\w+\)"
-    r"|\([a-z](?:,[a-z])+\)|\|[A-Z](?:(?:\\c[au]p ?)?[A-Z])?\||\\(?:overline|overrightarrow|vec|hat|bar)\{\w+\}|\[[A-Z]{3,}\]"
+    r"|\([a-z](?:,[a-z])+\)|\|[A-Z](?:(?:\\c[au]p ?)?[A-Z])?\|"
+    r"|\\(?:overline|overrightarrow|vec|hat|bar)\{\w+\}|\[[A-Z]{3,}\]"
     r"|\\(?:sin|cos|tan|cot|sec|csc) ?(?:\(?(?:m?\\angle ?)?(?:[A-Za-z]{1,3}|\{[A-Z]{1,3}\}|\\[a-z]+)\)?)"
     r"|\\frac\{d(?:\^\{2\})?\w?\}\{d\w(?:\^\{2\})?\}|\\(?:lim|int|sum|prod|max|min|det|gcd)(?![a-z]).*"
 )
@@ -176,7 +177,7 @@ def _by_number(found: str, gold: str) -> _Verdict:
     if _BASE.fullmatch(found) or _BASE.fullmatch(gold):
         return False
     if "\\text" in found or "\\text" in gold:
-        letters = (re.sub(r"\\text|[^a-z0-9]", "", text.lower()) for text in (found, gold))
+        letters = (re.sub(r"\\text|[^-+a-z0-9]", "", text.lower()) for text in (found, gold))
         return next(letters) == next(letters)
     about, gold_about = approximate(found), approximate(gold)
     if about is None or gold_about is None or math.isclose(about, gold_about, rel_tol=_CLOSE, abs_tol=_CLOSE):
