@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from lema.grading.numerals import legible
 
 _DRESS = re.compile(r"\\[a-zA-Z]+|</?[a-z]{1,10}>|\\[,;!()\[\] ]|[{}$*\"`~]|(?<!\w)[_']+|[_']+(?!\w)")
-_CLAUSE = re.compile(r"([,;!?\n]|\.(?!\w)|\b(?:but|because|since|so|while|whereas|although)\b)")
+_CLAUSE = re.compile(r"([,;!?\n]|\.(?!\w)|\b(?:(?<!anything )(?<!all )but|because|since|so|while|whereas|although)\b)")
 # A clause that says what is wrong goes as a whole; behind the other words goes the rest of the clause.
 _WRONG = re.compile(
     r"\b(?:wrong|incorrect|false|unlikely|ruled out|eliminated?|discard|reject|exclude|rule out)\b"
@@ -20,7 +20,9 @@ _WRONG = re.compile(
     re.IGNORECASE,
 )
 _NOT = re.compile(
-    r"\b(?:not(?! only\b)|neither|nor|never|cannot|\w+n't|rather than|instead of|unlike|except)\b", re.IGNORECASE
+    r"\b(?:not(?! only\b)|neither|nor|never|no longer|(?:anything|all) but|cannot|\w+n't|rather than|instead of"
+    r"|unlike|except)\b",
+    re.IGNORECASE,
 )
 _ANNOUNCES = re.compile(
     r"\b(?:answer|choices?|options?|it|this|that|i|choose|pick|rather than|instead of|unlike|except)\b", re.IGNORECASE
@@ -29,8 +31,8 @@ _REASON = re.compile(r"\b(?:because|since|as|while|whereas|although|though|given
 _ENDS = r"(?=\s*(?:$|[\])}.:,;!?\n])|\s+(?:-\s|(?:because|since|as|for|which|and|or|is|would|seems)\b))"
 _LETTERS = re.compile(
     rf"[(\[]\s*([A-Za-z])\s*[)\]]"
-    rf"|(?:^\W*|(?i:\b(?:options?|choices?|letter|answer|choose|pick|select|go with|is|it's|be|or|and|both|so|thus))\W+"
-    rf"|[:=,] *)([A-Z]){_ENDS}"
+    rf"|(?:^\W*|(?i:\b(?:options?|choices?|letter|answer|choose|pick|select|go with|is|it's|be|or|and|both|but|so"
+    rf"|thus))\W+|[:=,] *)([A-Z]){_ENDS}"
     r"|^\W*([a-z])\W*$|(?:^|\s)([b-z])\)"
 )
 
@@ -61,7 +63,7 @@ def _affirmed(clause: str, names: re.Pattern[str]) -> str:
 def _named(phrase: str, candidates: Sequence[str]) -> list[str]:
     words = _words(phrase)
     found = [
-        name for name in candidates if name.strip() and re.search(rf"(?<!\w){re.escape(_words(name))}(?!\w)", words)
+        name for name in candidates if name.strip() and re.search(rf"(?<!\w){re.escape(_words(name))}s?(?!\w)", words)
     ]
     # `bank` is not named where `river bank` is.
     found = [name for name in found if not any(name != other and _words(name) in _words(other) for other in found)]

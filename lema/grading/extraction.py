@@ -15,8 +15,12 @@ _MARK = re.compile(
     r"|(?P<field>[\"'](?:final|correct)?[_ ]?(?:answer|ans|result)[\"'] *: *)"
     r"|^[\W_]{0,9}(?:(?:the|final|correct|my) ){0,2}(?:answer|result)\W{0,9}\n"
     r"|\b(?:answers?|(?:correct|right|best|likely|suitable|appropriate) (?:choice|option))\b[^.:\n$\\]{0,60}?"
-    r"(?:\b(?:is|are|be|equals|becomes)(?:n't)?\b|\b(?:comes|turns) (?:out )?to\b(?! be)|=)[:\s]*"
-    r"|\b(?:answers?|ans)\b\W{0,3}[:=]",
+    r"(?:\b(?:is|are|be|equals|becomes)(?:n't)?\b|\b(?:comes|turns) (?:out )?to\b(?! be)|=>?)[:\s]*"
+    r"|\b(?:answers?|ans)\b\W{0,3}[:=]"
+    # "Wait, it should be 6": an answer taken back without a word of it.
+    r"|(?P<back>\b(?:wait|actually|sorry|oops|correction|hold on|(?<=[.?!]\s)no,)[^\n$\\\d]{0,60}?"
+    r"(?:\b(?:should|must) be\b|(?:\b(?:it|that)(?:'s| is)\b(?: actually)?|(?<=correction):)"
+    r"(?= \W{0,4}(?:\d|\\|(?-i:[A-E])\b))))",
     re.IGNORECASE | re.MULTILINE,
 )
 # Bounds for what is hostile: how much of a text is read from its end, how many marks are tried there, and how far
@@ -43,7 +47,9 @@ _OTHER = re.compile(
     r"|\b(?:not|never|\w+n't)\b[^.,:;\n$\\]{0,30}) $",
     re.IGNORECASE,
 )
-_NOT = re.compile(r"\b(?:not|never|cannot)\b|n't\b", re.IGNORECASE)
+_NOT = re.compile(r"\b(?:not|no longer|never|cannot)\b|n't\b", re.IGNORECASE)
+_WRONG = re.compile(r"[}$ ]*(?:is|was) (?:wrong|incorrect|not (?:the|correct|right))\b")
+_UNBOXED = re.compile(r"(?:\bnot|n't) (?:equal to )?\$?$")
 # What is said about an answer, not what it is.
 _REMARK = re.compile(
     r"\W*(?:\w+ly |thus |then |also |now |indeed )*(?:correct|right|reasonable|verified|consistent|confirmed|valid"
@@ -67,7 +73,7 @@ _ANNOUNCED = re.compile(
 )
 # "not $5$" is no answer, but "not possible" may be one.
 _DENIED = re.compile(
-    r"(?:\b(?:not|cannot be|rather than|instead of)\b|n't\b) (?:equal to )?(?=[-\\$\d]).*?(?=,|;|\bbut\b|$)"
+    r"(?:\b(?:not|no longer|cannot be|rather than|instead of)\b|n't\b) (?:equal to )?(?=[-\\$\d]).*?(?=,|;|\bbut\b|$)"
 )
 _NUMBER_TASKS = ("gsm8k", "svamp", "asdiv", "arithmetic")
 
@@ -85,6 +91,8 @@ def extract(text: str, task: str, candidates: Sequence[str] = ()) -> str | None:
     ['city', 'city', 'city']
     """
     text = legible(without_thinking(text[-_MAX_TEXT:]))
+    if task in _NUMBER_TASKS:
+        text = re.sub(r"(?<=\d)!+(?=\s*$|\s+[A-Z])", ".", text)  # 5! is 120, but "She has 5!" is glad
     text = re.sub(r"\\(?:blacksquare|square|qed)\b", "", first_answer(text) or text).rstrip("✓✔✅☑■□∎ \t\r\n")
     return next((reading for reading in _readings(text, task, candidates) if reading), None)
 
@@ -158,6 +166,8 @@ def _phrases(text: str, remarks: bool = False) -> Iterator[tuple[str, bool]]:
         behind = text[mark.end() : mark.end() + _REACH]
         exact = _exact(mark, behind)
         if exact is not None:
+            if mark["box"] and (_WRONG.match(behind[len(exact) + 1 :]) or _UNBOXED.search(text[: mark.start()])):
+                continue
             phrase = _ANNOUNCED.sub("", exact, count=1) if _ANNOUNCED.match(exact) else exact
             phrase = phrase[:-1] if phrase.count("}") > phrase.count("{") else phrase
             if mark["box"] and found and _BOTH.fullmatch(text, box, mark.start()):
@@ -165,13 +175,13 @@ def _phrases(text: str, remarks: bool = False) -> Iterator[tuple[str, bool]]:
             found += [(phrase.strip(), True)] if phrase.strip() else []
             inside = max(inside, mark.end() + len(exact))
             box = mark.end() + len(exact) + 2 if mark["box"] else 0
-        elif mark.lastgroup is None and mark.start() >= inside:
+        elif (found if mark["back"] else mark.lastgroup is None) and mark.start() >= inside:
             line = text[max(0, mark.start() - 60) : mark.start()]
             sentence = _SENTENCE.match(behind.lstrip(" :*\n\t"))
             phrase = sentence[0].partition("I hope")[0].strip() if sentence else ""
             remark = _REMARK.match(phrase) or (any(exact for _, exact in found) and not _VALUE.match(phrase))
             if not _OTHER.search(line) and (remarks or not remark):
-                found.append((f"not {phrase}" if _NOT.search(mark[0]) else phrase, False))
+                found.append((f"not {phrase}" if _NOT.search(mark[0]) and not mark["back"] else phrase, False))
     yield from reversed(found)
 
 
@@ -208,7 +218,8 @@ def _value(phrase: str) -> str | None:
     formulas = _formulas(phrase)
     if formulas:
         return formulas
-    phrase = _FILLER.sub("", phrase, count=1).strip(" .,:;*") if _FILLER.match(phrase) else phrase.strip(" .,:;*")
+    phrase = _FILLER.sub("", phrase, count=1) if _FILLER.match(phrase) else phrase
+    phrase = phrase.rstrip(" .,:;*").lstrip(" ,:;*")
     return phrase if len(re.findall(r"(?<![\\A-Za-z])[A-Za-z]{3,}", phrase)) <= 3 else quantity(phrase)
 
 

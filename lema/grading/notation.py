@@ -98,11 +98,12 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\\(?:[lr]?vert|mid)(?![a-z])", "|"),
         (r"\\varnothing|\\\{\s*\\\}", r"\\emptyset"),
         (r"\\div(?![a-z])", "/"),
+        (r"\\equiv(?![a-z])", "="),
         (r"\*\*", "^"),
         (r"\\(?:times|ast)(?![a-z])|\*", r"\\cdot "),
         (r"(?:\\text\{\s*)?\b[Pp]er ?cent\b(?:\s*\})?|\\%", "%"),
         (r"\\text\{\s*,?\s*and\s*\}|(?<![A-Za-z])and(?![A-Za-z])", ","),
-        (r"\\text\{\s*,?\s*or\s*\}|(?<![A-Za-z])or(?![A-Za-z])", ";"),
+        (r"\\text\{\s*,?\s*or\s*\}|(?<![A-Za-z])or(?![A-Za-z]| (?:more|less|fewer)\b)", ";"),
         (rf"(?<![\\A-Za-z])({_FUNCTIONS})(?![A-Za-z])", r"\\\1 "),
         (r"\\inf(?:inity)?(?![a-z])", r"\\infty"),
         # Arguments without braces: `\frac12`, `\frac1{72}`, `\frac\pi4`, `\sqrt3`, `x^10`, `x^-1`, `1011_2`.
@@ -229,13 +230,15 @@ def _without_units(text: str) -> str:
     if (
         tail
         and not WORDS.search(tail[0])
-        and (tail[2] in _UNIT_NAMES or (len(tail[2]) > 2 and tail[1]) or tail[0].lstrip().startswith("m/"))
+        and (tail[2] in _UNIT_NAMES or (len(tail[2]) > 2 and tail[1]) or re.match(r"\s*m/|\s+m\^", tail[0]))
     ):
         return text[: tail.start()]
     time = re.fullmatch(r"(\d{1,2})(:\d\d)?([ap]m)", text)
     if time:
         return f"\\text{{{time[1]}{time[2] or ':00'}{time[3]}}}"
-    if re.fullmatch(r"(?=.*[AEIOUYaeiouy])[A-Za-z]{3,}|[A-Za-z][A-Za-z]*[ '-][A-Za-z .,'-]*|[A-Z][a-z]{2,} \d+", text):
+    if re.fullmatch(
+        r"(?=.*[AEIOUYaeiouy])[A-Za-z]{3,}|(?=.*[A-Za-z]{3})[A-Za-z]+[ '-][A-Za-z .,'-]*|[A-Z][a-z]{2,} \d+", text
+    ):
         text = f"\\text{{{text}}}"
     return re.sub(
         r"\\text\s*\{([^{}]*)\}", lambda match: f"\\text{{{re.sub(r'[^a-z0-9:]', '', match[1].lower())}}}", text

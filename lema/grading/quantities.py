@@ -36,6 +36,7 @@ _SPOKEN: list[tuple[re.Pattern[str], str]] = [
             r"minus \1",
         ),
         (r"\b(?:negative|minus) (?=[$£€\\({]*[\d.])", "-"),
+        (r"\b0[bx][\da-f]+", "hexadecimal"),
         (r"(?<=\d)[_'](?=\d{3}(?!\d))", ","),
         (r"(?<=\d) squared\b", "^2"),
         (r"(?<=\d):00\b", ""),
@@ -44,7 +45,7 @@ _SPOKEN: list[tuple[re.Pattern[str], str]] = [
         (r"(?<=\d) divided by (?=\d)", " / "),
         (r"(?<=\d) dozens?\b", " * 12"),
         (r"(?<=\d) ?k\b", " thousand"),
-        (r"(?<=\d) ?(?-i:M|mn|mln)\b", " million"),
+        (r"(?<=\d) ?(?-i:M|mn|mln|mil)\b", " million"),
         (r"(?<=\d) ?(?-i:B|bn)\b", " billion"),
         (r"\b(units|feet|inches|meters|metres|[cmk]?m|ft|in|yd|mi) ?\^ ?\{?[23]\}?", r"\1"),
         (r"(?<=\d) and (?=\d+/\d)", " "),
@@ -52,8 +53,9 @@ _SPOKEN: list[tuple[re.Pattern[str], str]] = [
 ]
 _AND_PART = re.compile(rf"(?<=\d) and ({WORDS.pattern})", re.IGNORECASE)
 _DENIED = re.compile(
-    r"(?:\b(?:not(?! (?:only|counting|including)\b)|never|neither|cannot|rather than|instead of"
-    r"|anything (?:but|except))\b|n't\b).*?(?=,(?!\d{3})|;|\.(?!\d)|\n|\bbut\b|$)",
+    r"(?:\b(?:not(?! (?:only|counting|including)\b)|no longer|never|neither|cannot|rather than|instead of"
+    r"|anything (?:but|except)|(?:far|different) from|unlikely|other than|no(?= \d))\b|n't\b)"
+    r".*?(?=,(?!\d{3})|;|\.(?!\d)|\n|\bbut\b|$)",
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(r"([,;\n]|\.(?!\d))")
@@ -64,17 +66,21 @@ _WRONG = re.compile(
 )
 _COMPARED = re.compile(
     r"(?:\b(?:than|between(?: [^,;.]{1,20} and)?|at (?:least|most)|up to)(?: (?:about|the))?"
-    r"|(?:^|\b(?:is|are) )(?:over|under|above|below))[ $£€\\({]*$",
+    r"|(?:^|\b(?:is|are) )(?:just |a (?:little|bit) )?(?:over|under|above|below|beyond|nearly|almost))[ $£€\\({]*$",
     re.IGNORECASE,
 )
 _INEQUALITY = re.compile(
-    r"(?<![-<>=])[<>](?![<>])|\\(?:[gl]eq?|neq?|pm)(?![a-z])|\d\+\W*$|\bor (?:more|less|fewer|above|below)\b"
+    r"(?<![-<>=])[<>](?![<>])|\\(?:[gl]eq?|neq?|pm)(?![a-z])|\d\+\W*$|\d!|\|-\d|\bor (?:more|less|fewer|above|below)\b"
 )
-_UNITS = "hours?|hrs?|h|minutes?|mins?|weeks?|days?|months?|years?|feet|foot|ft|pounds?|lbs?|dollars?|yards?|quarters?"
+_UNITS = (
+    "hours?|hrs?|h|minutes?|mins?|weeks?|days?|months?|years?|feet|foot|ft|pounds?|lbs?|dollars?|yards?"
+    "|quarters?|gallons?|kg|m"
+)
 # What makes two numbers one answer: `8 or 9`, `8 hours 30 minutes`, `8:30`, `8 to nine`.
 _COMPOUND = re.compile(
     r"(?:(?::| : |'|\.{2,})(?=\d)"
-    rf"|\s*(?:(?:{_UNITS})\b,? *(?:and\b)?|(?:(?:{_UNITS})\b *)?\(?(?:or|and|to|remainder|r)\b) *)"
+    rf"|\s*(?:(?:{_UNITS})(?![a-z]),? *(?:and\b)?|(?:(?:{_UNITS})\b *)?"
+    r"\(?(?:(?:or|and|to|(?:with (?:a )?)?remainder(?: of)?|r)(?![a-z])|&)) *)"
     r"[$£€\\]*-?"
     rf"(?=(?P<value>\d[\d,.]*|{WORDS.pattern}))",
     re.IGNORECASE,
@@ -83,8 +89,9 @@ _COMPOUND = re.compile(
 _MODIFIED = re.compile(
     r"\b(?:root of|half of|twice|thrice|double|triple|square of|cube of|sum of|product of)\b[^,.;]*\d"
     r"|(?:\d ?(?:\\?%|percent)|/\d+) of \$?\d|\d (?:\w+ )?(?:less|more|fewer) than \$?\d"
-    r"|\d (?:cubed|factorial|mod|(?:ten|hundred|thousand|four|fif|six|seven|eigh|nin)ths|thirds)\b"
-    r"|\\(?:log|ln|sin|cos|tan|exp|binom|gcd)(?![a-z])|\d[abeijnqruvwxyz]\b|[a-z] ?= ?[^=]*[a-z] ?=",
+    r"|\d (?:cubed|factorial|mod|choose|(?:ten|hundred|thousand|four|fif|six|seven|eigh|nin)ths|thirds)\b"
+    r"|(?:\\|\b)(?:log|ln|sin|cos|tan|exp|binom|gcd)(?= ?[\d({_\\])"
+    r"|\d(?:[abeijnqruvwxyz]|[abnxyz]{2}|[CP]\d+)\b|[a-z] ?= ?[^=]*[a-z] ?=",
     re.IGNORECASE,
 )
 _FORMULA = re.compile(r"\d [-+*/] \(?[A-Za-z]|\b\d*[a-z] [-+*/] \$?\d|\d ?[-+*/] ?\d+[a-z]\b|\d[*+]\(?[A-Za-z]")
@@ -104,7 +111,7 @@ def quantity(phrase: str, last: bool = False) -> str | None:
     if re.search(r"\d", right):
         last = last and right == phrase
         phrase = right
-    phrase = phrase.strip(" .:*\n")
+    phrase = phrase.rstrip(" .:*\n").lstrip(" :*\n")  # not the point of .5
     if last and (bold := re.findall(r"\*\*([^*\n]*\d[^*\n]*)\*\*", phrase)):
         phrase, last = bold[-1], False
     phrase = re.sub(r"(?<!\d)\*\*|\*\*(?! *[\d(])", "", phrase)
@@ -124,6 +131,7 @@ def _spoken(phrase: str, last: bool) -> str | None:
     """A number in words: what the phrase begins with, or with `last` the last one where there are no digits."""
     if last:
         words = [word for word in WORDS.finditer(phrase) if word[0].lower() != "one"]
+        words = [word for word in words if not _COMPARED.search(phrase[: word.start()])]
         word = words[-1] if words else None
     else:
         start = re.match(r"\W*", phrase)

@@ -41,10 +41,14 @@ _NAME = re.compile(
     r"(?:\\?[A-Za-z]|[A-Z]{2,3}|\\text\{\w+\}|m?\\angle ?(?:[A-Z]{1,3}|\{[A-Z]{1,3}\}|\d)|\\[a-z]+)(?:_\{[\w,]+\})?"
     r"(?:\^\{-1\})?'{0,2}(?:\([-\w,]+\)|\[[^\[\]]*\])?"
     r"|(?:[A-Z]|\\text\{\w+\}|\\Pr ?)\([^()]*\)|\([A-Z]\)|\([a-z]\\circ ?[a-z]\)\(\w+\)"
-    r"|\([a-z](?:,[a-z])+\)|\|[A-Z]{2}\||\\(?:overline|overrightarrow|vec|hat|bar)\{\w+\}|\[[A-Z]{3,}\]"
+    r"|\([a-z](?:,[a-z])+\)|\|[A-Z](?:(?:\\c[au]p ?)?[A-Z])?\|"
+    r"|\\(?:overline|overrightarrow|vec|hat|bar)\{\w+\}|\[[A-Z]{3,}\]"
     r"|\\(?:sin|cos|tan|cot|sec|csc) ?(?:\(?(?:m?\\angle ?)?(?:[A-Za-z]{1,3}|\{[A-Z]{1,3}\}|\\[a-z]+)\)?)"
     r"|\\frac\{d(?:\^\{2\})?\w?\}\{d\w(?:\^\{2\})?\}|\\(?:lim|int|sum|prod|max|min|det|gcd)(?![a-z]).*"
 )
+# `\\textbf{(B)}\\ 12`: a choice by its letter and its value, of which the gold answer is one.
+_CHOICE = re.compile(r"\\(?:text|math)(?:bf|rm)? *\{ *\(([A-J])\) *\}(?:[\s~]|\\[ ,;:]|\\q?quad(?![a-z]))*(.*[^\s}].*)")
+_LETTERED = re.compile(r"(?:\\(?:text|math)(?:bf|rm)? *\{ *)?\(?[A-J]\)? *\}?")
 _VARIABLE = re.compile(r"[A-Za-z]|\\(?!pi|infty)[a-z]+")
 _LETTER = re.compile(rf"(?<![A-Za-z\\])[A-DF-HJ-Za-dfghj-z]|\\(?:{GREEK})(?![a-z])")
 _ORDER = re.compile(r"(<|>|\\(?:le|ge|ne)(?![a-z])) ?")
@@ -96,6 +100,8 @@ def _compare(found: str, gold: str, same: _Same) -> _Verdict:
     found, gold = found.strip(), stated(gold).strip()
     if max(len(found), len(gold)) > MAX_LENGTH or _depth(found) > _MAX_DEPTH:
         return found == gold
+    if choice := _CHOICE.fullmatch(found):
+        found = choice[1] if _LETTERED.fullmatch(gold) else choice[2].strip()
     one, two = clean(found), clean(gold)
     if not one or not two:
         return False
@@ -113,6 +119,8 @@ def _same(found: str, gold: str, same: _Same) -> _Verdict:
         return True
     if "\\approx" in found:
         return _any(_same(side, gold, same) for side in found.split("\\approx") if side)
+    if "\\pmod" in found and "\\pmod" not in gold:
+        return _same(found.partition("\\pmod")[0].rstrip(" ("), gold, same)
     (name, value), (gold_name, gold_value) = _named(found), _named(gold)
     # `x = 5` is 5, and `x > 3` is (3, \infty); but `y = 2x` stays an equation beside `2x - y = 0` or `x = 2y`.
     one_named = not (name and gold_name) and "=" not in (value if gold_name else gold_value)
@@ -135,7 +143,7 @@ def _same_members(found: list[str], gold: list[str], same: _Same) -> _Verdict:
     names = [sorted(_named(part)[0] for part in parts) for parts in (found, gold)]
     # `x_1 = 1, x_2 = 2` numbers the values of one x.
     if {""} in map(set, names):
-        names = [[re.sub(r"^([r-z])_\{\d\}$", r"\1", name) for name in side] for side in names]
+        names = [[re.sub(r"^([A-Za-z])_\{\d\}$", r"\1", name) for name in side] for side in names]
     if names[0] != names[1] and len({*names[0], *names[1]} - {""}) > 1:
         return False
     left, rest = [], list(gold)
@@ -169,7 +177,7 @@ def _by_number(found: str, gold: str) -> _Verdict:
     if _BASE.fullmatch(found) or _BASE.fullmatch(gold):
         return False
     if "\\text" in found or "\\text" in gold:
-        letters = (re.sub(r"\\text|[^a-z0-9]", "", text.lower()) for text in (found, gold))
+        letters = (re.sub(r"\\text|[^-+a-z0-9]", "", text.lower()) for text in (found, gold))
         return next(letters) == next(letters)
     about, gold_about = approximate(found), approximate(gold)
     if about is None or gold_about is None or math.isclose(about, gold_about, rel_tol=_CLOSE, abs_tol=_CLOSE):
