@@ -17,8 +17,9 @@ from lema.leakage import GRAM, Match, TestQuestions, words
 from lema.types import Problem, UserError
 
 _SHOWN = 60  # characters of a text in a message
-# What says nothing, and what may stand around a reference solution in a text that is nothing else.
-_NOTES = re.compile(r"<<[^<>]*>>|[\s$*`]")
+_NOTES = re.compile(r"<<[^<>]*>>")
+_SIGNS = str.maketrans("", "", "$*`")
+# What may stand around a reference solution in a text that is nothing else, both as `_bare` writes them.
 _LEAD = re.compile(r"(?:let'?sthinkstepbystep\.?|(?:answer|solution|step1):)?")
 _ANSWER_LINE = re.compile(
     r"\.?(?:####\S{0,40}|(?:so|thus|therefore|hence)?,?(?:the)?(?:final)?answer(?:is|:)\S{0,80}|\\boxed\S{0,40})?"
@@ -94,11 +95,16 @@ class _Training:
 
     def is_reference(self, text: str, problem: Problem) -> bool:
         """Whether a text is a problem's reference solution, with whatever spacing, calculator notes and answer line."""
-        own, text = (_NOTES.sub("", each).casefold() for each in (problem.solution, answer_part(text)))
-        if not own or own not in text:
+        own = _bare(problem.solution)
+        if not own or own not in _bare(text):
             return False
-        before, _, after = text.partition(own)
+        before, _, after = _bare(answer_part(text)).partition(own)
         return bool(_LEAD.fullmatch(before) and _ANSWER_LINE.fullmatch(after))
+
+
+def _bare(text: str) -> str:
+    """A text without white space, calculator notes, Markdown and case."""
+    return "".join((_NOTES.sub("", text) if "<<" in text else text).casefold().translate(_SIGNS).split())
 
 
 def _traced(
