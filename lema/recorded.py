@@ -98,8 +98,8 @@ class _Training:
         own = _bare(problem.solution)
         if not own or own not in _bare(text):
             return False
-        before, _, after = _bare(answer_part(text)).partition(own)
-        return bool(_LEAD.fullmatch(before) and _ANSWER_LINE.fullmatch(after))
+        before, found, after = _bare(answer_part(text)).partition(own)
+        return bool(found and _LEAD.fullmatch(before) and _ANSWER_LINE.fullmatch(after))
 
 
 def _bare(text: str) -> str:
