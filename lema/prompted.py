@@ -34,6 +34,7 @@ _CLOSES = re.compile(
     + rf"(?:Answer|Solution|Response|Output|Reasoning|Attempt|Explanation)|Assistant|Bot|GPT){_BEHIND}",
     re.IGNORECASE | re.MULTILINE,
 )
+_ALL_CLOSES = re.compile(rf"\A(?:\s*+(?:{_CLOSES.pattern}))*+\s*+", _CLOSES.flags)
 _OPTIONS = "\nCandidate Answers: "
 # A sentence says how to answer with one of the first, and asks for something else with one of the second.
 _HOW = re.compile(
@@ -51,6 +52,12 @@ _OTHERWISE = re.compile(
     r"|rewrit|rephras|paraphras|translat|similar|classif|difficult|\bcreate|generate (?:a|\d|new)|\bassum|suppose"
     r"|\bexpress (?:your|the|it|as|in)\b|\bround|simplif|terms of|nearest|decimal|fraction",
     re.IGNORECASE,
+)
+# A sentence that begins so asks for something else than a solution.
+_OTHER_TASK = re.compile(
+    r"(?:^|[.:!]\s|\bplease )\s{0,9}(?:judge|grade|translate|rephrase|paraphrase|critique|rewrite"
+    r"|(?:write|create) an? (?:harder|easier|similar|new))\b",
+    re.IGNORECASE | re.MULTILINE,
 )
 _BOUND = re.compile(
     r"(?<=[.?!:])[\"'”’)\]}*$~\\]*\s+|\n\s*|\s(?=(?:Please|Let[’']s"
@@ -77,9 +84,11 @@ def questions(prompt: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def answered(prompt: str, question: str) -> bool:
-    """Whether behind the question the prompt holds an answer to it: then it asks to judge or to correct that."""
-    _, found, rest = prompt.rpartition(question)
+def asks_otherwise(prompt: str, question: str) -> bool:
+    """Whether a prompt asks for no solution: it says so, or holds an answer behind the question, to be judged."""
+    before, found, rest = prompt.rpartition(question)
+    if any(map(_OTHER_TASK.search, (before, rest))) and (found or not _OTHER_TASK.search(question)):
+        return True
     closing = _CLOSES.search(rest) if found else None
     return bool(closing and not _only_how(rest[closing.end() :]))
 
@@ -94,8 +103,7 @@ def without_prompt(text: str, asked: Sequence[str], question: str) -> str:
     before, found, rest = text.partition(question)
     if not found or not _only_how(_OPENS.sub("\n", before)):
         return text
-    closing = _CLOSES.match(rest, re.match(r"\s*", rest).end())  # type: ignore[union-attr]
-    return (rest[closing.end() :] if closing else rest).lstrip()
+    return _ALL_CLOSES.sub("", rest, count=1)
 
 
 def _inside(text: str) -> str:

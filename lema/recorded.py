@@ -12,13 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from lema import json_lines, prompted, row_shapes
+from lema.generated import answer_part
 from lema.leakage import GRAM, Match, TestQuestions, words
 from lema.privacy import shown
 from lema.types import Problem, UserError
 
 _SHOWN = 60  # characters of a text in a message
-# What may follow a reference solution in a text that is nothing else.
-_ANSWER_LINE = re.compile(r"\s*(?:####[^\n]*|The answer is[^\n]*)?\s*")
+_NOTES = re.compile(r"<<[^<>]*>>")
+_SIGNS = str.maketrans("", "", "$*`")
+# What may stand around a reference solution in a text that is nothing else, both as `_bare` writes them.
+_LEAD = re.compile(r"(?:let'?sthinkstepbystep\.?|(?:answer|solution|step1):)?")
+_ANSWER_LINE = re.compile(
+    r"\.?(?:####\S{0,40}|(?:so|thus|therefore|hence)?,?(?:the)?(?:final)?answer(?:is|:)\S{0,80}|\\boxed\S{0,40})?"
+)
 # Why a row is left out.
 OTHER, SEVERAL, EMPTY = "question of no problem", "question of several problems", "empty solution"
 GOLD = "the reference solution itself"
@@ -76,10 +82,8 @@ class _Training:
         self.by_id = {problem.id: problem for problem in problems}
         self.by_question: dict[str, list[Problem]] = {}
         self.by_words: dict[str, list[Problem]] = {}  # `sin 60` is `sin(-60)` here
-        self.around: tuple[str, str] = (
-            "",
-            "",
-        )  # the question in the prompt of the last row: mostly the same in all rows of a file
+        # What stands around the question in the last row's prompt: mostly the same in all rows of a file.
+        self.around: tuple[str, str] = ("", "")
         for problem in problems:
             self.by_question.setdefault(problem.question.strip(), []).append(problem)
             self.by_words.setdefault(" ".join(words(problem.question)), []).append(problem)
@@ -91,12 +95,17 @@ class _Training:
         return named or found
 
     def is_reference(self, text: str, problem: Problem) -> bool:
-        """Whether a text is a problem's reference solution, with or without calculator notes and an answer line."""
-        own = problem.solution
-        if not own or (own[:8] != (text := text.strip())[:8] and "<<" not in own[:8]):
+        """Whether a text is a problem's reference solution, with whatever spacing, calculator notes and answer line."""
+        own = _bare(problem.solution)
+        if not own or own not in _bare(text):
             return False
-        text, own = (re.sub(r"<<[^<>]*>>", "", each).strip() for each in (text, own))
-        return text.startswith(own) and bool(_ANSWER_LINE.fullmatch(text, len(own)))
+        before, found, after = _bare(answer_part(text)).partition(own)
+        return bool(found and _LEAD.fullmatch(before) and _ANSWER_LINE.fullmatch(after))
+
+
+def _bare(text: str) -> str:
+    """A text without white space, calculator notes, Markdown and case."""
+    return "".join((_NOTES.sub("", text) if "<<" in text else text).casefold().translate(_SIGNS).split())
 
 
 def _traced(
@@ -115,7 +124,7 @@ def _traced(
         instead = f"its id {_shown(identifiers[0])} is no training problem's" if identifiers else "no id"
         raise UserError(
             f"{where}: no question among its fields {_shown(', '.join(row))} and {instead}: it cannot be traced to a "
-            f"training question, and {remedy}"
+            f"training question; name the field that holds it question, for {remedy}"
         )
     prompt = asked[0].strip()
     for before, after in (("", ""), training.around):
@@ -144,10 +153,10 @@ def _traced(
 
 def _check_asked(problem: Problem, asked: list[str], turn: str | None, where: str, training: _Training) -> None:
     """Refuses a row whose model was asked something else than its question: to judge or to correct an answer, say."""
-    if len(asked) > 1 and any(prompted.answered(prompt, problem.question.strip()) for prompt in asked[1:]):
+    if len(asked) > 1 and any(prompted.asks_otherwise(prompt, problem.question.strip()) for prompt in asked[1:]):
         raise UserError(
-            f"{where}: its prompt holds an answer to the question already, so that what a model wrote is no "
-            "solution; leave such rows out"
+            f"{where}: its prompt asks for something else than a solution, or holds an answer to the question already; "
+            "leave such rows out"
         )
     if turn is not None and not any(
         problem in training.asking(each, [problem.id]) for each in prompted.questions(turn)

@@ -18,7 +18,7 @@ from lema.types import UserError
 
 _QUESTION = (
     *("question", "problem", "query", "problem_text", "question_text", "problem_statement", "original_question"),
-    *("stem", "prompt", "full_prompt", "origin_prompt", "input", "instruction", "user", "human"),
+    *("stem", "prompt", "full_prompt", "origin_prompt", "input", "inputs", "instruction", "user", "human"),
 )
 _WITHIN = ("doc", "question", "problem", "extra_info", "example")  # objects that hold the data set's own row
 _MODEL = ("model", "model_name", "model_id", "generator", "generator_model", "generation_model")
@@ -46,6 +46,11 @@ _RANKS = [
     r"samples?|code|steps|choices",
     r"text|content|answers|results?|preds?",
 ]
+# Names of gold texts too: they count where another field shows that a model wrote this one.
+_BESIDE = {
+    "steps": re.compile(r"(?:\w+_)?solution|generator|model|model_name|label|final_answer_correct"),
+    "answers": re.compile(r"\w*(?:solution|answer|gold|truth|target|reference|ref|gt)(?:_\w+)?"),
+}
 _RANKS_COMPILED = [re.compile(rf"(?:{rank})(?:_?\d{{1,3}})?") for rank in _RANKS]
 _ORDER = (
     *("choices", "candidates", "body", "message", "response", "outputs", "output", "generated_text", "text", "content"),
@@ -69,7 +74,8 @@ def fields(names: tuple[str, ...]) -> Fields:
     """Which field is what; names go by any case."""
     plain = {re.sub(r"[-. ]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)).lower(): name for name in names}
     known = [[plain[name] for name in group if name in plain] for group in (_QUESTION, _CHAT, _MODEL, _ID, _WITHIN)]
-    ranks = [[own for name, own in plain.items() if rank.fullmatch(name)] for rank in _RANKS_COMPILED]
+    sure = [name for name in plain if name not in _BESIDE or any(map(_BESIDE[name].fullmatch, plain))]
+    ranks = [[plain[name] for name in sure if rank.fullmatch(name)] for rank in _RANKS_COMPILED]
     return Fields(known[0], ranks, *known[1:])
 
 

@@ -163,10 +163,18 @@ def test_a_prompt_that_asks_more_than_a_question_is_not_that_question(prompt: st
         ("\nAnswer: Let's think step by step.", False),
         (" Think step by step.", False),
         ("", False),
+        ("\nTranslate it to German.", True),
+        ("\nPlease rephrase the question.", True),
     ],
 )
-def test_a_prompt_that_holds_an_answer_is_told(rest: str, expected: bool) -> None:
-    assert prompted.answered(f"Please look at this.\n{Q}{rest}", Q) is expected
+def test_a_prompt_that_holds_an_answer_or_asks_for_another_task_is_told(rest: str, expected: bool) -> None:
+    assert prompted.asks_otherwise(f"Please look at this.\n{Q}{rest}", Q) is expected
+
+
+def test_a_question_that_asks_to_rewrite_is_no_other_task() -> None:
+    question = "Rewrite $3/6$ as $a/b$ with the least $b$."
+    assert not prompted.asks_otherwise(f"Solve it.\n{question}", question)
+    assert not prompted.asks_otherwise(f"Solve it.\n{question.replace(' ', '  ')}", question)
 
 
 @pytest.mark.parametrize(

@@ -355,6 +355,11 @@ READ: dict[str, tuple[dict[str, Any], list[str]]] = {
     "numbered": ({"problem": Q, "response_1": T, "response_2": U}, [T, U]),
     # the prompt before the text
     "return_full_text": ({"prompt": f"Q: {Q}\nA:", "generated_text": f"Q: {Q}\nA: {T}"}, [T]),
+    "chat markup and all": (
+        {"question": Q, "text": f"<|im_start|>user\n{Q}<|im_end|>\n<|im_start|>assistant\n{T}"},
+        [T],
+    ),
+    "FLAN": ({"inputs": Q, "targets": GOLD, "prediction": T}, [T]),
     "pipeline": ({"question": Q, "output": [{"generated_text": f"Question: {Q}\nAnswer: {T}"}]}, [T]),
     "names in another case": ({"Question": Q, "Model Output": T, "Reference": GOLD}, [T]),
     "camel case": ({"question": Q, "modelOutput": T, "groundTruth": GOLD}, [T]),
@@ -432,6 +437,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "the prompt alone": ({"prompt": f"Q: {Q}\nA:", "generated_text": f"Q: {Q}\nA:"}, "empty solution: 1"),
     "the question again": ({"question": Q, "text": f"Question: {Q}\nAnswer:"}, "empty solution: 1"),
+    "answers of a data set": ({"question": Q, "answers": ["11", "eleven"]}, "none of its fields"),
+    "answers by SQuAD": ({"question": Q, "answers": {"text": ["11"]}}, "none of its fields"),
+    "steps of a data set": ({"question": Q, "answer": "11", "steps": ["Add 6 and 5."]}, "none of its fields"),
+    "another task": ({"instruction": "Translate this to German.", "input": Q, "output": "Ben hat."}, "something else"),
+    "a judge's prompt, the answer first": (
+        {"question": Q, "prompt": f"A student says: {U}\nGrade it. The question is: {Q}", "response": "No: it is 11."},
+        "something else",
+    ),
     "a judge's prompt": ({"prompt": JUDGE, "completion": "No."}, "question of no problem: 1"),
     "a judge's prompt beside the question": ({"question": Q, "prompt": JUDGE, "completion": "No."}, "holds an answer"),
     "a judge's conversation": ({"messages": [{"role": "user", "content": JUDGE}, TOLD]}, "question of no problem: 1"),
@@ -480,6 +493,27 @@ def test_what_no_model_certainly_wrote_is_refused(tmp_path: Path, name: str) -> 
     message = read(tmp_path, row)
     assert said in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Ben  has 6 + 5 = 11 jars.\n\n#### 11",
+        "Ben has $6+5=11$ jars.\n\\boxed{11}",
+        "ben has 6+5=11 jars.\nTherefore, the final answer is \\boxed{11}.",
+        f"Let's think step by step.\n{GOLD}",
+        f"<think>\n\n</think>\nAnswer: {GOLD}<|im_end|>",
+        f"```\n{GOLD}\n```",
+        f"<|im_start|>user\n{Q}<|im_end|>\n<|im_start|>assistant\n{GOLD}<|im_end|>",
+    ],
+)
+def test_the_reference_solution_is_known_in_any_dress(tmp_path: Path, text: str) -> None:
+    assert "the reference solution itself: 1" in read(tmp_path, {"question": Q, "text": text})
+
+
+@pytest.mark.parametrize("text", ["Ben has 6+5=11 jars, so 11-1=10.\n#### 10", "First: Ben has 6+5=11 jars. #### 11"])
+def test_more_than_the_reference_solution_is_a_models(tmp_path: Path, text: str) -> None:
+    assert read(tmp_path, {"question": Q, "text": text}) == [(text, None)]
 
 
 @pytest.mark.parametrize("source", ["gsm8k", "synthetic_math", "GPT-4 generated", "Qwen2.5-7B"])

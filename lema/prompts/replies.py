@@ -61,7 +61,8 @@ def read_correction(
         parsed = ParsedCorrection(number, _explanation(sections, sections.get("explanation", [])), steps)
     ended = closed or any(concludes(line) for step in parsed.correct_steps[-1:] for line in step.split("\n"))
     said = [parsed.explanation, *parsed.correct_steps]
-    if not ended or len(said) < 2 or not all(said) or wording.UNCLEAN.search("".join(said)):
+    blank = wording.PLACEHOLDER.fullmatch(parsed.explanation)
+    if not ended or len(said) < 2 or not all(said) or blank or wording.UNCLEAN.search("".join(said)):
         return None, UNPARSABLE
     kept = wrong_steps[: parsed.incorrect_step - 1]
     if reason is None and _said(*kept, *parsed.correct_steps) == _said(*wrong_steps):
@@ -212,7 +213,7 @@ def _labelled(lines: list[str], first: int) -> tuple[list[str], list[tuple[int, 
         row = next((row for row, line in enumerate(body) if wording.ANY_ANSWER_LINE.match(line)), 0)
         if not row and wording.CONCLUSION.fullmatch(body[-1]) and not any(map(concludes, body[:-1])):
             row = len(body) - 1
-        if wording.TITLE.fullmatch("".join(body[:row])):
+        if wording.TITLE.fullmatch(plain("".join(body[:row]))):
             labelled[-1] = (number, body[row:])
         elif any(body[:row]):
             labelled[-1:] = [(number, body[:row]), (number + 1, body[row:])]
@@ -239,7 +240,8 @@ def _corrected_steps(lines: list[str], first: int, wrong_steps: list[str]) -> tu
         return correct, NOT_KEPT
     parts = [line for step in correct for line in step.split("\n")]
     inner = wording.INNER_LABEL if any(map(wording.LABEL.match, lines)) else wording.INNER_NUMBER
-    whole = not any(wording.DOTS.fullmatch(line) or inner.search(line) for line in parts)
+    old = wording.OLD_STEP
+    whole = not any(wording.DOTS.fullmatch(line) or old.match(line) or inner.search(line) for line in parts)
     return correct, None if numbers == list(range(first, first + len(numbers))) and whole else UNPARSABLE
 
 
@@ -257,9 +259,9 @@ def _left_out(line: str) -> bool:
 
 
 def _to_the_answer(steps: list[str]) -> list[str]:
-    """Steps to the end of the sentence, or line, that states the final answer."""
+    """Steps to the end of the sentence, or line, that states the final answer, for the first time if it is repeated."""
     stated = [row for row, step in enumerate(steps) if wording.ANSWERS[0].match(step) or wording.BOX_LINE.match(step)]
-    last = stated[-1] if stated else len(steps) - 1
+    last = next((row for row in stated if steps[row] == steps[stated[-1]]), len(steps) - 1)
     *before, step = steps[: last + 1] or [""]
     for answer in wording.ANSWERS:
         if found := list(answer.finditer(step)):

@@ -116,3 +116,9 @@ DENIES = re.compile(r"(?i:\b(?:no|not|none|until|up to|before|after)\b|n't\b)")
 BARE_NUMBER = re.compile(r"[*_#(\[`]{0,4}([0-9]{1,9})[)\]*_`]{0,4}[.:]?[*_]{0,3}")
 # A fence, struck out text, tags, special tokens, half a surrogate pair (no file can hold it).
 UNCLEAN = re.compile("```|~~|</?[a-z]{2,12}>|<\\|[a-z]|[\ud800-\udfff]")
+OLD_STEP = re.compile(r"(?i:(?:original|incorrect|wrong|old)(?: step)?[*_]{0,3}[:：])")  # beside its correction
+# What stands where an explanation was not written.
+PLACEHOLDER = re.compile(
+    r"(?i:\W{0,4}(?:n/?a|none)\W{0,4}"
+    r"|[\[<](?:your|brief|explain|explanation|insert)\b[^\[\]<>]{0,80}[\]>]\.?)"
+)
