@@ -43,8 +43,8 @@ def refused(file: Path) -> str:
         LINES.replace("\n", "\r\n"),
         "\n \n" + LINES.replace("\n", "\n\n"),
         LINES.encode("utf-8-sig"),
-        gzip.compress(LINES.encode()),
-        gzip.compress(LINES[:10].encode()) + gzip.compress(LINES.encode()[10:]),
+        gzip.compress(LINES.encode(), mtime=0),
+        gzip.compress(LINES[:10].encode(), mtime=0) + gzip.compress(LINES.encode()[10:], mtime=0),
         LINES.replace('"1 + 1?"', '  "1 + 1?"'),
     ],
 )
@@ -82,7 +82,7 @@ def archives() -> dict[str, bytes]:
         entry = tarfile.TarInfo("rows.jsonl")
         entry.size = len(LINES.encode())
         archive.addfile(entry, io.BytesIO(LINES.encode()))
-    return {"zip": packed.getvalue(), "tar": tar.getvalue(), "tar.gz": gzip.compress(tar.getvalue())}
+    return {"zip": packed.getvalue(), "tar": tar.getvalue(), "tar.gz": gzip.compress(tar.getvalue(), mtime=0)}
 
 
 MENDED = {
@@ -146,7 +146,7 @@ def test_another_kind_of_file_is_named(tmp_path: Path, said: str) -> None:
         (b'{"a": 1}{"b": 2}', "line 1: not valid JSON (Extra data)"),
         (b'{"a": 1}\n[1]', "line 2: a row must be a JSON object with named fields, not list"),
         (b'{"a": "caf\xe9"}', "line 1: not UTF-8 (invalid continuation byte); save the file as UTF-8"),
-        (gzip.compress(b'{"a": 1}\n' * 999)[:40], "cannot be read (Compressed file ended"),
+        (gzip.compress(b'{"a": 1}\n' * 999, mtime=0)[:40], "cannot be read (Compressed file ended"),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path: Path, content: bytes, said: str) -> None:
@@ -163,6 +163,6 @@ def test_a_folder_or_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_an_empty_file_has_no_row(tmp_path: Path) -> None:
-    for content in (b"", b"\n \n", gzip.compress(b"")):
+    for content in (b"", b"\n \n", gzip.compress(b"", mtime=0)):
         (tmp_path / "rows.jsonl").write_bytes(content)
         assert rows(tmp_path / "rows.jsonl") == []

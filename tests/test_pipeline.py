@@ -73,7 +73,7 @@ def contents(runs: Path) -> dict[str, str]:
         content = file.read_bytes()
         if file.name == "record.json":
             record = json.loads(content)
-            del record["made"]
+            del record["made"], record["hash"]  # which stands for it too
             content = json.dumps(record).encode()
         elif file.name == "run.json" or "reports" in file.parts:  # they name the runs folder, and hours
             content = b""

@@ -80,7 +80,7 @@ def test_server_that_is_lost_in_mid_run_costs_a_minute_and_nothing_else(tmp_path
         output, _ = process.communicate(timeout=150)
         assert process.returncode == 0, output
         assert time.monotonic() - lost < 75
-        [line] = [line for line in output.splitlines() if "W&B was lost" in line]
+        [line] = [line for line in output.splitlines() if "W&B did not take all of train" in line]
         assert line.endswith("wandb sync -n 1 runs/wandb/offline-run-*")
         run = next(run for run in offline_runs(tmp_path / "runs") if run["job_type"] == "train")
         rows = [json.loads(row) for row in next(tmp_path.glob("runs/train/*/metrics.jsonl")).open()]
