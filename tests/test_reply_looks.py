@@ -397,4 +397,5 @@ def test_hostile_texts_are_read_in_time(reader: str) -> None:
             text = around.format(piece * (20_000 // len(piece)))
             began = time.process_time()
             READERS[reader](text)
-            assert time.process_time() - began < 1, (piece, around)  # in quadratic time it is many times as much
+            # A few hundredths; what took quadratic time took 3.4 s and more, and a busy machine adds up to a second.
+            assert time.process_time() - began < 2.5, (piece, around)
