@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -319,6 +320,47 @@ def test_no_key_is_felt_by_a_real_model(real, ask, bare_answers, shipped, settin
     settings = settings | {"eos_token_id": json.loads((real / "generation_config.json").read_text())["eos_token_id"]}
     with_them = shipped(settings, "config.json", shipped(settings, model=real).folder)
     assert equal(ask(with_them, REAL_PROMPTS), bare_answers)
+
+
+# A cell in which each step that generates text does so: sampling, selection among two checkpoints, merging, evaluation.
+CELL = (
+    "experiment=no_api backbone=mistral task=arithmetic limit=6 task.num_dev=4 train=lora backbone.precision=fp32 "
+    "backbone.attention=sdpa train.max_steps=4 train.save_steps=2 train.batch_size=2 train.row_tokens=1024 "
+    "train.optimizer=adamw_torch sampler.max_new_tokens=30 evaluation.max_new_tokens=30 tracker=none"
+).split()
+
+
+@pytest.fixture(scope="module")
+def made(make_config, tmp_path_factory) -> Callable[[str], dict[str, str]]:
+    """`made(folder)`: the bytes of what sampling, training, selection, merging and evaluation make of a model."""
+
+    def run(folder: str) -> dict[str, str]:
+        runs = tmp_path_factory.mktemp("cell") / "runs"
+        own = [*CELL, f"backbone.path={folder}", f"runs_dir={runs}"]
+        for last in (["until=sample"], ["mix=cot", "until=evaluate"]):
+            pipeline.run(make_config(*own, *last), [])
+        written = [path for stage in ("sample", "select", "merge", "evaluate") for path in (runs / stage).rglob("*")]
+        texts = [path for path in written if path.suffix in (".json", ".jsonl") and path.name != "record.json"]
+        names = {path.relative_to(runs).as_posix() for path in texts if "merged" not in path.parts}
+        shown = f'"model": "{Path(folder).name}"'  # what a score says of a model's folder
+        return {re.sub(r"-[0-9a-f]{12}/", "/", name): (runs / name).read_text().replace(shown, "") for name in names}
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def bare_cell(real, made) -> dict[str, str]:
+    return made(str(real))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("settings", TOGETHER, ids=["first", "second", "third"])
+def test_no_key_is_felt_in_any_step_of_a_real_cell(real, made, bare_cell, shipped, settings) -> None:
+    """Sampling, selection, merging and evaluation of a real model leave the same bytes, with all keys in both files."""
+    settings = settings | {"eos_token_id": json.loads((real / "generation_config.json").read_text())["eos_token_id"]}
+    found = made(shipped(settings, "config.json", shipped(settings, model=real).folder).location)
+    assert {name.split("/")[0] for name in bare_cell} == {"sample", "select", "merge", "evaluate"}
+    assert found == bare_cell
 
 
 @pytest.fixture(scope="module")

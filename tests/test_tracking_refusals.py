@@ -32,6 +32,7 @@ REFUSED_SETTINGS = [
     ({"WANDB_BASE_URL": "no url"}, "base_url: Input should be a valid URL"),
     ({"WANDB_RESUME": "perhaps"}, "resume: Input should be"),
     ({"WANDB_INIT_TIMEOUT": "soon"}, "init_timeout: Input should be a valid number"),
+    ({"WANDB_NOTES": f"asked with {KEY}", "WANDB_API_KEY": KEY}, "WANDB_NOTES holds the secret of the environment"),
     ({"WANDB_API_KEY": f" {KEY} "}, "API key cannot start or end with whitespace"),
 ]
 

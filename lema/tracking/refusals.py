@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lema.config import Config
-from lema.privacy import shown
+from lema.privacy import secrets, shown
 
 MAX_WORDS = 300
 # What an error's words tell, the first that fits: what happened, and the remedy.
@@ -42,6 +42,11 @@ def settings(config: Config) -> Iterator[str]:
     except Exception as error:  # a broken package raises anything
         yield f"tracker: the package wandb cannot be imported ({words(error)}): pip install wandb, or set tracker=none"
         return
+    for name, value in os.environ.items():
+        held = [where for secret, where in secrets().items() if secret in value and not where.endswith(f" {name}")]
+        if name.startswith("WANDB_") and held:
+            yield f"tracker: {name} holds the secret of {held[0]}, and W&B keeps it with the run: {_SETTINGS}"
+            return
     try:
         found = wandb.Settings(project=config.tracker.project, run_group=config.tracker.group)
         found.update_from_env_vars(dict(os.environ))
