@@ -16,7 +16,8 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from lema import journal, preflight, run_folder, sweeps
+from lema import preflight, run_folder, sweeps
+from lema.api import journal
 from lema.artifacts import Artifact, Recipe, Store, refuse_links
 from lema.cell import Cell
 from lema.compose import at_end
@@ -124,7 +125,7 @@ def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
     if config.only == Only("wandb_sweep"):
         raise UserError("only=wandb_sweep: needs a sweep; name one, sweeps=NAME, or values, -m seed=1,2,3")
     if config.only == Only("compare"):
-        from lema.stages import compare  # the statistics take half a second to load
+        from lema.reporting import compare  # the statistics take half a second to load
 
         compare.publish(root, config.compare)
         return
@@ -141,7 +142,7 @@ def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
 
 def _report(config: Config, label: str = "all", folders: list[Path] | None = None) -> None:
     """Of all runs, or of those of a sweep; logged when it says anything new, and made at W&B when that was asked."""
-    from lema.stages import report  # as above
+    from lema.reporting import report  # as above
 
     root, project = Path(config.runs_dir), config.tracker.project
     if config.only == Only("wandb_report") and not project:

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from lema.asking import ask
+from lema.api.asking import ask
 from lema.config import ApiConfig, PriceConfig
 
 TESTS = Path(__file__).parent

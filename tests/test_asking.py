@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from openai_server import OpenAIServer
 
-from lema.asking import ask
+from lema.api.asking import ask
+from lema.api.journal import Answer, Spending
 from lema.config import ApiConfig, PriceConfig
-from lema.journal import Answer, Spending
 from lema.types import UserError
 
 KEY = "sk-secret-of-the-tests"

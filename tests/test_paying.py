@@ -11,10 +11,10 @@ from openai_server import OpenAIServer
 from test_pipeline import SMALL
 
 from lema import paying, pipeline
+from lema.api.estimate import price
 from lema.artifacts import Store
 from lema.cell import Cell
 from lema.config import Config, Stage
-from lema.estimate import price
 from lema.types import UserError
 
 PAYING = {Stage.sample, Stage.correct, Stage.rationales}

@@ -17,12 +17,12 @@ import pytest
 from simulated import answers, run
 
 from lema.artifacts import Recipe, Store
+from lema.reporting import report
 from lema.reporting.comparing import compare
 from lema.reporting.export import as_json
 from lema.reporting.markdown import render
 from lema.reporting.plots import draw
 from lema.reporting.results import read_runs
-from lema.stages import report
 from lema.types import SCORE_VERSION
 
 TINY: dict[str, Any] = {

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from lema import tasks
 from lema.config import TaskConfig
+from lema.data import tasks
 from lema.grading.official import number_verdict
 from lema.types import Problem, UserError
 
@@ -564,7 +564,7 @@ REPOSITORY = {
 }
 LOAD = """
 import json, sys
-from lema import tasks
+from lema.data import tasks
 from lema.types import UserError
 from tests.test_tasks import task
 try:

@@ -17,7 +17,8 @@ from openai_server import OpenAIServer
 from test_pipeline import SMALL
 from tqdm import tqdm
 
-from lema import privacy, tasks
+from lema import privacy
+from lema.data import tasks
 from lema.privacy import LogFormatter, Terminal, shown
 from lema.types import UserError
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from lema.identity import digest
 from lema.reporting.comparing import ARMS, CONTRASTS, UNTUNED, Arm, Comparison, Difference, Row
-from lema.statistics import over_seeds
+from lema.reporting.statistics import over_seeds
 
 COLOURS = ["#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#F0E442", "#000000"]
 GREY = "#8A8A8A"

@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from lema.api.estimate import estimate
+from lema.api.journal import Answer, Journal, Spending, open_journal
+from lema.api.pacing import Pace
 from lema.artifacts import lock
 from lema.config import ApiConfig, PriceConfig
-from lema.estimate import estimate
 from lema.identity import without_paths
-from lema.journal import Answer, Journal, Spending, open_journal
-from lema.models.pacing import Pace
 from lema.types import UserError
 
 if TYPE_CHECKING:
-    from lema.models.api import Landed
+    from lema.api.client import Landed
 log = logging.getLogger(__name__)
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.5, 30.0  # seconds, twice as long each time, with jitter
 _PARAMETERS = ("temperature", "reasoning_effort", "max_completion_tokens", "max_tokens")  # sent only when set
@@ -117,7 +117,7 @@ class _Asking:
         paid_usd: float,
     ) -> None:
         self.settings = settings(api, section, budget_usd)
-        from lema.models.api import Client
+        from lema.api.client import Client
 
         self.client = Client(api, section)
         self.journal, self.still_mine, self.messages, self.api, self.price = journal, still_mine, messages, api, price

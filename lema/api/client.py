@@ -20,11 +20,11 @@ import aiohttp
 import httpx2
 import openai
 
+from lema.api import lengths
+from lema.api.journal import CONTENT_REFUSED, PROMPT_TOO_LONG, Answer
+from lema.api.pacing import retry_after
 from lema.config import ApiConfig
 from lema.identity import without_paths
-from lema.journal import CONTENT_REFUSED, PROMPT_TOO_LONG, Answer
-from lema.models import lengths
-from lema.models.pacing import retry_after
 from lema.types import UserError
 
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # else a line a request

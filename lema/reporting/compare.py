@@ -15,7 +15,7 @@ from lema.privacy import shown
 from lema.reporting.comparing import aligned, flipped
 from lema.reporting.markdown import bullets, chosen, over, table
 from lema.reporting.results import Run, Verdicts, read_runs
-from lema.statistics import accuracy_over_problems, mcnemar, over_problems, smallest_effect
+from lema.reporting.statistics import accuracy_over_problems, mcnemar, over_problems, smallest_effect
 from lema.types import UserError
 
 LISTED = 20  # ids of flips in the text; all of them are in compare.json
