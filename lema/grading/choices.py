@@ -30,7 +30,7 @@ _ANNOUNCES = re.compile(
 _REASON = re.compile(r"\b(?:because|since|as|while|whereas|although|though|given|considering)\b", re.IGNORECASE)
 _ENDS = r"(?=\s*(?:$|[\])}.:,;!?\n])|\s+(?:-\s|(?:because|since|as|for|which|and|or|is|would|seems)\b))"
 _LETTERS = re.compile(
-    rf"[(\[]\s*([A-Za-z])\s*[)\]]"
+    rf"[(\[]\s*([A-Za-z])\s*[)\]]|\b(?i:option|choice|letter) ([A-Z])(?![\w'])"
     rf"|(?:^\W*|(?i:\b(?:options?|choices?|letter|answer|choose|pick|select|go with|is|it's|be|or|and|both|but|so"
     rf"|thus))\W+|[:=,] *)([A-Z]){_ENDS}"
     r"|^\W*([a-z])\W*$|(?:^|\s)([b-z])\)"
@@ -73,4 +73,5 @@ def _named(phrase: str, candidates: Sequence[str]) -> list[str]:
 
 
 def _words(text: str) -> str:
-    return " ".join(re.sub(r"[-_]", " ", legible(text)).casefold().split())
+    words = re.sub(r"[-_]", " ", legible(text)).casefold().split()
+    return " ".join(word for word in words if word not in ("a", "an", "the") or len(words) == 1)

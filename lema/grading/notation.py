@@ -74,6 +74,8 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
             r"(?<![\d})])(?<![\d})] )\\text\{(\s*\(?(?:[A-Za-z]|-?\d+(?:\.\d+)?)\)?(?:\s*,\s*(?:[A-Za-z]|\d+))*\s*)\}",
             r"\1",
         ),
+        # `\text{15 cm}` is a number and its unit.
+        (r"^\\text\{\s*(-?\d[\d,.]*) ([a-z][a-z. ]*)\}$", r"\1\\text{ \2}"),
         # Matrices in all their brackets; a determinant keeps its own.
         (r"\\begin\{(?:[pbB]|small)?matrix\}|\\begin\{array\}(?:\[\w\])?\s*\{[clr|@ ]*\}", r"\\begin{pmatrix}"),
         (r"\\end\{(?:(?:[pbB]|small)?matrix|array)\}", r"\\end{pmatrix}"),
@@ -241,7 +243,10 @@ def _without_units(text: str) -> str:
     ):
         text = f"\\text{{{text}}}"
     return re.sub(
-        r"\\text\s*\{([^{}]*)\}", lambda match: f"\\text{{{re.sub(r'[^a-z0-9:]', '', match[1].lower())}}}", text
+        r"\\text\s*\{(?: *(?:an?|the) (?=[a-z]{3}))?([^{}]*)\}",
+        lambda match: f"\\text{{{re.sub(r'[^a-z0-9:]', '', match[1].lower())}}}",
+        text,
+        flags=re.IGNORECASE,
     )
 
 

@@ -43,6 +43,8 @@ _SPOKEN: list[tuple[re.Pattern[str], str]] = [
         (r"(?<=\d) plus (?=\d)", " + "),
         (r"(?<=\d) (?:times|multiplied by|[x×]) (?=[\d(])|(?<=\d)x(?=\d)", " * "),
         (r"(?<=\d) divided by (?=\d)", " / "),
+        (r"(?:\$(\d+)|(?<![\d.,])(\d+) dollars?),? (?:and )?(\d\d) cents?\b", r"$\1\2.\3"),
+        (r"(?:\$(\d+)|(?<![\d.,])(\d+) dollars?),? (?:and )?(\d) cents?\b", r"$\1\2.0\3"),
         (r"(?<=\d) dozens?\b", " * 12"),
         (r"(?<=\d) ?k\b", " thousand"),
         (r"(?<=\d) ?(?-i:M|mn|mln|mil)\b", " million"),
@@ -61,7 +63,7 @@ _DENIED = re.compile(
 _CLAUSE = re.compile(r"([,;\n]|\.(?!\d))")
 _WRONG = re.compile(
     r"\b(?:(?:is|are|be)(?:n't| not) (?:the |a )?(?:\w+ )?(?:answer|correct|right|solution|possible|valid)"
-    r"|(?:is|are) (?:wrong|incorrect|impossible))\b",
+    r"|(?:is|are|was|were) (?:wrong|incorrect|impossible))\b",
     re.IGNORECASE,
 )
 _COMPARED = re.compile(
