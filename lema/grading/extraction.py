@@ -42,7 +42,7 @@ _FILLER = re.compile(
 # "If the answer is 4", "my previous answer is 4", "I do not think the answer is 4": said of another answer.
 _OTHER = re.compile(
     r"(?:\b(?:if|whether|suppose|supposing|assume|assuming|unless|previous|earlier|initial|original|first|old|wrong"
-    r"|incorrect|false|other|alternative|your"
+    r"|incorrect|false|other|alternative|your|(?:incorrect|wrong) to \w+"
     r"|(?:might|may|could|would) (?:think|guess|expect|believe))(?: that)?(?: the| an?| my)?"
     r"|\b(?:not|never|\w+n't)\b[^.,:;\n$\\]{0,30}) $",
     re.IGNORECASE,
@@ -198,7 +198,7 @@ def _exact(mark: re.Match[str], behind: str) -> str | None:
     if mark["tag"]:
         return behind.partition("</")[0]
     if mark["field"]:
-        value = re.match(r"\"((?:[^\"\\]|\\.)*)\"|'([^'\n]*)'|([^,}\n]*)", behind)
+        value = re.match(r"\"((?:[^\"\\]|\\.)*)\"|'([^'\n]*)'|\[([^\]\n]*)\]|([^,}\n]*)", behind)
         return next((part for part in value.groups() if part is not None), "").replace("\\\\", "\\") if value else ""
     return None
 

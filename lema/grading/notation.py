@@ -76,6 +76,9 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         ),
         # `\text{15 cm}` is a number and its unit.
         (r"^\\text\{\s*(-?\d[\d,.]*) ([a-z][a-z. ]*)\}$", r"\1\\text{ \2}"),
+        # Open ends as in `]0,1[`.
+        (r"^\](?=[^\[\]]+[,;][^\[\]]+[\[\])]$)", "("),
+        (r"(?<=^[(\[])([^\[\]]+[,;][^\[\]]+)\[$", r"\1)"),
         # Matrices in all their brackets; a determinant keeps its own.
         (r"\\begin\{(?:[pbB]|small)?matrix\}|\\begin\{array\}(?:\[\w\])?\s*\{[clr|@ ]*\}", r"\\begin{pmatrix}"),
         (r"\\end\{(?:(?:[pbB]|small)?matrix|array)\}", r"\\end{pmatrix}"),
