@@ -53,8 +53,8 @@ _BESIDE = {
 }
 _RANKS_COMPILED = [re.compile(rf"(?:{rank})(?:_?\d{{1,3}})?") for rank in _RANKS]
 _ORDER = (
-    *("choices", "candidates", "body", "message", "response", "outputs", "output", "generated_text", "text", "content"),
-    *("parts", "completion"),
+    *("choices", "candidates", "body", "message", "response", "outputs", "output", "generated_text", "generation"),
+    *("text", "content", "parts", "completion"),
 )
 
 

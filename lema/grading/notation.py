@@ -62,6 +62,8 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (rf"\\(?:{_FONTS}|mathb[bf])\s+([A-Za-z](?![A-Za-z])|\d+)", r"\1"),
         (r"\\mathbb\s*\{([A-QS-Z])\}|\\text\{\s*([ie])\s*\}", r"\1\2"),
         (rf"\\text\{{\s*({_FUNCTIONS})\s*\}}", r"\\\1 "),
+        (r"\\text\{\s*,?\s*and\s*\}", ","),
+        (r"\\text\{\s*,?\s*or\s*\}", ";"),
         # Units of several parts: `\text{ m}/\text{s}^2`, `\frac{\text{mi}}{\text{hr}}`, `\text{m s^{-1}}`.
         *[(r"(?<=[\d}) ])(\\text\{[^{}]*)\^\s*(?:\{-?\d+\}|-?\d)", r"\1")] * 2,
         (rf"(?<=[\d}})])\s*\\frac\s*\{{\s*{_UNIT}\s*\}}\s*\{{\s*{_UNIT}\s*\}}", r"\\text{ unit}"),
@@ -107,8 +109,8 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\*\*", "^"),
         (r"\\(?:times|ast)(?![a-z])|\*", r"\\cdot "),
         (r"(?:\\text\{\s*)?\b[Pp]er ?cent\b(?:\s*\})?|\\%", "%"),
-        (r"\\text\{\s*,?\s*and\s*\}|(?<![A-Za-z])and(?![A-Za-z])", ","),
-        (r"\\text\{\s*,?\s*or\s*\}|(?<![A-Za-z])or(?![A-Za-z]| (?:more|less|fewer)\b)", ";"),
+        (r"(?<![A-Za-z])and(?![A-Za-z])", ","),
+        (r"(?<![A-Za-z])or(?![A-Za-z]| (?:more|less|fewer)\b)", ";"),
         (rf"(?<![\\A-Za-z])({_FUNCTIONS})(?![A-Za-z])", r"\\\1 "),
         (r"\\inf(?:inity)?(?![a-z])", r"\\infty"),
         # Arguments without braces: `\frac12`, `\frac1{72}`, `\frac\pi4`, `\sqrt3`, `x^10`, `x^-1`, `1011_2`.

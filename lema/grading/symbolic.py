@@ -53,7 +53,10 @@ _NAME = re.compile(
     r"|\\frac\{d(?:\^\{2\})?\w?\}\{d\w(?:\^\{2\})?\}|\\(?:lim|int|sum|prod|max|min|det|gcd)(?![a-z]).*"
 )
 # `\\textbf{(B)}\\ 12`: a choice by its letter and its value, of which the gold answer is one.
-_CHOICE = re.compile(r"\\(?:text|math)(?:bf|rm)? *\{ *\(([A-J])\) *\}(?:[\s~]|\\[ ,;:]|\\q?quad(?![a-z]))*(.*[^\s}].*)")
+_CHOICE = re.compile(
+    r"(?:\\(?:text|math)(?:bf|rm)? *\{ *\((?P<dressed>[A-J])\) *\}|\((?P<bare>[A-J])\)(?=\s))"
+    r"(?:[\s~]|\\[ ,;:]|\\q?quad(?![a-z]))*(?P<value>(?!.*\([A-J]\)).*[^\s}].*)"
+)
 _LETTERED = re.compile(r"(?:\\(?:text|math)(?:bf|rm)? *\{ *)?\(?[A-J]\)? *\}?")
 _VARIABLE = re.compile(r"[A-Za-z]|\\(?!pi|infty)[a-z]+")
 _LETTER = re.compile(rf"(?<![A-Za-z\\])[A-DF-HJ-Za-dfghj-z]|\\(?:{GREEK})(?![a-z])")
@@ -107,7 +110,7 @@ def _compare(found: str, gold: str, same: _Same) -> _Verdict:
     if max(len(found), len(gold)) > MAX_LENGTH or _depth(found) > _MAX_DEPTH:
         return found == gold
     if choice := _CHOICE.fullmatch(found):
-        found = choice[1] if _LETTERED.fullmatch(gold) else choice[2].strip()
+        found = choice["dressed"] or choice["bare"] if _LETTERED.fullmatch(gold) else choice["value"].strip()
     one, two = clean(found), clean(gold)
     if not one or not two:
         return False
