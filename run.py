@@ -5,7 +5,6 @@ python run.py backbone=mistral task=math        the paper's recipe
 python run.py sweeps=demo                       every cell of sweeps/demo.yaml
 """
 
-# ruff: noqa: E402
 from lema import stopping
 
 if __name__ == "__main__":

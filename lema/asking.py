@@ -168,9 +168,9 @@ class _Asking:
 
     def _stop(self, number: signal.Signals) -> None:
         """Say what is waited for; and no request leaves any more."""
-        landing = f"{self.pace.in_flight} answers on their way are waited for, {self.settings.request_timeout:g} s at most"
-        again = "a second signal leaves at once, and they are paid for again"
-        log.info("%-16s %s: nothing more is sent; %s; %s", "asking", number.name, landing, again)
+        landing = f"what is on its way, {self.pace.in_flight} requests, is waited for"
+        seconds, again = self.settings.request_timeout, "a second signal leaves at once, and they are paid for again"
+        log.info("%-16s %s: %s, %g s at most; %s", "asking", number.name, landing, seconds, again)
         self.changed.set()
 
     def _kept(self) -> str:

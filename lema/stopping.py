@@ -81,7 +81,7 @@ def received() -> signal.Signals | None:
 
 @contextmanager
 def landing(tell: Callable[[signal.Signals], object]) -> Iterator[None]:
-    """Within, a stop signal goes to `tell` and interrupts nothing: the work ends soon by itself, and raises `Stopped`."""
+    """Within, a stop signal goes to `tell` and interrupts nothing: the work soon ends by itself, with `Stopped`."""
     _Run.landing = tell
     try:
         yield
