@@ -141,6 +141,19 @@ def test_a_server_that_hangs_is_waited_for_no_longer_than_a_request_may_take(tmp
     assert "corrector: stopped by SIGTERM: 0 of 150 answers are saved; the 150 that are left " in lines[-1]
 
 
+def test_who_waits_for_another_process_is_stopped_at_once(tmp_path: Path) -> None:
+    with served(latency=0.7) as url:
+        first = client_that_flies(url, tmp_path / "journal.sqlite", 150)
+        second = started(url, 150, tmp_path / "journal.sqlite", width=WIDTH)
+        assert second.stderr
+        assert f"waiting      for process {first.pid}" in second.stderr.readline()
+        second.send_signal(signal.SIGTERM)
+        _, [line], took = ended(second)
+        assert took < 2
+        assert line == f"start: stopped by SIGTERM{GOES_ON}"
+        assert finished(first)["usable"] == stats(url)["billed"] == 150
+
+
 ASKING = [
     *("backbone.tiny.steps=4", "backbone.tiny.corpus_size=200", "until=sample", "tracker=none", "budget_usd=100"),
     *("sampler=server", "sampler.samples=1", "sampler.models.server.api.model=gpt-test"),
@@ -235,3 +248,14 @@ def test_each_stage_ends_in_one_line_and_the_same_command_in_the_same_bytes(tmp_
         gone(helpers)
     finish(run(*arguments, runs=runs))
     same(runs, contents(tmp_path / "undisturbed"))
+
+
+@pytest.mark.slow
+def test_a_stop_ends_the_whole_sweep_without_a_report(tmp_path: Path) -> None:
+    process = run("-m", *SMALL, "seed=1,2", "tracker=none", runs=tmp_path)
+    until(lambda: list(tmp_path.glob("train/*.lock")), process)
+    process.send_signal(signal.SIGINT)
+    _, [line], _ = ended(process)
+    assert line.startswith("train: stopped by SIGINT")
+    assert len(list((tmp_path / "cells").iterdir())) == 1
+    assert not (tmp_path / "reports").exists()
