@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from asking_load import finished, served, started, stats
+from openai_server import OpenAIServer
 from test_pipeline import ROOT, SMALL, contents
 
 from lema.stopping import SIGNALS
@@ -235,19 +236,40 @@ def test_each_stage_ends_in_one_line_and_the_same_command_in_the_same_bytes(tmp_
     finish(run(*arguments, runs=tmp_path / "undisturbed"))
     runs, numbers = tmp_path / "runs", cycle(("SIGINT", "SIGTERM", "SIGUSR2"))
     for stage in ("data", "base", "sample", "train", "select", "evaluate"):
-        process, number = run(*arguments, runs=runs), signal.Signals[next(numbers)]
+        process, number, twice = run(*arguments, runs=runs), signal.Signals[next(numbers)], stage in ("base", "select")
         until(lambda stage=stage: list(runs.glob(f"{stage}/*.lock")), process)
         time.sleep(0.1)
         helpers = children(process.pid)
         os.killpg(process.pid, number)
-        _, [line], took = ended(process)
-        assert took < BUSY + 5
-        assert re.match(rf"{stage}(_\w+)?: stopped by {number.name}", line)
-        assert line.endswith(GOES_ON)
-        assert not list(runs.rglob("*.lock"))
+        if twice:
+            time.sleep(0.1)
+            os.killpg(process.pid, signal.SIGTERM)
+        _, lines, took = ended(process)
         gone(helpers)
+        assert took < (1 if twice else BUSY + 5)
+        assert len(lines) == 1 - twice
+        assert twice or re.fullmatch(rf"{stage}(_\w+)?: stopped by {number.name}{GOES_ON}", lines[0])
+        assert twice or not list(runs.rglob("*.lock"))
     finish(run(*arguments, runs=runs))
     same(runs, contents(tmp_path / "undisturbed"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_stop_while_workers_grade_and_wandb_logs_leaves_no_process(name: str, tmp_path: Path) -> None:
+    hard = "The answer is: \\frac{9^{9^{9^{9}}}}{\\sqrt{2}}"
+    with OpenAIServer(reply=lambda prompt: hard.replace("2", str(len(prompt)))) as server:
+        process = run(*ASKING, "task.num_train=68", "tracker=wandb", runs=tmp_path, url=server.url)
+        until(lambda: len(children(process.pid)) > 2, process)
+        time.sleep(2)
+        helpers = children(process.pid)
+        os.killpg(process.pid, signal.Signals[name])
+        _, [line], took = ended(process)
+        gone(helpers)
+        assert line == f"sample_server: stopped by {name}{GOES_ON}"
+        assert took < 2 + BUSY
+        assert not list(tmp_path.rglob("*.lock"))
+        assert server.billed.total() == 60
 
 
 @pytest.mark.slow
