@@ -5,12 +5,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 # A terminal's Ctrl-C and its end, a batch system's ways to take the machine back.
 SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-# Seconds within which several signals are one: `timeout` sends each to the process, and again to its group.
+# Seconds within which several signals are one to what must land: `timeout` sends each to the process and to its group.
 ONE = 0.05
+GOES_ON = "; the same command goes on from here"
 
 
 class Stopped(SystemExit):
@@ -18,7 +19,7 @@ class Stopped(SystemExit):
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self.code = f"{text}; the same command goes on from here"
+        self.code = text + GOES_ON
 
 
 class _Run:
@@ -54,10 +55,15 @@ def _leave_at_second(reader: int) -> None:
     first: float | None = None
     while True:
         (number,), now = os.read(reader, 1), time.monotonic()
-        if number in SIGNALS:
-            first = first or now
-            if now - first > ONE:
-                os._exit(128 + number)
+        if number not in SIGNALS:
+            continue
+        if first is None:
+            first = now
+        elif _Run.landing is None or now - first > ONE:
+            line = f"\n{_Run.work}: left at once by a second signal, {signal.Signals(number).name}{GOES_ON}\n"
+            with suppress(OSError):  # the terminal may be gone
+                os.write(2, line.encode())
+            os._exit(128 + number)
 
 
 def begin(work: str) -> None:
