@@ -5,6 +5,11 @@ python run.py backbone=mistral task=math        the paper's recipe
 python run.py sweeps=demo                       every cell of sweeps/demo.yaml
 """
 
+from lema import stopping
+
+if __name__ == "__main__":
+    stopping.listen()  # what is imported below takes a second
+
 import logging
 import os
 import sys
@@ -47,8 +52,6 @@ def main(composed: DictConfig) -> None:
 if __name__ == "__main__":
     guard()
     check_arguments(sys.argv[1:])
-    try:
-        with at_end:
-            main()
-    except KeyboardInterrupt as stop:
-        sys.exit(f"{stop or 'stopped'}; the same command goes on from here")
+    at_end.callback(stopping.end)  # after all others
+    with at_end:
+        main()

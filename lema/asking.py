@@ -12,15 +12,18 @@ import json
 import logging
 import math
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from lema import stopping
 from lema.artifacts import lock
 from lema.config import ApiConfig, PriceConfig
 from lema.estimate import estimate
@@ -136,13 +139,14 @@ class _Asking:
         self.bar = tqdm(total=len(messages), disable=None, unit=" answers")
 
     async def run(self, left: list[str]) -> None:
-        """Have the keys of `left` answered; `UserError` when it must stop early."""
+        """Have the keys of `left` answered; `UserError` when it must stop early, `Stopped` after a stop signal."""
         self.waiting = [(0.0, place, key) for place, key in enumerate(left)]
         self.bar.update(len(self.messages) - len(left))
         tasks: set[asyncio.Task[None]] = set()
-        with self.bar:
+        tell = partial(asyncio.get_running_loop().call_soon_threadsafe, self._stop)
+        with self.bar, stopping.landing(tell):
             async with self.client.openai:
-                while (self.waiting or tasks) and not (self.problem or self.fault):
+                while (self.waiting or tasks) and not (self.problem or self.fault or stopping.received()):
                     self.changed.clear()
                     if (wait := self._wait(time.monotonic())) > 0:
                         with contextlib.suppress(TimeoutError):
@@ -157,8 +161,17 @@ class _Asking:
                 await asyncio.gather(*tasks, return_exceptions=True)  # what is in flight still lands
         if self.fault:
             raise self.fault
+        if number := stopping.received():
+            raise stopping.Stopped(f"{self.client.section}: stopped by {number.name}: {self._kept()}")
         if self.problem:
             raise UserError(f"{' '.join(self.problem.split())}. {self._kept()}. Then run again.")
+
+    def _stop(self, number: signal.Signals) -> None:
+        """Say what is waited for; and no request leaves any more."""
+        landing = f"what is on its way, {self.pace.in_flight} requests, is waited for"
+        seconds, again = self.settings.request_timeout, "a second signal leaves at once, and they are paid for again"
+        log.info("%-16s %s: %s, %g s at most; %s", "asking", number.name, landing, seconds, again)
+        self.changed.set()
 
     def _kept(self) -> str:
         """What is on the disk, and what is not."""

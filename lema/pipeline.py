@@ -16,7 +16,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from lema import journal, preflight, run_folder, sweeps
+from lema import journal, preflight, run_folder, stopping, sweeps
 from lema.artifacts import Artifact, Recipe, Store, refuse_links
 from lema.cell import Cell
 from lema.compose import at_end
@@ -27,7 +27,7 @@ from lema.types import UserError
 
 log = logging.getLogger(__name__)
 
-at_end.callback(service.end)  # the first to be registered is the last to be called
+at_end.callback(service.end)  # after what is registered later
 
 REPORTS = (Only("report"), Only("wandb_report"))
 
@@ -113,6 +113,7 @@ def steps(cell: Cell) -> list[Step]:
 def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
     """Run one cell and print the report; in a sweep the report comes once, after its last cell."""
     root = Path(config.runs_dir)
+    stopping.begin(config.only or "preflight")
     preflight.check_runs_dir(root)
     if config.backbone.tiny is not None:  # read by torch when it is imported, which nothing has done yet
         os.environ.setdefault("OMP_NUM_THREADS", str(config.backbone.tiny.num_threads))
@@ -141,6 +142,9 @@ def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
 
 def _report(config: Config, label: str = "all", folders: list[Path] | None = None) -> None:
     """Of all runs, or of those of a sweep; logged when it says anything new, and made at W&B when that was asked."""
+    if stopping.received():  # the report on a sweep is left to the run that goes on
+        return
+    stopping.begin("report")
     from lema.stages import report  # as above
 
     root, project = Path(config.runs_dir), config.tracker.project
@@ -166,6 +170,7 @@ def _run_cell(cell: Cell, last: Stage, overrides: list[str], begin: Callable[[],
     preflight.check(cell, {step.stage for step in todo}, overrides)
     begin()
     for step in todo:
+        stopping.begin(step.name)
         recipe = step.recipe(cell)
         with cell.tracker.step(step.name, recipe, cell.artifacts) as tracked:
             build = tracked.starting(partial(step.build, cell))

@@ -16,6 +16,7 @@ from lema.config import Stage
 from lema.identity import portable
 from lema.privacy import shown
 from lema.reporting.results import STOPPED
+from lema.stopping import Stopped
 from lema.types import UserError
 
 CURVE = "metrics.jsonl"  # of the train step, and of the run
@@ -32,7 +33,7 @@ def recorded(cell: Cell, overrides: list[str], last: Stage, in_sweep: bool) -> I
         yield partial(_write, cell, overrides, "running")
     except BaseException as error:
         if in_sweep or (cell.folder / "run.json").exists():
-            known = isinstance(error, UserError | KeyboardInterrupt)
+            known = isinstance(error, UserError | Stopped)
             words = shown(" ".join((str(error) if known else f"{type(error).__name__}: {error}").split()))
             with suppress(OSError, UserError):  # of a full disk, say: the first error is what is to be seen
                 _write(cell, overrides, words or type(error).__name__)

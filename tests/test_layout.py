@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "lema"
 # Each layer imports only from the ones before it (or from its own package).
 LAYERS = [
-    ["privacy", "allowed"],
+    ["privacy", "allowed", "stopping"],
     ["types", "generated"],
     ["config", "environment"],
     ["compose", "identity", "estimate", "machine"],

@@ -11,10 +11,8 @@ import resource
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +21,17 @@ from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from lema import stopping
 from lema.artifacts import fingerprint, write_json
 from lema.config import Batches, Config, Precision, Selection
 from lema.models.batches import Layout, Row, mean_loss
-from lema.types import Stopped, UserError
+from lema.types import UserError
 
 log = logging.getLogger(__name__)
 
 CONTENTS = "contents.json"  # of a whole checkpoint: a fingerprint of each file
 # What resuming needs beside the weights. The rest is a model, or an adapter, in Hugging Face format.
 STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "training_args.bin", CONTENTS)
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)  # of a cluster that takes the machine back
 
 
 class Order(Sampler[int]):
@@ -129,10 +127,9 @@ class Keeper(TrainerCallback):
 
     def __init__(self, keep: int, weights_too: bool) -> None:
         self.keep, self.weights_too = keep, weights_too
-        self.received: signal.Signals | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.received:
+        if stopping.received():
             control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -144,23 +141,6 @@ class Keeper(TrainerCallback):
                 shutil.rmtree(old)
             for name in () if self.weights_too else STATE:
                 (old / name).unlink(missing_ok=True)
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take the stop signals in hand. Only the main thread may; elsewhere they do what they always do."""
-
-        def receive(number: int, _: Any) -> None:
-            self.received = signal.Signals(number)
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, receive) for number in STOP_SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def train(
@@ -190,16 +170,21 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)
     try:
-        with keeper.listening():
+        with stopping.landing(_tell):
             trainer.train(resume_from_checkpoint=newest_whole(folder))
     except torch.OutOfMemoryError as error:
         smaller = "row_tokens" if recipe.batches is Batches.packed else "micro_batch_size"
         less = f"lower train.{smaller}, or train.activation_checkpointing=true"
         raise UserError(f"train: out of memory at step {trainer.state.global_step + 1}: {less}") from error
-    if keeper.received:
-        at = f"stopped by {keeper.received.name} after step {trainer.state.global_step} of {steps}"
-        raise Stopped(f"train: {at}, and a checkpoint saved")
+    if number := stopping.received():
+        at = f"stopped by {number.name} after step {trainer.state.global_step} of {steps}"
+        raise stopping.Stopped(f"train: {at}, and a checkpoint saved")
     return [row for row in trainer.state.log_history if "loss" in row]
+
+
+def _tell(number: signal.Signals) -> None:
+    left = "a second signal leaves at once, without it"
+    log.info("%-16s %s: training ends after this step, with a checkpoint; %s", "train", number.name, left)
 
 
 def _arguments(config: Config, steps: int, folder: Path) -> TrainingArguments:
