@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from lema import artifacts
-from lema.artifacts import RESUME, Artifact, Recipe, Store, lock, write_jsonl
+from lema import locks
+from lema.artifacts import RESUME, Artifact, Recipe, Store, write_jsonl
+from lema.locks import lock
 from lema.types import Problem, Solution, UserError
 
 
@@ -292,16 +293,16 @@ def test_dead_owners_lock_is_taken_over(tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     start = time.monotonic()
-    with lock(tmp_path / "x") as still_mine:
-        assert still_mine()
+    with lock(tmp_path / "x") as held:
+        assert not held.lost()
     assert time.monotonic() - start < 5
 
 
 def test_owner_that_lost_its_lock_notices(tmp_path: Path) -> None:
-    with lock(tmp_path / "x") as still_mine:
+    with lock(tmp_path / "x") as held:
         path = tmp_path / "x.lock"
         path.write_text(re.sub("token=.*", "token=another", path.read_text()))
-        assert not still_mine()
+        assert held.lost()
 
 
 def test_result_of_a_lost_lock_is_not_shown(tmp_path: Path) -> None:
@@ -310,27 +311,27 @@ def test_result_of_a_lost_lock_is_not_shown(tmp_path: Path) -> None:
         path.write_text(re.sub("token=.*", "token=another", path.read_text()))
         return write(folder)
 
-    with pytest.raises(UserError, match="took this lock over; run the same command again"):
+    with pytest.raises(UserError, match="another process has taken over .*; what it makes is .*/sample/label-"):
         Store(tmp_path).make(recipe(), build)
     assert Store(tmp_path).find(recipe()) is None
 
 
 def test_silent_owner_on_another_host_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "STALE_SECONDS", 1.0)
-    monkeypatch.setattr(artifacts, "HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr(locks, "STALE_SECONDS", 1.0)
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.2)
     path = tmp_path / "x.lock"
     with lock(tmp_path / "x"):
         elsewhere = re.sub("host=.*", "host=elsewhere", path.read_text())
     path.write_text(elsewhere)
     start = time.monotonic()
-    with lock(tmp_path / "x") as mine_now:
-        assert mine_now()
+    with lock(tmp_path / "x") as held:
+        assert not held.lost()
     assert 1 <= time.monotonic() - start < 5
 
 
 def test_living_owner_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "STALE_SECONDS", 1.0)
-    monkeypatch.setattr(artifacts, "HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr(locks, "STALE_SECONDS", 1.0)
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.2)
     order: list[str] = []
 
     def second() -> None:
@@ -338,10 +339,10 @@ def test_living_owner_is_never_replaced(tmp_path: Path, monkeypatch: pytest.Monk
             order.append("second")
 
     waiter = threading.Thread(target=second)
-    with lock(tmp_path / "x") as still_mine:
+    with lock(tmp_path / "x") as held:
         waiter.start()
         time.sleep(3)
-        assert still_mine()
+        assert not held.lost()
         order.append("first")
     waiter.join(10)
     assert order == ["first", "second"]
