@@ -29,4 +29,4 @@ def refuse_several() -> None:
                 time.sleep(_SECONDS)
                 sys.exit(1)
             why = f"{size}={count}: started as {count} processes, but one process on one GPU makes a cell"
-            sys.exit(f"{why}; start python run.py … without a launcher, and more cells with CUDA_VISIBLE_DEVICES=1, 2, …")
+            sys.exit(f"{why}; start python run.py … by itself, and more cells beside it with CUDA_VISIBLE_DEVICES=1, …")

@@ -311,7 +311,7 @@ def test_result_of_a_lost_lock_is_not_shown(tmp_path: Path) -> None:
         path.write_text(re.sub("token=.*", "token=another", path.read_text()))
         return write(folder)
 
-    with pytest.raises(UserError, match="another process has taken over .*; what it makes is .*/sample/label-"):
+    with pytest.raises(UserError, match=r"another process has taken over .*; what it makes is .*/sample/label-"):
         Store(tmp_path).make(recipe(), build)
     assert Store(tmp_path).find(recipe()) is None
 
