@@ -21,7 +21,7 @@ MERGED = [*METHODS["lora"], "train.merge=original", "selection=last"]
 PAUSED = {
     "base": (["backbone.tiny.steps=60"], ""),
     "sample": (["mix=lema", "sampler.max_new_tokens=40", "sampler.batch_size=4"], "resume/sample 8.json"),
-    "train": (METHODS["full"], "resume/checkpoint-4/contents.json"),
+    "train": ([], "resume/checkpoint-4/contents.json"),
     "train a checkpoint": (METHODS["lora"], "resume/checkpoint-8"),
     "merge": (MERGED, ""),
     "merge its files": (MERGED, "merged/config.json"),
