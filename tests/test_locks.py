@@ -10,7 +10,6 @@ import threading
 import time
 from pathlib import Path
 
-import filelock
 import pytest
 
 from lema import locks
@@ -67,7 +66,7 @@ def test_where_names_cannot_be_exchanged_a_dead_owner_is_replaced_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So it is on exFAT, and on what is mounted by FUSE."""
-    monkeypatch.setattr(filelock._soft._exclusive._recovery, "exchange_names", lambda *_: False)
+    monkeypatch.setattr("filelock._soft._exclusive._recovery.exchange_names", lambda *_: False)
     (tmp_path / "x.lock").write_bytes(NOBODYS["here, of a process that is gone"])
     start = time.monotonic()
     with locks.lock(tmp_path / "x") as held:
