@@ -24,9 +24,13 @@ def refuse_several() -> None:
     """Exit when this is one of several processes; the first of them says so."""
     for size, number in (*_TOLD, ("SLURM_NTASKS", "SLURM_PROCID")):
         count, which = (os.environ.get(name, "") for name in (size, number))
-        if count.isdecimal() and which.isdecimal() and int(count) > 1 and (size != "SLURM_NTASKS" or int(which) > 0):
-            if int(which) > 0:
-                time.sleep(_SECONDS)
-                sys.exit(1)
-            why = f"{size}={count}: started as {count} processes, but one process on one GPU makes a cell"
-            sys.exit(f"{why}; start python run.py … by itself, and more cells beside it with CUDA_VISIBLE_DEVICES=1, …")
+        if not (count.isdecimal() and which.isdecimal() and int(count) > 1):
+            continue
+        unsure = size == "SLURM_NTASKS"  # number 0 may be a batch script
+        if unsure and int(which) == 0:
+            continue
+        if int(which) > 0 and not unsure:
+            time.sleep(_SECONDS)
+            sys.exit(1)
+        why = f"{size}={count}: started as {count} processes, but one process on one GPU makes a cell"
+        sys.exit(f"{why}; start python run.py … by itself, and more cells beside it with CUDA_VISIBLE_DEVICES=1, …")

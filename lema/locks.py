@@ -44,21 +44,16 @@ class Held:
 
     def lost(self) -> str:
         """Why it is this process's no longer, in words; empty while it is: to be asked before results show."""
-        self.looked_at, lost = time.monotonic(), self._lease.compromise
+        self.looked_at, lost, own = time.monotonic(), self._lease.compromise, f"token={self._lease.token}\n".encode()
         try:
             signed = self.path.read_bytes()
         except FileNotFoundError:
             signed = b""
         except OSError:  # a network drive that is away for a moment: the heartbeat says when it is for too long
-            if lost is None:
-                return ""
-            signed = b""
-        if f"token={self._lease.token}\n".encode() in signed:
-            if lost is None:
-                return ""
-            return (
-                f"{self.path}: could not be touched for {STALE_SECONDS:g} s ({lost.error}); run the same command again"
-            )
+            signed = own
+        if own in signed:
+            again = "run the same command again"
+            return f"{self.path}: could not be touched for {STALE_SECONDS:g} s ({lost.error}); {again}" if lost else ""
         owner = self._lease.owner
         who = f"process {owner.pid} on {owner.hostname}" if owner else "which has ended, or removed the lock"
         taken = f"another process has taken over ({who}), as this one was silent for too long"
@@ -100,8 +95,8 @@ class Held:
     def _tell(self, touched: float, lasts: float) -> None:
         owner, at = self._lease.owner, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(touched))
         who = f"process {owner.pid} on {owner.hostname}" if owner else "nobody that can be read"
-        then = f"goes on when that is done, or silent for {lasts:.0f} s; if nothing runs there, delete the lock"
-        log.info("%-16s for %s: held by %s, last heard of at %s; %s", "waiting", self.path, who, at, then)
+        then = f"goes on when it is released, or untouched for {lasts:.0f} s; if nothing runs there, delete it"
+        log.info("%-16s for %s: held by %s, last touched at %s; %s", "waiting", self.path, who, at, then)
 
     def _break(self, found: tuple[int, bytes]) -> None:
         """Remove the lock unless it is another one by now: then its owner, who may have seen it gone, has it back."""

@@ -48,6 +48,12 @@ def test_one_of_several_is_refused_and_the_first_says_so(variables: dict[str, st
     assert (first.stdout, second.stdout, second.stderr) == ("", "", "")
 
 
+def test_a_second_task_of_slurm_is_none_of_a_batch_script() -> None:
+    done = checked({"SLURM_NTASKS": "4", "SLURM_PROCID": "{}"}, 1)
+    assert done.returncode == 1
+    assert done.stderr.startswith("SLURM_NTASKS=4: started as 4 processes")
+
+
 @pytest.mark.parametrize("variables", ONE.values(), ids=list(ONE))
 def test_a_process_of_its_own_goes_on(variables: dict[str, str]) -> None:
     assert checked(variables, 0).stdout == "goes on\n"

@@ -87,9 +87,9 @@ def test_who_waits_for_a_living_owner_says_so_again_and_again(tmp_path: Path, ca
         told = [record.getMessage() for record in caplog.records]
     waiter.join(10)
     assert len(told) >= 3
-    pattern = rf"waiting +for {tmp_path}/x\.lock: held by process {os.getpid()} on \S+, last heard of at 20\d\d-.*; "
+    pattern = rf"waiting +for {tmp_path}/x\.lock: held by process {os.getpid()} on \S+, last touched at 20\d\d-.*; "
     assert all(
-        re.match(pattern + "goes on when that is done, or silent for 1 s; .* delete the lock", each) for each in told
+        re.match(pattern + "goes on when it is released, or untouched for 1 s; .* delete it", each) for each in told
     )
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def places(tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     (tmp_path / "patch" / "sitecustomize.py").write_text(NO_LINKS)
     yield tmp_path / "without", {"PYTHONPATH": f"{tmp_path / 'patch'}{os.pathsep}{ROOT}"}
     if mounted := os.environ.get("LEMA_TEST_EXFAT"):
-        yield Path(mounted) / tmp_path.name, {}
+        yield Path(mounted) / uuid.uuid4().hex, {}
 
 
 def results(runs: Path) -> dict[str, bytes]:
