@@ -147,8 +147,8 @@ class _Asking:
                     if (wait := self._wait(time.monotonic())) > 0:
                         with contextlib.suppress(TimeoutError):
                             await asyncio.wait_for(self.changed.wait(), None if wait == math.inf else wait)
-                    elif problem := self.lost():
-                        self.problem = problem
+                    elif self.lost():
+                        self.problem = "another process has taken the journal over"
                     else:
                         _, place, key = heapq.heappop(self.waiting)
                         task = asyncio.create_task(self._try(place, key, *self._begin(key)))
