@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 
 from lema.compose import at_end, register, to_config
 from lema.environment import check_arguments
+from lema.launchers import refuse_several
 from lema.privacy import guard
 from lema.types import UserError
 
@@ -51,6 +52,7 @@ def main(composed: DictConfig) -> None:
 
 if __name__ == "__main__":
     guard()
+    refuse_several()
     check_arguments(sys.argv[1:])
     at_end.callback(stopping.end)  # after all others
     with at_end:

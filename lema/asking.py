@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from lema import stopping
-from lema.artifacts import lock
 from lema.config import ApiConfig, PriceConfig
 from lema.estimate import estimate
 from lema.identity import without_paths
 from lema.journal import Answer, Journal, Spending, open_journal
+from lema.locks import lock
 from lema.models.pacing import Pace
 from lema.types import UserError
 
@@ -61,13 +61,13 @@ def ask(
     with open_journal(journal_path, keys) as journal:
         old = journal.unusable() if retry_failed else {}
         if old or len(journal.answers()) < len(set(keys)):
-            with lock(journal_path) as still_mine:  # so that no other process pays for the same
+            with lock(journal_path) as held:  # so that no other process pays for the same
                 answers, now = journal.answers(), journal.unusable()
                 again = {key for key, attempts in old.items() if now.get(key) == attempts}  # none has done so meanwhile
                 messages = {key: message for key, (message, _) in zip(keys, prompts, strict=True)}
                 left = [key for key in messages if key not in answers or key in again]
                 if left:
-                    asking = _Asking(journal, still_mine, messages, api, price, section, budget_usd, paid_usd)
+                    asking = _Asking(journal, held.lost, messages, api, price, section, budget_usd, paid_usd)
                     size = sum(len(messages[key].encode("utf-8", "replace")) for key in left) / len(left)
                     costs = estimate(section, (len(left), len(left)), (size, size), api, price)
                     log.info("%-16s %s", "asking", costs)
@@ -111,7 +111,7 @@ class _Asking:
     def __init__(
         self,
         journal: Journal,
-        still_mine: Callable[[], bool],  # false when another process sends too
+        lost: Callable[[], str],  # why another process sends too; empty while none does
         messages: dict[str, str],  # by their keys
         api: ApiConfig,
         price: PriceConfig,
@@ -123,7 +123,7 @@ class _Asking:
         from lema.models.api import Client
 
         self.client = Client(api, section)
-        self.journal, self.still_mine, self.messages, self.api, self.price = journal, still_mine, messages, api, price
+        self.journal, self.lost, self.messages, self.api, self.price = journal, lost, messages, api, price
         self.pace = Pace(api.max_requests_per_minute, api.max_tokens_per_minute)
         self.usd = paid_usd + journal.spending().usd  # what is paid, and reserved for what is in flight
         self.answered = sum(not answer.failed for answer in journal.answers().values())
@@ -151,7 +151,7 @@ class _Asking:
                     if (wait := self._wait(time.monotonic())) > 0:
                         with contextlib.suppress(TimeoutError):
                             await asyncio.wait_for(self.changed.wait(), None if wait == math.inf else wait)
-                    elif not self.still_mine():
+                    elif self.lost():
                         self.problem = "another process has taken the journal over"
                     else:
                         _, place, key = heapq.heappop(self.waiting)

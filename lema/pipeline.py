@@ -17,10 +17,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from lema import journal, preflight, run_folder, stopping, sweeps
-from lema.artifacts import Artifact, Recipe, Store, refuse_links
+from lema.artifacts import Artifact, Recipe, Store
 from lema.cell import Cell
 from lema.compose import at_end
 from lema.config import Config, CotPart, Extra, Method, Only, Stage
+from lema.links import refuse_links
 from lema.stages import base, correct, data, evaluate, merge, mix, rationales, sample, select, train
 from lema.tracking import Tracker, reports, service
 from lema.types import UserError

@@ -8,10 +8,10 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "lema"
 # Each layer imports only from the ones before it (or from its own package).
 LAYERS = [
-    ["privacy", "allowed", "stopping"],
+    ["privacy", "allowed", "launchers", "stopping"],
     ["types", "generated"],
-    ["config", "environment"],
-    ["compose", "identity", "estimate", "machine"],
+    ["config", "environment", "links"],
+    ["compose", "identity", "estimate", "machine", "locks"],
     [
         "artifacts",
         "arithmetic",

@@ -18,6 +18,7 @@ from lema.artifacts import write_json
 from lema.config import Attention, BackboneConfig, Batches, Method, ModelConfig, Precision, TrainConfig
 from lema.generated import answer_part
 from lema.grading import grade_all
+from lema.locks import check
 from lema.models.generating import generate, own_settings, without_settings
 from lema.models.kernels import choose
 from lema.models.reading import reading
@@ -215,6 +216,7 @@ def complete(
     texts: dict[int, tuple[str, bool]] = {}
     for start in tqdm(range(0, len(encoded), batch_size), desc=resume.name, unit="batch", disable=None):
         batch, path = by_length[start : start + batch_size], resume.with_name(f"{resume.name} {start}.json")
+        check()
         if not path.exists():
             torch.manual_seed(seed + start // batch_size)
             rows, _ = generate(language_model, tokenizer, [encoded[index] for index in batch], **options)

@@ -6,7 +6,6 @@ A checkpoint counts once its list of contents is written, so one cut short by a 
 import json
 import logging
 import math
-import os
 import resource
 import shutil
 import signal
@@ -24,6 +23,8 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from lema import stopping
 from lema.artifacts import fingerprint, write_json
 from lema.config import Batches, Config, Precision, Selection
+from lema.links import duplicate, own_folder
+from lema.locks import check
 from lema.models.batches import Layout, Row, mean_loss
 from lema.types import UserError
 
@@ -129,6 +130,7 @@ class Keeper(TrainerCallback):
         self.keep, self.weights_too = keep, weights_too
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        check()
         if stopping.received():
             control.should_save = control.should_training_stop = True
 
@@ -228,6 +230,7 @@ def newest_whole(folder: Path) -> str | None:
         except (FileNotFoundError, json.JSONDecodeError):
             pass
         log.warning("train: %s is cut short or damaged, and passed over", checkpoint)
+        shutil.rmtree(checkpoint)  # it is made again, in files of its own: a paused process may still write to these
     return None
 
 
@@ -246,7 +249,7 @@ def collect(folder: Path, target: Path, every: int) -> list[int]:
         if step % every and checkpoint != checkpoints[-1]:
             continue  # saved at a stop signal
         # Links, not moves: a kill here must leave the checkpoints whole. PEFT's README says nothing of the experiment.
-        ignore = shutil.ignore_patterns(*STATE, "README.md")
-        shutil.copytree(checkpoint, target / f"step-{step}", ignore=ignore, copy_function=os.link)
+        for file in (file for file in checkpoint.iterdir() if file.name not in (*STATE, "README.md")):
+            duplicate(file, own_folder(target / f"step-{step}") / file.name)
         steps.append(step)
     return steps

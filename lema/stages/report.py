@@ -5,8 +5,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from lema.artifacts import Artifact, lock, own_folder, write_text
+from lema.artifacts import Artifact, write_text
 from lema.identity import without_paths
+from lema.links import follow, own_folder
+from lema.locks import check, lock
 from lema.privacy import shown
 from lema.reporting import export, markdown, plots
 from lema.reporting.comparing import UNTUNED, Comparison, compare
@@ -51,6 +53,7 @@ def _write(comparison: Comparison, folder: Path) -> bool:
         for old in folder.glob("*.png"):
             old.unlink()
         plots.draw(comparison, folder)
+        check()
         write_text(folder / "report.csv", export.arms_csv(comparison))
         write_text(folder / "differences.csv", export.differences_csv(comparison))
     pictures = {task: [name for name in plots.names(task) if (folder / name).is_file()] for task in comparison.tasks}
@@ -64,7 +67,7 @@ def evaluations(comparison: Comparison) -> list[Artifact]:
     runs = [run for arm in comparison.arms for run in arm.runs]
     steps = {run.folder / step: (run, step) for run in runs for step in ("evaluate_untuned", "evaluate")}
     found = {
-        path.resolve(): Artifact(path.resolve(), run.digests[step], run.records[step]["summary"])
+        follow(path).resolve(): Artifact(follow(path).resolve(), run.digests[step], run.records[step]["summary"])
         for path, (run, step) in steps.items()
         if step in run.records
     }
@@ -75,7 +78,7 @@ def at_wandb(comparison: Comparison, root: Path, title: str) -> Content:
     """The report's tables and words for W&B, with the ids of exactly the runs that they are about."""
 
     def ids(runs: Iterable[Run], step: str) -> list[str]:
-        made = [(run.wandb.get(step), (run.folder / step).resolve().name) for run in runs if step in run.records]
+        made = [(run.wandb.get(step), follow(run.folder / step).resolve().name) for run in runs if step in run.records]
         return [known or run_id(root, step, name.rpartition("-")[2]) for known, name in made]
 
     tasks = []

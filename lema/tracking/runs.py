@@ -16,9 +16,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import Artifact, Recipe
+from lema.artifacts import Artifact, Recipe, write_text
 from lema.config import Config, Stage
 from lema.identity import digest, identity, portable
+from lema.locks import lock
 from lema.tracking import refusals, results, service
 
 log = logging.getLogger(__name__)
@@ -50,11 +51,9 @@ def run_id(root: Path, stage: str, key: str) -> str:
     token = root / "wandb" / "id"
     if not token.exists():
         token.parent.mkdir(parents=True, exist_ok=True)
-        own = token.with_name(f".id.{uuid.uuid4().hex}")
-        own.write_text(uuid.uuid4().hex, encoding="utf-8")
-        with contextlib.suppress(FileExistsError):  # another process was first
-            os.link(own, token)
-        own.unlink()
+        with lock(token):
+            if not token.exists():  # else another process was first
+                write_text(token, uuid.uuid4().hex)
     return digest([token.read_text(encoding="utf-8"), stage, key])
 
 
