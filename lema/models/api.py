@@ -35,8 +35,10 @@ _LIST_BYTES = 2**23  # of it at the most; the longest have some thousand models
 # Bytes of a reply at the most: for each token of the limit (a long one, escaped, and written twice as reasoning is by
 # some), and besides; of a refusal, whose beginning is enough; of all replies together that are on their way.
 _TOKEN_BYTES, _ROOM, _REFUSAL_BYTES, _ALL_BYTES = 64, 2**16, 2**16, 2**27
+_TOKEN_CHARACTERS = 16  # of an answer's text: what is longer than all its tokens may be is cut there
 _MOST_ENDED = 40  # characters of a server's reason for the end of an answer
 _NOT_SENT = (aiohttp.ClientConnectorError, httpx2.ConnectError, httpx2.UnsupportedProtocol, httpx2.InvalidURL)
+_NO_REPLY = (aiohttp.ClientPayloadError, aiohttp.ClientResponseError)
 
 
 @dataclass(frozen=True)
@@ -91,14 +93,17 @@ class Client:
             if packed.lower() != "identity":
                 if good:
                     raise _Unread("malformed body", f"the body is packed ({packed}), which was not asked for")
+                body += f"its words are packed ({packed[:20]})".encode()
                 return
             async for chunk in stream:  # type: ignore[union-attr]
                 body += chunk
                 self.held += len(chunk)
                 if len(body) > most or self.held > _ALL_BYTES:
                     if good:
-                        size = f"it has more than {len(body) - len(chunk):,} bytes"
-                        raise _Unread(TOO_LARGE, f"{size}, and was to have {self.limit:,} tokens at the most")
+                        whose = (
+                            f"it has more than {most:,}" if len(body) > most else f"all have more than {_ALL_BYTES:,}"
+                        )
+                        raise _Unread(TOO_LARGE, f"{whose} bytes, for {self.limit:,} tokens at the most")
                     break
         except httpx2.TransportError:
             if good:  # a refusal is one by its status
@@ -138,7 +143,10 @@ class Client:
         while isinstance(cause, Exception):
             reasons, cause = [*reasons, cause], cause.__cause__
         unsent = any(isinstance(reason, _NOT_SENT) for reason in reasons)
-        said, remedy = f"no connection: {reasons[-1]}", f"check it, or {self.section}.base_url"
+        broken = any(isinstance(reason, _NO_REPLY) for reason in reasons)
+        what = "the reply breaks off, or is no HTTP" if broken else "no connection"
+        said = f"{what}: {re.sub('^400, message: *', '', str(reasons[-1]))[:150]}"
+        remedy = f"check it, or {self.section}.base_url"
         tokens = (0, 0, 0) if unsent else None
         return Landed(tokens, None, "connection lost", refusals.line(said, self.key), remedy, unsent=unsent)
 
@@ -156,6 +164,8 @@ class Client:
             return self._refused(response, request)
         # Half a surrogate pair, which JSON can carry, cannot be written to any file.
         content = content.encode("utf-8", "replace").decode() if isinstance(content, str) else None
+        if content and len(content) > (longest := 1000 + _TOKEN_CHARACTERS * self.limit):
+            content, ended = content[:longest], "length"
         # The name is printed, and stands in tables and reports; some servers call a model by its folder.
         name = without_paths(str(said.get("model") or self.api.model)[:1000])
         model = "".join(filter(str.isprintable, name))[:100]
@@ -174,28 +184,30 @@ class Client:
             said = refusals.line(said, self.key)
             return Landed(None, None, "malformed body", said, helps.format(section), headers=headers)
         status = words.status or own if response.is_success else own
-        named = f", error {status}" if status != own else ""
-        said = refusals.line(f"HTTP {own}{named}: {words.said}" if words.said else f"HTTP {own}", self.key)
-        # A gateway may give up on an answer that the model went on to write, and bill.
-        unknown = status < 300 or status in (408, 499) or (status > 500 and status not in (503, 529))
+        moved = 300 <= own < 400
+        told = f": {words.said}" if words.said.strip() else " to another address" if moved else " without a word"
+        said = refusals.line(f"HTTP {own}{f', error {status}' if status != own else ''}{told}", self.key)
+        means, helps = refusals.meaning(status, words, retry_after(headers) is not None)
+        # A gateway may give up on an answer that the model went on to write, and bill; so may a 200 tell of a failure.
+        gone = status in (408, 499) or (status > 500 and status not in (503, 529))
+        unknown = gone or (status < 300 and means is Means.AGAIN)
         tokens = billing.billed(usage, request, self.limit, False) or (None if unknown else (0, 0, 0))
         landed = functools.partial(Landed, tokens, failure=f"HTTP {status}", said=said, headers=headers)
         # A rate limit speaks of lengths too, and passes; a request that is beyond it by itself does not.
         passing = status == 429 and not re.search("request too large", said, re.I)
-        length = None if passing or own in (401, 402, 403, 404) or own < 400 > status else lengths.too_long(said, limit)
+        length = None if passing or own in (401, 402, 403, 404) else lengths.too_long(said, limit)
         if length and length.limit:
             prompt_tokens = round(len(request.encode()) / 4) if length.context else 0
             helps = lengths.shorter(f"{section}.{name}", limit, length.most or 0, prompt_tokens)
             return landed(remedy=helps, hopeless=True)
-        means, helps = refusals.meaning(status, words)
         if length or means in (Means.TOO_LONG, Means.CONTENT):
             ended = PROMPT_TOO_LONG if length or means is Means.TOO_LONG else CONTENT_REFUSED
             return landed(Answer(None, ended, without_paths(str(self.api.model)), said), failure="")
         sent = [name for name in refusals.PARAMETERS if getattr(self.api, name) is not None]
         if status in (200, 400, 422) and (removed := refusals.parameter(words, sent, section, limit)):
             return landed(remedy=removed, hopeless=True)
-        setting = words.param if hasattr(self.api, words.param) else "base_url"
-        helps = self._elsewhere(headers.get("location", "")) if 300 <= own < 400 else helps.format(section, setting)
+        setting = words.param if words.param in vars(self.api) else "base_url"
+        helps = self._elsewhere(headers.get("location", "")) if moved else helps.format(section, setting)
         landed = functools.partial(landed, remedy=helps, retry_after=retry_after(headers))
         # `limited` also says that it is no failure of this request, to be counted.
         return landed(limited=means is Means.LATER, final=means is Means.PROMPT, hopeless=means is Means.END)
@@ -209,7 +221,8 @@ class Client:
             return {str(model["id"]): dict(model) for model in refusals.decoded(text)["data"]}
         except openai.APIStatusError as error:
             landed = self._refused(error.response, "")
-            told = landed.hopeless and error.status_code in (301, 302, 307, 308, 401, 402, 403)
+            # A server that only has no such list says 404, 405, or the like.
+            told = landed.hopeless and error.status_code < 404
             return f"{self.server}: {landed.said}: {landed.remedy}" if told else None
         except TimeoutError:
             said = f"no list of models within {_LIST_TIMEOUT:g} s"

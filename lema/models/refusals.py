@@ -66,7 +66,7 @@ _NO_CREDIT = (
 _MONEY = r"\b(?:billing|payments?|credits?|balance|recharge|top.?up|overdue|good standing|spending|quota)\b"
 _PASSING = (
     r"per.?(?:second|minute|hour|day)\b|\b[rt]p[msd]\b|(?:retry|try again) (?:in|after|later)|rate.?limit|throttl"
-    r"|too many requests|concurren"
+    r"|too many requests|concurren|(?:requests|tokens).per"
 )
 _KEY = (
     r"\b(?:invalid|incorrect|expired|missing|wrong|no)\b.{0,12}api.?key"
@@ -82,6 +82,11 @@ _CONTENT = (
     r"content.?filter|content.{0,12}polic|invalid.?prompt|data.?inspection|inappropriate|moderation|flagged|usage polic"
     r"|safety (?:system|reasons)|sensitive content"
 )
+# A path that the server does not know: the words are of it alone, or of the address.
+_NO_PATH = (
+    r"\A *(?:a web page|(?:404 )?(?:page )?not found\W*\Z|cannot )"
+    r"|no.?route|(?:invalid|unknown|unrecognized).{0,9} (?:url|path)"
+)
 _LENGTH = r"context.?length.?exceeded|exceed.?context.?size|string.?above.?max.?length"
 _KEY_HELPS, _CREDIT_HELPS = "set an OPENAI_API_KEY that it accepts", "add credit there, or ask another server"
 _ADDRESS_HELPS, _MODEL_HELPS = "mend {0}.base_url", "choose a {0}.model that it lists for this key"
@@ -91,30 +96,39 @@ _BROKEN = [
     (r"\Z", "the body is empty", ""),
     (r"<", "the body is {1}", _ADDRESS_HELPS),
     (r"data:|event:|:", "the body is a stream of events, which was not asked for", _ADDRESS_HELPS),
-    (r"[{\[]", "the body is no chat completion: {1}", _ADDRESS_HELPS),
+    (r"[{\[]|\S+\Z", "the body is no chat completion: {1}", _ADDRESS_HELPS),
     (r"", "the body is no chat completion: {1}", "mend what it says, or " + _ADDRESS_HELPS),
 ]
 # Status, words (code and message), words that it must not have, what it means, what helps ({0} is the section of the
 # config, {1} the setting that the server names).
 _ROWS = [
     (r"413", r"", r"", Means.TOO_LONG, ""),
-    (r"4..", _LENGTH, r"", Means.TOO_LONG, ""),
-    (r"400|403|422|451", _CONTENT, r"", Means.CONTENT, ""),
+    (r"[24]..", _LENGTH, r"", Means.TOO_LONG, ""),
+    (r"2..|400|403|422|451", _CONTENT, r"", Means.CONTENT, ""),
+    (r"2..", r"rate.?limit|too.?many.?requests|throttl", r"", Means.LATER, ""),
     (r"...", r"\binsufficient_quota\b", r"", Means.END, _CREDIT_HELPS),
-    (r"[45]..", _NO_CREDIT, _PASSING, Means.END, _CREDIT_HELPS),
+    (r"[245]..", _NO_CREDIT, _PASSING, Means.END, _CREDIT_HELPS),
     (r"401|403|412|429", _MONEY, _PASSING, Means.END, _CREDIT_HELPS),
     (r"402", r"", r"", Means.END, _CREDIT_HELPS),
     (r"401|407", r"", r"", Means.END, _KEY_HELPS),
     (r"403", _PLACE, r"", Means.END, _PLACE_HELPS),
     (r"451", r"", r"", Means.END, _PLACE_HELPS),
-    (r"400|403|404|410|422", _MODEL, r"", Means.END, _MODEL_HELPS),
-    (r"400|403|422|498", _KEY, r"", Means.END, _KEY_HELPS),
-    (r"403", r"web page", r"", Means.END, "have the gateway before it let you through, or " + _ADDRESS_HELPS),
+    (r"2..|400|403|404|410|422", _MODEL, r"", Means.END, _MODEL_HELPS),
+    (r"2..|400|403|422|498", _KEY, r"", Means.END, _KEY_HELPS),
+    (
+        r"403",
+        r"a web page|error code: 1\d\d\d",
+        r"",
+        Means.END,
+        "have the gateway before it let you through, or " + _ADDRESS_HELPS,
+    ),
     (r"403", r"", r"", Means.END, "set an OPENAI_API_KEY that may use {0}.model"),
-    (r"404", r"", r"", Means.END, f"{_MODEL_HELPS}, or {_ADDRESS_HELPS}"),
+    (r"404", _NO_PATH, r"", Means.END, _ADDRESS_HELPS),
+    (r"404|410", r"", r"", Means.END, f"{_MODEL_HELPS}, or {_ADDRESS_HELPS}"),
     (r"429|498", r"", r"", Means.LATER, ""),
     (r"501|505", r"", r"", Means.END, _ADDRESS_HELPS),
     (r"408|409|423|424|425|499|[5-9]..", r"", r"", Means.AGAIN, ""),
+    (r"400|422", r"\A\s*\Z", r"", Means.PROMPT, _ADDRESS_HELPS),
     (r"400|422", r"", r"", Means.PROMPT, "mend what it says, or change {0}.{1}"),
     (r"2..", r"", r"", Means.AGAIN, "mend what it says"),
     (r"...", r"", r"", Means.END, _ADDRESS_HELPS),
@@ -132,9 +146,9 @@ class Words:
     error: bool = False  # JSON with a message, which also under 200 is no answer
 
 
-def meaning(status: int, words: Words) -> tuple[Means, str]:
-    """What a refusal means, and what helps, with the marks of `_ROWS`."""
-    text = f"{words.codes} {words.said}"
+def meaning(status: int, words: Words, passes: bool) -> tuple[Means, str]:
+    """What a refusal means, and what helps, with the marks of `_ROWS`; `passes` when the server tells how soon."""
+    text = f"{words.codes} {words.said}{' (try again later)' if passes else ''}"
     return next(
         (means, helps)
         for statuses, wanted, unwanted, means, helps in _ROWS
@@ -221,11 +235,12 @@ def _message(value: Any, depth: int) -> str:
 
 
 def _page(text: str) -> str:
-    """The words of a text; of a web page those that it shows, its title first."""
+    """The words of a text; of a web page its title, or what it shows."""
     if not re.match(r"\s*<", text):
         return text
-    text = re.sub(r"(?is)<(script|style)\b.*?(?:</\1|\Z)|<!--.*?(?:-->|\Z)", " ", text[:20_000])
-    return f"a web page: {html.unescape(re.sub(r'<[^<>]*>?', ' ', text))}"
+    text = re.sub(r"(?is)<(script|style)\b.*?(?:</\1\s*>|\Z)|<!--.*?(?:-->|\Z)", " ", text[:20_000])
+    title = re.search(r"(?is)<title[^<>]*>\s*([^<\s][^<]*)", text)
+    return f"a web page: {html.unescape(title[1] if title else re.sub(r'<[^<>]*>?', ' ', text))}"
 
 
 def line(text: str, key: str) -> str:
