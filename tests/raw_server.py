@@ -130,7 +130,7 @@ def packed(megabytes: int, encoding: str, status: int = 200, **headers: str) -> 
         packer = zlib.compressobj(9, wbits=31 if kind == "gzip" else 15)
         blocks = [body] if number else (b"x" * MEGABYTE for _ in range(megabytes))
         body = b"".join(packer.compress(block) for block in blocks) + packer.flush()
-    return reply(body, status, **{"Content_Encoding": encoding, **headers})
+    return reply(body, status, None, **{"Content_Encoding": encoding, **headers})
 
 
 def drip(

@@ -206,7 +206,7 @@ TABLE = [
 
 
 def landed(status: int, body: str, **headers: str) -> tuple[Landed, RawServer]:
-    with RawServer(reply(body.replace("KEY", KEY), status, **headers)) as server:
+    with RawServer(reply(body.replace("KEY", KEY), status, None, **headers)) as server:
         client = Client(api_for(server.url), "corrector")
 
         async def once() -> Landed:
