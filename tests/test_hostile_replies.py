@@ -25,7 +25,7 @@ GOOD = reply(completion())
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_reply_is_read_as_far_as_its_tokens_can_reach_and_no_further(chunked: bool, journal: Path) -> None:
-    message = r"keeps failing \(reply too large: it has more than 97,536 bytes, for 500 tokens at the most\): mend"
+    message = r"keeps failing \(reply too large: it has more than 97,536 bytes, for 500 tokens each\): mend"
     with RawServer(bomb(64, chunked=chunked)) as server:
         with pytest.raises(UserError, match=message):
             asked(3, api_for(server.url, max_retries=1), journal)
@@ -46,7 +46,7 @@ def test_a_reply_that_stays_too_large_is_one_failed_request_with_its_reason(jour
         answers, _ = asked(12, api_for(server.url, max_retries=1, max_concurrent_requests=1), journal)
     assert [answer.ended for answer in answers] == ["stop"] * 11 + ["reply too large"]
     assert answers[-1].failed
-    assert answers[-1].said == "reply too large: it has more than 97,536 bytes, for 500 tokens at the most"
+    assert answers[-1].said == "reply too large: it has more than 97,536 bytes, for 500 tokens each"
 
 
 @pytest.mark.parametrize("status", [400, 401, 500])

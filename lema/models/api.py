@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urljoin
 
 import aiohttp
@@ -87,30 +87,29 @@ class Client:
 
     async def _take(self, response: httpx2.Response) -> None:
         """Read a body as far as it is allowed; `_Unread` when it is an answer that is not."""
-        stream, body, good = response.stream, bytearray(), response.is_success
+        stream, body, good = cast("httpx2.AsyncByteStream", response.stream), bytearray(), response.is_success
         most, packed = self.most if good else _REFUSAL_BYTES, response.headers.pop("content-encoding", "identity")
         try:
-            if packed.lower() != "identity":
+            if packed.strip().lower() not in ("", "identity"):
                 if good:
                     raise _Unread("malformed body", f"the body is packed ({packed}), which was not asked for")
                 body += f"its words are packed ({packed[:20]})".encode()
+                self.held += len(body)
                 return
-            async for chunk in stream:  # type: ignore[union-attr]
+            async for chunk in stream:
                 body += chunk
                 self.held += len(chunk)
                 if len(body) > most or self.held > _ALL_BYTES:
                     if good:
-                        whose = (
-                            f"it has more than {most:,}" if len(body) > most else f"all have more than {_ALL_BYTES:,}"
-                        )
-                        raise _Unread(TOO_LARGE, f"{whose} bytes, for {self.limit:,} tokens at the most")
+                        whose, size = ("it has", most) if len(body) > most else ("all together have", _ALL_BYTES)
+                        raise _Unread(TOO_LARGE, f"{whose} more than {size:,} bytes, for {self.limit:,} tokens each")
                     break
         except httpx2.TransportError:
             if good:  # a refusal is one by its status
                 raise
         finally:
             self.held -= len(body)
-            await stream.aclose()  # type: ignore[union-attr]
+            await stream.aclose()
             response.stream = httpx2.ByteStream(bytes(body))
             response.encoding = "utf-8-sig"  # as JSON is; by the server's word it might be anything, also a compression
 
@@ -159,7 +158,7 @@ class Client:
             content, refusal = choice["message"].get("content"), choice["message"].get("refusal")
             if choice.get("error") and not content:
                 return self._refused(response, request, refusals.read_json(choice), usage)
-            ended = "refusal" if refusal else refusals.line(str(choice.get("finish_reason")), self.key)[:_MOST_ENDED]
+            ended = "refusal" if refusal else refusals.line(str(choice.get("finish_reason")))[:_MOST_ENDED]
         except (LookupError, TypeError, AttributeError):
             return self._refused(response, request)
         # Half a surrogate pair, which JSON can carry, cannot be written to any file.
@@ -169,7 +168,7 @@ class Client:
         # The name is printed, and stands in tables and reports; some servers call a model by its folder.
         name = without_paths(str(said.get("model") or self.api.model)[:1000])
         model = "".join(filter(str.isprintable, name))[:100]
-        words = refusals.line(refusal, self.key) if isinstance(refusal, str) else ""
+        words = refusals.line(refusal) if isinstance(refusal, str) else ""
         tokens = billing.billed(usage, request, self.limit, bool(content or refusal))
         return Landed(tokens, Answer(content, ended, model, words), headers=response.headers)
 

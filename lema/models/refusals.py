@@ -243,7 +243,7 @@ def _page(text: str) -> str:
     return f"a web page: {html.unescape(title[1] if title else re.sub(r'<[^<>]*>?', ' ', text))}"
 
 
-def line(text: str, key: str) -> str:
+def line(text: str, key: str | None = None) -> str:
     """A server's words for people: on one line, without the key, paths and what a terminal would obey."""
-    text = text[:_MOST_READ].replace(key, "***")
+    text = text[:_MOST_READ].replace(key, "***") if key else text[:_MOST_READ]
     return "".join(filter(str.isprintable, without_paths(" ".join(text.split()))))[:_MOST_WORDS]
