@@ -29,6 +29,7 @@ from lema.estimate import estimate
 from lema.identity import without_paths
 from lema.journal import Answer, Journal, Spending, open_journal
 from lema.locks import lock
+from lema.models.billing import most_usd, usd
 from lema.models.pacing import Pace
 from lema.types import UserError
 
@@ -213,10 +214,7 @@ class _Asking:
         """The request's text, and the most an attempt costs, in dollars."""
         if self.head[0] != key:  # the first in the heap is looked at several times
             text = _text(_body(self.messages[key], self.api))
-            # A token is at least one byte, and the names in the request cover the chat template.
-            dearest = max(self.price.input_usd, self.price.cached_usd)
-            usd = len(text.encode()) * dearest + self.settings.completion_tokens * self.price.output_usd
-            self.head = key, (text, usd / 1e6)
+            self.head = key, (text, most_usd(text, self.settings.completion_tokens, self.price))
         return self.head[1]
 
     async def _try(self, place: int, key: str, text: str, worst: float, tokens: float) -> None:
@@ -283,9 +281,8 @@ class _Asking:
     def _bill(self, landed: "Landed", worst: float) -> Spending:
         if landed.tokens is None:
             return Spending(1, 0, 0, worst)
-        (prompt, cached, completion), price = landed.tokens, self.price
-        usd = (prompt - cached) * price.input_usd + cached * price.cached_usd + completion * price.output_usd
-        return Spending(1, prompt, completion, usd / 1e6, cached)
+        prompt, cached, completion = landed.tokens
+        return Spending(1, prompt, completion, min(usd(landed.tokens, self.price), worst), cached)
 
     def _cost(self) -> str:
         """What the requests that wait would cost, by what was paid for the others, or at the most."""

@@ -36,9 +36,9 @@ _SETTLE = (
 )
 _Write = tuple[str, Sequence[Any]]  # a statement and its values
 _NOT_WHOLE = ("length", "content_filter", "refusal")
-PROMPT_TOO_LONG, CONTENT_REFUSED = "prompt too long", "refused by the server"
+PROMPT_TOO_LONG, CONTENT_REFUSED, TOO_LARGE = "prompt too long", "refused by the server", "reply too large"
 # Beginnings of `Answer.ended`.
-_FAILURES = ("HTTP ", "malformed body", "time-out", "connection lost", PROMPT_TOO_LONG, CONTENT_REFUSED)
+_FAILURES = ("HTTP ", "malformed body", "time-out", "connection lost", PROMPT_TOO_LONG, CONTENT_REFUSED, TOO_LARGE)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Answer:
     """What the server answered; `ended` is its finish reason, or "refusal" when the model refused.
 
     Of a request that failed for good it is the reason: "prompt too long", "refused by the server" (for its content),
-    "HTTP 500", "malformed body", "time-out", "connection lost".
+    "HTTP 500", "malformed body", "reply too large", "time-out", "connection lost".
     """
 
     text: str | None

@@ -54,7 +54,7 @@ def served(*, faults: dict | None = None, limit: dict | None = None, **options: 
             process.kill()
 
 
-def _megabytes() -> float:
+def megabytes() -> float:
     """The most memory of this program; what `getrusage` tells counts that of the one it was forked from."""
     status = Path("/proc/self/status")
     if not status.exists():  # macOS
@@ -107,7 +107,7 @@ def main() -> None:
         "usable": sum(answer.usable for answer in answers),
         "digest": hashlib.sha256(repr(answers).encode()).hexdigest(),
         "spending": vars(spending),
-        "megabytes": _megabytes(),
+        "megabytes": megabytes(),
         "torch": "torch" in sys.modules,
     }
     print(json.dumps(told))

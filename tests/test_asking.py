@@ -204,7 +204,7 @@ def test_long_retry_after_ends_the_run_with_the_time_to_come_back(journal: Path)
     [
         ("insufficient_quota", r"refuses requests \(HTTP 429: You exceeded your current quota\): add credit"),
         ("401", r"\(HTTP 401: Incorrect API key provided: Bearer \*\*\*\): set an OPENAI_API_KEY"),
-        ("403", "Country not supported.*: set an OPENAI_API_KEY"),
+        ("403", "Country not supported.*: ask from a place that it serves"),
         ("404", r"does not exist.*: choose a corrector\.model"),
     ],
 )
