@@ -164,7 +164,7 @@ def _spent(resume: Path) -> float:
     """Seconds that earlier attempts took, each up to the last file that it wrote; notes that one begins now."""
     begun, spent = resume / "attempt.json", 0.0
     resume.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+    with contextlib.suppress(FileNotFoundError, ValueError, LookupError, TypeError):
         attempt = json.loads(begun.read_text(encoding="utf-8"))
         written = [path.stat().st_mtime for path in resume.rglob("*") if path.is_file()]
         spent = attempt["spent"] + max(0.0, max(written) - attempt["begun"])
@@ -205,10 +205,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_jsonl(path: Path, record: type[Record]) -> Iterator[Record]:
-    """The records of a JSON lines file, one at a time."""
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            yield record(**json.loads(line))
+    """The records of a JSON lines file, one at a time; `UserError` names the first line that holds none."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = record(**json.loads(line))
+            except (ValueError, TypeError):
+                damaged = f"{path} line {number}: damaged after it was made"
+                raise UserError(f"{damaged}; delete {path.parent} to make it again") from None
+            yield row
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:
@@ -217,6 +222,25 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> None:
         for record in records:
             row = record if isinstance(record, dict) else vars(record)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def keep(path: Path, value: Any) -> None:
+    """Write plain values for a later attempt, with a hash of them and of the file's name."""
+    write_json(path, {"kept": value, "hash": digest([path.name, value])})
+
+
+def kept(path: Path) -> Any:
+    """What `keep` wrote; None where there is nothing, or nothing whole, which is told: it is made again then."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["hash"] == digest([path.name, found["kept"]]):
+            return found["kept"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, LookupError, TypeError):
+        pass
+    log.warning("%s is damaged, and made again", path)
+    return None
 
 
 @contextlib.contextmanager

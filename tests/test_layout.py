@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lema"
 LAYERS = [
     ["privacy", "allowed"],
     ["types", "generated"],
-    ["config", "environment"],
+    ["config", "environment", "faults"],
     ["compose", "identity", "estimate", "machine"],
     [
         "artifacts",

@@ -45,8 +45,8 @@ def checked(run: Run) -> Run:
 
 def _write(comparison: Comparison, folder: Path) -> bool:
     """Nothing is drawn again when nothing changed: a run that finds all its artifacts answers at once."""
-    numbers = export.as_json(comparison)
-    new = not (folder / "report.json").is_file() or (folder / "report.json").read_text(encoding="utf-8") != numbers
+    numbers, written = export.as_json(comparison), folder / "report.json"
+    new = not written.is_file() or written.read_bytes() != numbers.encode()
     if new:
         for old in folder.glob("*.png"):
             old.unlink()
