@@ -47,7 +47,10 @@ def link(path: Path, target: Path) -> None:
     if not (path.is_symlink() and os.readlink(path) == relative):
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.symlink_to(relative)
-        os.replace(temporary, path)
+        try:
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _card(cell: Cell, kind: str) -> str:

@@ -30,7 +30,9 @@ _COLUMNS = {"key", "prompt_tokens", "completion_tokens", "usd", "request", "answ
 SECONDS = 30.0  # to wait for another process that writes
 _SPARE_BYTES = 8 << 20  # given up when the disk is full, so that what is in flight and paid for is written all the same
 # What is wrong with the file, by SQLite's primary code, and the remedy.
-_RIGHTS = "give this user the right to write {0}, {0}-wal, {0}-shm and their folder (ls -l, chown, chmod)"
+_RIGHTS = (
+    "give this user the right to write it, its -wal and -shm and its folder (ls -l, chown, chmod), on a writable disk"
+)
 _OF_OTHERS = "end that process, or wait for it (fuser {0} names it)"
 _LOCAL = "look at what the system says (dmesg); a journal needs a local disk, no network folder"
 _FAULTS = {
@@ -45,8 +47,8 @@ _FAULTS = {
     sqlite3.SQLITE_NOTADB: ("it is no journal", "move it away, or put a copy of the journal in its place"),
     sqlite3.SQLITE_CORRUPT: (
         "it is damaged",
-        "save what can be read, sqlite3 {0} .recover | sqlite3 {0}.new, and put that in its place, "
-        "with no {0}-wal or {0}-shm beside it",
+        "save what can be read, sqlite3 {0} .dump | sed 's/^ROLLBACK.*/COMMIT;/' | sqlite3 {0}.new, and put that in "
+        "its place, with no -wal or -shm beside it",
     ),
 }
 # The texts come last: sums over the columns before them need not read through them.
@@ -246,6 +248,8 @@ def _explained(error: sqlite3.Error, path: Path, lost: int) -> UserError:
     if code == sqlite3.SQLITE_IOERR and is_full(path.parent):
         code = sqlite3.SQLITE_FULL
     cause, remedy = _FAULTS.get(code, ("it cannot be used", "put a copy of the journal in its place"))
+    if folder := next((each for each in (path, f"{path}-wal", f"{path}-shm") if os.path.isdir(each)), None):
+        cause, remedy = f"{folder} is a folder", "move it away"
     kept = f"; {lost} paid answers could not be written, and are paid again" if lost else ""
     return UserError(f"{path}: {cause} ({error}); {remedy.format(path)}, and run the same command again{kept}")
 
@@ -255,7 +259,7 @@ def _create(path: Path) -> None:
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
     except FileExistsError:
-        for _ in range(100):  # another process may be making it
+        for _ in range(40):  # another process may be making it
             if path.stat().st_size or not path.is_file():
                 return
             time.sleep(0.05)

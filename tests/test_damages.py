@@ -6,10 +6,14 @@ import contextlib
 import ctypes
 import fnmatch
 import os
+import re
 import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_pipeline import SMALL, contents
@@ -77,8 +81,8 @@ def _newer(file: Path) -> None:
 
 
 def _moved(file: Path, target: str = "") -> None:
-    away = file.with_name(f"{file.name}-away")
-    file.rename(away)
+    away = Path(tempfile.mkdtemp()) / file.name
+    shutil.move(file, away)
     file.symlink_to(target or away)
 
 
@@ -144,9 +148,7 @@ def settled(run: Run, runs: Path, whole: Path, file: Path, undo: Callable[[], ob
         undo()
         assert run(runs) == ""
     print(f"\n  {file.relative_to(runs)}: {line or 'goes on'}")
-    found = contents(runs)
-    found.pop(f"{file.relative_to(runs).as_posix()}-away", None)
-    assert found == contents(whole)
+    assert contents(runs) == contents(whole)
 
 
 def restored(whole: Path, runs: Path, file: Path) -> None:
@@ -156,7 +158,6 @@ def restored(whole: Path, runs: Path, file: Path) -> None:
         shutil.rmtree(file)
     elif file.is_symlink() or file.exists():
         file.unlink()
-    file.with_name(f"{file.name}-away").unlink(missing_ok=True)
     shutil.copy2(original, file, follow_symlinks=False)
 
 
@@ -225,3 +226,98 @@ def test_a_damaged_file_to_resume_from_is_made_again(
     file = found(runs, f"{moment.partition('resume/')[0]}resume/{name}")
     DAMAGES[damage](file)
     settled(run, runs, whole, file, lambda: restored(before, runs, file))
+
+
+STAGES = ("data", "base", "sample", "correct", "mix", "train", "select", "evaluate", "cells", "reports")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """`disk(size)`: a mounted disk of so many bytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mounted(size: int) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "lema-test", str(folder)]
+        if sys.platform != "linux" or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("a small disk can be mounted on Linux by root alone")
+        return folder
+
+    yield mounted
+    subprocess.run(["umount", "-l", str(folder)], capture_output=True)
+
+
+def _until(whole: Path, runs: Path, stage: str) -> None:
+    """What a cell has when it begins with a stage."""
+    shutil.copytree(whole, runs, symlinks=True)
+    for later in STAGES[STAGES.index(stage) :]:
+        shutil.rmtree(runs / later)
+
+
+def _grown(folder: Path, size: int) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("room", [0, 4, 12, 24, 64, 200, 1600, 3200, 6000, 9000], ids=lambda kib: f"{kib}KiB")
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_full_disk_is_named_and_nothing_is_lost(
+    run: Run, whole: Path, disk: Callable[[int], Path], caplog: pytest.LogCaptureFixture, stage: str, room: int
+) -> None:
+    caplog.set_level("INFO")
+    folder = disk(64 << 20)
+    runs = folder / "runs"
+    _until(whole, runs, stage)
+    used = shutil.disk_usage(folder).used
+    _grown(folder, used + (room << 10))
+    line = run(runs)
+    if line:
+        assert re.search(rf"{runs}\S*: no space is left on its disk; free some", line), line
+        assert "\n" not in line
+        written = sorted(path.parent.name for path in runs.rglob("checkpoint-*/contents.json"))
+        _grown(folder, 64 << 20)
+        assert run(runs) == ""
+        assert not written or written[-1] in caplog.text, "training goes on from the last whole checkpoint"
+    print(f"\n  {stage} {room} KiB: {line or 'fits'}")
+    assert contents(runs) == contents(whole)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_disk_that_is_read_only_is_named(
+    run: Run, whole: Path, disk: Callable[[int], Path], stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It turns so when the first file of the stage is to be written."""
+    folder = disk(64 << 20)
+    runs = folder / "runs"
+    _until(whole, runs, stage)
+    replacing = artifacts.replacing
+
+    def turning(path: Path) -> Any:
+        if f"/{stage}/" in str(path) and path.name != "attempt.json":
+            subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+            monkeypatch.undo()
+        return replacing(path)
+
+    monkeypatch.setattr(artifacts, "replacing", turning)
+    line = run(runs)
+    print(f"\n  {stage}: {line}")
+    assert re.search(rf"{runs}/\S*: its disk is read-only; mount it writable", line), line
+    subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
+    assert run(runs) == ""
+    assert contents(runs) == contents(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_folder_that_may_not_be_written_is_named(run: Run, whole: Path, tmp_path: Path, stage: str) -> None:
+    runs = tmp_path / "runs"
+    _until(whole, runs, stage)
+    (runs / stage).mkdir()
+    (runs / stage).chmod(0o555)
+    line = run(runs)
+    print(f"\n  {stage}: {line}")
+    assert re.search(rf"{runs}/{stage}\S*: permission denied; give this user the right", line), line
+    (runs / stage).chmod(0o755)
+    assert run(runs) == ""
+    assert contents(runs) == contents(whole)

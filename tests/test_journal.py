@@ -187,14 +187,6 @@ def test_a_journal_of_a_newer_version_is_left_alone(path: Path) -> None:
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize(("name", "message"), [("text", "it is no journal"), ("folder", "it cannot be opened")])
-def test_unusable_file_is_a_user_error(name: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "text").write_text("this is no database, and long enough to be seen as none" * 20)
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match=rf"{name}: {message}"), open_journal(tmp_path / name, []):
-        pass
-
-
 def test_full_disk_is_a_user_error_and_loses_nothing(path: Path) -> None:
     def fill() -> None:
         with open_journal(path, [HELLO, OTHER]) as journal:

@@ -249,7 +249,10 @@ def newest_whole(folder: Path) -> str | None:
     for checkpoint in checkpoints[whole:]:
         log.warning("train: %s is cut short or damaged, or follows one that is: it is made again", checkpoint)
         shutil.rmtree(checkpoint)
-    return str(checkpoints[whole - 1]) if whole else None
+    if not whole:
+        return None
+    log.info("train: goes on from %s", checkpoints[whole - 1])
+    return str(checkpoints[whole - 1])
 
 
 def _fingerprint(file: Path) -> str | None:
