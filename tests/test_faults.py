@@ -65,9 +65,11 @@ def test_each_of_the_systems_numbers_has_its_cause_and_remedy(tmp_path: Path, nu
         OSError(number, os.strerror(number), f"{file.parent}/.{file.name}.{'0a' * 16}"),
         OSError(number, os.strerror(number), str(file), None, str(file)),
     ):
-        with pytest.raises(UserError, match=rf"^{file}: {words}.*, and the same command goes on from here$"):
-            with explaining(tmp_path):
-                raise error
+        with (
+            pytest.raises(UserError, match=rf"^{file}: {words}.*, and the same command goes on from here$"),
+            explaining(tmp_path),
+        ):
+            raise error
 
 
 def not_a_files(kind: str, root: Path) -> Exception:
@@ -158,9 +160,11 @@ def test_a_disk_that_is_full_is_named_whatever_library_writes(tmp_path: Path) ->
     try:
         for number, write in enumerate(WRITERS):
             file = folder / f"{number}.file"
-            with pytest.raises(UserError, match=rf"^{file}: no space is left on its disk; free some"):
-                with explaining(folder):
-                    write(file)
+            with (
+                pytest.raises(UserError, match=rf"^{file}: no space is left on its disk; free some"),
+                explaining(folder),
+            ):
+                write(file)
             file.unlink(missing_ok=True)
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
@@ -168,9 +172,11 @@ def test_a_disk_that_is_full_is_named_whatever_library_writes(tmp_path: Path) ->
 
 def test_a_sweep_ends_where_every_cell_would_meet_the_same_and_goes_on_elsewhere(tmp_path: Path) -> None:
     full, denied = ((OSError(number, "", str(tmp_path / "x"))) for number in (errno.ENOSPC, errno.EACCES))
-    with pytest.raises(Stopped, match=r"/x: no space is left on its disk; free some, or .* runs_dir=$"):
-        with explaining(tmp_path, in_sweep=True):
-            raise full
+    with (
+        pytest.raises(Stopped, match=r"/x: no space is left on its disk; free some, or .* runs_dir=$"),
+        explaining(tmp_path, in_sweep=True),
+    ):
+        raise full
     with pytest.raises(UserError, match="permission denied"), explaining(tmp_path, in_sweep=True):
         raise denied
 
@@ -220,18 +226,22 @@ def test_what_is_kept_for_a_later_attempt_is_whole_or_not_used(
 
 def test_a_model_that_may_not_be_read_is_not_to_be_copied_again(tmp_path: Path) -> None:
     source = Weights("model", str(tmp_path), None, "")
-    with pytest.raises(UserError, match=r"config\.json: permission denied; give this user the right"):
-        with reading(source, "model"):
-            raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "config.json"))
+    with (
+        pytest.raises(UserError, match=r"config\.json: permission denied; give this user the right"),
+        reading(source, "model"),
+    ):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "config.json"))
 
 
 def test_a_damaged_model_that_a_step_made_is_to_be_made_again(tmp_path: Path) -> None:
     model = tmp_path / "train" / "label-key" / "checkpoints" / "step-2"
     model.mkdir(parents=True)
     (model.parents[1] / "record.json").write_text("{}")
-    with pytest.raises(UserError, match=f": delete {model.parents[1]} to make it again$"):
-        with reading(Weights("model", str(model), None, ""), "model"):
-            raise ValueError("header too large")
+    with (
+        pytest.raises(UserError, match=f": delete {model.parents[1]} to make it again$"),
+        reading(Weights("model", str(model), None, ""), "model"),
+    ):
+        raise ValueError("header too large")
 
 
 def test_a_command_ends_in_one_line_and_a_mistake_of_ours_in_a_traceback(
