@@ -18,38 +18,27 @@ from pathlib import Path
 
 from lema.types import Stopped, UserError
 
-_CHECK = "look at what the system says (dmesg), mend or remount it"
 _ELSE = "or choose another folder with runs_dir="
-_RIGHTS = "give this user the right to read and write there (ls -l, chattr, chown, chmod)"
-# By the system's number: the cause, and the remedy.
+_RIGHTS = "give this user the right to read and write there (ls -l, chown, chmod, chattr)"
+_UNKNOWN = -1  # torch's zip writer tells no number
+# By the system's number: the cause, and the remedy. First what every other file there would meet too.
 _DISK = {
     errno.ENOSPC: ("no space is left on its disk", f"free some, {_ELSE}"),
     errno.EDQUOT: ("the quota of its disk is used up", f"free some, {_ELSE}"),
     errno.EROFS: ("its disk is read-only", f"mount it writable, {_ELSE}"),
-    errno.EIO: ("its disk fails (input/output error)", f"{_CHECK}, {_ELSE}"),
+    errno.EIO: ("its disk fails (input/output error)", f"look at what the system says (dmesg), {_ELSE}"),
     errno.ESTALE: ("its network folder is gone (stale file handle)", f"mount it again, {_ELSE}"),
     errno.ENOTCONN: ("its network folder is gone (not connected)", f"mount it again, {_ELSE}"),
-    errno.EREMOTEIO: ("its network folder fails (remote I/O error)", f"{_CHECK}, {_ELSE}"),
-    errno.ENODEV: ("its disk is gone", f"mount it again, {_ELSE}"),
-    errno.ENXIO: ("its disk is gone", f"mount it again, {_ELSE}"),
     errno.EMFILE: ("this process has too many open files", "raise the limit (ulimit -n 65536)"),
     errno.ENFILE: ("this machine has too many open files", "end other processes"),
 }
-_UNKNOWN = -1  # torch's zip writer tells no number
 _FILE = {
-    _UNKNOWN: (
-        "it could not be written whole",
-        "look for a limit, a quota or a failing disk (ulimit -f, quota, dmesg)",
-    ),
+    _UNKNOWN: ("it could not be written whole", "look for a limit or a quota (ulimit -f, quota, dmesg)"),
     errno.EFBIG: ("it would be larger than a file may be here", f"raise the limit (ulimit -f), {_ELSE}"),
+}
+_DENIED = {  # only of a file that is named: a socket may be denied too
     errno.EACCES: ("permission denied", _RIGHTS),
     errno.EPERM: ("the system does not permit this", _RIGHTS),
-    errno.ENOLCK: ("its disk has no locks", _ELSE.removeprefix("or ")),
-    errno.ENOMEM: ("this machine has too little memory", "end other processes"),
-    errno.EBUSY: ("it is in use", "end what uses it (fuser names it)"),
-    errno.ETXTBSY: ("it is in use", "end what uses it (fuser names it)"),
-    errno.EMLINK: ("it has as many links as a file may have here", _ELSE.removeprefix("or ")),
-    errno.ENAMETOOLONG: ("its name is longer than this disk takes", "choose a shorter runs_dir="),
 }
 # Only of a file below the runs folder: elsewhere it may be our own mistake.
 _PLACE = {
@@ -57,12 +46,6 @@ _PLACE = {
     errno.EEXIST: ("something else is in its place", "move that away"),
     errno.EISDIR: ("a folder is in the place of this file", "move it away"),
     errno.ENOTDIR: ("a file is in the place of a folder", "move it away"),
-    errno.ENOTEMPTY: ("something else wrote into it meanwhile", "leave the runs folder to its runs"),
-    errno.ELOOP: ("its symbolic links go round in a circle", "remove them"),
-    errno.EXDEV: ("its folder lies on two disks", "keep the runs folder on one"),
-    errno.EINVAL: ("its disk refuses this", _ELSE.removeprefix("or ")),
-    errno.EOPNOTSUPP: ("its disk refuses this", _ELSE.removeprefix("or ")),
-    errno.ETIMEDOUT: ("its network folder does not answer", f"mount it again, {_ELSE}"),
 }
 _QUOTED = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")
 _OF_TORCH = re.compile(
@@ -93,10 +76,11 @@ def explaining(root: Path, in_sweep: bool = False) -> Iterator[None]:
 def explained(error: BaseException, root: Path) -> UserError | None:
     """The line for an error that is a file's; None for any other, whose traceback is to be seen."""
     number, named = _number(error, root), _named(error)
-    causes = _DISK | _FILE | (_PLACE if _below(named, root) else {})
-    if number not in causes:
+    known = _DISK | _FILE | (_DENIED if named or not isinstance(error, OSError) else {})
+    ours = number and _below(named, root)
+    if number not in known and not ours:
         return explained(error.__cause__, root) if error.__cause__ else None
-    cause, remedy = causes[number]
+    cause, remedy = (known | _PLACE).get(number) or (os.strerror(number), f"mend that, {_ELSE}")
     return UserError(f"{named or _in_hand(error, root) or root}: {cause}; {remedy}{_ON}")
 
 

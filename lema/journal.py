@@ -33,17 +33,15 @@ _SPARE_BYTES = 8 << 20  # given up when the disk is full, so that what is in fli
 _RIGHTS = (
     "give this user the right to write it, its -wal and -shm and its folder (ls -l, chown, chmod), on a writable disk"
 )
-_OF_OTHERS = "end that process, or wait for it (fuser {0} names it)"
-_LOCAL = "look at what the system says (dmesg); a journal needs a local disk, no network folder"
 _FAULTS = {
     sqlite3.SQLITE_FULL: ("no space is left on its disk", "free some"),
-    sqlite3.SQLITE_BUSY: (f"another process has locked it for {SECONDS:.0f} s", _OF_OTHERS),
-    sqlite3.SQLITE_LOCKED: ("another process has locked it", _OF_OTHERS),
+    sqlite3.SQLITE_BUSY: ("another process has locked it", "end that process, or wait for it (fuser {0} names it)"),
     sqlite3.SQLITE_READONLY: ("it cannot be written", _RIGHTS),
-    sqlite3.SQLITE_PERM: ("permission denied", _RIGHTS),
     sqlite3.SQLITE_CANTOPEN: ("it cannot be opened", _RIGHTS),
-    sqlite3.SQLITE_IOERR: ("its disk fails", _LOCAL),
-    sqlite3.SQLITE_PROTOCOL: ("its disk has no locks", _LOCAL),
+    sqlite3.SQLITE_IOERR: (
+        "its disk fails",
+        "look at what the system says (dmesg); a journal needs a local disk, no network folder",
+    ),
     sqlite3.SQLITE_NOTADB: ("it is no journal", "move it away, or put a copy of the journal in its place"),
     sqlite3.SQLITE_CORRUPT: (
         "it is damaged",
@@ -247,7 +245,7 @@ def _explained(error: sqlite3.Error, path: Path, lost: int) -> UserError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_IOERR and is_full(path.parent):
         code = sqlite3.SQLITE_FULL
-    cause, remedy = _FAULTS.get(code, ("it cannot be used", "put a copy of the journal in its place"))
+    cause, remedy = _FAULTS.get(code, ("it cannot be used", "a journal needs a writable local disk"))
     if folder := next((each for each in (path, f"{path}-wal", f"{path}-shm") if os.path.isdir(each)), None):
         cause, remedy = f"{folder} is a folder", "move it away"
     kept = f"; {lost} paid answers could not be written, and are paid again" if lost else ""

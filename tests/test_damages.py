@@ -272,7 +272,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(
     _grown(folder, used + (room << 10))
     line = run(runs)
     if line:
-        assert re.search(rf"{runs}\S*: no space is left on its disk; free some", line), line
+        assert re.search(rf"^{runs}/.*: no space is left on its disk; free some", line), line
         assert "\n" not in line
         written = sorted(path.parent.name for path in runs.rglob("checkpoint-*/contents.json"))
         _grown(folder, 64 << 20)
@@ -282,28 +282,55 @@ def test_a_full_disk_is_named_and_nothing_is_lost(
     assert contents(runs) == contents(whole)
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
 def test_a_disk_that_is_read_only_is_named(
-    run: Run, whole: Path, disk: Callable[[int], Path], stage: str, monkeypatch: pytest.MonkeyPatch
+    run: Run, disk: Callable[[int], Path], when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It turns so when the first file of the stage is to be written."""
     folder = disk(64 << 20)
     runs = folder / "runs"
-    _until(whole, runs, stage)
     replacing = artifacts.replacing
 
     def turning(path: Path) -> Any:
-        if f"/{stage}/" in str(path) and path.name != "attempt.json":
-            subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
-            monkeypatch.undo()
+        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+        return replacing(path)
+
+    if when == "before":
+        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    else:
+        monkeypatch.setattr(artifacts, "replacing", turning)
+    line = run(runs, "until=data")
+    print(f"\n  {line}")
+    named = {
+        "before": f"^runs_dir={runs}: cannot be written .Read-only file system.; choose a folder with runs_dir=",
+        "meanwhile": rf"^{runs}/cells/.*/run\.json: its disk is read-only; mount it writable, or choose another",
+    }
+    assert re.search(named[when], line)
+    monkeypatch.undo()
+    subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
+    assert run(runs, "until=data") == ""
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_folder_that_may_not_be_written_any_more_is_named(
+    run: Run, whole: Path, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It turns so when the stage is to write its first file, or its first whole checkpoint."""
+    runs = tmp_path / "runs"
+    _until(whole, runs, stage)
+    replacing, turned = artifacts.replacing, []
+
+    def turning(path: Path) -> Any:
+        if f"/{stage}/" in str(path) and path.name != "attempt.json" and not turned:
+            path.parent.chmod(0o555)
+            turned.append(path)
         return replacing(path)
 
     monkeypatch.setattr(artifacts, "replacing", turning)
     line = run(runs)
     print(f"\n  {stage}: {line}")
-    assert re.search(rf"{runs}/\S*: its disk is read-only; mount it writable", line), line
-    subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
+    assert line.startswith(f"{turned[0]}: permission denied; give this user the right")
+    turned[0].parent.chmod(0o755)
     assert run(runs) == ""
     assert contents(runs) == contents(whole)
 

@@ -53,8 +53,9 @@ def largest_file(size: int) -> Iterator[None]:
         (errno.ENOTDIR, "a file is in the place of a folder; move it away"),
         (errno.EEXIST, "something else is in its place; move that away"),
         (errno.ENOENT, "it was removed meanwhile; leave the runs folder to its runs"),
-        (errno.ETIMEDOUT, "its network folder does not answer; mount it again"),
-        (errno.ENAMETOOLONG, "its name is longer than this disk takes; choose a shorter runs_dir="),
+        (errno.ETIMEDOUT, "Connection timed out; mend that, or choose another folder"),
+        (errno.ENAMETOOLONG, "File name too long; mend that, or choose another folder"),
+        (errno.ELOOP, "Too many levels of symbolic links; mend that"),
     ],
 )
 def test_each_of_the_systems_numbers_has_its_cause_and_remedy(tmp_path: Path, number: int, words: str) -> None:
@@ -79,6 +80,7 @@ def not_a_files(kind: str, root: Path) -> Exception:
         "a file elsewhere": known,
         "refused": ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
         "timed out": TimeoutError(errno.ETIMEDOUT, "timed out"),
+        "denied": PermissionError(errno.EPERM, "Operation not permitted"),
         "no number": OSError("Can't load the model"),
         "a bug behind one": KeyError("x"),
         "torch's own": RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
@@ -91,7 +93,16 @@ def not_a_files(kind: str, root: Path) -> Exception:
 @pytest.mark.parametrize(
     "kind",
     [
-        *("a bug", "a file elsewhere", "refused", "timed out", "no number", "a bug behind one", "torch's own"),
+        *(
+            "a bug",
+            "a file elsewhere",
+            "refused",
+            "timed out",
+            "denied",
+            "no number",
+            "a bug behind one",
+            "torch's own",
+        ),
         "out of memory",
     ],
 )

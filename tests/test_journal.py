@@ -196,7 +196,7 @@ def test_full_disk_is_a_user_error_and_loses_nothing(path: Path) -> None:
             journal._db.execute(f"pragma max_page_count={pages}")
             written(journal.settle(HELLO, 1.0, bill(0.1), Answer("long" * 10_000, "stop", "m")))
 
-    with pytest.raises(UserError, match="no space is left on its disk .* free some, .*; 1 paid answers could not be"):
+    with pytest.raises(UserError, match=r"no space is left on its disk .* free some, .*; 1 paid answers could not"):
         fill()
     with open_journal(path, [HELLO, OTHER]) as journal:
         assert journal.spending().usd == 1.5
