@@ -65,23 +65,29 @@ def explaining(root: Path, in_sweep: bool = False) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = explained(error, root)
-        if found is None:
+        found = cause(error, root)
+        if not found:
             raise
         if in_sweep and _number(error, root) in _DISK:
-            raise Stopped(str(found).removesuffix(_ON)) from error
-        raise found from error
+            raise Stopped(found) from error
+        raise UserError(f"{found}{_ON}") from error
 
 
 def explained(error: BaseException, root: Path) -> UserError | None:
     """The line for an error that is a file's; None for any other, whose traceback is to be seen."""
+    found = cause(error, root)
+    return UserError(f"{found}{_ON}") if found else None
+
+
+def cause(error: BaseException, root: Path) -> str:
+    """`FILE: what happened; the remedy` of an error that is a file's, else ""."""
     number, named = _number(error, root), _named(error)
     known = _DISK | _FILE | (_DENIED if named or not isinstance(error, OSError) else {})
     ours = number and _below(named, root)
     if number not in known and not ours:
-        return explained(error.__cause__, root) if error.__cause__ else None
-    cause, remedy = (known | _PLACE).get(number) or (os.strerror(number), f"mend that, {_ELSE}")
-    return UserError(f"{named or _in_hand(error, root) or root}: {cause}; {remedy}{_ON}")
+        return cause(error.__cause__, root) if error.__cause__ else ""
+    what, remedy = (known | _PLACE).get(number) or (os.strerror(number), f"mend that, {_ELSE}")
+    return f"{named or _in_hand(error, root) or root}: {what}; {remedy}"
 
 
 def _number(error: BaseException, root: Path) -> int:

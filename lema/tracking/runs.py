@@ -18,6 +18,7 @@ from typing import Any
 
 from lema.artifacts import Artifact, Recipe
 from lema.config import Config, Stage
+from lema.faults import cause
 from lema.identity import digest, identity, portable
 from lema.tracking import refusals, results, service
 
@@ -55,7 +56,7 @@ def run_id(root: Path, stage: str, key: str) -> str:
         with contextlib.suppress(FileExistsError):  # another process was first
             os.link(own, token)
         own.unlink()
-    return digest([token.read_text(encoding="utf-8"), stage, key])
+    return digest([token.read_text(encoding="utf-8", errors="replace"), stage, key])
 
 
 @dataclass
@@ -171,7 +172,8 @@ class StepRun:
                 self.tracker.offline |= not ("WANDB_MODE" in os.environ or wandb.login(prompt=False, verify=False))
                 self._start()
             except Exception as error:  # of many kinds, none of which is a reason to lose a result
-                problem = refusals.happened(error)
+                found = cause(error, self.tracker.root)
+                problem = f"W&B started no run ({found})" if found else refusals.happened(error)
                 service.end()  # or the run id counts as in use
                 self._renamed = "previously created and deleted" in str(error)  # which is refused later too
                 if not self.tracker.offline:
