@@ -282,9 +282,16 @@ def test_weights_kept_for_later_that_are_damaged_are_trained_again(run, tmp_path
     weights = {path.name: (path / "model.safetensors").read_bytes() for path in trainer.saved(tmp_path)}
     (tmp_path / "checkpoint-of-mine").mkdir()
     damaged = tmp_path / "checkpoint-2" / "model.safetensors"
-    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    damaged.write_bytes(damaged.read_bytes()[:-4] + b"\0\0\0\0")
     run(model("llama", "sdpa"), tmp_path, 8)
     assert {path.name: (path / "model.safetensors").read_bytes() for path in trainer.saved(tmp_path)} == weights
+
+
+def test_training_that_ended_after_its_last_step_goes_no_step_further(run, tmp_path) -> None:
+    curve = run(model("llama", "sdpa"), tmp_path, 7)
+    again = run(model("llama", "sdpa"), tmp_path, 7)
+    assert again == curve
+    assert [path.name for path in trainer.saved(tmp_path)] == [f"checkpoint-{step}" for step in (2, 4, 6, 7)]
 
 
 def test_checkpoints_are_pruned_to_what_is_needed(run, tmp_path) -> None:

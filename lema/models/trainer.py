@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import Sampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from lema.artifacts import fingerprint, keep, kept
@@ -189,9 +189,14 @@ def train(
         callbacks=[keeper, Curve(track)],
     )
     trainer.remove_callback(PrinterCallback)
+    newest = newest_whole(folder)
+    if newest and newest.endswith(f"checkpoint-{steps}"):  # the Trainer would go one step beyond it
+        trainer.state = TrainerState.load_from_json(f"{newest}/trainer_state.json")
+        Curve(track).on_train_begin(None, trainer.state, None)
+        return _curve(trainer)
     try:
         with keeper.listening():
-            trainer.train(resume_from_checkpoint=newest_whole(folder))
+            trainer.train(resume_from_checkpoint=newest)
     except torch.OutOfMemoryError as error:
         smaller = "row_tokens" if recipe.batches is Batches.packed else "micro_batch_size"
         less = f"lower train.{smaller}, or train.activation_checkpointing=true"
@@ -199,6 +204,10 @@ def train(
     if keeper.received:
         at = f"stopped by {keeper.received.name} after step {trainer.state.global_step} of {steps}"
         raise Stopped(f"train: {at}, and a checkpoint saved")
+    return _curve(trainer)
+
+
+def _curve(trainer: CompletionTrainer) -> list[dict[str, float]]:
     return [row for row in trainer.state.log_history if "loss" in row]
 
 
