@@ -40,7 +40,7 @@ _FAULTS = {
     sqlite3.SQLITE_CANTOPEN: ("it cannot be opened", _RIGHTS),
     sqlite3.SQLITE_IOERR: (
         "its disk fails",
-        "look at what the system says (dmesg); a journal needs a local disk, no network folder",
+        "look for a limit or a quota (ulimit -f, quota, dmesg); a journal needs a local disk",
     ),
     sqlite3.SQLITE_NOTADB: ("it is no journal", "move it away, or put a copy of the journal in its place"),
     sqlite3.SQLITE_CORRUPT: (
@@ -169,8 +169,10 @@ class Journal:
     async def reserve(self, key: str, request: str, worst_usd: float) -> None:
         """An attempt is about to be sent that costs `worst_usd` at most, which counts until it is settled."""
         if self._spare is None:
-            self._spare = tempfile.TemporaryFile(dir=self._path.parent, buffering=0)  # noqa: SIM115 # ends with us
-            self._spare.write(bytes(_SPARE_BYTES))
+            spare = tempfile.TemporaryFile(dir=self._path.parent, buffering=0)  # noqa: SIM115 # ends with us
+            while spare.tell() < _SPARE_BYTES:
+                spare.write(bytes(_SPARE_BYTES - spare.tell()))
+            self._spare = spare
         await self._durably((_RESERVE, (key, worst_usd, request)))
 
     async def settle(self, key: str, worst_usd: float, bill: Spending, answer: Answer | None) -> None:
