@@ -170,8 +170,12 @@ class Journal:
         """An attempt is about to be sent that costs `worst_usd` at most, which counts until it is settled."""
         if self._spare is None:
             spare = tempfile.TemporaryFile(dir=self._path.parent, buffering=0)  # noqa: SIM115 # ends with us
-            while spare.tell() < _SPARE_BYTES:
-                spare.write(bytes(_SPARE_BYTES - spare.tell()))
+            try:
+                while spare.tell() < _SPARE_BYTES:
+                    spare.write(bytes(_SPARE_BYTES - spare.tell()))
+            except OSError:
+                spare.close()
+                raise
             self._spare = spare
         await self._durably((_RESERVE, (key, worst_usd, request)))
 
