@@ -11,6 +11,7 @@ through or emptied: what it points to is somebody else's.
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -26,6 +27,7 @@ from lema.locks import TakenOver, check, lock
 from lema.machine import made_on
 from lema.types import UserError
 
+log = logging.getLogger(__name__)
 Record = TypeVar("Record")
 
 RESUME = "resume"  # the folder in a partial artifact from which a later attempt can go on
@@ -195,7 +197,7 @@ def _spent(resume: Path) -> float:
     """Seconds that earlier attempts took, each up to the last file that it wrote; notes that one begins now."""
     begun, spent = resume / ATTEMPT, 0.0
     resume.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+    with contextlib.suppress(FileNotFoundError, ValueError, LookupError, TypeError):
         attempt = json.loads(begun.read_text(encoding="utf-8"))
         written = [path.stat().st_mtime for path in resume.rglob("*") if path.is_file()]
         spent = attempt["spent"] + max(0.0, max(written) - attempt["begun"])
@@ -213,10 +215,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_jsonl(path: Path, record: type[Record]) -> Iterator[Record]:
-    """The records of a JSON lines file, one at a time."""
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            yield record(**json.loads(line))
+    """The records of a JSON lines file, one at a time; `UserError` names the first line that holds none."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = record(**json.loads(line))
+            except (ValueError, TypeError):
+                damaged = f"{path} line {number}: damaged after it was made"
+                raise UserError(f"{damaged}; delete {path.parent} to make it again") from None
+            yield row
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:
@@ -226,6 +233,25 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> None:
             check()
             row = record if isinstance(record, dict) else vars(record)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def keep(path: Path, value: Any) -> None:
+    """Write plain values for a later attempt, with a hash of them and of the file's name."""
+    write_json(path, {"kept": value, "hash": digest([path.name, value])})
+
+
+def kept(path: Path) -> Any:
+    """What `keep` wrote; None where there is nothing, or nothing whole, which is told: it is made again then."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["hash"] == digest([path.name, found["kept"]]):
+            return found["kept"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, LookupError, TypeError):
+        pass
+    log.warning("%s is damaged, and made again", path)
+    return None
 
 
 @contextlib.contextmanager

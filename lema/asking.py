@@ -185,7 +185,8 @@ class _Asking:
 
     def _ended(self, task: asyncio.Task[None], tasks: set[asyncio.Task[None]]) -> None:
         tasks.discard(task)
-        self.fault = self.fault or (None if task.cancelled() else task.exception())
+        fault = None if task.cancelled() else task.exception()  # asked of each: else asyncio prints it
+        self.fault = self.fault or fault
         self.changed.set()
 
     def _wait(self, now: float) -> float:

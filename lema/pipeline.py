@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lema import journal, preflight, run_folder, stopping, sweeps
-from lema.artifacts import Artifact, Recipe, Store
+from lema.artifacts import Artifact, Recipe, Store, write_text
 from lema.cell import Cell
 from lema.compose import at_end
 from lema.config import Config, CotPart, Extra, Method, Only, Stage
-from lema.links import refuse_links
+from lema.faults import explaining
+from lema.links import own_folder, refuse_links
 from lema.stages import base, correct, data, evaluate, merge, mix, rationales, sample, select, train
 from lema.tracking import Tracker, reports, service
 from lema.types import UserError
@@ -48,7 +49,8 @@ class SweepCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         try:
-            self._start(config)
+            with explaining(Path(config.runs_dir)):
+                self._start(config)
         except UserError as error:
             sys.exit(str(error))
         except Exception:  # a mistake of ours: Hydra would warn of it and run all cells
@@ -70,7 +72,9 @@ class SweepCallback(Callback):
             if only:
                 _report(*scope)
                 sys.exit(0)
-            at_end.callback(_report, *scope)
+            at_end.callback(_last_report, *scope)
+        # Hydra writes it next, and shows a traceback where it cannot.
+        write_text(own_folder(hydras) / "multirun.yaml", OmegaConf.to_yaml(config))
 
 
 def _scope(config: DictConfig, root: Path) -> tuple[Config, str, list[Path] | None]:
@@ -113,6 +117,18 @@ def steps(cell: Cell) -> list[Step]:
 
 def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
     """Run one cell and print the report; in a sweep the report comes once, after its last cell."""
+    try:
+        with explaining(Path(config.runs_dir), in_sweep):
+            _run(config, overrides, in_sweep)
+    except stopping.Stopped as stop:
+        if stop.__cause__:  # its disk refuses all: no report can be written either
+            at_end.pop_all()
+            at_end.callback(stopping.end)
+            at_end.callback(service.end)
+        raise
+
+
+def _run(config: Config, overrides: list[str], in_sweep: bool) -> None:
     root = Path(config.runs_dir)
     stopping.begin(config.only or "preflight")
     preflight.check_runs_dir(root)
@@ -159,6 +175,15 @@ def _report(config: Config, label: str = "all", folders: list[Path] | None = Non
     if config.only == Only("wandb_report") and project:
         content = report.at_wandb(comparison, root, f"lema: {label}")
         print(f"W&B report: {reports.publish(content, project, folder / 'wandb_report.json')}")
+
+
+def _last_report(*scope: Any) -> None:
+    """The report of a sweep: after Hydra is done, so that nobody else shows its errors."""
+    try:
+        with explaining(Path(scope[0].runs_dir)):
+            _report(*scope)
+    except UserError as error:
+        sys.exit(str(error))
 
 
 def _run_cell(cell: Cell, last: Stage, overrides: list[str], begin: Callable[[], None]) -> None:

@@ -13,6 +13,7 @@ from lema import card, links
 from lema.artifacts import write_json, write_jsonl
 from lema.cell import Cell
 from lema.config import Stage
+from lema.faults import explained
 from lema.identity import portable
 from lema.locks import TakenOver
 from lema.privacy import shown
@@ -36,6 +37,7 @@ def recorded(cell: Cell, overrides: list[str], last: Stage, in_sweep: bool) -> I
         raise
     except BaseException as error:
         if in_sweep or (cell.folder / "run.json").exists():
+            error = explained(error, cell.store.root) or error
             known = isinstance(error, UserError | Stopped)
             words = shown(" ".join((str(error) if known else f"{type(error).__name__}: {error}").split()))
             with suppress(OSError, UserError):  # of a full disk, say: the first error is what is to be seen
@@ -55,7 +57,7 @@ def _write(cell: Cell, overrides: list[str], state: str) -> None:
     facts |= {
         "config": portable(cell.identity),
         "setting": cell.setting or earlier.get("setting"),
-        "wandb": earlier.get("wandb", {}) | cell.tracker.ids,
+        "wandb": dict(earlier.get("wandb") or {}) | cell.tracker.ids,
     }
     write_json(cell.folder / "run.json", facts)
     write_jsonl(cell.folder / CURVE, _metrics(cell))

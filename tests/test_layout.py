@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "lema"
 LAYERS = [
     ["privacy", "allowed", "launchers", "stopping"],
     ["types", "generated"],
-    ["config", "environment", "links"],
+    ["config", "environment", "links", "faults"],
     ["compose", "identity", "estimate", "machine", "locks"],
     [
         "artifacts",

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from lema.artifacts import Artifact, write_text
+from lema.artifacts import Artifact, fingerprint, keep, kept, write_text
 from lema.identity import without_paths
 from lema.links import follow, own_folder
 from lema.locks import check, lock
@@ -47,8 +47,8 @@ def checked(run: Run) -> Run:
 
 def _write(comparison: Comparison, folder: Path) -> bool:
     """Nothing is drawn again when nothing changed: a run that finds all its artifacts answers at once."""
-    numbers = export.as_json(comparison)
-    new = not (folder / "report.json").is_file() or (folder / "report.json").read_text(encoding="utf-8") != numbers
+    numbers, written, drawn = export.as_json(comparison), folder / "report.json", folder / ".drawn.json"
+    new = not written.is_file() or written.read_bytes() != numbers.encode() or kept(drawn) != _drawn(folder)
     if new:
         for old in folder.glob("*.png"):
             old.unlink()
@@ -56,10 +56,16 @@ def _write(comparison: Comparison, folder: Path) -> bool:
         check()
         write_text(folder / "report.csv", export.arms_csv(comparison))
         write_text(folder / "differences.csv", export.differences_csv(comparison))
+        keep(drawn, _drawn(folder))
     pictures = {task: [name for name in plots.names(task) if (folder / name).is_file()] for task in comparison.tasks}
     write_text(folder / "report.md", shown(markdown.render(comparison, pictures)))
     write_text(folder / "report.json", numbers)  # last: it says that the pictures are those of these numbers
     return new
+
+
+def _drawn(folder: Path) -> dict[str, str]:
+    """A fingerprint of each picture and table."""
+    return {file.name: fingerprint(file) for kind in ("*.png", "*.csv") for file in sorted(folder.glob(kind))}
 
 
 def evaluations(comparison: Comparison) -> list[Artifact]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from lema.artifacts import Artifact, Recipe, write_text
 from lema.config import Config, Stage
+from lema.faults import cause
 from lema.identity import digest, identity, portable
 from lema.locks import lock
 from lema.tracking import refusals, results, service
@@ -54,7 +55,7 @@ def run_id(root: Path, stage: str, key: str) -> str:
         with lock(token):
             if not token.exists():  # else another process was first
                 write_text(token, uuid.uuid4().hex)
-    return digest([token.read_text(encoding="utf-8"), stage, key])
+    return digest([token.read_text(encoding="utf-8", errors="replace"), stage, key])
 
 
 @dataclass
@@ -170,7 +171,8 @@ class StepRun:
                 self.tracker.offline |= not ("WANDB_MODE" in os.environ or wandb.login(prompt=False, verify=False))
                 self._start()
             except Exception as error:  # of many kinds, none of which is a reason to lose a result
-                problem = refusals.happened(error)
+                found = cause(error, self.tracker.root)
+                problem = f"W&B started no run ({found})" if found else refusals.happened(error)
                 service.end()  # or the run id counts as in use
                 self._renamed = "previously created and deleted" in str(error)  # which is refused later too
                 if not self.tracker.offline:
