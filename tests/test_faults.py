@@ -21,7 +21,8 @@ from lema.artifacts import Artifact, keep, kept, write_json, write_jsonl
 from lema.faults import explained, explaining
 from lema.models.reading import reading
 from lema.models.weights import Weights
-from lema.types import Problem, Stopped, UserError
+from lema.stopping import Stopped
+from lema.types import Problem, UserError
 
 
 @contextmanager
