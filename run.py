@@ -5,6 +5,11 @@ python run.py backbone=mistral task=math        the paper's recipe
 python run.py sweeps=demo                       every cell of sweeps/demo.yaml
 """
 
+from lema import stopping
+
+if __name__ == "__main__":
+    stopping.listen()  # what is imported below takes a second
+
 import logging
 import os
 import sys
@@ -17,6 +22,7 @@ from omegaconf import DictConfig
 
 from lema.compose import at_end, register, to_config
 from lema.environment import check_arguments
+from lema.launchers import refuse_several
 from lema.privacy import guard
 from lema.types import UserError
 
@@ -46,9 +52,8 @@ def main(composed: DictConfig) -> None:
 
 if __name__ == "__main__":
     guard()
+    refuse_several()
     check_arguments(sys.argv[1:])
-    try:
-        with at_end:
-            main()
-    except KeyboardInterrupt as stop:
-        sys.exit(f"{stop or 'stopped'}; the same command goes on from here")
+    at_end.callback(stopping.end)  # after all others
+    with at_end:
+        main()

@@ -2,9 +2,10 @@
 
 An artifact is a folder `RUNS/STAGE/LABEL-KEY`. Its key is a hash of its recipe: the stage and its version, the part of
 the config that matters, the digests of its inputs' contents. So a current artifact is found by name, and another config
-or input leads to another folder. It is built in `LABEL-KEY.partial` under `LABEL-KEY.lock` and renamed when whole, with
-`record.json`: its recipe, the SHA-256 of each file, a summary, and how it was made (seconds, when, on what, with what),
-and a hash of all that. No symbolic link is written through or emptied: what it points to is somebody else's.
+or input leads to another folder. Each attempt builds it in a folder of its own, `LABEL-KEY.ATTEMPT.partial`, under
+`LABEL-KEY.lock`, and renames that when it is whole, with `record.json`: its recipe, the SHA-256 of each file, a
+summary, how it was made (seconds, when, on what, with what), and a hash of all that. No symbolic link is written
+through or emptied: what it points to is somebody else's.
 """
 
 import contextlib
@@ -20,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from filelock import SoftFileLease, Timeout
-
 from lema.identity import digest
+from lema.links import own_folder, refuse_links
+from lema.locks import TakenOver, check, lock
 from lema.machine import made_on
 from lema.types import UserError
 
@@ -30,8 +31,8 @@ log = logging.getLogger(__name__)
 Record = TypeVar("Record")
 
 RESUME = "resume"  # the folder in a partial artifact from which a later attempt can go on
-HEARTBEAT_SECONDS = 5.0  # a lock's owner touches it this often
-STALE_SECONDS = 60.0  # an owner silent for longer is dead (twelve missed beats)
+ATTEMPT = "attempt.json"  # in it: when the attempt began
+FORMAT = 1  # of record.json
 VERIFIED_BYTES = 64 << 20  # larger files are not hashed again each time an artifact is read
 
 
@@ -78,17 +79,28 @@ class Store:
         file, again = folder / "record.json", f"delete {folder} to make it again"
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
-            files = dict(record["files"])
+            newer, files = record.get("format", FORMAT) > FORMAT, dict(record["files"])
             artifact = Artifact(folder, digest([record["recipe"], files]), dict(record["summary"]))
             whole = is_whole(record)
         except (FileNotFoundError, NotADirectoryError):
+            refuse_links(folder, file)
+            if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+                raise UserError(f"{file}: removed after it was made; put it back, or {again}") from None
             return None
-        except (ValueError, LookupError, TypeError):
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror}); mend that, or {again}") from None
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise UserError(f"{file}: damaged after it was made; {again}") from None
+        if newer:
+            raise UserError(f"{file}: written by a newer lema; update lema, or {again}")
         if not whole:
             raise UserError(f"{file}: changed after it was made; {again}")
         for file, sha256 in ((folder / name, sha256) for name, sha256 in files.items()):
-            if not file.is_file() or (file.stat().st_size <= VERIFIED_BYTES and _sha256(file) != sha256):
+            try:
+                same = file.is_file() and (file.stat().st_size > VERIFIED_BYTES or _sha256(file) == sha256)
+            except OSError as error:
+                raise UserError(f"{file}: cannot be read ({error.strerror}); mend that, or {again}") from None
+            if not same:
                 raise UserError(f"{file}: changed or removed after it was made; {again}")
         return artifact
 
@@ -104,32 +116,20 @@ class Store:
         """
         folder = self._folder(recipe)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with lock(folder) as still_mine:
+        with lock(folder) as held:
             if (found := self.find(recipe)) and not again(found):
                 return found, False
-            partial, start = own_folder(folder.with_name(folder.name + ".partial")), time.monotonic()
-            old = folder.with_name(folder.name + ".old")
-            refuse_links(folder, old, partial / RESUME)
-            refuse_links(*(partial / RESUME).rglob("*"))
-            for leftover in [path for path in partial.glob("*") if path.name != RESUME]:
-                leftover.unlink() if leftover.is_symlink() or leftover.is_file() else shutil.rmtree(leftover)
-            before = _spent(partial / RESUME)
-            summary = build(partial)
-            shutil.rmtree(partial / RESUME, ignore_errors=True)
-            paths = sorted(path for path in partial.rglob("*") if path.is_file())
-            files = {path.relative_to(partial).as_posix(): _sha256(path, sync=True) for path in paths}
-            seconds = before + time.monotonic() - start
-            made = {"seconds": round(seconds, 1), "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **made_on()}
-            record = {"recipe": recipe.identity(), "files": files, "summary": summary, "made": made}
-            write_json(partial / "record.json", record | {"hash": _seal(record)})
-            if not still_mine():
-                raise UserError(f"{folder}.lock: another process took this lock over; run the same command again")
-            if found:
-                shutil.rmtree(old, ignore_errors=True)  # a killed process may have left one
-                os.replace(folder, old)
-                shutil.rmtree(old)
-            os.replace(partial, folder)
-        return Artifact(folder, digest([record["recipe"], files]), summary), True
+            own = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+            try:
+                _take_over(folder, own)
+                return _made(recipe, build, own, folder, replace=found is not None), True
+            except BaseException as error:
+                if why := held.lost():
+                    if not (own / RESUME / ATTEMPT).exists():  # taken over, and what is there was written since
+                        shutil.rmtree(own, ignore_errors=True)
+                    if isinstance(error, Exception):  # what it is about is a folder that has been taken away
+                        raise TakenOver(why) from error
+                raise
 
     def _folder(self, recipe: Recipe) -> Path:
         return self.root / recipe.stage / f"{recipe.label}-{digest(recipe.identity())}"
@@ -145,54 +145,64 @@ def _seal(record: dict[str, Any]) -> str:
     return digest(json.loads(json.dumps({name: value for name, value in record.items() if name != "hash"})))
 
 
-def own_folder(path: Path) -> Path:
-    """A folder to write in, made where it is missing; `UserError` where a symbolic link has its place."""
-    refuse_links(path)
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+def _take_over(folder: Path, own: Path) -> None:
+    """Make the folder of a new attempt, `own`, with what earlier ones left to go on from.
+
+    The owner of an earlier one may only be paused. So what it left is moved file by file: by path it finds nothing any
+    more, and in the folders that it holds open there is nothing left. Files that it had not ended stay behind.
+    """
+    name, old = f"{folder.name}.", folder.with_name(folder.name + ".old")
+    earlier = [path for path in folder.parent.iterdir() if path.name.startswith(name) and path.suffix == ".partial"]
+    refuse_links(folder, old, *earlier, *(path / RESUME for path in earlier))
+    refuse_links(*(file for path in earlier for file in (path / RESUME).rglob("*")))
+    check(at_once=True)  # one of them may be that of who took over from this process meanwhile
+    own_folder(own)
+    # First the one that began in order, not one that was written to after it was taken over.
+    for path in sorted(earlier, key=lambda path: not (path / RESUME / ATTEMPT).exists()):
+        for file in sorted((path / RESUME).rglob("*")):
+            moved = own / file.relative_to(path)
+            if file.is_file() and not file.name.startswith(".") and not moved.exists():
+                moved.parent.mkdir(parents=True, exist_ok=True)
+                os.rename(file, moved)
+        shutil.rmtree(path, ignore_errors=True)
 
 
-def refuse_links(*paths: Path) -> None:
-    """`UserError` names the first of the paths that is a symbolic link, which would be written through or replaced."""
-    for path in paths:
-        if path.is_symlink():
-            why = "a symbolic link, which is not followed"
-            raise UserError(f"{path}: {why}; put what it points to in its place, or remove the link")
+def _made(recipe: Recipe, build: Callable[[Path], dict[str, Any]], own: Path, folder: Path, replace: bool) -> Artifact:
+    """Build the artifact in `own`, and rename that to `folder`; `replace` what is there."""
+    before, start = _spent(own / RESUME), time.monotonic()
+    summary = build(own)
+    paths = sorted(path for path in own.rglob("*") if path.is_file() and not path.is_relative_to(own / RESUME))
+    files = {path.relative_to(own).as_posix(): _sha256(path, sync=True) for path in paths}
+    seconds = before + time.monotonic() - start
+    made = {"seconds": round(seconds, 1), "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **made_on()}
+    record = {"format": FORMAT, "recipe": recipe.identity(), "files": files, "summary": summary, "made": made}
+    write_json(own / "record.json", record | {"hash": _seal(record)})
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)  # a killed process may have left one
+    check(at_once=True)
+    shutil.rmtree(own / RESUME, ignore_errors=True)  # from here on nothing is left to do
+    if replace:
+        os.replace(folder, old)
+    try:
+        os.replace(own, folder)
+    except OSError:  # it was taken over just now
+        if replace:
+            os.replace(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    return Artifact(folder, digest([record["recipe"], files]), summary)
 
 
 def _spent(resume: Path) -> float:
     """Seconds that earlier attempts took, each up to the last file that it wrote; notes that one begins now."""
-    begun, spent = resume / "attempt.json", 0.0
+    begun, spent = resume / ATTEMPT, 0.0
     resume.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+    with contextlib.suppress(FileNotFoundError, ValueError, LookupError, TypeError):
         attempt = json.loads(begun.read_text(encoding="utf-8"))
         written = [path.stat().st_mtime for path in resume.rglob("*") if path.is_file()]
         spent = attempt["spent"] + max(0.0, max(written) - attempt["begun"])
     write_json(begun, {"begun": time.time(), "spent": spent})
     return spent
-
-
-@contextlib.contextmanager
-def lock(target: Path) -> Iterator[Callable[[], bool]]:
-    """Hold `target`.lock: wait for a living process that holds it, take a dead or silent one's over.
-
-    Yields a function that tells whether this process holds it still: to be asked before results show.
-    """
-    refuse_links(Path(f"{target}.lock"))
-    lease = SoftFileLease(f"{target}.lock", lease_duration=STALE_SECONDS, heartbeat_interval=HEARTBEAT_SECONDS)
-
-    def still_mine() -> bool:
-        return lease.compromise is None and lease.owner is not None and lease.owner.token == lease.token
-
-    try:
-        lease.acquire(blocking=False)
-    except Timeout:
-        log.info("waiting      for process %s, which is making %s", lease.pid, target)
-        lease.acquire()
-    try:
-        yield still_mine
-    finally:
-        lease.release()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -205,18 +215,43 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_jsonl(path: Path, record: type[Record]) -> Iterator[Record]:
-    """The records of a JSON lines file, one at a time."""
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            yield record(**json.loads(line))
+    """The records of a JSON lines file, one at a time; `UserError` names the first line that holds none."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = record(**json.loads(line))
+            except (ValueError, TypeError):
+                damaged = f"{path} line {number}: damaged after it was made"
+                raise UserError(f"{damaged}; delete {path.parent} to make it again") from None
+            yield row
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:
     """Write dataclass records or plain dicts, one JSON object a line, each as it comes."""
     with replacing(path) as file:
         for record in records:
+            check()
             row = record if isinstance(record, dict) else vars(record)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def keep(path: Path, value: Any) -> None:
+    """Write plain values for a later attempt, with a hash of them and of the file's name."""
+    write_json(path, {"kept": value, "hash": digest([path.name, value])})
+
+
+def kept(path: Path) -> Any:
+    """What `keep` wrote; None where there is nothing, or nothing whole, which is told: it is made again then."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["hash"] == digest([path.name, found["kept"]]):
+            return found["kept"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, LookupError, TypeError):
+        pass
+    log.warning("%s is damaged, and made again", path)
+    return None
 
 
 @contextlib.contextmanager

@@ -6,16 +6,16 @@ more is known. `hf upload me/my-model runs/cells/NAME-KEY/hub/merged` uploads on
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from lema.artifacts import own_folder, write_json, write_text
+from lema.artifacts import write_json, write_text
 from lema.cell import Cell
 from lema.config import Merge, Method, Selection
 from lema.identity import portable
+from lema.links import own_folder, point
 
 ADAPTER = "adapter_config.json"  # names the base it was loaded from
 
@@ -37,17 +37,8 @@ def _publish(cell: Cell, source: Path, kind: str) -> None:
             base = {"base_model_name_or_path": _base(cell), "revision": cell.base.revision}
             write_json(folder / ADAPTER, json.loads(file.read_text(encoding="utf-8")) | base)
         elif file.name != "README.md":
-            link(folder / file.name, file)
+            point(folder / file.name, file)
     write_text(folder / "README.md", _card(cell, kind))
-
-
-def link(path: Path, target: Path) -> None:
-    """Make `path` a relative link to `target`, in one step where it was another."""
-    relative = os.path.relpath(target, path.parent)
-    if not (path.is_symlink() and os.readlink(path) == relative):
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.symlink_to(relative)
-        os.replace(temporary, path)
 
 
 def _card(cell: Cell, kind: str) -> str:

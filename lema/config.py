@@ -1,4 +1,7 @@
-"""Every knob of the suite, typed: Hydra composes conf/ against these classes and refuses what does not fit."""
+"""Every knob of the suite, typed: Hydra composes conf/ against these classes and refuses what does not fit.
+
+What a file of conf/ leaves out is null where a field may be null, and must be given everywhere else.
+"""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -191,9 +194,7 @@ class ApiConfig:
     max_tokens_per_minute: Optional[PerMinute] = None  # the same
     max_retries: Optional[Annotated[int, Range(0, 1000)]] = None
     request_timeout: Optional[Annotated[float, Range(0, 86_400, above=True)]] = None  # seconds, the whole answer
-    max_wait: Optional[Annotated[float, Range(0, 2_592_000)]] = (
-        None  # seconds; a server that asks for more ends the run
-    )
+    max_wait: Optional[Annotated[float, Range(0, 2_592_000)]] = None  # seconds; longer ends the run
 
 
 @dataclass
@@ -214,9 +215,7 @@ class SourceConfig:
     weights: Optional[ModelConfig] = None  # loaded here
     api: Optional[ApiConfig] = None  # behind an OpenAI-compatible server
     recorded: Optional[str] = None  # a file of solutions made before: JSON lines, plain or .gz
-    paper_success: Optional[Share] = (
-        None  # of the model that it is or stands for: its MATH mistakes that GPT-4 corrected
-    )
+    paper_success: Optional[Share] = None  # the paper's: its MATH mistakes that GPT-4 corrected
 
 
 @dataclass(kw_only=True)
@@ -334,9 +333,7 @@ class Config:
     only: Optional[Only] = None
     selection: Selection
     leakage: Leakage
-    budget_usd: Optional[Dollars] = (
-        None  # what all requests that the run stands on may cost together, whoever paid for them
-    )
+    budget_usd: Optional[Dollars] = None  # of all requests that the run stands on, whoever paid for them
     retry_failed: bool  # ask those requests again, and only those, that ended without a usable answer
     prices: dict[str, PriceConfig]  # by model
     sampler: SamplerConfig

@@ -14,21 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from lema import preflight, run_folder, sweeps
+from lema import preflight, run_folder, stopping, sweeps
 from lema.api import journal
-from lema.artifacts import Artifact, Recipe, Store, refuse_links
+from lema.artifacts import Artifact, Recipe, Store, write_text
 from lema.cell import Cell
 from lema.compose import at_end
 from lema.config import Config, CotPart, Extra, Method, Only, Stage
+from lema.faults import explaining
+from lema.links import own_folder, refuse_links
 from lema.stages import base, correct, data, evaluate, merge, mix, rationales, sample, select, train
 from lema.tracking import Tracker, reports, service
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
 
-at_end.callback(service.end)  # the first to be registered is the last to be called
+at_end.callback(service.end)  # after what is registered later
 
 REPORTS = (Only("report"), Only("wandb_report"))
 
@@ -48,7 +50,8 @@ class SweepCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         try:
-            self._start(config)
+            with explaining(Path(config.runs_dir)):
+                self._start(config)
         except UserError as error:
             sys.exit(str(error))
         except Exception:  # a mistake of ours: Hydra would warn of it and run all cells
@@ -70,7 +73,9 @@ class SweepCallback(Callback):
             if only:
                 _report(*scope)
                 sys.exit(0)
-            at_end.callback(_report, *scope)
+            at_end.callback(_last_report, *scope)
+        # Hydra writes it next, and shows a traceback where it cannot.
+        write_text(own_folder(hydras) / "multirun.yaml", OmegaConf.to_yaml(config))
 
 
 def _scope(config: DictConfig, root: Path) -> tuple[Config, str, list[Path] | None]:
@@ -113,7 +118,20 @@ def steps(cell: Cell) -> list[Step]:
 
 def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
     """Run one cell and print the report; in a sweep the report comes once, after its last cell."""
+    try:
+        with explaining(Path(config.runs_dir), in_sweep):
+            _run(config, overrides, in_sweep)
+    except stopping.Stopped as stop:
+        if stop.__cause__:  # its disk refuses all: no report can be written either
+            at_end.pop_all()
+            at_end.callback(stopping.end)
+            at_end.callback(service.end)
+        raise
+
+
+def _run(config: Config, overrides: list[str], in_sweep: bool) -> None:
     root = Path(config.runs_dir)
+    stopping.begin(config.only or "preflight")
     preflight.check_runs_dir(root)
     if config.backbone.tiny is not None:  # read by torch when it is imported, which nothing has done yet
         os.environ.setdefault("OMP_NUM_THREADS", str(config.backbone.tiny.num_threads))
@@ -142,6 +160,9 @@ def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
 
 def _report(config: Config, label: str = "all", folders: list[Path] | None = None) -> None:
     """Of all runs, or of those of a sweep; logged when it says anything new, and made at W&B when that was asked."""
+    if stopping.received():  # the report on a sweep is left to the run that goes on
+        return
+    stopping.begin("report")
     from lema.reporting import report  # as above
 
     root, project = Path(config.runs_dir), config.tracker.project
@@ -157,6 +178,15 @@ def _report(config: Config, label: str = "all", folders: list[Path] | None = Non
         print(f"W&B report: {reports.publish(content, project, folder / 'wandb_report.json')}")
 
 
+def _last_report(*scope: Any) -> None:
+    """The report of a sweep: after Hydra is done, so that nobody else shows its errors."""
+    try:
+        with explaining(Path(scope[0].runs_dir)):
+            _report(*scope)
+    except UserError as error:
+        sys.exit(str(error))
+
+
 def _run_cell(cell: Cell, last: Stage, overrides: list[str], begin: Callable[[], None]) -> None:
     """Make what is not current of the steps up to `last`; `begin` is called once nothing is missing for that."""
     reached = list(Stage)[: list(Stage).index(last) + 1]
@@ -167,6 +197,7 @@ def _run_cell(cell: Cell, last: Stage, overrides: list[str], begin: Callable[[],
     preflight.check(cell, {step.stage for step in todo}, overrides)
     begin()
     for step in todo:
+        stopping.begin(step.name)
         recipe = step.recipe(cell)
         with cell.tracker.step(step.name, recipe, cell.artifacts) as tracked:
             build = tracked.starting(partial(step.build, cell))

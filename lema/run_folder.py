@@ -9,13 +9,16 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
-from lema import card
-from lema.artifacts import own_folder, write_json, write_jsonl
+from lema import card, links
+from lema.artifacts import write_json, write_jsonl
 from lema.cell import Cell
 from lema.config import Stage
+from lema.faults import explained
 from lema.identity import portable
+from lema.locks import TakenOver
 from lema.privacy import shown
 from lema.reporting.results import STOPPED
+from lema.stopping import Stopped
 from lema.types import UserError
 
 CURVE = "metrics.jsonl"  # of the train step, and of the run
@@ -30,9 +33,12 @@ def recorded(cell: Cell, overrides: list[str], last: Stage, in_sweep: bool) -> I
     """
     try:
         yield partial(_write, cell, overrides, "running")
+    except TakenOver:
+        raise
     except BaseException as error:
         if in_sweep or (cell.folder / "run.json").exists():
-            known = isinstance(error, UserError | KeyboardInterrupt)
+            error = explained(error, cell.store.root) or error
+            known = isinstance(error, UserError | Stopped)
             words = shown(" ".join((str(error) if known else f"{type(error).__name__}: {error}").split()))
             with suppress(OSError, UserError):  # of a full disk, say: the first error is what is to be seen
                 _write(cell, overrides, words or type(error).__name__)
@@ -43,15 +49,15 @@ def recorded(cell: Cell, overrides: list[str], last: Stage, in_sweep: bool) -> I
 
 
 def _write(cell: Cell, overrides: list[str], state: str) -> None:
-    own_folder(cell.folder)
+    links.own_folder(cell.folder)
     for name, artifact in cell.artifacts.items():
-        card.link(cell.folder / name, artifact.path)
+        links.point(cell.folder / name, artifact.path)
     earlier = _earlier(cell)
     facts = {"name": cell.name, "key": cell.key, "state": state, "overrides": overrides}
     facts |= {
         "config": portable(cell.identity),
         "setting": cell.setting or earlier.get("setting"),
-        "wandb": earlier.get("wandb", {}) | cell.tracker.ids,
+        "wandb": dict(earlier.get("wandb") or {}) | cell.tracker.ids,
     }
     write_json(cell.folder / "run.json", facts)
     write_jsonl(cell.folder / CURVE, _metrics(cell))
@@ -68,14 +74,14 @@ def _earlier(cell: Cell) -> dict[str, Any]:
 
 def _metrics(cell: Cell) -> Iterator[dict[str, Any]]:
     """The training curve, then the summary of each step: also of later ones that this command did not ask for."""
-    train = cell.folder / "train" / CURVE
+    train = links.follow(cell.folder / "train") / CURVE
     if train.is_file():
         with train.open(encoding="utf-8") as file:
             yield from ({"stage": "train", **json.loads(line)} for line in file)
     for name, artifact in cell.artifacts.items():
         yield {"stage": name, "summary": artifact.summary}
-    for record in sorted(cell.folder.glob("*/record.json")):
-        if record.parent.name not in cell.artifacts:
+    for step in sorted(cell.folder.iterdir()):
+        if step.name not in cell.artifacts:
             with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged one is the report's to name
-                facts = json.loads(record.read_text(encoding="utf-8"))
-                yield {"stage": record.parent.name, "summary": facts["summary"]}
+                facts = json.loads((links.follow(step) / "record.json").read_text(encoding="utf-8"))
+                yield {"stage": step.name, "summary": facts["summary"]}

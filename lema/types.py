@@ -21,10 +21,6 @@ class UserError(CompactHydraException):
         super().__init__(shown(text))  # it may quote a data set or a server
 
 
-class Stopped(KeyboardInterrupt):
-    """A stop signal was obeyed: unlike an error, which ends a cell, it ends the whole sweep. Says what was saved."""
-
-
 @dataclass(frozen=True)
 class Problem:
     """One question of a task."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import random
 import resource
@@ -19,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from lema import stopping
 from lema.api.asking import ask
 from lema.config import ApiConfig, PriceConfig
 
@@ -52,7 +54,7 @@ def served(*, faults: dict | None = None, limit: dict | None = None, **options: 
             process.kill()
 
 
-def _megabytes() -> float:
+def megabytes() -> float:
     """The most memory of this program; what `getrusage` tells counts that of the one it was forked from."""
     status = Path("/proc/self/status")
     if not status.exists():  # macOS
@@ -67,7 +69,7 @@ def stats(url: str) -> dict:
 
 
 def started(url: str, count: int, journal: Path, **options: object) -> subprocess.Popen[str]:
-    """A client process; options are `width` (in flight), `budget`, `price`, `retries`."""
+    """A client process; options are `width` (in flight), `budget`, `price`, `retries`, `timeout` in seconds."""
     given = json.dumps({"url": url, "count": count, "journal": str(journal), **options})
     command = [sys.executable, str(TESTS / "asking_load.py"), given]
     environment = os.environ | {"OPENAI_API_KEY": "sk-secret-of-the-tests", "NO_PROXY": "127.0.0.1"}
@@ -82,12 +84,17 @@ def finished(process: subprocess.Popen[str], timeout: float = 500) -> dict:
 
 def main() -> None:
     """Ask, and tell."""
+    stopping.listen()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     given = json.loads(sys.argv[1])
-    limits = dict.fromkeys(("temperature", "reasoning_effort", "max_tokens", "input_usd", "output_usd"))
-    limits |= dict.fromkeys(("max_requests_per_minute", "max_tokens_per_minute"))
-    limits |= {"max_concurrent_requests": given.get("width", 256), "max_retries": given.get("retries", 6)}
     api = ApiConfig(
-        "gpt-test", given["url"], max_completion_tokens=1000, request_timeout=60.0, max_wait=600.0, **limits
+        model="gpt-test",
+        base_url=given["url"],
+        max_completion_tokens=1000,
+        max_concurrent_requests=given.get("width", 256),
+        max_retries=given.get("retries", 6),
+        request_timeout=given.get("timeout", 60.0),
+        max_wait=600.0,
     )
     price, wanted, start = PriceConfig(*given.get("price", (2.0, 2.0, 10.0))), prompts(given["count"]), time.monotonic()
     settings = {"section": "corrector", "budget_usd": given.get("budget", 1e6), "journal_path": Path(given["journal"])}
@@ -98,7 +105,7 @@ def main() -> None:
         "usable": sum(answer.usable for answer in answers),
         "digest": hashlib.sha256(repr(answers).encode()).hexdigest(),
         "spending": vars(spending),
-        "megabytes": _megabytes(),
+        "megabytes": megabytes(),
         "torch": "torch" in sys.modules,
     }
     print(json.dumps(told))

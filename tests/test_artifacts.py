@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -15,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from lema import artifacts
-from lema.artifacts import RESUME, Artifact, Recipe, Store, lock, write_jsonl
+from lema import artifacts, locks
+from lema.artifacts import RESUME, Artifact, Recipe, Store, write_jsonl
+from lema.locks import lock
 from lema.types import Problem, Solution, UserError
 
 
@@ -95,6 +97,76 @@ def test_resume_folder_survives_and_other_leftovers_do_not(tmp_path: Path) -> No
     assert sorted(path.name for path in artifact.path.iterdir()) == ["file.txt", "record.json"]
 
 
+def test_what_several_attempts_left_is_taken_over_and_nothing_is_left_of_them(tmp_path: Path) -> None:
+    """A kill while one takes over from another leaves two; one that woke up may have written a third."""
+    store = Store(tmp_path)
+    folder = store._folder(recipe())
+    left = {
+        ".partial": {"resume/attempt.json": "{}", "resume/checkpoint-4/weights": "of the older lema"},
+        ".1a2b3c4d.partial": {"resume/attempt.json": "{}", "resume/checkpoint-8/weights": "8", "file.txt": "half"},
+        ".5e6f7a8b.partial": {"resume/checkpoint-8/weights": "of who woke up", "resume/.sample 0.json.1f": "half"},
+    }
+    for suffix, files in left.items():
+        for name, text in files.items():
+            file = Path(f"{folder}{suffix}") / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+
+    def build(own: Path) -> dict[str, object]:
+        found.update({name: text for name, text in contents(own).items() if not name.endswith("attempt.json")})
+        assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == [own.name]
+        return write(own)
+
+    found: dict[str, str] = {}
+    store.make(recipe(), build)
+    assert found == {"resume/checkpoint-4/weights": "of the older lema", "resume/checkpoint-8/weights": "8"}
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_paused_owner_that_goes_on_writing_changes_nothing_for_who_took_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through files it has open, by paths, and in folders that it holds open, as `shutil.rmtree` does."""
+    monkeypatch.setattr(locks, "LOOK_SECONDS", 0.0)
+    store, left = Store(tmp_path), []
+
+    def paused(own: Path) -> dict[str, object]:
+        (own / RESUME / "checkpoint-4").mkdir()
+        (own / RESUME / "checkpoint-4" / "weights").write_text("4")
+        opened = os.open(own / RESUME / "checkpoint-4", os.O_RDONLY)
+        half = (own / RESUME / ".answers.1f").open("w")
+        [path] = (tmp_path / "sample").glob("*.lock")
+        mine = path.read_text()
+        path.unlink()
+        with monkeypatch.context() as another:  # process has taken over, and is done
+            another.setattr(locks, "_held", [])
+            artifact, made = store.make(recipe(), ours)
+        path.write_text(mine)
+        half.write("late")
+        half.close()
+        with pytest.raises(FileNotFoundError):
+            os.unlink("weights", dir_fd=opened)
+        os.close(opened)
+        with pytest.raises(FileNotFoundError):
+            write(own)
+        (own / RESUME / "checkpoint-8").mkdir(parents=True)
+        path.write_text(mine.replace("token=", "token=another"))
+        left.append((own, artifact, made))
+        artifacts.write_jsonl(own / "rows.jsonl", [{}])
+        return {}
+
+    def ours(own: Path) -> dict[str, object]:
+        assert (own / RESUME / "checkpoint-4" / "weights").read_text() == "4"
+        return write(own)
+
+    with pytest.raises(locks.TakenOver, match="another process has taken over"):
+        store.make(recipe(), paused)
+    [(own, artifact, made)] = left
+    assert made
+    assert store.find(recipe()) == artifact
+    assert not own.exists()
+
+
 def test_seconds_are_those_of_all_attempts_and_the_device_and_versions_are_told(tmp_path: Path) -> None:
     def build(folder: Path) -> dict[str, object]:
         time.sleep(0.3)
@@ -158,6 +230,70 @@ def test_a_damaged_record_is_named_in_one_line(tmp_path: Path, content: bytes) -
     artifact, _ = Store(tmp_path).make(recipe(), write)
     (artifact.path / "record.json").write_bytes(content)
     with pytest.raises(UserError, match=r"record\.json: damaged after it was made; delete .* to make it again"):
+        Store(tmp_path).find(recipe())
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    {
+        "removed": (lambda file: file.unlink(), "removed after it was made; put it back, or delete"),
+        "folder": (lambda file: (file.unlink(), file.mkdir()), "cannot be read (Is a directory); mend that, or delete"),
+        "loop": (lambda file: (file.unlink(), file.symlink_to(file)), "cannot be read (Too many levels of symbolic"),
+        "broken link": (lambda file: (file.unlink(), file.symlink_to("no")), "a symbolic link, which is not followed"),
+        "deep": (lambda file: file.write_text("[" * 100_000), "damaged after it was made; delete"),
+        "cut": (lambda file: file.write_bytes(file.read_bytes()[:-20]), "damaged after it was made; delete"),
+        "flipped": (lambda file: file.write_bytes(file.read_bytes().replace(b"stage", b"st\xe1ge")), "damaged after"),
+        "newer": (
+            lambda file: rewrite(file, lambda record: record.update(format=2)),
+            "written by a newer lema; update",
+        ),
+        "format": (lambda file: rewrite(file, lambda record: record.update(format="x")), "damaged after it was made"),
+        "list": (lambda file: rewrite(file, lambda record: record.update(files=[1])), "damaged after it was made"),
+        "text": (lambda file: rewrite(file, lambda record: record.update(summary="ab")), "damaged after it was made"),
+    }.values(),
+)
+def test_a_damaged_record_is_found_before_anything_is_made(
+    tmp_path: Path, damage: Callable[[Path], object], said: str
+) -> None:
+    artifact, _ = Store(tmp_path).make(recipe(), write)
+    file, built = artifact.path / "record.json", []
+    before = file.read_bytes()
+    damage(file)
+    for call in (Store(tmp_path).find, lambda it: Store(tmp_path).make(it, lambda folder: built.append(folder) or {})):
+        with pytest.raises(UserError, match=f"^{re.escape(str(file))}: {re.escape(said)}") as raised:
+            call(recipe())
+        assert "\n" not in str(raised.value)
+    assert not built
+    file.rmdir() if file.is_dir() else file.unlink(missing_ok=True)
+    file.write_bytes(before)
+    assert Store(tmp_path).find(recipe()) == artifact
+
+
+def test_a_record_that_lies_elsewhere_is_read_through_a_link(tmp_path: Path) -> None:
+    artifact, _ = Store(tmp_path).make(recipe(), write)
+    (artifact.path / "record.json").rename(tmp_path / "moved.json")
+    (artifact.path / "record.json").symlink_to(tmp_path / "moved.json")
+    assert Store(tmp_path).find(recipe()) == artifact
+
+
+def test_an_empty_folder_in_the_place_of_an_artifact_is_no_artifact_and_a_file_is_named(tmp_path: Path) -> None:
+    folder = Store(tmp_path)._folder(recipe())
+    folder.mkdir(parents=True)
+    assert Store(tmp_path).make(recipe(), write)[1]
+    shutil.rmtree(folder)
+    folder.touch()
+    with pytest.raises(UserError, match=f"^{folder}/record.json: removed after it was made; put it back, or delete"):
+        Store(tmp_path).make(recipe(), write)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store(tmp_path).make(recipe(), write)
+
+    def refuse(*_: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(artifacts, "_sha256", refuse)
+    with pytest.raises(UserError, match=r"file\.txt: cannot be read \(Permission denied\); mend that, or delete"):
         Store(tmp_path).find(recipe())
 
 
@@ -292,16 +428,16 @@ def test_dead_owners_lock_is_taken_over(tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     start = time.monotonic()
-    with lock(tmp_path / "x") as still_mine:
-        assert still_mine()
+    with lock(tmp_path / "x") as held:
+        assert not held.lost()
     assert time.monotonic() - start < 5
 
 
 def test_owner_that_lost_its_lock_notices(tmp_path: Path) -> None:
-    with lock(tmp_path / "x") as still_mine:
+    with lock(tmp_path / "x") as held:
         path = tmp_path / "x.lock"
         path.write_text(re.sub("token=.*", "token=another", path.read_text()))
-        assert not still_mine()
+        assert held.lost()
 
 
 def test_result_of_a_lost_lock_is_not_shown(tmp_path: Path) -> None:
@@ -310,27 +446,27 @@ def test_result_of_a_lost_lock_is_not_shown(tmp_path: Path) -> None:
         path.write_text(re.sub("token=.*", "token=another", path.read_text()))
         return write(folder)
 
-    with pytest.raises(UserError, match="took this lock over; run the same command again"):
+    with pytest.raises(UserError, match=r"another process has taken over .*; what it makes is .*/sample/label-"):
         Store(tmp_path).make(recipe(), build)
     assert Store(tmp_path).find(recipe()) is None
 
 
 def test_silent_owner_on_another_host_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "STALE_SECONDS", 1.0)
-    monkeypatch.setattr(artifacts, "HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr(locks, "STALE_SECONDS", 1.0)
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.2)
     path = tmp_path / "x.lock"
     with lock(tmp_path / "x"):
         elsewhere = re.sub("host=.*", "host=elsewhere", path.read_text())
     path.write_text(elsewhere)
     start = time.monotonic()
-    with lock(tmp_path / "x") as mine_now:
-        assert mine_now()
+    with lock(tmp_path / "x") as held:
+        assert not held.lost()
     assert 1 <= time.monotonic() - start < 5
 
 
 def test_living_owner_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "STALE_SECONDS", 1.0)
-    monkeypatch.setattr(artifacts, "HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr(locks, "STALE_SECONDS", 1.0)
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.2)
     order: list[str] = []
 
     def second() -> None:
@@ -338,10 +474,10 @@ def test_living_owner_is_never_replaced(tmp_path: Path, monkeypatch: pytest.Monk
             order.append("second")
 
     waiter = threading.Thread(target=second)
-    with lock(tmp_path / "x") as still_mine:
+    with lock(tmp_path / "x") as held:
         waiter.start()
         time.sleep(3)
-        assert still_mine()
+        assert not held.lost()
         order.append("first")
     waiter.join(10)
     assert order == ["first", "second"]

@@ -60,13 +60,15 @@ def test_a_choice_is_named_in_any_dress(frame: str) -> None:
 
 
 def test_a_candidate_of_several_words_or_with_a_denial_in_it_is_named() -> None:
-    candidates = ["false information", "not eat", "turn around", "turn around and walk", "washington d.c."]
+    candidates = ["false information", "not eat", "turn around", "turn around and walk", "washington d.c.", "the sea"]
     for text, name in [
         ("The correct answer is \\boxed{(A) false information}.", "false information"),
         ("The answer is not eat.", "not eat"),
         ("The answer is turn around.", "turn around"),
         ("The answer is turn around and walk.", "turn around and walk"),
         ("The answer is Washington D.C.", "washington d.c."),
+        ("The answer is sea.", "the sea"),
+        ("The answer is to turn around and a walk.", "turn around and walk"),
     ]:
         assert symbolic.extract(text, "csqa", candidates) == name
 

@@ -8,10 +8,11 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "lema"
 # Each layer imports only from the ones before it (or from its own package).
 LAYERS = [
-    ["privacy", "allowed", "generated", "machine"],
+    ["privacy", "allowed", "generated", "machine", "launchers", "stopping"],
     ["types", "config", "grading"],
-    ["environment", "identity", "prompts", "data"],
-    ["artifacts", "compose"],
+    ["environment", "identity", "prompts", "data", "links", "faults"],
+    ["compose", "locks"],
+    ["artifacts"],
     ["api", "models", "tracking", "sweeps"],
     ["correctors", "reporting", "cell"],
     ["stages", "paying", "card"],

@@ -41,6 +41,17 @@ def test_durations_of_servers_are_read(text: str, expected: float) -> None:
         ({"retry-after": "tomorrow"}, None),
         ({"retry-after": "9" * 400}, None),
         ({"retry-after": "-3"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "1e9"}, None),
+        ({"retry-after": "1000000000"}, None),
+        ({"retry-after": "999999999999d"}, None),
+        ({"retry-after": "٣"}, 3.0),
+        ({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}, None),
+        ({"retry-after": "Sun, 06 Nov 1994 08:49:37 GMT"}, 0.0),
+        ({"retry-after": "99 Foo 99999 99:99:99"}, None),
+        ({"retry-after-ms": "nan", "retry-after": "7"}, 7.0),
+        ({"retry-after-ms": "999999999999999", "retry-after": "7"}, 7.0),
     ],
 )
 def test_retry_after_is_read_in_all_its_forms(headers: dict, expected: float | None) -> None:
@@ -51,6 +62,33 @@ def test_retry_after_is_read_in_all_its_forms(headers: dict, expected: float | N
 def test_retry_after_may_be_a_date(seconds_from_now: float, expected: float) -> None:
     headers = {"retry-after": formatdate(time.time() + seconds_from_now, usegmt=True)}
     assert retry_after(headers) == pytest.approx(expected, abs=5)
+
+
+@pytest.mark.parametrize(
+    "absurd",
+    [
+        {"x-ratelimit-limit-requests": "1"},
+        {"x-ratelimit-limit-requests": "1", "x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "9d"},
+        {"x-ratelimit-limit-tokens": "1"},
+        {"x-ratelimit-limit-tokens": "0", "x-ratelimit-remaining-tokens": "0"},
+        {"x-ratelimit-limit-tokens": "1000", "x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "nan"},
+        {"x-ratelimit-limit-requests": "-5", "x-ratelimit-limit-tokens": "nan"},
+        {"x-ratelimit-limit-requests": "9" * 400, "x-ratelimit-limit-tokens": "1e400"},
+        {"x-ratelimit-limit-requests": "many", "x-ratelimit-remaining-requests": "0"},
+    ],
+)
+def test_one_absurd_word_on_the_limits_holds_nobody_up_for_long(absurd: dict) -> None:
+    pace, sane = Pace(None, None), {"x-ratelimit-limit-requests": "6000", "x-ratelimit-limit-tokens": "6000000"}
+    now = time.monotonic()
+    for headers in (sane, absurd):
+        pace.send(now, 1000.0)
+        pace.accepted(now)
+        pace.landed(1000.0, 900.0, headers)
+    assert pace.wait(now) <= 61
+    pace.send(now, 1000.0)
+    pace.accepted(now)
+    pace.landed(1000.0, 900.0, sane)
+    assert pace.wait(time.monotonic()) < 1
 
 
 def simulated(pace: Pace, limit: RateLimit, until: float, latency: float = 0.3, workers: int = 64) -> tuple[int, int]:

@@ -271,7 +271,7 @@ def test_damaged_predictions_leave_the_score_and_are_named(tmp_path: Path, damag
         (folder / "evaluate" / "record.json").write_text("{")
     text = published(tmp_path)
     if damage == "record":
-        assert f"{folder.name}: its run.json or a record in it cannot be read" in text
+        assert f"{folder.name}: its evaluate/record.json cannot be read; delete what evaluate links to" in text
         return
     assert "are missing or damaged: the scores stand" in text
     assert "| lema − cot |" in text
@@ -282,7 +282,7 @@ def test_damaged_predictions_leave_the_score_and_are_named(tmp_path: Path, damag
 def test_an_unreadable_run_is_named(tmp_path: Path, content: str) -> None:
     folder = tiny(tmp_path, "lema", 1, 180)
     (folder / "run.json").write_text(content)
-    assert f"{folder.name}: its run.json or a record in it cannot be read" in published(tmp_path)
+    assert f"{folder.name}: its run.json cannot be read" in published(tmp_path)
 
 
 def mutilated(value: Any, rng: random.Random) -> Any:

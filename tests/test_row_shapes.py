@@ -311,6 +311,8 @@ READ: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "completions API": ({"prompt": Q, "choices": [{"index": 0, "text": T, "finish_reason": "stop"}]}, [T]),
     "chat API": ({"question": Q, "choices": [{"index": 0, "message": TOLD, "finish_reason": "stop"}]}, [T]),
+    "chat API without its end": ({"question": Q, "choices": [{"message": TOLD}]}, [T]),
+    "generations with their verdicts": ({"problem": Q, "generations": [{"generation": T, "score": 0}]}, [T]),
     "response with a body": ({"question": Q, "response": {"choices": [{"message": TOLD}]}}, [T]),
     "Gemini": (
         {"question": Q, "response": {"candidates": [{"content": {"parts": [{"text": T}], "role": "model"}}]}},

@@ -194,7 +194,7 @@ def test_a_checkpoint_that_has_answered_is_not_asked_again_after_an_end(cell: Ca
     with pytest.raises(UserError, match="step-4"):
         tried.store.make(recipe, cut_short)
     [partial_folder] = tried.store.root.glob("select/*.partial")
-    assert [file.name for file in (partial_folder / RESUME).glob("*.jsonl")] == ["step-2.jsonl"]
+    assert [file.name for file in (partial_folder / RESUME).glob("step-*")] == ["step-2.json"]
     checkpoints = tried.artifacts["train"].path / "checkpoints"
     (tried.store.root / "away").rename(checkpoints / "step-4")
     shutil.rmtree(checkpoints / "step-2")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -263,15 +265,33 @@ def test_a_damaged_checkpoint_is_passed_over_and_said_so(run, tmp_path, caplog) 
     assert [row["step"] for row in curve] == [1, 2, 3, 4, 5, 6]
     assert trainer.newest_whole(tmp_path) == str(tmp_path / "checkpoint-6")
     for name in ("optimizer.pt", "model.safetensors"):
-        whole = (tmp_path / "checkpoint-6" / name).read_bytes()
-        (tmp_path / "checkpoint-6" / name).write_bytes(whole[: len(whole) // 2])
-        assert trainer.newest_whole(tmp_path) == str(tmp_path / "checkpoint-4")
-        (tmp_path / "checkpoint-6" / name).write_bytes(whole)
+        copy = shutil.copytree(tmp_path, tmp_path.with_name("copy"))
+        os.truncate(copy / "checkpoint-6" / name, 100)
+        assert trainer.newest_whole(copy) == str(copy / "checkpoint-4")
+        assert [path.name for path in trainer.saved(copy)] == ["checkpoint-2", "checkpoint-4"]
+        shutil.rmtree(copy)
     assert caplog.text.count("checkpoint-6 is cut short or damaged") == 2
     (tmp_path / "checkpoint-6" / trainer.CONTENTS).unlink()
     again = run(model("llama", "sdpa"), tmp_path)
     assert [[row[name] for name in CURVE] for row in again] == [[row[name] for name in CURVE] for row in curve]
     assert trainer.newest_whole(tmp_path / "empty") is None
+
+
+def test_weights_kept_for_later_that_are_damaged_are_trained_again(run, tmp_path) -> None:
+    run(model("llama", "sdpa"), tmp_path, 8)
+    weights = {path.name: (path / "model.safetensors").read_bytes() for path in trainer.saved(tmp_path)}
+    (tmp_path / "checkpoint-of-mine").mkdir()
+    damaged = tmp_path / "checkpoint-2" / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-4] + b"\0\0\0\0")
+    run(model("llama", "sdpa"), tmp_path, 8)
+    assert {path.name: (path / "model.safetensors").read_bytes() for path in trainer.saved(tmp_path)} == weights
+
+
+def test_training_that_ended_after_its_last_step_goes_no_step_further(run, tmp_path) -> None:
+    curve = run(model("llama", "sdpa"), tmp_path, 7)
+    again = run(model("llama", "sdpa"), tmp_path, 7)
+    assert again == curve
+    assert [path.name for path in trainer.saved(tmp_path)] == [f"checkpoint-{step}" for step in (2, 4, 6, 7)]
 
 
 def test_checkpoints_are_pruned_to_what_is_needed(run, tmp_path) -> None:

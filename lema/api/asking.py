@@ -12,21 +12,25 @@ import json
 import logging
 import math
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from lema import stopping
+from lema.api.billing import most_usd, usd
 from lema.api.estimate import estimate
 from lema.api.journal import Answer, Journal, Spending, open_journal
 from lema.api.pacing import Pace
-from lema.artifacts import lock
 from lema.config import ApiConfig, PriceConfig
 from lema.identity import without_paths
+from lema.locks import lock
 from lema.types import UserError
 
 if TYPE_CHECKING:
@@ -58,13 +62,13 @@ def ask(
     with open_journal(journal_path, keys) as journal:
         old = journal.unusable() if retry_failed else {}
         if old or len(journal.answers()) < len(set(keys)):
-            with lock(journal_path) as still_mine:  # so that no other process pays for the same
+            with lock(journal_path) as held:  # so that no other process pays for the same
                 answers, now = journal.answers(), journal.unusable()
                 again = {key for key, attempts in old.items() if now.get(key) == attempts}  # none has done so meanwhile
                 messages = {key: message for key, (message, _) in zip(keys, prompts, strict=True)}
                 left = [key for key in messages if key not in answers or key in again]
                 if left:
-                    asking = _Asking(journal, still_mine, messages, api, price, section, budget_usd, paid_usd)
+                    asking = _Asking(journal, held.lost, messages, api, price, section, budget_usd, paid_usd)
                     size = sum(len(messages[key].encode("utf-8", "replace")) for key in left) / len(left)
                     costs = estimate(section, (len(left), len(left)), (size, size), api, price)
                     log.info("%-16s %s", "asking", costs)
@@ -108,7 +112,7 @@ class _Asking:
     def __init__(
         self,
         journal: Journal,
-        still_mine: Callable[[], bool],  # false when another process sends too
+        lost: Callable[[], str],  # why another process sends too; empty while none does
         messages: dict[str, str],  # by their keys
         api: ApiConfig,
         price: PriceConfig,
@@ -120,7 +124,7 @@ class _Asking:
         from lema.api.client import Client
 
         self.client = Client(api, section)
-        self.journal, self.still_mine, self.messages, self.api, self.price = journal, still_mine, messages, api, price
+        self.journal, self.lost, self.messages, self.api, self.price = journal, lost, messages, api, price
         self.pace = Pace(api.max_requests_per_minute, api.max_tokens_per_minute)
         self.usd = paid_usd + journal.spending().usd  # what is paid, and reserved for what is in flight
         self.answered = sum(not answer.failed for answer in journal.answers().values())
@@ -136,18 +140,19 @@ class _Asking:
         self.bar = tqdm(total=len(messages), disable=None, unit=" answers")
 
     async def run(self, left: list[str]) -> None:
-        """Have the keys of `left` answered; `UserError` when it must stop early."""
+        """Have the keys of `left` answered; `UserError` when it must stop early, `Stopped` after a stop signal."""
         self.waiting = [(0.0, place, key) for place, key in enumerate(left)]
         self.bar.update(len(self.messages) - len(left))
         tasks: set[asyncio.Task[None]] = set()
-        with self.bar:
+        tell = partial(asyncio.get_running_loop().call_soon_threadsafe, self._stop)
+        with self.bar, stopping.landing(tell):
             async with self.client.openai:
-                while (self.waiting or tasks) and not (self.problem or self.fault):
+                while (self.waiting or tasks) and not (self.problem or self.fault or stopping.received()):
                     self.changed.clear()
                     if (wait := self._wait(time.monotonic())) > 0:
                         with contextlib.suppress(TimeoutError):
                             await asyncio.wait_for(self.changed.wait(), None if wait == math.inf else wait)
-                    elif not self.still_mine():
+                    elif self.lost():
                         self.problem = "another process has taken the journal over"
                     else:
                         _, place, key = heapq.heappop(self.waiting)
@@ -157,8 +162,17 @@ class _Asking:
                 await asyncio.gather(*tasks, return_exceptions=True)  # what is in flight still lands
         if self.fault:
             raise self.fault
+        if number := stopping.received():
+            raise stopping.Stopped(f"{self.client.section}: stopped by {number.name}: {self._kept()}")
         if self.problem:
             raise UserError(f"{' '.join(self.problem.split())}. {self._kept()}. Then run again.")
+
+    def _stop(self, number: signal.Signals) -> None:
+        """Say what is waited for; and no request leaves any more."""
+        landing = f"what is on its way, {self.pace.in_flight} requests, is waited for"
+        seconds, again = self.settings.request_timeout, "a second signal leaves at once, and they are paid for again"
+        log.info("%-16s %s: %s, %g s at most; %s", "asking", number.name, landing, seconds, again)
+        self.changed.set()
 
     def _kept(self) -> str:
         """What is on the disk, and what is not."""
@@ -171,7 +185,8 @@ class _Asking:
 
     def _ended(self, task: asyncio.Task[None], tasks: set[asyncio.Task[None]]) -> None:
         tasks.discard(task)
-        self.fault = self.fault or (None if task.cancelled() else task.exception())
+        fault = None if task.cancelled() else task.exception()  # asked of each: else asyncio prints it
+        self.fault = self.fault or fault
         self.changed.set()
 
     def _wait(self, now: float) -> float:
@@ -200,10 +215,7 @@ class _Asking:
         """The request's text, and the most an attempt costs, in dollars."""
         if self.head[0] != key:  # the first in the heap is looked at several times
             text = _text(_body(self.messages[key], self.api))
-            # A token is at least one byte, and the names in the request cover the chat template.
-            dearest = max(self.price.input_usd, self.price.cached_usd)
-            usd = len(text.encode()) * dearest + self.settings.completion_tokens * self.price.output_usd
-            self.head = key, (text, usd / 1e6)
+            self.head = key, (text, most_usd(text, self.settings.completion_tokens, self.price))
         return self.head[1]
 
     async def _try(self, place: int, key: str, text: str, worst: float, tokens: float) -> None:
@@ -270,9 +282,8 @@ class _Asking:
     def _bill(self, landed: "Landed", worst: float) -> Spending:
         if landed.tokens is None:
             return Spending(1, 0, 0, worst)
-        (prompt, cached, completion), price = landed.tokens, self.price
-        usd = (prompt - cached) * price.input_usd + cached * price.cached_usd + completion * price.output_usd
-        return Spending(1, prompt, completion, usd / 1e6, cached)
+        prompt, cached, completion = landed.tokens
+        return Spending(1, prompt, completion, min(usd(landed.tokens, self.price), worst), cached)
 
     def _cost(self) -> str:
         """What the requests that wait would cost, by what was paid for the others, or at the most."""

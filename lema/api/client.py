@@ -8,48 +8,46 @@ import asyncio
 import datetime
 import difflib
 import fnmatch
-import json
+import functools
 import logging
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
+from urllib.parse import urljoin
 
 import aiohttp
 import httpx2
 import openai
 
-from lema.api import lengths
-from lema.api.journal import CONTENT_REFUSED, PROMPT_TOO_LONG, Answer
+from lema.api import billing, lengths, refusals
+from lema.api.journal import CONTENT_REFUSED, PROMPT_TOO_LONG, TOO_LARGE, Answer
 from lema.api.pacing import retry_after
+from lema.api.refusals import Means
 from lema.config import ApiConfig
 from lema.identity import without_paths
 from lema.types import UserError
 
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # else a line a request
 _LIST_TIMEOUT = 10.0  # seconds, of the list of models
-_MOST_WORDS = 300  # characters of what a server says that are kept and shown
-# Codes of refusals that concern one prompt and not the run: its length, and its content.
-_TOO_LONG = ("context_length_exceeded", "exceed_context_size_error", "string_above_max_length")
-_CONTENT = ("content_filter", "content_policy_violation", "invalid_prompt")
-# What some models refuse, with what helps.
-_REFUSED = {
-    "temperature": "remove {0}.temperature",
-    "reasoning_effort": "remove {0}.reasoning_effort",
-    "max_tokens": "set {0}.max_tokens=null and {0}.max_completion_tokens={1}",
-    "max_completion_tokens": "set {0}.max_completion_tokens=null and {0}.max_tokens={1}",
-}
+_LIST_BYTES = 2**23  # of it at the most; the longest have some thousand models
+# Bytes of a reply at the most: for each token of the limit (a long one, escaped, and written twice as reasoning is by
+# some), and besides; of a refusal, whose beginning is enough; of all replies together that are on their way.
+_TOKEN_BYTES, _ROOM, _REFUSAL_BYTES, _ALL_BYTES = 64, 2**16, 2**16, 2**27
+_TOKEN_CHARACTERS = 16  # of an answer's text: what is longer than all its tokens may be is cut there
+_MOST_ENDED = 40  # characters of a server's reason for the end of an answer
 _NOT_SENT = (aiohttp.ClientConnectorError, httpx2.ConnectError, httpx2.UnsupportedProtocol, httpx2.InvalidURL)
+_NO_REPLY = (aiohttp.ClientPayloadError, aiohttp.ClientResponseError)
 
 
 @dataclass(frozen=True)
 class Landed:
     """How an attempt ended: with an answer, or with the kind of failure, which tells what to do."""
 
-    tokens: tuple[int, int, int] | None = None  # billed: prompt, cached of these, completion; None: unknown
+    tokens: billing.Tokens | None = None  # billed; None: unknown
     answer: Answer | None = None
-    failure: str = ""  # "HTTP 500", "malformed body", "time-out", "connection lost"
+    failure: str = ""  # "HTTP 500", "malformed body", "reply too large", "time-out", "connection lost"
     said: str = ""  # by the server, or what happened: one line, without the key and without paths
     remedy: str = ""
     unsent: bool = False  # the server could not be reached
@@ -60,21 +58,64 @@ class Landed:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+class _Unread(Exception):
+    """A reply whose body is not taken: the kind of failure, and what is said of it."""
+
+
 class Client:
-    """A server, asked with a key; `section` of the config is what messages name."""
+    """A server, asked with a key; `section` of the config is what messages name.
+
+    A reply costs little memory, whatever the server sends: its body may have so many bytes for each token of the limit,
+    and all that are on their way so many together. No compression is offered, and what is packed nonetheless stays so.
+    """
 
     def __init__(self, api: ApiConfig, section: str) -> None:
         self.api, self.section, self.key = api, section, _key()
+        self.limit = max(api.max_tokens or 0, api.max_completion_tokens or 0)
+        self.most, self.held = _ROOM + _TOKEN_BYTES * self.limit, 0  # bytes: of a reply, and now on their way
         # A connection for every request: without a number the transport has 100. The time limit is on the whole answer.
         width = api.max_concurrent_requests
-        limits = httpx2.Limits(max_connections=width, max_keepalive_connections=width, keepalive_expiry=30.0)
-        http = openai.DefaultAioHttpClient(limits=limits)
+        http = openai.DefaultAioHttpClient(
+            limits=httpx2.Limits(max_connections=width, max_keepalive_connections=width, keepalive_expiry=30.0),
+            headers={"Accept-Encoding": "identity"},
+            follow_redirects=False,  # neither the key nor the prompt goes to another address than the one that was set
+            event_hooks={"response": [self._take]},
+        )
         options: dict[str, Any] = {"base_url": _url(api, section), "max_retries": 0, "timeout": None}
         self.openai = openai.AsyncOpenAI(api_key=self.key, http_client=http, **options)
         self.server = str(self.openai.base_url)
 
+    async def _take(self, response: httpx2.Response) -> None:
+        """Read a body as far as it is allowed; `_Unread` when it is an answer that is not."""
+        stream, body, good = cast("httpx2.AsyncByteStream", response.stream), bytearray(), response.is_success
+        most, packed = self.most if good else _REFUSAL_BYTES, response.headers.pop("content-encoding", "identity")
+        try:
+            if packed.strip().lower() not in ("", "identity"):
+                if good:
+                    raise _Unread("malformed body", f"the body is packed ({packed}), which was not asked for")
+                body += f"its words are packed ({packed[:20]})".encode()
+                self.held += len(body)
+                return
+            async for chunk in stream:
+                body += chunk
+                self.held += len(chunk)
+                if len(body) > most or self.held > _ALL_BYTES:
+                    if good:
+                        whose, size = ("it has", most) if len(body) > most else ("all together have", _ALL_BYTES)
+                        raise _Unread(TOO_LARGE, f"{whose} more than {size:,} bytes, for {self.limit:,} tokens each")
+                    break
+        except httpx2.TransportError:
+            if good:  # a refusal is one by its status
+                raise
+        finally:
+            self.held -= len(body)
+            await stream.aclose()
+            response.stream = httpx2.ByteStream(bytes(body))
+            response.encoding = "utf-8-sig"  # as JSON is; by the server's word it might be anything, also a compression
+
     async def send(self, request: str) -> Landed:
         """One attempt with this body, which never raises what a server or a network can do."""
+        section = self.section
         try:
             # Not the client's own timeout, which is per read: a server that drips would hold a worker for ever.
             async with asyncio.timeout(self.api.request_timeout):
@@ -83,103 +124,130 @@ class Client:
                     "/chat/completions", cast_to=httpx2.Response, content=request.encode()
                 )
         except TimeoutError:
-            said, remedy = f"no answer within {self.api.request_timeout} s", f"raise {self.section}.request_timeout"
+            said, remedy = f"no answer within {self.api.request_timeout} s", f"raise {section}.request_timeout"
             return Landed(None, None, "time-out", said, remedy)
         except openai.APIStatusError as error:
-            return self._refused(error, request)
+            return self._refused(error.response, request)
+        except _Unread as error:
+            failure, said = error.args
+            return Landed(
+                None, None, failure, f"{failure}: {refusals.line(said, self.key)}", f"mend {section}.base_url"
+            )
         except (openai.APIConnectionError, aiohttp.ClientError) as error:
             return self._lost(error)
-        return self._read(response.text, response.headers)
+        return self._read(response, request)
 
     def _lost(self, error: Exception) -> Landed:
         reasons, cause = [error], error.__cause__
         while isinstance(cause, Exception):
             reasons, cause = [*reasons, cause], cause.__cause__
         unsent = any(isinstance(reason, _NOT_SENT) for reason in reasons)
-        said, remedy = _safe(f"no connection: {reasons[-1]}", self.key), f"check it, or {self.section}.base_url"
-        return Landed((0, 0, 0) if unsent else None, None, "connection lost", said, remedy, unsent=unsent)
+        broken = any(isinstance(reason, _NO_REPLY) for reason in reasons)
+        what = "the reply breaks off, or is no HTTP" if broken else "no connection"
+        said = f"{what}: {re.sub('^400, message: *', '', str(reasons[-1]))[:150]}"
+        remedy = f"check it, or {self.section}.base_url"
+        tokens = (0, 0, 0) if unsent else None
+        return Landed(tokens, None, "connection lost", refusals.line(said, self.key), remedy, unsent=unsent)
 
-    def _read(self, text: str, headers: Mapping[str, str]) -> Landed:
+    def _read(self, response: httpx2.Response, request: str) -> Landed:
+        # A server may repeat the key; one that is a mere word ("test") is no secret, and may be in any answer.
+        text = response.text.replace(self.key, "***") if len(self.key) >= 16 else response.text
+        said = refusals.decoded(text)
         try:  # anything may be in a 200
-            # A server may repeat the key; one that is a mere word ("test") is no secret, and may be in any answer.
-            said = json.loads(text.replace(self.key, "***") if len(self.key) >= 16 else text)
-            choice, usage = said["choices"][0], said.get("usage") or {}
+            choice, usage = said["choices"][0], said.get("usage")
             content, refusal = choice["message"].get("content"), choice["message"].get("refusal")
-            ended = "refusal" if refusal else str(choice.get("finish_reason"))
-            tokens = _billed(usage)
-        except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-            said, remedy = "the body is no chat completion", f"mend {self.section}.base_url"
-            return Landed(None, None, "malformed body", said, remedy, headers=headers)
+            if choice.get("error") and not content:
+                return self._refused(response, request, refusals.read_json(choice), usage)
+            ended = "refusal" if refusal else refusals.line(str(choice.get("finish_reason")))[:_MOST_ENDED]
+        except (LookupError, TypeError, AttributeError):
+            return self._refused(response, request)
         # Half a surrogate pair, which JSON can carry, cannot be written to any file.
         content = content.encode("utf-8", "replace").decode() if isinstance(content, str) else None
+        if content and len(content) > (longest := 1000 + _TOKEN_CHARACTERS * self.limit):
+            content, ended = content[:longest], "length"
         # The name is printed, and stands in tables and reports; some servers call a model by its folder.
         name = without_paths(str(said.get("model") or self.api.model)[:1000])
         model = "".join(filter(str.isprintable, name))[:100]
-        words = _safe(refusal, self.key) if isinstance(refusal, str) else ""
-        return Landed(tokens, Answer(content, ended, model, words), headers=headers)
+        words = refusals.line(refusal) if isinstance(refusal, str) else ""
+        tokens = billing.billed(usage, request, self.limit, bool(content or refusal))
+        return Landed(tokens, Answer(content, ended, model, words), headers=response.headers)
 
-    def _refused(self, error: openai.APIStatusError, request: str) -> Landed:
-        """A status of 400 and more: an answer without text, a reason to try again, or the end of the run."""
-        status, code, headers = error.status_code, str(error.code), error.response.headers
-        wait, said, (name, limit) = retry_after(headers), _safe(_words(error), self.key), _limit(self.api)
-        # A gateway may give up on an answer that the model went on to write, and bill.
-        tokens = None if status == 408 or (status > 500 and status != 503) else (0, 0, 0)
+    def _refused(
+        self, response: httpx2.Response, request: str, words: refusals.Words | None = None, usage: Any = None
+    ) -> Landed:
+        """What came in place of an answer: an answer without text, a reason to try again, or the end of the run."""
+        own, headers, words = response.status_code, response.headers, words or refusals.read(response.text)
+        section, (name, limit) = self.section, _limit(self.api)
+        if response.is_success and not words.error:
+            said, helps = refusals.broken(response.text)
+            said = refusals.line(said, self.key)
+            return Landed(None, None, "malformed body", said, helps.format(section), headers=headers)
+        status = words.status or own if response.is_success else own
+        moved = 300 <= own < 400
+        told = f": {words.said}" if words.said.strip() else " to another address" if moved else " without a word"
+        said = refusals.line(f"HTTP {own}{f', error {status}' if status != own else ''}{told}", self.key)
+        means, helps = refusals.meaning(status, words, retry_after(headers) is not None)
+        # A gateway may give up on an answer that the model went on to write, and bill; so may a 200 tell of a failure.
+        gone = status in (408, 499) or (status > 500 and status not in (503, 529))
+        unknown = gone or (status < 300 and means is Means.AGAIN)
+        tokens = billing.billed(usage, request, self.limit, False) or (None if unknown else (0, 0, 0))
+        landed = functools.partial(Landed, tokens, failure=f"HTTP {status}", said=said, headers=headers)
         # A rate limit speaks of lengths too, and passes; a request that is beyond it by itself does not.
         passing = status == 429 and not re.search("request too large", said, re.I)
-        length = None if passing or status in (401, 403, 404) else lengths.too_long(said, limit)
+        length = None if passing or own in (401, 402, 403, 404) else lengths.too_long(said, limit)
         if length and length.limit:
             prompt_tokens = round(len(request.encode()) / 4) if length.context else 0
-            remedy = _shorter(f"{self.section}.{name}", limit, length.most or 0, prompt_tokens)
-            return Landed(tokens, None, f"HTTP {status}", said, remedy, hopeless=True, headers=headers)
-        ended = PROMPT_TOO_LONG if length or code in _TOO_LONG or status == 413 else CONTENT_REFUSED
-        if ended == PROMPT_TOO_LONG or code in _CONTENT:
-            answer = Answer(None, ended, without_paths(str(self.api.model)), said)
-            return Landed(tokens, answer, headers=headers)
-        if code != "insufficient_quota" and (status in (408, 409, 429) or status >= 500):
-            # `limited` also says that it is no failure of this request, to be counted.
-            limited = status == 429
-            return Landed(tokens, None, f"HTTP {status}", said, "", limited=limited, retry_after=wait, headers=headers)
-        refused = str(error.param) if error.param else ""
-        if refused not in _REFUSED and status in (400, 422):  # a server that names it in words alone
-            sent = [name for name in _REFUSED if getattr(self.api, name) is not None]
-            refused = next((name for name in sent if re.search(rf"\b{name}\b", said)), refused)
-        final = status in (400, 422) and refused not in _REFUSED  # something in this one prompt, for all one knows
-        remedy = self._remedy(status, refused)
-        return Landed(tokens, None, f"HTTP {status}", said, remedy, final=final, hopeless=not final, headers=headers)
+            helps = lengths.shorter(f"{section}.{name}", limit, length.most or 0, prompt_tokens)
+            return landed(remedy=helps, hopeless=True)
+        if length or means in (Means.TOO_LONG, Means.CONTENT):
+            ended = PROMPT_TOO_LONG if length or means is Means.TOO_LONG else CONTENT_REFUSED
+            return landed(Answer(None, ended, without_paths(str(self.api.model)), said), failure="")
+        sent = [name for name in refusals.PARAMETERS if getattr(self.api, name) is not None]
+        if status in (200, 400, 422) and (removed := refusals.parameter(words, sent, section, limit)):
+            return landed(remedy=removed, hopeless=True)
+        setting = words.param if words.param in vars(self.api) else "base_url"
+        helps = self._elsewhere(headers.get("location", "")) if moved else helps.format(section, setting)
+        landed = functools.partial(landed, remedy=helps, retry_after=retry_after(headers))
+        # `limited` also says that it is no failure of this request, to be counted.
+        return landed(limited=means is Means.LATER, final=means is Means.PROMPT, hopeless=means is Means.END)
 
-    def _remedy(self, status: int, refused: str) -> str:
-        section, api = self.section, self.api
-        if refused in _REFUSED:
-            names = [refused, *(name for name in _REFUSED if getattr(api, name) is not None and name != refused)]
-            # Its own limit is to stay, whatever it is called.
-            names = [name for name in names if name != "max_completion_tokens" or name == refused]
-            first, *others = (_REFUSED[name].format(section, _limit(api)[1]) for name in names)
-            further = f" (as models that do refuse others too, you may have to {' and '.join(others)})"
-            return f"{first}{further if others else ''}"
-        remedies = {401: "set an OPENAI_API_KEY that it accepts", 403: "set an OPENAI_API_KEY that it accepts"}
-        remedies |= {404: f"choose a {section}.model that it lists, or mend {section}.base_url", 429: "add credit"}
-        setting = refused if hasattr(api, refused) else "base_url"
-        return remedies.get(status, f"mend what it says, or change {section}.{setting}")
+    async def listed(self) -> dict[str, dict[str, Any]] | str | None:
+        """The models that the server lists, by their names; what is wrong, in a line; None without such a list."""
+        self.most = _LIST_BYTES
+        try:
+            async with self.openai, asyncio.timeout(_LIST_TIMEOUT):
+                text = (await self.openai.get("/models", cast_to=httpx2.Response)).text
+            return {str(model["id"]): dict(model) for model in refusals.decoded(text)["data"]}
+        except openai.APIStatusError as error:
+            landed = self._refused(error.response, "")
+            # A server that only has no such list says 404, 405, or the like.
+            told = landed.hopeless and error.status_code < 404
+            return f"{self.server}: {landed.said}: {landed.remedy}" if told else None
+        except TimeoutError:
+            said = f"no list of models within {_LIST_TIMEOUT:g} s"
+            return f"{self.server}: {said}: check it, or {self.section}.base_url"
+        except (openai.APIConnectionError, aiohttp.ClientError) as error:
+            landed = self._lost(error)
+            return f"{self.server}: {landed.said}: {landed.remedy}"
+        except (_Unread, LookupError, TypeError, ValueError):
+            return None
+
+    def _elsewhere(self, location: str) -> str:
+        """What helps when a server is at another address."""
+        try:
+            url = urljoin(f"{self.server}chat/completions", location)
+        except ValueError:
+            url = ""
+        shown = re.fullmatch(r"(https?://[\w.:-]+(?:/[\w./-]*)?)/(?:chat/completions|models)/?", url[:300])
+        if not shown or shown[1] == self.server.rstrip("/"):
+            return f"mend {self.section}.base_url"
+        return f"set {self.section}.base_url={shown[1]}, if you trust that address"
 
 
 def _limit(api: ApiConfig) -> tuple[str, int]:
     """The parameter that limits an answer, and its value."""
     name = "max_completion_tokens" if api.max_tokens is None else "max_tokens"
     return name, getattr(api, name) or 0
-
-
-def _shorter(key: str, limit: int, most: int, prompt_tokens: int) -> str:
-    """What helps when a server allows `most` tokens, those of the prompt included if their number is given (about)."""
-    room = most - prompt_tokens
-    together = f" for prompt and answer together, and a prompt takes about {prompt_tokens:,}" if prompt_tokens else ""
-    remedy = f"set {key}={room}" if room > 0 else "have it serve a longer context"
-    return f"{key}={limit} is too much: it allows {most:,} tokens{together}; {remedy}"
-
-
-def _safe(text: str, key: str) -> str:
-    """A server's words for people: on one line, without the key, paths and what a terminal would obey."""
-    line = without_paths(" ".join(text.replace(key, "***").split()))
-    return "".join(filter(str.isprintable, line))[:_MOST_WORDS]
 
 
 def _key() -> str:
@@ -191,13 +259,6 @@ def _key() -> str:
     return key
 
 
-def _words(error: openai.APIStatusError) -> str:
-    """What a refusal says, in whichever shape."""
-    body: Any = error.body
-    told = body.get("message") or body.get("detail") if isinstance(body, dict) else body
-    return f"HTTP {error.status_code}: {told if isinstance(told, str) and told else error.response.text}"
-
-
 def _url(api: ApiConfig, section: str) -> str | None:
     """The server's address; null is OpenAI's own."""
     url = api.base_url or os.environ.get("OPENAI_BASE_URL") or None
@@ -207,17 +268,6 @@ def _url(api: ApiConfig, section: str) -> str | None:
     return url
 
 
-def _billed(usage: dict[str, Any]) -> tuple[int, int, int] | None:
-    """The bill by a server's `usage`; None, if it cannot be one. Some leave reasoning to the total alone."""
-    prompt, completion, total = (usage.get(f"{kind}_tokens") for kind in ("prompt", "completion", "total"))
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-    if type(prompt) is not int or type(completion) is not int or not (0 < prompt < 2**31 and 0 <= completion < 2**31):
-        return None
-    if type(total) is int and total < 2**31:
-        completion = max(completion, total - prompt)
-    return prompt, cached if type(cached) is int and 0 <= cached <= prompt else 0, completion
-
-
 def check_model(api: ApiConfig, section: str, prompt_tokens: int) -> str | None:
     """Why the key cannot use the model, with the remedy, by the server's own list, which is free; None when it can.
 
@@ -225,23 +275,13 @@ def check_model(api: ApiConfig, section: str, prompt_tokens: int) -> str | None:
     None as well for a server without such a list: only a request will tell.
     """
     try:
-        key, url = _key(), _url(api, section)
+        client = Client(api, section)
     except UserError as error:
         return str(error)
-    with openai.OpenAI(api_key=key, base_url=url, max_retries=0, timeout=_LIST_TIMEOUT) as client:
-        server = client.base_url
-        try:
-            text = client.models.with_raw_response.list().text
-        except openai.APIStatusError as error:
-            if error.status_code in (401, 403):
-                return f"{server}: {_safe(_words(error), key)}: set an OPENAI_API_KEY that it accepts"
-            return None
-        except openai.APIConnectionError as error:
-            return f"{server}: no connection ({error.__cause__ or error}): check it, or {section}.base_url"
-    try:
-        listed: dict[str, dict[str, Any]] = {str(model["id"]): dict(model) for model in json.loads(text)["data"]}
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return None
+    listed = asyncio.run(client.listed())
+    if not isinstance(listed, dict):
+        return listed
+    server = client.server
     found = next((name for name in listed if fnmatch.fnmatchcase(str(api.model), name)), None)
     if listed and found is None:
         near = ", ".join(difflib.get_close_matches(str(api.model), listed) or sorted(listed)[:5])
@@ -252,4 +292,8 @@ def check_model(api: ApiConfig, section: str, prompt_tokens: int) -> str | None:
     if re.match(r"\d{4}-\d\d-\d\d", ends) and ends[:10] < datetime.date.today().isoformat():
         return f"{section}.model={api.model}: {server} has shut it down on {ends[:10]}: choose another {section}.model"
     name, limit = _limit(api)
-    return f"{server}: {_shorter(f'{section}.{name}', limit, most, prompt_tokens)}" if most and limit > most else None
+    return (
+        f"{server}: {lengths.shorter(f'{section}.{name}', limit, most, prompt_tokens)}"
+        if most and limit > most
+        else None
+    )

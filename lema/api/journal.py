@@ -10,16 +10,45 @@ import asyncio
 import json
 import os
 import sqlite3
+import tempfile
+import time
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from lema.faults import is_full
 from lema.types import UserError
 
-# Of the format, in the file's user_version; 0 had no attempts and no cached_tokens, 1 did not keep what a server said.
-VERSION = 2
+# Of the format, in the file's user_version; 0 had no attempts and no cached_tokens, 1 did not keep what a server said,
+# 2 had no checksums.
+VERSION = 3
+# What has every version's table; a database whose tables have not is another program's.
+_COLUMNS = {"key", "prompt_tokens", "completion_tokens", "usd", "request", "answer"}
+SECONDS = 30.0  # to wait for another process that writes
+_SPARE_BYTES = 8 << 20  # given up when the disk is full, so that what is in flight and paid for is written all the same
+# What is wrong with the file, by SQLite's primary code, and the remedy.
+_RIGHTS = (
+    "give this user the right to write it, its -wal and -shm and its folder (ls -l, chown, chmod), on a writable disk"
+)
+_FAULTS = {
+    sqlite3.SQLITE_FULL: ("no space is left on its disk", "free some"),
+    sqlite3.SQLITE_BUSY: ("another process has locked it", "end that process, or wait for it (fuser {0} names it)"),
+    sqlite3.SQLITE_READONLY: ("it cannot be written", _RIGHTS),
+    sqlite3.SQLITE_CANTOPEN: ("it cannot be opened", _RIGHTS),
+    sqlite3.SQLITE_IOERR: (
+        "its disk fails",
+        "look for a limit or a quota (ulimit -f, quota, dmesg); a journal needs a local disk",
+    ),
+    sqlite3.SQLITE_NOTADB: ("it is no journal", "move it away, or put a copy of the journal in its place"),
+    sqlite3.SQLITE_CORRUPT: (
+        "it is damaged",
+        "save what can be read, sqlite3 {0} .dump | sed 's/^ROLLBACK.*/COMMIT;/' | sqlite3 {0}.new, and put that in "
+        "its place, with no -wal or -shm beside it",
+    ),
+}
 # The texts come last: sums over the columns before them need not read through them.
 _SCHEMA = """create table if not exists requests (
     key text primary key, attempts integer not null default 0, prompt_tokens integer not null default 0,
@@ -36,9 +65,9 @@ _SETTLE = (
 )
 _Write = tuple[str, Sequence[Any]]  # a statement and its values
 _NOT_WHOLE = ("length", "content_filter", "refusal")
-PROMPT_TOO_LONG, CONTENT_REFUSED = "prompt too long", "refused by the server"
+PROMPT_TOO_LONG, CONTENT_REFUSED, TOO_LARGE = "prompt too long", "refused by the server", "reply too large"
 # Beginnings of `Answer.ended`.
-_FAILURES = ("HTTP ", "malformed body", "time-out", "connection lost", PROMPT_TOO_LONG, CONTENT_REFUSED)
+_FAILURES = ("HTTP ", "malformed body", "time-out", "connection lost", PROMPT_TOO_LONG, CONTENT_REFUSED, TOO_LARGE)
 
 
 @dataclass(frozen=True)
@@ -46,7 +75,7 @@ class Answer:
     """What the server answered; `ended` is its finish reason, or "refusal" when the model refused.
 
     Of a request that failed for good it is the reason: "prompt too long", "refused by the server" (for its content),
-    "HTTP 500", "malformed body", "time-out", "connection lost".
+    "HTTP 500", "malformed body", "reply too large", "time-out", "connection lost".
     """
 
     text: str | None
@@ -64,6 +93,26 @@ class Answer:
         """Whether no answer arrived."""
         return self.text is None and self.ended.startswith(_FAILURES)
 
+    @property
+    def json(self) -> str:
+        """As it is written, with a checksum."""
+        return json.dumps(vars(self) | {"crc": self._crc}, ensure_ascii=False)
+
+    @property
+    def _crc(self) -> int:
+        return zlib.crc32(json.dumps(list(vars(self).values())).encode())
+
+    @classmethod
+    def read(cls, text: str | None) -> "Answer | None":
+        """What `json` wrote, or an older version without a checksum; None for anything else."""
+        try:
+            facts = dict(json.loads(text or ""))
+            crc = facts.pop("crc", None)
+            answer = cls(**facts)
+            return answer if crc in (None, answer._crc) and isinstance(answer.ended, str) else None
+        except (ValueError, TypeError):
+            return None
+
 
 @dataclass(frozen=True)
 class Spending:
@@ -79,8 +128,10 @@ class Spending:
 class Journal:
     """An open journal: answers and spending are those of `keys`, whoever paid for them and when."""
 
-    def __init__(self, db: sqlite3.Connection, keys: Iterable[str]) -> None:
-        self._db = db
+    def __init__(self, db: sqlite3.Connection, path: Path, keys: Iterable[str]) -> None:
+        self._db, self._path = db, path
+        self._spare: IO[bytes] | None = None
+        self.lost = 0  # bills and answers that could not be written
         self._waiting: list[tuple[_Write, asyncio.Future[None]]] = []
         self._failed: list[_Write] = []  # bills and answers, for one more try
         self._committing: asyncio.Task[None] | None = None
@@ -92,7 +143,14 @@ class Journal:
     def answers(self) -> dict[str, Answer]:
         """The answers that are there, by their keys; among them the reasons why there is none."""
         rows = self._db.execute("select key, answer from requests natural join scope where answer is not null")
-        return {key: Answer(**json.loads(answer)) for key, answer in rows}
+        return {key: self._read(key, answer) for key, answer in rows}
+
+    def _read(self, key: str, text: str) -> Answer:
+        if answer := Answer.read(text):
+            return answer
+        ask = f"""sqlite3 {self._path} "update requests set answer=null where key='{key}'\""""
+        again = f"put a copy of the journal in its place, or have it asked, and paid, again: {ask}"
+        raise UserError(f"{self._path}: the answer to request {key} is damaged; {again}")
 
     def unusable(self) -> dict[str, int]:
         """How often each was asked that has an answer, but none to use."""
@@ -110,20 +168,32 @@ class Journal:
 
     async def reserve(self, key: str, request: str, worst_usd: float) -> None:
         """An attempt is about to be sent that costs `worst_usd` at most, which counts until it is settled."""
+        if self._spare is None:
+            spare = tempfile.TemporaryFile(dir=self._path.parent, buffering=0)  # noqa: SIM115 # ends with us
+            try:
+                while spare.tell() < _SPARE_BYTES:
+                    spare.write(bytes(_SPARE_BYTES - spare.tell()))
+            except OSError:
+                spare.close()
+                raise
+            self._spare = spare
         await self._durably((_RESERVE, (key, worst_usd, request)))
 
     async def settle(self, key: str, worst_usd: float, bill: Spending, answer: Answer | None) -> None:
         """The attempt landed, with `bill` for what was reserved and, if it has one, its answer."""
-        text, rest = answer and json.dumps(vars(answer), ensure_ascii=False), bill.usd - worst_usd
+        text, rest = answer and answer.json, bill.usd - worst_usd
         tokens = (bill.prompt_tokens, bill.cached_tokens, bill.completion_tokens)
         await self._durably((_SETTLE, (*tokens, rest, text, key)))
 
     def close(self) -> None:
         """Commit what landed and is not yet on the disk; a reservation that was not waited for was never sent."""
         left = self._failed + [write for write, _ in self._waiting if write[0] is _SETTLE]
-        self._waiting = []
+        self._waiting, self.lost = [], len(left)
+        if self._spare:
+            self._spare.close()
         if left:
             self._commit(left)
+            self.lost = 0
 
     async def _durably(self, write: _Write) -> None:
         """Returns when it is on the disk; `sqlite3.Error` when it cannot be."""
@@ -141,6 +211,8 @@ class Journal:
                 error = None
             except sqlite3.Error as raised:
                 error = raised
+                if self._spare:
+                    self._spare.close()
             for write, done in batch:
                 if error and write[0] is _SETTLE:
                     self._failed.append(write)
@@ -161,16 +233,49 @@ class Journal:
 @contextmanager
 def open_journal(path: Path, keys: Iterable[str]) -> Iterator[Journal]:
     """The journal at `path`, about the requests of `keys`; what goes wrong with the file is a `UserError`."""
+    journal = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Seconds to wait for other processes; one thread at a time uses it, but not always the same.
-        with closing(sqlite3.connect(path, timeout=60.0, isolation_level=None, check_same_thread=False)) as db:
-            db.create_function("usable", 1, lambda text: bool(text) and Answer(**json.loads(text)).usable)
+        _create(path)
+        # One thread at a time uses it, but not always the same.
+        with closing(sqlite3.connect(path, timeout=SECONDS, isolation_level=None, check_same_thread=False)) as db:
+            db.create_function("usable", 1, lambda text: bool((read := Answer.read(text)) and read.usable))
             _prepare(db, path)
-            with closing(Journal(db, keys)) as journal:
+            with closing(Journal(db, path, keys)) as journal:
                 yield journal
-    except (sqlite3.Error, OSError) as error:
-        raise UserError(f"{path}: {error}: paid answers need a writable local disk with free space") from error
+    except sqlite3.Error as error:
+        raise _explained(error, path, journal.lost if journal else 0) from error
+
+
+def _explained(error: sqlite3.Error, path: Path, lost: int) -> UserError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_IOERR and is_full(path.parent):
+        code = sqlite3.SQLITE_FULL
+    cause, remedy = _FAULTS.get(code, ("it cannot be used", "a journal needs a writable local disk"))
+    if folder := next((each for each in (path, f"{path}-wal", f"{path}-shm") if os.path.isdir(each)), None):
+        cause, remedy = f"{folder} is a folder", "move it away"
+    kept = f"; {lost} paid answers could not be written, and are paid again" if lost else ""
+    return UserError(f"{path}: {cause} ({error}); {remedy.format(path)}, and run the same command again{kept}")
+
+
+def _create(path: Path) -> None:
+    """Make a file where there is none. `UserError` for an empty one: SQLite takes it for new, and all is paid again."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+    except FileExistsError:
+        for _ in range(40):  # another process may be making it
+            if path.stat().st_size or not path.is_file():
+                return
+            time.sleep(0.05)
+        remedy = "put a copy of the journal in its place, or delete it if nothing was paid yet"
+        raise UserError(f"{path}: it is empty, and what was paid before is not known; {remedy}") from None
+    try:
+        with closing(sqlite3.connect(path, timeout=SECONDS, isolation_level=None)) as db:
+            _prepare(db, path)
+    except BaseException:
+        if not path.stat().st_size:
+            path.unlink()
+        raise
 
 
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
@@ -179,6 +284,13 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     def version() -> int:
         return db.execute("pragma user_version").fetchone()[0]
 
+    def columns() -> set[str]:
+        return {row[1] for row in db.execute("pragma table_info(requests)")}
+
+    tables = [name for (name,) in db.execute("select name from sqlite_master where type='table'")]
+    if tables and _COLUMNS - columns():
+        remedy = "move it away, or choose another folder with runs_dir="
+        raise UserError(f"{path}: a database of another program (it holds {', '.join(tables)[:80]}); {remedy}")
     if version() > VERSION:
         raise UserError(f"{path}: written by a newer lema (format {version()}; this one knows {VERSION}): update lema")
     db.execute("pragma synchronous=full")
@@ -186,10 +298,8 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     if version() < VERSION:
         db.execute("begin immediate")  # of several processes one is first
         db.execute(_SCHEMA)
-        known = {row[1] for row in db.execute("pragma table_info(requests)")}
-        for column in ("attempts", "cached_tokens"):
-            if column not in known:
-                db.execute(f"alter table requests add column {column} integer not null default 0")
+        for column in {"attempts", "cached_tokens"} - columns():
+            db.execute(f"alter table requests add column {column} integer not null default 0")
         db.execute(f"pragma user_version={VERSION}")
         db.execute("commit")
 
@@ -214,7 +324,7 @@ def export(journal_path: Path, folder: Path) -> int:
                 row = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": json.loads(request)}
                 requests.write(json.dumps(row, ensure_ascii=False) + "\n")
                 if answer:
-                    row = {"custom_id": key, **_response(Answer(**json.loads(answer)), *tokens)}
+                    row = {"custom_id": key, **_response(journal._read(key, answer), *tokens)}
                     responses.write(json.dumps(row, ensure_ascii=False) + "\n")
                 count += 1
         for name, written in zip(names, partial, strict=True):

@@ -63,6 +63,14 @@ def too_long(said: str, limit: int) -> TooLong | None:
     return None
 
 
+def shorter(key: str, limit: int, most: int, prompt_tokens: int) -> str:
+    """What helps when a server allows `most` tokens, those of the prompt included if their number is given (about)."""
+    room = most - prompt_tokens
+    together = f" for prompt and answer together, and a prompt takes about {prompt_tokens:,}" if prompt_tokens else ""
+    remedy = f"set {key}={room}" if room > 0 else "have it serve a longer context"
+    return f"{key}={limit} is too much: it allows {most:,} tokens{together}; {remedy}"
+
+
 def context(model: Mapping[str, Any]) -> int | None:
     """The tokens that prompt and answer may have together, where the server's list of models says so."""
     found = (model.get(name) for name in _LISTED)

@@ -5,6 +5,7 @@ refuses the rest is its rate; then a little less, growing slowly, faster the lon
 all gets through, one request at a time tries whether it does again; so the first request of all goes alone too.
 """
 
+import contextlib
 import email.utils
 import math
 import random
@@ -21,6 +22,7 @@ _SPAN = 5.0  # seconds over which the accepted rate is measured
 _WINDOW = 60.0  # seconds: the longest that a server counts requests over, whose mean rate over it is its limit
 _MEASURED = 2.0  # seconds of an overload before its rate is known
 _FIRST_PAUSE, _LAST_PAUSE = 0.5, 2.0  # seconds between tries while a silent server refuses everything
+_LONGEST = 31 * 86400.0  # seconds: to wait for longer than a month no server means
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -28,11 +30,17 @@ class _Bucket:
     """So much a second, in even steps."""
 
     def __init__(self, per_minute: float | None) -> None:
-        self.rate = math.inf if per_minute is None else per_minute / 60
+        self.most = self.rate = math.inf if per_minute is None else per_minute / 60
         self.next_at = 0.0
 
     def take(self, now: float, amount: float, rate: float) -> None:
         self.next_at = max(self.next_at, now - _CATCH_UP) + amount / rate
+
+    def told(self, now: float, per_minute: int) -> None:
+        """The server's newest word on its limit; a larger one shortens the wait that one before it has caused."""
+        old, self.rate = self.rate, min(self.most, per_minute / 60)
+        if old < self.rate:
+            self.next_at = min(self.next_at, now + max(0.0, self.next_at - now) * old / self.rate)
 
 
 class Pace:
@@ -74,8 +82,9 @@ class Pace:
         self._tokens.next_at += (used - tokens) / self._tokens.rate
         for kind, bucket in (("requests", self._requests), ("tokens", self._tokens)):
             limit = headers.get(f"x-ratelimit-limit-{kind}", "")
-            if re.fullmatch(r"\d{1,12}", limit) and int(limit):
-                bucket.rate = min(bucket.rate, int(limit) / 60)
+            # A limit that one request is beyond cannot be meant.
+            if re.fullmatch(r"\d{1,12}", limit) and int(limit) >= max(1, used if bucket is self._tokens else 1):
+                bucket.told(time.monotonic(), int(limit))
                 if headers.get(f"x-ratelimit-remaining-{kind}") == "0":  # others use it up too
                     full = seconds(headers.get(f"x-ratelimit-reset-{kind}", ""))  # until then at the most
                     bucket.next_at = max(bucket.next_at, time.monotonic() + min(full, 60 / int(limit)))
@@ -153,13 +162,12 @@ def seconds(text: str) -> float:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait by the server's word: retry-after-ms, or retry-after in seconds or as an HTTP date."""
-    if (milliseconds := seconds(headers.get("retry-after-ms", ""))) < math.inf:
-        return milliseconds / 1000
+    """Seconds to wait by the server's word: retry-after-ms, or retry-after in seconds or as an HTTP date.
+
+    None when it says nothing, and nothing that can be meant: garbage, or more than a month.
+    """
     text = headers.get("retry-after", "")
-    if (wait := seconds(text)) < math.inf:
-        return wait
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, OverflowError, OSError):
-        return None
+    waits = [seconds(headers.get("retry-after-ms", "")) / 1000, seconds(text)]
+    with contextlib.suppress(ValueError, TypeError, OverflowError, OSError):
+        waits.append(max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time()))
+    return next((wait for wait in waits if wait <= _LONGEST), None)

@@ -53,8 +53,8 @@ _BESIDE = {
 }
 _RANKS_COMPILED = [re.compile(rf"(?:{rank})(?:_?\d{{1,3}})?") for rank in _RANKS]
 _ORDER = (
-    *("choices", "candidates", "body", "message", "response", "outputs", "output", "generated_text", "text", "content"),
-    *("parts", "completion"),
+    *("choices", "candidates", "body", "message", "response", "outputs", "output", "generated_text", "generation"),
+    *("text", "content", "parts", "completion"),
 )
 
 
@@ -210,9 +210,12 @@ def _reply(value: dict[str, Any]) -> list[str]:
     raise NotText("dict")
 
 
+_OF_SERVERS = {"finish_reason", "message", "index", "logprobs"}
+
+
 def _is_reply(choices: Any) -> bool:
     """Whether these are a server's choices, and not the candidates of a question."""
-    return isinstance(choices, list) and all(isinstance(part, dict) and "finish_reason" in part for part in choices)
+    return isinstance(choices, list) and all(isinstance(part, dict) and _OF_SERVERS & part.keys() for part in choices)
 
 
 def _is_chat(value: Any) -> bool:

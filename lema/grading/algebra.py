@@ -20,9 +20,10 @@ _READING = ConversionConfig(interpret_as_mixed_fractions=False, lowercase_symbol
 _COMMANDS = """frac sqrt pi cdot infty sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp binom
     lfloor rfloor lceil rceil""".split()
 _READABLE = re.compile(rf"(?:[-0-9A-Za-z+/^_{{}}()|!. ]|\\sqrt\[\d+\]|\\(?:{GREEK}|{'|'.join(_COMMANDS)})(?![a-z]))+")
-_CALL = re.compile(
-    r"\\(?:(?:arc)?(?:sin|cos|tan)|(?:sin|cos|tan)h|cot|sec|csc|log|ln)(?:[_^]\{(?:[^{}]|\{[^{}]*\})*\}){1,2} ?\("
-)
+_ARGUMENT = r"\{(?:[^{}]|\{[^{}]*\})*\}"
+_INDEXED = rf"\\(?:(?:arc)?(?:sin|cos|tan)|(?:sin|cos|tan)h|cot|sec|csc|log|ln)(?:[_^]{_ARGUMENT}){{1,2}}"
+_CALL = re.compile(rf"{_INDEXED} ?\(")
+_OF_FRACTION = re.compile(rf"({_INDEXED}) ?(\\frac(?:{_ARGUMENT}){{2}})(?![\w\\({{^!])")
 _RELATION = re.compile(r"(=|<|>|\\[lg]e(?![a-z])) ?")
 # Digits of agreement that two different short answers never have, and how exactly values are worked out for it.
 _AGREEMENT, _DIGITS, _MAX_DIGITS = 25, 30, 400
@@ -102,8 +103,8 @@ def _read(text: str) -> Expr:
 
 
 def _called(text: str) -> str:
-    """`\\sin^{2}(x)` and `\\log_{2}(8)` with their argument in braces: to the parser brackets there are a factor."""
-    position = 0
+    """`\\sin^{2}(x)` and `\\log_{2}\\frac{1}{8}` with their argument in braces: to the parser it is a factor."""
+    text, position = _OF_FRACTION.sub(r"\1(\2)", text), 0
     while call := _CALL.search(text, position):
         position, depth = call.start() + 2, 0
         for bracket in re.finditer(r"[()]", text[call.end() - 1 :]):

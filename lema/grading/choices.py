@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from lema.grading.numerals import legible
 
 _DRESS = re.compile(r"\\[a-zA-Z]+|</?[a-z]{1,10}>|\\[,;!()\[\] ]|[{}$*\"`~]|(?<!\w)[_']+|[_']+(?!\w)")
-_CLAUSE = re.compile(r"([,;!?\n]|\.(?!\w)|\b(?:(?<!anything )(?<!all )but|because|since|so|while|whereas|although)\b)")
+_CLAUSE = re.compile(
+    r"([,;!?\n]|\.(?!\w)|\b(?:(?<!anything )(?<!all )but|because|since|so|while|whereas|although)\b)", re.IGNORECASE
+)
+_BEST = re.compile(r"\bis the (?:best|correct|right|most \w+) (?:answer|choice|option)\b", re.IGNORECASE)
 # A clause that says what is wrong goes as a whole; behind the other words goes the rest of the clause.
 _WRONG = re.compile(
     r"\b(?:wrong|incorrect|false|unlikely|ruled out|eliminated?|discard|reject|exclude|rule out)\b"
@@ -20,17 +23,18 @@ _WRONG = re.compile(
     re.IGNORECASE,
 )
 _NOT = re.compile(
-    r"\b(?:not(?! only\b)|neither|nor|never|no longer|(?:anything|all) but|cannot|\w+n't|rather than|instead of"
-    r"|unlike|except)\b",
+    r"\b(?:not(?! only\b)|neither|nor|never|no (?:longer|option|choice)|(?:anything|all) but|cannot|\w+n't|rather than"
+    r"|instead of|unlike|except)\b",
     re.IGNORECASE,
 )
 _ANNOUNCES = re.compile(
     r"\b(?:answer|choices?|options?|it|this|that|i|choose|pick|rather than|instead of|unlike|except)\b", re.IGNORECASE
 )
+_DETERMINERS = frozenset("a an the my your his her its our their".split())
 _REASON = re.compile(r"\b(?:because|since|as|while|whereas|although|though|given|considering)\b", re.IGNORECASE)
 _ENDS = r"(?=\s*(?:$|[\])}.:,;!?\n])|\s+(?:-\s|(?:because|since|as|for|which|and|or|is|would|seems)\b))"
 _LETTERS = re.compile(
-    rf"[(\[]\s*([A-Za-z])\s*[)\]]"
+    rf"[(\[]\s*([A-Za-z])\s*[)\]]|\b(?i:option|choice|letter) ([A-Z])(?![\w'])"
     rf"|(?:^\W*|(?i:\b(?:options?|choices?|letter|answer|choose|pick|select|go with|is|it's|be|or|and|both|but|so"
     rf"|thus))\W+|[:=,] *)([A-Z]){_ENDS}"
     r"|^\W*([a-z])\W*$|(?:^|\s)([b-z])\)"
@@ -40,6 +44,7 @@ _LETTERS = re.compile(
 def named(phrase: str, candidates: Sequence[str]) -> str | None:
     """The one of `candidates` that `phrase` names. A letter beside another candidate's text names two."""
     clauses = _CLAUSE.split(_DRESS.sub(" ", legible(phrase)))
+    clauses = [clause for clause in clauses if _BEST.search(clause)] or clauses
     names = re.compile("|".join(re.escape(name) for name in candidates if name) or "$^", re.IGNORECASE)
     phrase = "".join(_affirmed(clause, names) for clause in clauses)
     reason = _REASON.search(phrase)
@@ -73,4 +78,5 @@ def _named(phrase: str, candidates: Sequence[str]) -> list[str]:
 
 
 def _words(text: str) -> str:
-    return " ".join(re.sub(r"[-_]", " ", legible(text)).casefold().split())
+    words = re.sub(r"[-_]", " ", legible(text)).casefold().split()
+    return " ".join(word for word in words if word not in _DETERMINERS or len(words) == 1)

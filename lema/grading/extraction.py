@@ -42,7 +42,7 @@ _FILLER = re.compile(
 # "If the answer is 4", "my previous answer is 4", "I do not think the answer is 4": said of another answer.
 _OTHER = re.compile(
     r"(?:\b(?:if|whether|suppose|supposing|assume|assuming|unless|previous|earlier|initial|original|first|old|wrong"
-    r"|incorrect|false|other|alternative|your"
+    r"|incorrect|false|other|alternative|your|(?:incorrect|wrong) to \w+"
     r"|(?:might|may|could|would) (?:think|guess|expect|believe))(?: that)?(?: the| an?| my)?"
     r"|\b(?:not|never|\w+n't)\b[^.,:;\n$\\]{0,30}) $",
     re.IGNORECASE,
@@ -63,6 +63,10 @@ _COURTESY = re.compile(
     r"|checks|matches|agrees)|I hope|hope|let me know|feel free|thank|this (?:is|matches|checks|makes|agrees|confirms"
     r"|completes)|done|great|verified|check(?:ed)?|q\.?e\.?d)\b",
     re.IGNORECASE,
+)
+# Behind the last sentence with a result stands what is said without a number, or a check of it.
+_ADDED = re.compile(
+    rf"(?!.*[\d$\\]){_COURTESY.pattern}|\W*(?:(?:double-?)?check|verif(?:y|ication)|proof)\b\W*:", re.IGNORECASE
 )
 # After a box a sentence is another answer only when it begins with a value.
 _VALUE = re.compile(r"\W*(?:\$|\\[(\[a-z]|[-+]?\\?[$£€]?\.?\d|(?-i:[A-Z])\W*$)", re.IGNORECASE)
@@ -117,12 +121,12 @@ def _readings(text: str, task: str, candidates: Sequence[str]) -> Iterator[str |
     if task == "csqa" and len(sentences) > 1:
         first = re.match(r"\W*(?:option |choice )?\(?[A-Z]\)?(?:[).:]|\W*$)[^\n]{0,60}$", text.partition("\n")[0])
         yield named(first[0], candidates) if first else None
-    while len(sentences) > 1 and _COURTESY.match(sentences[-1]) and not re.search(r"[\d$\\]", sentences[-1]):
+    while len(sentences) > 1 and _ADDED.match(sentences[-1]):
         sentences.pop()
     sentence = sentences[-1]
     # A text that breaks off, or goes round in circles, states nothing; a text of one value is one.
     finished = re.search(r"[.!?)*$\]]$|= *\S+$", sentence) and text.count(sentence) < 3
-    finished = finished or (len(text) <= 40 and "\n" not in text)
+    finished = (finished or (len(text) <= 40 and "\n" not in text)) and (task == "csqa" or sentence[-1:] != "?")
     if task == "csqa":
         yield named(sentence, candidates)
     elif finished and task not in _NUMBER_TASKS:
@@ -194,7 +198,7 @@ def _exact(mark: re.Match[str], behind: str) -> str | None:
     if mark["tag"]:
         return behind.partition("</")[0]
     if mark["field"]:
-        value = re.match(r"\"((?:[^\"\\]|\\.)*)\"|'([^'\n]*)'|([^,}\n]*)", behind)
+        value = re.match(r"\"((?:[^\"\\]|\\.)*)\"|'([^'\n]*)'|\[([^\]\n]*)\]|([^,}\n]*)", behind)
         return next((part for part in value.groups() if part is not None), "").replace("\\\\", "\\") if value else ""
     return None
 

@@ -62,6 +62,8 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (rf"\\(?:{_FONTS}|mathb[bf])\s+([A-Za-z](?![A-Za-z])|\d+)", r"\1"),
         (r"\\mathbb\s*\{([A-QS-Z])\}|\\text\{\s*([ie])\s*\}", r"\1\2"),
         (rf"\\text\{{\s*({_FUNCTIONS})\s*\}}", r"\\\1 "),
+        (r"\\text\{\s*,?\s*and\s*\}", ","),
+        (r"\\text\{\s*,?\s*or\s*\}", ";"),
         # Units of several parts: `\text{ m}/\text{s}^2`, `\frac{\text{mi}}{\text{hr}}`, `\text{m s^{-1}}`.
         *[(r"(?<=[\d}) ])(\\text\{[^{}]*)\^\s*(?:\{-?\d+\}|-?\d)", r"\1")] * 2,
         (rf"(?<=[\d}})])\s*\\frac\s*\{{\s*{_UNIT}\s*\}}\s*\{{\s*{_UNIT}\s*\}}", r"\\text{ unit}"),
@@ -74,6 +76,11 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
             r"(?<![\d})])(?<![\d})] )\\text\{(\s*\(?(?:[A-Za-z]|-?\d+(?:\.\d+)?)\)?(?:\s*,\s*(?:[A-Za-z]|\d+))*\s*)\}",
             r"\1",
         ),
+        # `\text{15 cm}` is a number and its unit.
+        (r"^\\text\{\s*(-?\d[\d,.]*) ([a-z][a-z. ]*)\}$", r"\1\\text{ \2}"),
+        # Open ends as in `]0,1[`.
+        (r"^\](?=[^\[\]]+[,;][^\[\]]+[\[\])]$)", "("),
+        (r"(?<=^[(\[])([^\[\]]+[,;][^\[\]]+)\[$", r"\1)"),
         # Matrices in all their brackets; a determinant keeps its own.
         (r"\\begin\{(?:[pbB]|small)?matrix\}|\\begin\{array\}(?:\[\w\])?\s*\{[clr|@ ]*\}", r"\\begin{pmatrix}"),
         (r"\\end\{(?:(?:[pbB]|small)?matrix|array)\}", r"\\end{pmatrix}"),
@@ -102,8 +109,8 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
         (r"\*\*", "^"),
         (r"\\(?:times|ast)(?![a-z])|\*", r"\\cdot "),
         (r"(?:\\text\{\s*)?\b[Pp]er ?cent\b(?:\s*\})?|\\%", "%"),
-        (r"\\text\{\s*,?\s*and\s*\}|(?<![A-Za-z])and(?![A-Za-z])", ","),
-        (r"\\text\{\s*,?\s*or\s*\}|(?<![A-Za-z])or(?![A-Za-z]| (?:more|less|fewer)\b)", ";"),
+        (r"(?<![A-Za-z])and(?![A-Za-z])", ","),
+        (r"(?<![A-Za-z])or(?![A-Za-z]| (?:more|less|fewer)\b)", ";"),
         (rf"(?<![\\A-Za-z])({_FUNCTIONS})(?![A-Za-z])", r"\\\1 "),
         (r"\\inf(?:inity)?(?![a-z])", r"\\infty"),
         # Arguments without braces: `\frac12`, `\frac1{72}`, `\frac\pi4`, `\sqrt3`, `x^10`, `x^-1`, `1011_2`.
@@ -241,7 +248,10 @@ def _without_units(text: str) -> str:
     ):
         text = f"\\text{{{text}}}"
     return re.sub(
-        r"\\text\s*\{([^{}]*)\}", lambda match: f"\\text{{{re.sub(r'[^a-z0-9:]', '', match[1].lower())}}}", text
+        r"\\text\s*\{(?: *(?:an?|the) (?=[a-z]{3}))?([^{}]*)\}",
+        lambda match: f"\\text{{{re.sub(r'[^a-z0-9:]', '', match[1].lower())}}}",
+        text,
+        flags=re.IGNORECASE,
     )
 
 

@@ -43,7 +43,10 @@ _SPOKEN: list[tuple[re.Pattern[str], str]] = [
         (r"(?<=\d) plus (?=\d)", " + "),
         (r"(?<=\d) (?:times|multiplied by|[x×]) (?=[\d(])|(?<=\d)x(?=\d)", " * "),
         (r"(?<=\d) divided by (?=\d)", " / "),
+        (r"(?:\$(\d+)|(?<![\d.,])(\d+) dollars?),? (?:and )?(\d\d) cents?\b", r"$\1\2.\3"),
+        (r"(?:\$(\d+)|(?<![\d.,])(\d+) dollars?),? (?:and )?(\d) cents?\b", r"$\1\2.0\3"),
         (r"(?<=\d) dozens?\b", " * 12"),
+        (rf"\bhalf an? (?={'|'.join(MULTIPLES)})", "0.5 "),
         (r"(?<=\d) ?k\b", " thousand"),
         (r"(?<=\d) ?(?-i:M|mn|mln|mil)\b", " million"),
         (r"(?<=\d) ?(?-i:B|bn)\b", " billion"),
@@ -54,14 +57,14 @@ _SPOKEN: list[tuple[re.Pattern[str], str]] = [
 _AND_PART = re.compile(rf"(?<=\d) and ({WORDS.pattern})", re.IGNORECASE)
 _DENIED = re.compile(
     r"(?:\b(?:not(?! (?:only|counting|including)\b)|no longer|never|neither|cannot|rather than|instead of"
-    r"|anything (?:but|except)|(?:far|different) from|unlikely|other than|no(?= \d))\b|n't\b)"
+    r"|anything (?:but|except)|(?:far|different) from|unlikely|(?:incorrect|wrong) to|other than|no(?= \d))\b|n't\b)"
     r".*?(?=,(?!\d{3})|;|\.(?!\d)|\n|\bbut\b|$)",
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(r"([,;\n]|\.(?!\d))")
 _WRONG = re.compile(
     r"\b(?:(?:is|are|be)(?:n't| not) (?:the |a )?(?:\w+ )?(?:answer|correct|right|solution|possible|valid)"
-    r"|(?:is|are) (?:wrong|incorrect|impossible))\b",
+    r"|(?:is|are|was|were) (?:wrong|incorrect|impossible))\b",
     re.IGNORECASE,
 )
 _COMPARED = re.compile(
@@ -183,6 +186,7 @@ def _whole(phrase: str, start: int, end: int, text: str) -> str:
             + f" {spelled(compound['value']) or compound['value']}"
         )
     following = re.search(r"[$£€\\]*-?\d[\d,]*(?:\.\d+)?", rest)
-    if following and re.search(r"\b(?:and|or)\b|^\s*[,;]\s*$", rest[: following.start()]):
+    listed = re.match(r" [a-z]+, \$?\d+ [a-z]+\W*$", rest)  # `8 boys, 10 girls`
+    if following and (listed or re.search(r"\b(?:and|or)\b|^\s*[,;]\s*$", rest[: following.start()])):
         return phrase[start : end + following.end()].strip()
     return text

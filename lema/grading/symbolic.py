@@ -10,6 +10,8 @@ The conventions, each with an instance (`\` of LaTeX left out where it does not 
 - A base is part of the number: `1011_2` is neither 1011 nor `1011_3`.
 - A bare list and a set are unordered: `1, 2` is `\{2, 1\}`. Tuples, intervals and matrices are ordered.
 - Brackets matter: `(1,2)` is neither `[1,2]` nor `1,2`, and `(-\infty,3]` is not `(-\infty,3)`.
+- `x = 1, y = 2` is the point `(1,2)`.
+- `6:10` is the ratio `3:5` and `\frac35`, but `12:30` is a time.
 - A list with `\ldots` is ordered. `0.75 or 3/4` is one value in two spellings, and `1 or 2` is two.
 - Roots and logarithms are compared where both sides are real: `\sqrt{1/n}` is `1/\sqrt n`, but `\sqrt{x^2}` is no `x`.
 - An inequality in one variable is an interval, `\pm` two values, `y = 2x` the same line as `2x - y = 0`.
@@ -36,7 +38,11 @@ _MAX_DEPTH = 40
 _CLOSE = 1e-6
 _PLAIN = re.compile(r"([-+]?)\$?([0-9]+|[0-9]{1,3}(?:,[0-9]{3})+|(?=\.[0-9]))(?:\.([0-9]*))?")
 _BASE = re.compile(r"-?[0-9A-Z.]+_\{\w+\}")
-_MATRIX = re.compile(r"\\begin\{([pbB]?matrix|array)\}(?:\{[clr|]*\})?(.*)\\end\{\1\}")
+_RATIO, _TIME = re.compile(r"(\d+):([1-9]\d*)"), re.compile(r"\d{1,2}:\d\d")
+_MATRIX = re.compile(
+    r"(-?(?:\w+|\\frac\{[^{}]*\}\{[^{}]*\})?) ?(?:\\cdot ?)?"  # a factor
+    r"\\begin\{([pbB]?matrix|array)\}(?:\{[clr|]*\})?(.*)\\end\{\2\}"
+)
 _NAME = re.compile(
     r"(?:\\?[A-Za-z]|[A-Z]{2,3}|\\text\{\w+\}|m?\\angle ?(?:[A-Z]{1,3}|\{[A-Z]{1,3}\}|\d)|\\[a-z]+)(?:_\{[\w,]+\})?"
     r"(?:\^\{-1\})?'{0,2}(?:\([-\w,]+\)|\[[^\[\]]*\])?"
@@ -47,7 +53,10 @@ _NAME = re.compile(
     r"|\\frac\{d(?:\^\{2\})?\w?\}\{d\w(?:\^\{2\})?\}|\\(?:lim|int|sum|prod|max|min|det|gcd)(?![a-z]).*"
 )
 # `\\textbf{(B)}\\ 12`: a choice by its letter and its value, of which the gold answer is one.
-_CHOICE = re.compile(r"\\(?:text|math)(?:bf|rm)? *\{ *\(([A-J])\) *\}(?:[\s~]|\\[ ,;:]|\\q?quad(?![a-z]))*(.*[^\s}].*)")
+_CHOICE = re.compile(
+    r"(?:\\(?:text|math)(?:bf|rm)? *\{ *\((?P<dressed>[A-J])\) *\}|\((?P<bare>[A-J])\)(?=\s))"
+    r"(?:[\s~]|\\[ ,;:]|\\q?quad(?![a-z]))*(?P<value>(?!.*\([A-J]\)).*[^\s}].*)"
+)
 _LETTERED = re.compile(r"(?:\\(?:text|math)(?:bf|rm)? *\{ *)?\(?[A-J]\)? *\}?")
 _VARIABLE = re.compile(r"[A-Za-z]|\\(?!pi|infty)[a-z]+")
 _LETTER = re.compile(rf"(?<![A-Za-z\\])[A-DF-HJ-Za-dfghj-z]|\\(?:{GREEK})(?![a-z])")
@@ -101,7 +110,7 @@ def _compare(found: str, gold: str, same: _Same) -> _Verdict:
     if max(len(found), len(gold)) > MAX_LENGTH or _depth(found) > _MAX_DEPTH:
         return found == gold
     if choice := _CHOICE.fullmatch(found):
-        found = choice[1] if _LETTERED.fullmatch(gold) else choice[2].strip()
+        found = choice["dressed"] or choice["bare"] if _LETTERED.fullmatch(gold) else choice["value"].strip()
     one, two = clean(found), clean(gold)
     if not one or not two:
         return False
@@ -129,6 +138,9 @@ def _same(found: str, gold: str, same: _Same) -> _Verdict:
     (kind, parts), (gold_kind, gold_parts) = _parts(found), _parts(gold)
     if kind == "list" and gold_kind == "value" and len(_split(found, ";")) == len(parts):
         return _all(_same(part, gold, same) for part in parts)  # `0.75 or 3/4`
+    names = [_named(part)[0] for part in parts]
+    if (kind, gold_kind) == ("list", "()") and all(map(_VARIABLE.fullmatch, names)) and names == sorted(set(names)):
+        kind = "()"
     if kind != gold_kind or len(parts) != len(gold_parts):
         return False
     if kind == "value":
@@ -171,7 +183,7 @@ def _by_number(found: str, gold: str) -> _Verdict:
     """Whether two single values agree, as far as strings and exact numbers can tell."""
     if found == gold:
         return True
-    values = number(found), number(gold)
+    values = number(_fraction(found, gold)), number(_fraction(gold, found))
     if None not in values:
         return values[0] == values[1]
     if _BASE.fullmatch(found) or _BASE.fullmatch(gold):
@@ -185,11 +197,18 @@ def _by_number(found: str, gold: str) -> _Verdict:
     return False
 
 
+def _fraction(text: str, other: str) -> str:
+    """A ratio as a fraction where the other answer is one too: `6:10` is `3:5`, but `12:30` is a time."""
+    times = all(_TIME.fullmatch(side) for side in (text, other) if ":" in side)
+    return text if times or not re.search(":|/|frac", other) else _RATIO.sub(r"\\frac{\1}{\2}", text)
+
+
 def _parts(text: str) -> tuple[str, list[str]]:
     """What kind of answer this is, and the parts to compare one by one: members, coordinates, end points, cells."""
     if matrix := _MATRIX.fullmatch(text):
-        rows = [row.split("&") for row in matrix[2].removesuffix("\\\\").split("\\\\")]
-        return f"matrix of {[len(row) for row in rows]}", [cell for row in rows for cell in row]
+        rows = [row.split("&") for row in matrix[3].removesuffix("\\\\").split("\\\\")]
+        cells = [f"{matrix[1]}({cell})" if matrix[1] else cell for row in rows for cell in row]
+        return f"matrix of {[len(row) for row in rows]}", cells
     if len(pieces := _split(text, "\\cup")) > 1:
         return "union", pieces
     in_set = text.startswith("\\{") and text.endswith("\\}") and _encloses(text[2:-2])

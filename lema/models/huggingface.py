@@ -1,7 +1,6 @@
 """Models in Hugging Face format: loading them, to answer problems or to be trained, and answering problems."""
 
 import functools
-import json
 import logging
 import os
 from pathlib import Path
@@ -14,10 +13,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.trainer_utils import set_seed
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from lema.artifacts import write_json
+from lema.artifacts import keep, kept
 from lema.config import Attention, BackboneConfig, Batches, Method, ModelConfig, Precision, TrainConfig
 from lema.generated import answer_part
 from lema.grading import grade_all
+from lema.locks import check
 from lema.models.generating import generate, own_settings, without_settings
 from lema.models.kernels import choose
 from lema.models.reading import reading
@@ -215,12 +215,15 @@ def complete(
     texts: dict[int, tuple[str, bool]] = {}
     for start in tqdm(range(0, len(encoded), batch_size), desc=resume.name, unit="batch", disable=None):
         batch, path = by_length[start : start + batch_size], resume.with_name(f"{resume.name} {start}.json")
-        if not path.exists():
+        check()
+        answers: Any = kept(path)
+        if answers is None:
             torch.manual_seed(seed + start // batch_size)
             rows, _ = generate(language_model, tokenizer, [encoded[index] for index in batch], **options)
             cut = [(row[: len(row) - ended], not ended) for row, ended in rows]  # without the token that ended it
-            write_json(path, [(tokenizer.decode(row, skip_special_tokens=True), limit) for row, limit in cut])
-        texts.update(zip(batch, map(tuple, json.loads(path.read_text(encoding="utf-8"))), strict=True))
+            answers = [(tokenizer.decode(row, skip_special_tokens=True), limit) for row, limit in cut]
+            keep(path, answers)
+        texts.update(zip(batch, map(tuple, answers), strict=True))
     return [_stopped(*texts[index], stop) for index in range(len(encoded))]
 
 

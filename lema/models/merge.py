@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lema.config import ModelConfig
+from lema.locks import check
 from lema.models.generating import generate
 from lema.models.huggingface import encode_prompt, load_adapter, load_to_answer, load_tokenizer
 from lema.models.weights import Weights
@@ -38,6 +39,7 @@ def merge(base: Weights, adapter: Path, folder: Path, model: ModelConfig, *, deq
     merged = merged.merge_and_unload(safe_merge=True)  # refuses weights that are not numbers
     # The number alone: the rotary embedding, its base and its scaling stay.
     merged.config.max_position_embeddings = max(MIN_POSITIONS, merged.config.max_position_embeddings)
+    check()
     merged.save_pretrained(folder)
     load_tokenizer(base).save_pretrained(folder)
 
@@ -69,6 +71,7 @@ def _replies(model: Any, tokenizer: Any, prompts: list[list[int]]) -> Iterator[R
     """The model's greedy answer to each prompt, in order."""
     options: dict[str, Any] = {"max_new_tokens": CHECKED_TOKENS, "do_sample": False, "logits": True}
     for start in range(0, len(prompts), CHECKED_AT_ONCE):
+        check()
         rows, logits = generate(model, tokenizer, prompts[start : start + CHECKED_AT_ONCE], **options)
         assert logits is not None
         for (tokens, _), of_row in zip(rows, logits, strict=True):

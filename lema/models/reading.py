@@ -13,6 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers.modeling_utils import load_state_dict
 
+from lema.faults import explained
 from lema.models.weights import Weights
 from lema.types import UserError
 
@@ -38,6 +39,8 @@ def reading(source: Weights, part: str) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, DAMAGE) and type(error) is not Exception:  # tokenizers raises no class of its own
             raise
+        if found := explained(error, Path(source.location)):  # of a disk or its rights: to copy it again is no remedy
+            raise found from error
         damaged = _first_damaged(source.folder) if source.folder else None
         what = f"{source.location}: the {part}{f' ({damaged})' if damaged else ''}"
         raise UserError(f"{what} {_why(source, error, damaged)}") from error
@@ -51,8 +54,11 @@ def _why(source: Weights, error: Exception, damaged: str | None) -> str:
     names = {file.name for file in source.folder.iterdir()} if source.folder else set()
     if "tokenizer.model" in names and "tokenizer.json" not in names and not importlib.util.find_spec("sentencepiece"):
         return "is in SentencePiece's format: pip install sentencepiece protobuf"
-    again = "check the id, the revision and the network"
-    if Path(source.location).is_dir():
+    again, folder = "check the id, the revision and the network", Path(source.location)
+    made = next((each for each in (folder, *folder.parents) if (each / "record.json").is_file()), None)
+    if made:
+        again = f"delete {made} to make it again"
+    elif folder.is_dir():
         again = "copy or download it again"
     elif damaged:
         again = f"hf cache rm model/{source.location}, and it is downloaded again"

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from transformers import DataCollatorForSeq2Seq, LlamaConfig, LlamaForCausalLM
 
 from lema.config import Config
+from lema.locks import check
 from lema.models.muon import Muon
 from lema.models.tiny_corpus import NUMBERS, arithmetic_corpus, make_tokenizer
 from lema.prompts.formats import cot
@@ -48,6 +49,7 @@ def build(folder: Path, problems: list[Problem], config: Config) -> dict[str, ob
     optimizers = [Muon(matrices, muon), torch.optim.AdamW(others, tiny.other_learning_rate, weight_decay=0.0)]
     batches, losses, tokens = _batches(rows, tokenizer, tiny.batch_tokens, Random(seed)), [], 0
     for step in tqdm(range(tiny.steps), desc="base", unit="step", disable=None):
+        check()
         batch = next(batches)
         ids, targets = batch["input_ids"], batch["labels"][:, 1:]
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state

@@ -1,39 +1,38 @@
 """The training loop: the Hugging Face Trainer, with steps of our own layout, and an end that loses nothing.
 
-A checkpoint counts once its list of contents is written, so one cut short by a kill, or damaged since, is passed over.
+A checkpoint counts once its list of contents is written: one cut short by a kill or a full disk, or damaged since, is
+made again.
 """
 
-import json
 import logging
 import math
-import os
 import resource
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Sampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from lema.artifacts import fingerprint, write_json
+from lema import stopping
+from lema.artifacts import fingerprint, keep, kept
 from lema.config import Batches, Config, Precision, Selection
+from lema.links import duplicate, own_folder
+from lema.locks import check
 from lema.models.batches import Layout, Row, mean_loss
-from lema.types import Stopped, UserError
+from lema.types import UserError
 
 log = logging.getLogger(__name__)
 
 CONTENTS = "contents.json"  # of a whole checkpoint: a fingerprint of each file
 # What resuming needs beside the weights. The rest is a model, or an adapter, in Hugging Face format.
-STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "training_args.bin", CONTENTS)
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)  # of a cluster that takes the machine back
+STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "training_args.bin")
 
 
 class Order(Sampler[int]):
@@ -129,38 +128,21 @@ class Keeper(TrainerCallback):
 
     def __init__(self, keep: int, weights_too: bool) -> None:
         self.keep, self.weights_too = keep, weights_too
-        self.received: signal.Signals | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.received:
+        check()
+        if stopping.received():
             control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         files = [file for file in sorted(newest.iterdir()) if file.name != CONTENTS]
-        write_json(newest / CONTENTS, {file.name: fingerprint(file, sync=True) for file in files})
+        keep(newest / CONTENTS, {file.name: fingerprint(file, sync=True) for file in files})
         for old in saved(newest.parent)[: -self.keep]:
             if self.weights_too:
                 shutil.rmtree(old)
             for name in () if self.weights_too else STATE:
                 (old / name).unlink(missing_ok=True)
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take the stop signals in hand. Only the main thread may; elsewhere they do what they always do."""
-
-        def receive(number: int, _: Any) -> None:
-            self.received = signal.Signals(number)
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, receive) for number in STOP_SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def train(
@@ -189,17 +171,31 @@ def train(
         callbacks=[keeper, Curve(track)],
     )
     trainer.remove_callback(PrinterCallback)
+    newest = newest_whole(folder)
+    if newest and newest.endswith(f"checkpoint-{steps}"):  # the Trainer would go one step beyond it
+        trainer.state = TrainerState.load_from_json(f"{newest}/trainer_state.json")
+        Curve(track).on_train_begin(None, trainer.state, None)
+        return _curve(trainer)
     try:
-        with keeper.listening():
-            trainer.train(resume_from_checkpoint=newest_whole(folder))
+        with stopping.landing(_tell):
+            trainer.train(resume_from_checkpoint=newest)
     except torch.OutOfMemoryError as error:
         smaller = "row_tokens" if recipe.batches is Batches.packed else "micro_batch_size"
         less = f"lower train.{smaller}, or train.activation_checkpointing=true"
         raise UserError(f"train: out of memory at step {trainer.state.global_step + 1}: {less}") from error
-    if keeper.received:
-        at = f"stopped by {keeper.received.name} after step {trainer.state.global_step} of {steps}"
-        raise Stopped(f"train: {at}, and a checkpoint saved")
+    if number := stopping.received():
+        at = f"stopped by {number.name} after step {trainer.state.global_step} of {steps}"
+        raise stopping.Stopped(f"train: {at}, and a checkpoint saved")
+    return _curve(trainer)
+
+
+def _curve(trainer: CompletionTrainer) -> list[dict[str, float]]:
     return [row for row in trainer.state.log_history if "loss" in row]
+
+
+def _tell(number: signal.Signals) -> None:
+    left = "a second signal leaves at once, without it"
+    log.info("%-16s %s: training ends after this step, with a checkpoint; %s", "train", number.name, left)
 
 
 def _arguments(config: Config, steps: int, folder: Path) -> TrainingArguments:
@@ -230,20 +226,33 @@ def _arguments(config: Config, steps: int, folder: Path) -> TrainingArguments:
 
 def saved(folder: Path) -> list[Path]:
     """The checkpoints in a folder, by their steps."""
-    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    steps = {path: path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*") if path.is_dir()}
+    return sorted((path for path in steps if steps[path].isdecimal()), key=lambda path: int(steps[path]))
 
 
 def newest_whole(folder: Path) -> str | None:
-    """The newest checkpoint whose files are all as they were written; damaged ones before it are named."""
-    for checkpoint in reversed(saved(folder)):
-        try:
-            contents = json.loads((checkpoint / CONTENTS).read_text(encoding="utf-8"))
-            if all(fingerprint(checkpoint / name) == value for name, value in contents.items()):
-                return str(checkpoint)
-        except (FileNotFoundError, json.JSONDecodeError):
-            pass
-        log.warning("train: %s is cut short or damaged, and passed over", checkpoint)
-    return None
+    """The checkpoint to go on from: the newest one with all that resuming needs, and none damaged before it.
+
+    Those behind it are removed: nothing but training again can make them.
+    """
+    checkpoints, whole = saved(folder), 0
+    for number, checkpoint in enumerate(checkpoints, 1):
+        contents = kept(checkpoint / CONTENTS) or {}
+        lacking = {name for name, value in contents.items() if _fingerprint(checkpoint / name) != value}
+        if not contents or lacking - set(STATE):
+            break
+        whole = whole if lacking else number  # of older ones the weights alone were kept
+    for checkpoint in checkpoints[whole:]:
+        log.warning("train: %s is cut short or damaged, or follows one that is: it is made again", checkpoint)
+        shutil.rmtree(checkpoint)
+    if not whole:
+        return None
+    log.info("train: goes on from %s", checkpoints[whole - 1])
+    return str(checkpoints[whole - 1])
+
+
+def _fingerprint(file: Path) -> str | None:
+    return fingerprint(file) if file.is_file() else None
 
 
 def _peak_memory() -> int:
@@ -261,7 +270,7 @@ def collect(folder: Path, target: Path, every: int) -> list[int]:
         if step % every and checkpoint != checkpoints[-1]:
             continue  # saved at a stop signal
         # Links, not moves: a kill here must leave the checkpoints whole. PEFT's README says nothing of the experiment.
-        ignore = shutil.ignore_patterns(*STATE, "README.md")
-        shutil.copytree(checkpoint, target / f"step-{step}", ignore=ignore, copy_function=os.link)
+        for file in (file for file in checkpoint.iterdir() if file.name not in (*STATE, CONTENTS, "README.md")):
+            duplicate(file, own_folder(target / f"step-{step}") / file.name)
         steps.append(step)
     return steps

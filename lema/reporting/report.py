@@ -5,8 +5,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from lema.artifacts import Artifact, lock, own_folder, write_text
+from lema.artifacts import Artifact, fingerprint, keep, kept, write_text
 from lema.identity import without_paths
+from lema.links import follow, own_folder
+from lema.locks import check, lock
 from lema.privacy import shown
 from lema.reporting import export, markdown, plots
 from lema.reporting.comparing import UNTUNED, Comparison, compare
@@ -45,18 +47,25 @@ def checked(run: Run) -> Run:
 
 def _write(comparison: Comparison, folder: Path) -> bool:
     """Nothing is drawn again when nothing changed: a run that finds all its artifacts answers at once."""
-    numbers = export.as_json(comparison)
-    new = not (folder / "report.json").is_file() or (folder / "report.json").read_text(encoding="utf-8") != numbers
+    numbers, written, drawn = export.as_json(comparison), folder / "report.json", folder / ".drawn.json"
+    new = not written.is_file() or written.read_bytes() != numbers.encode() or kept(drawn) != _drawn(folder)
     if new:
         for old in folder.glob("*.png"):
             old.unlink()
         plots.draw(comparison, folder)
+        check()
         write_text(folder / "report.csv", export.arms_csv(comparison))
         write_text(folder / "differences.csv", export.differences_csv(comparison))
+        keep(drawn, _drawn(folder))
     pictures = {task: [name for name in plots.names(task) if (folder / name).is_file()] for task in comparison.tasks}
     write_text(folder / "report.md", shown(markdown.render(comparison, pictures)))
     write_text(folder / "report.json", numbers)  # last: it says that the pictures are those of these numbers
     return new
+
+
+def _drawn(folder: Path) -> dict[str, str]:
+    """A fingerprint of each picture and table."""
+    return {file.name: fingerprint(file) for kind in ("*.png", "*.csv") for file in sorted(folder.glob(kind))}
 
 
 def evaluations(comparison: Comparison) -> list[Artifact]:
@@ -64,7 +73,7 @@ def evaluations(comparison: Comparison) -> list[Artifact]:
     runs = [run for arm in comparison.arms for run in arm.runs]
     steps = {run.folder / step: (run, step) for run in runs for step in ("evaluate_untuned", "evaluate")}
     found = {
-        path.resolve(): Artifact(path.resolve(), run.digests[step], run.records[step]["summary"])
+        follow(path).resolve(): Artifact(follow(path).resolve(), run.digests[step], run.records[step]["summary"])
         for path, (run, step) in steps.items()
         if step in run.records
     }
@@ -75,7 +84,7 @@ def at_wandb(comparison: Comparison, root: Path, title: str) -> Content:
     """The report's tables and words for W&B, with the ids of exactly the runs that they are about."""
 
     def ids(runs: Iterable[Run], step: str) -> list[str]:
-        made = [(run.wandb.get(step), (run.folder / step).resolve().name) for run in runs if step in run.records]
+        made = [(run.wandb.get(step), follow(run.folder / step).resolve().name) for run in runs if step in run.records]
         return [known or run_id(root, step, name.rpartition("-")[2]) for known, name in made]
 
     tasks = []

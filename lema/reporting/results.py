@@ -6,6 +6,7 @@ is in a folder: a run that cannot be used has a `trouble` that says why, and is 
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -17,6 +18,7 @@ import numpy as np
 from lema.artifacts import is_whole
 from lema.config import Stage
 from lema.identity import digest, without_paths
+from lema.links import follow
 from lema.types import SCORE_VERSION
 
 STOPPED = "stopped after"  # the beginning of the state of a run that was asked not to go further
@@ -26,7 +28,7 @@ OWN_STEPS = ("train", "select", "merge", "evaluate")
 CHAIN = (("train", "mix"), ("select", "train"), ("merge", "train"), ("evaluate", "select"), ("evaluate", "merge"))
 
 # What reading records that are not as we wrote them may raise.
-DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Run:
 
     def _verdicts(self, step: str) -> Verdicts | None:
         try:
-            data = (self.folder / step / "predictions.jsonl").read_bytes()
+            data = (follow(self.folder / step) / "predictions.jsonl").read_bytes()
             if hashlib.sha256(data).hexdigest() != self.records[step]["files"]["predictions.jsonl"]:
                 return None
             rows = [json.loads(line) for line in data.splitlines()]
@@ -108,11 +110,11 @@ class Run:
     def asked(self) -> list[dict[str, Any]]:
         """The problems that it was evaluated on; none when they are gone."""
         step = "test_data" if "test_data" in self.records and self.score["split"] == "test" else "data"
-        return _rows(self.folder / step / f"{self.score['split']}.jsonl", "id", "question", "answer")
+        return _rows(follow(self.folder / step) / f"{self.score['split']}.jsonl", "id", "question", "answer")
 
     def predictions(self) -> list[dict[str, Any]]:
         """Its answers, in full; none when they are gone."""
-        return _rows(self.folder / "evaluate" / "predictions.jsonl", "problem_id", "text")
+        return _rows(follow(self.folder / "evaluate") / "predictions.jsonl", "problem_id", "text")
 
     @cached_property
     def levels(self) -> dict[str, str]:
@@ -121,7 +123,7 @@ class Run:
 
     def curve(self) -> list[tuple[int, float]]:
         """The training loss by step; empty when there is none to read."""
-        rows = _rows(self.folder / "train" / "metrics.jsonl", "step", "loss")
+        rows = _rows(follow(self.folder / "train") / "metrics.jsonl", "step", "loss")
         try:
             return [(int(row["step"]), float(row["loss"])) for row in rows]
         except DAMAGE:
@@ -188,6 +190,10 @@ def _not_started(folder: Path) -> Run:
     return Run(folder, folder.name, {}, None, [], "not started", trouble="it was not started; run its command")
 
 
+class _Unreadable(Exception):
+    """A step's record is damaged; the words are the step's name."""
+
+
 def _read(file: Path) -> Run:
     folder = file.parent
     try:
@@ -204,15 +210,23 @@ def _read(file: Path) -> Run:
         )
         return Run(**{**vars(run), "trouble": _trouble(run)})
     except (OSError, *DAMAGE):
-        why = "its run.json or a record in it cannot be read; delete the folder, or run its command again"
-        return Run(folder, folder.name, {}, None, [], "unreadable", trouble=why)
+        why = "its run.json cannot be read; delete the folder, or run its command again"
+    except _Unreadable as step:
+        why = f"its {step}/record.json cannot be read; delete what {step} links to and run its command again"
+    return Run(folder, folder.name, {}, None, [], "unreadable", trouble=why)
 
 
 def _records(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The steps whose artifacts are there, in the order they are made."""
-    found = {file.parent.name: json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*/record.json")}
-    stages = list(Stage)
-    yield from sorted(found.items(), key=lambda item: (stages.index(item[1]["recipe"]["stage"]), item[0]))
+    stages, found = list(Stage), []
+    for step in folder.iterdir():
+        try:
+            if (file := follow(step) / "record.json").exists():
+                record = json.loads(file.read_text(encoding="utf-8"))
+                found.append((stages.index(record["recipe"]["stage"]), step.name, record))
+        except (OSError, *DAMAGE):
+            raise _Unreadable(step.name) from None
+    yield from ((name, record) for _, name, record in sorted(found, key=lambda each: each[:2]))
 
 
 def _trouble(run: Run) -> str | None:
@@ -223,7 +237,7 @@ def _trouble(run: Run) -> str | None:
     if "evaluate" not in run.records:
         made = [name for name in run.records if name not in ("evaluate_untuned", "test_data")]
         reached = f"after {made[-1]}" if made else "before its first step was done"
-        if (run.folder / "evaluate").is_symlink():
+        if os.path.lexists(run.folder / "evaluate"):
             return "its evaluation was removed; run its command again"
         if run.state == "running":
             return f"it was not finished: it stopped without a word (killed?) or still runs, {reached}"

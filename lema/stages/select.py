@@ -3,14 +3,12 @@
 Best is the highest accuracy by the official rules; of equals the one with the fewest steps. Adapters answer unmerged.
 """
 
-import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lema.artifacts import RESUME, Artifact, Recipe, write_jsonl
+from lema.artifacts import RESUME, Artifact, Recipe, keep, kept, write_jsonl
 from lema.cell import Cell
 from lema.config import Method, Selection, Split
 from lema.types import Problem, Solution, UserError
@@ -69,8 +67,9 @@ def _predictions(cell: Cell, folder: Path, step: int, split: Split) -> list[Solu
     from lema.models.huggingface import solve
 
     config, name = cell.config, f"step-{step}"
-    done = folder / RESUME / f"{name}.jsonl"
-    if not done.exists():
+    done = folder / RESUME / f"{name}.json"
+    rows = kept(done)
+    if rows is None:
         checkpoint = cell.artifacts["train"].path / "checkpoints" / name
         method, base = config.train.method, cell.base
         whole = method is Method.full
@@ -85,10 +84,10 @@ def _predictions(cell: Cell, folder: Path, step: int, split: Split) -> list[Solu
             adapter=None if whole else checkpoint,
             resume=folder / RESUME / f"select {name}",
         )
-        write_jsonl(done, predictions)
-    shutil.copyfile(done, folder / done.name)
-    with done.open(encoding="utf-8") as file:
-        return [Solution(**json.loads(line)) for line in file]
+        rows = [vars(each) for each in predictions]
+        keep(done, rows)
+    write_jsonl(folder / f"{name}.jsonl", rows)
+    return [Solution(**row) for row in rows]
 
 
 def _asked(cell: Cell, split: Split) -> Artifact:

@@ -16,9 +16,11 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import Artifact, Recipe
+from lema.artifacts import Artifact, Recipe, write_text
 from lema.config import Config, Stage
+from lema.faults import cause
 from lema.identity import digest, identity, portable
+from lema.locks import lock
 from lema.tracking import refusals, results, service
 
 log = logging.getLogger(__name__)
@@ -50,12 +52,10 @@ def run_id(root: Path, stage: str, key: str) -> str:
     token = root / "wandb" / "id"
     if not token.exists():
         token.parent.mkdir(parents=True, exist_ok=True)
-        own = token.with_name(f".id.{uuid.uuid4().hex}")
-        own.write_text(uuid.uuid4().hex, encoding="utf-8")
-        with contextlib.suppress(FileExistsError):  # another process was first
-            os.link(own, token)
-        own.unlink()
-    return digest([token.read_text(encoding="utf-8"), stage, key])
+        with lock(token):
+            if not token.exists():  # else another process was first
+                write_text(token, uuid.uuid4().hex)
+    return digest([token.read_text(encoding="utf-8", errors="replace"), stage, key])
 
 
 @dataclass
@@ -171,7 +171,8 @@ class StepRun:
                 self.tracker.offline |= not ("WANDB_MODE" in os.environ or wandb.login(prompt=False, verify=False))
                 self._start()
             except Exception as error:  # of many kinds, none of which is a reason to lose a result
-                problem = refusals.happened(error)
+                found = cause(error, self.tracker.root)
+                problem = f"W&B started no run ({found})" if found else refusals.happened(error)
                 service.end()  # or the run id counts as in use
                 self._renamed = "previously created and deleted" in str(error)  # which is refused later too
                 if not self.tracker.offline:

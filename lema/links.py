@@ -1,0 +1,68 @@
+"""Links: none is followed for writing, and none is needed: exFAT, network drives and Colab's Drive have no links.
+
+Where there are no hard links, files are copied. Where there are no symbolic links, a folder is pointed to by a small
+text file (`-> ../../train/LABEL-KEY`), and a file by a hard link or a copy.
+"""
+
+import filecmp
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+from lema.types import UserError
+
+_POINTER = "-> "
+
+
+def own_folder(path: Path) -> Path:
+    """A folder to write in, made where it is missing; `UserError` where a symbolic link has its place."""
+    refuse_links(path)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def refuse_links(*paths: Path) -> None:
+    """`UserError` names the first of the paths that is a symbolic link, which would be written through or replaced."""
+    for path in paths:
+        if path.is_symlink():
+            why = "a symbolic link, which is not followed"
+            raise UserError(f"{path}: {why}; put what it points to in its place, or remove the link")
+
+
+def duplicate(source: Path, target: Path) -> None:
+    """Give a file a second name, `target`, with a hard link; or copy it."""
+    try:
+        os.link(source, target)
+    except OSError:  # whatever the reason is: the copy meets a full or a broken disk too, and says so
+        shutil.copyfile(source, target)
+
+
+def point(path: Path, target: Path) -> None:
+    """Make `path` stand for a file or folder `target`, in one step where it stood for another."""
+    relative = os.path.relpath(target, path.parent)
+    if path.is_symlink() and os.readlink(path) == relative:
+        return
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.symlink_to(relative)
+    except OSError:
+        if target.is_dir():
+            temporary.write_text(f"{_POINTER}{relative}\n", encoding="utf-8")
+        elif path.is_file() and filecmp.cmp(path, target, shallow=False):
+            return
+        else:
+            duplicate(target, temporary)
+    try:
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def follow(path: Path) -> Path:
+    """The folder that `point` made `path` stand for, as a path to read through; any other path as it is."""
+    if path.is_symlink() or not path.is_file():
+        return path
+    with path.open(encoding="utf-8", errors="replace") as file:
+        line = file.read(4096).partition("\n")[0]
+    return path.parent / line.removeprefix(_POINTER) if line.startswith(_POINTER) else path

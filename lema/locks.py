@@ -1,0 +1,140 @@
+"""One owner of what is made: a lock file that its owner touches, taken over when the owner is dead or silent.
+
+A paused owner (SIGSTOP, a suspended laptop) is silent too, and may wake when another has taken over. So whoever holds
+locks calls `check` at each step of the work: it raises once another process holds one of them.
+"""
+
+import contextlib
+import logging
+import math
+import os
+import stat
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
+
+from lema.links import refuse_links
+from lema.types import UserError
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 5.0  # a lock's owner touches it this often
+STALE_SECONDS = 60.0  # an owner silent for longer is dead, or paused (twelve missed beats)
+UNSIGNED_SECONDS = 10.0  # a lock without a readable owner for longer is nobody's: owners sign as they make the file
+TOLD_SECONDS = 30.0  # a waiting process says so this often
+LOOK_SECONDS = 1.0  # `check` looks at a lock this often
+
+
+class TakenOver(UserError):
+    """Another process makes what this one was making: how the run ends is for that one to write down."""
+
+
+class Held:
+    """A lock that this process holds."""
+
+    def __init__(self, target: Path) -> None:
+        self.target, self.path = target, Path(f"{target}.lock")
+        self.looked_at = 0.0
+        self._lease = SoftFileLease(
+            self.path, lease_duration=STALE_SECONDS, heartbeat_interval=min(HEARTBEAT_SECONDS, STALE_SECONDS / 2)
+        )
+
+    def lost(self) -> str:
+        """Why it is this process's no longer, in words; empty while it is: to be asked before results show."""
+        self.looked_at, lost, own = time.monotonic(), self._lease.compromise, f"token={self._lease.token}\n".encode()
+        try:
+            signed = self.path.read_bytes()
+        except FileNotFoundError:
+            signed = b""
+        except OSError:  # a network drive that is away for a moment: the heartbeat says when it is for too long
+            signed = own
+        if own in signed:
+            again = "run the same command again"
+            return f"{self.path}: could not be touched for {STALE_SECONDS:g} s ({lost.error}); {again}" if lost else ""
+        owner = self._lease.owner
+        who = f"process {owner.pid} on {owner.hostname}" if owner else "which has ended, or removed the lock"
+        taken = f"another process has taken over ({who}), as this one was silent for too long"
+        return f"{self.path}: {taken}; what it makes is {self.target}: run the same command again to go on from there"
+
+    def acquire(self) -> None:
+        """Wait until a living owner is done; take the lock of a dead or silent one over, and one that is nobody's."""
+        seen, since, told, patience = None, 0.0, -math.inf, 0.0
+        while True:
+            self._refuse_others()
+            try:
+                self._lease.acquire(timeout=patience)
+                return
+            except Timeout:
+                patience = LOOK_SECONDS
+            except LeaseSettingsMismatch:  # another version of lema holds it, or held it
+                time.sleep(LOOK_SECONDS)
+            now, owner, found = time.monotonic(), self._lease.owner, _state(self.path)
+            if found != seen:
+                seen, since = found, now
+            # filelock takes over from a dead or silent owner, but not on every file system, nor whatever the file says.
+            lasts = UNSIGNED_SECONDS if owner is None else max(STALE_SECONDS, owner.lease_duration or 0.0)
+            if found and now - since > lasts + LOOK_SECONDS:
+                self._break(found)
+            elif found and now - told >= TOLD_SECONDS:
+                told = now
+                self._tell(found[0] / 1e9, lasts)
+
+    def release(self) -> None:
+        """Let the next one have it."""
+        self._lease.release()
+
+    def _refuse_others(self) -> None:
+        refuse_links(self.path)
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(os.lstat(self.path).st_mode):
+                raise UserError(f"{self.path}: no file, where the lock of {self.target.name} belongs; remove it")
+
+    def _tell(self, touched: float, lasts: float) -> None:
+        owner, at = self._lease.owner, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(touched))
+        who = f"process {owner.pid} on {owner.hostname}" if owner else "nobody that can be read"
+        then = f"goes on when it is released, or untouched for {lasts:.0f} s; if nothing runs there, delete it"
+        log.info("%-16s for %s: held by %s, last touched at %s; %s", "waiting", self.path, who, at, then)
+
+    def _break(self, found: tuple[int, bytes]) -> None:
+        """Remove the lock unless it is another one by now: then its owner, who may have seen it gone, has it back."""
+        aside = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}")
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self.path, aside)
+            if _state(aside) != found and not self.path.exists():
+                os.rename(aside, self.path)
+            aside.unlink(missing_ok=True)
+
+
+def _state(path: Path) -> tuple[int, bytes] | None:
+    """When a lock was touched, in ns, and by whom; None when there is none."""
+    try:
+        with path.open("rb") as file:
+            return os.fstat(file.fileno()).st_mtime_ns, file.read(1024)
+    except FileNotFoundError:
+        return None
+
+
+_held: list[Held] = []  # by this process
+
+
+@contextlib.contextmanager
+def lock(target: Path) -> Iterator[Held]:
+    """Hold `target`.lock: wait for a living process that holds it, take a dead or silent one's over."""
+    held = Held(target)
+    held.acquire()
+    _held.append(held)
+    try:
+        yield held
+    finally:
+        _held.remove(held)
+        held.release()
+
+
+def check(at_once: bool = False) -> None:
+    """`TakenOver` when another process has taken over what this one is making; cheap enough for each row."""
+    for held in _held:
+        if (at_once or time.monotonic() - held.looked_at >= LOOK_SECONDS) and (why := held.lost()):
+            raise TakenOver(why)

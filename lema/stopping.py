@@ -1,0 +1,95 @@
+"""How a run is stopped: a first signal ends it in one line once what must land has landed, a second leaves at once."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+# A terminal's Ctrl-C and its end, a batch system's ways to take the machine back.
+SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+# Seconds within which several signals are one to what must land: `timeout` sends each to the process and to its group.
+ONE = 0.05
+GOES_ON = "; the same command goes on from here"
+
+
+class Stopped(SystemExit):
+    """A stop signal was obeyed. It ends the whole sweep, where an error ends a cell; Python prints it as one line."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.code = text + GOES_ON
+
+
+class _Run:
+    """What this process knows of its end."""
+
+    received: signal.Signals | None = None
+    work = "start"  # what a stop interrupts
+    landing: Callable[[signal.Signals], object] | None = None
+
+
+def listen() -> None:
+    """Obey the stop signals from here on. For the main thread, once; a signal that is ignored (`nohup`) stays so."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    # Python's own handlers wait until a long step on the GPU returns; what is written to this pipe does not.
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_leave_at_second, args=(reader,), daemon=True).start()
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _receive)
+
+
+def _receive(number: int, _: object) -> None:
+    if _Run.received is None:
+        _Run.received = signal.Signals(number)
+        if _Run.landing is None:
+            begin(_Run.work)
+        else:
+            _Run.landing(_Run.received)
+
+
+def _leave_at_second(reader: int) -> None:
+    first: float | None = None
+    while True:
+        (number,), now = os.read(reader, 1), time.monotonic()
+        if number not in SIGNALS:
+            continue
+        if first is None:
+            first = now
+        elif _Run.landing is None or now - first > ONE:
+            line = f"\n{_Run.work}: left at once by a second signal, {signal.Signals(number).name}{GOES_ON}\n"
+            with suppress(OSError):  # the terminal may be gone
+                os.write(2, line.encode())
+            os._exit(128 + number)
+
+
+def begin(work: str) -> None:
+    """Name what runs from here on, for the line of a stop; `Stopped` when a signal came that interrupted nothing."""
+    _Run.work = work
+    if _Run.received:
+        raise Stopped(f"{work}: stopped by {_Run.received.name}")
+
+
+def end() -> None:
+    """The run is over, and nothing is left to be kept: Python's own end, which takes seconds, may be cut short."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is _receive:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def received() -> signal.Signals | None:
+    """The stop signal that came, if one did."""
+    return _Run.received
+
+
+@contextmanager
+def landing(tell: Callable[[signal.Signals], object]) -> Iterator[None]:
+    """Within, a stop signal goes to `tell` and interrupts nothing: the work soon ends by itself, with `Stopped`."""
+    _Run.landing = tell
+    try:
+        yield
+    finally:
+        _Run.landing = None
