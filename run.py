@@ -20,8 +20,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lema.compose import at_end, register, to_config
-from lema.environment import check_arguments
+from lema.config.compose import at_end, register, to_config
+from lema.config.environment import check_arguments
 from lema.launchers import refuse_several
 from lema.privacy import guard
 from lema.types import UserError

@@ -7,8 +7,8 @@ from lema.api import estimate
 from lema.api.asking import ask
 from lema.api.journal import Answer
 from lema.artifacts import Artifact, Store
-from lema.compose import known_tasks
 from lema.config import ApiConfig, Ask, Config, Grader, SourceConfig, SourceKind, Split
+from lema.config.compose import known_tasks
 from lema.data import tasks
 from lema.data.leakage import TestQuestions
 from lema.identity import digest, identity, plain

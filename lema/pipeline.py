@@ -19,11 +19,11 @@ from omegaconf import DictConfig, OmegaConf
 from lema import preflight, run_folder, stopping, sweeps
 from lema.api import journal
 from lema.artifacts import Artifact, Recipe, Store, write_text
+from lema.artifacts.faults import explaining
+from lema.artifacts.links import own_folder, refuse_links
 from lema.cell import Cell
-from lema.compose import at_end
 from lema.config import Config, CotPart, Extra, Method, Only, Stage
-from lema.faults import explaining
-from lema.links import own_folder, refuse_links
+from lema.config.compose import at_end
 from lema.stages import base, correct, data, evaluate, merge, mix, rationales, sample, select, train
 from lema.tracking import Tracker, reports, service
 from lema.types import UserError

@@ -9,13 +9,13 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
-from lema import card, links
-from lema.artifacts import write_json, write_jsonl
+from lema import card
+from lema.artifacts import links, write_json, write_jsonl
+from lema.artifacts.faults import explained
+from lema.artifacts.locks import TakenOver
 from lema.cell import Cell
 from lema.config import Stage
-from lema.faults import explained
 from lema.identity import portable
-from lema.locks import TakenOver
 from lema.privacy import shown
 from lema.reporting.results import STOPPED
 from lema.stopping import Stopped

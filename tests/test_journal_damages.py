@@ -18,9 +18,9 @@ from test_asking import api_for, asked
 from test_damages import unprivileged
 from test_journal import HELLO, OTHER, YES, paid
 
-from lema import faults
 from lema.api import journal
 from lema.api.journal import VERSION, Answer, open_journal
+from lema.artifacts import faults
 from lema.types import UserError
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "lema"
 # Each layer imports only from the ones before it (or from its own package).
 LAYERS = [
-    ["privacy", "allowed", "generated", "machine", "launchers", "stopping"],
-    ["types", "config", "grading"],
-    ["environment", "identity", "prompts", "data", "links", "faults"],
-    ["compose", "locks"],
+    ["privacy", "generated", "launchers", "stopping"],
+    ["types", "grading"],
+    ["config"],
+    ["identity", "prompts", "data"],
     ["artifacts"],
     ["api", "models", "tracking", "sweeps"],
     ["correctors", "reporting", "cell"],
-    ["stages", "paying", "card"],
+    ["stages", "card"],
     ["preflight", "run_folder"],
     ["pipeline"],
 ]
@@ -31,7 +31,7 @@ HOMES = {
     "rapidfuzz": {"grading/official.py"},
     "scipy": {"reporting/statistics.py"},
     "matplotlib": {"reporting/plots.py"},
-    "torch": {"models", "preflight.py"},  # a folder: any file in it
+    "torch": {"models", "preflight"},  # a folder: any file in it
     "transformers": {"models"},
 }
 FILES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}

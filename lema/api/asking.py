@@ -28,9 +28,9 @@ from lema.api.billing import most_usd, usd
 from lema.api.estimate import estimate
 from lema.api.journal import Answer, Journal, Spending, open_journal
 from lema.api.pacing import Pace
+from lema.artifacts.locks import lock
 from lema.config import ApiConfig, PriceConfig
 from lema.identity import without_paths
-from lema.locks import lock
 from lema.types import UserError
 
 if TYPE_CHECKING:

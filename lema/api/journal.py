@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from lema.faults import is_full
+from lema.artifacts.faults import is_full
 from lema.types import UserError
 
 # Of the format, in the file's user_version; 0 had no attempts and no cached_tokens, 1 did not keep what a server said,

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from lema.artifacts import write_json, write_text
+from lema.artifacts.links import own_folder
 from lema.config import CompareConfig
 from lema.identity import flat, without_paths
-from lema.links import own_folder
 from lema.privacy import shown
 from lema.reporting.comparing import aligned, flipped
 from lema.reporting.markdown import bullets, chosen, over, table

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from lema.artifacts import Artifact, fingerprint, keep, kept, write_text
+from lema.artifacts.links import follow, own_folder
+from lema.artifacts.locks import check, lock
 from lema.identity import without_paths
-from lema.links import follow, own_folder
-from lema.locks import check, lock
 from lema.privacy import shown
 from lema.reporting import export, markdown, plots
 from lema.reporting.comparing import UNTUNED, Comparison, compare

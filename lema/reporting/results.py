@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from lema.artifacts import is_whole
+from lema.artifacts.links import follow
 from lema.config import Stage
 from lema.identity import digest, without_paths
-from lema.links import follow
 from lema.types import SCORE_VERSION
 
 STOPPED = "stopped after"  # the beginning of the state of a run that was asked not to go further

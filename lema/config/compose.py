@@ -10,8 +10,6 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from lema import environment
-from lema.allowed import refused
 from lema.config import (
     ApiConfig,
     Ask,
@@ -27,13 +25,15 @@ from lema.config import (
     Split,
     TaskConfig,
     Without,
+    environment,
 )
+from lema.config.allowed import refused
 from lema.types import UserError
 
 # What is left to do once Hydra is done with all cells: it calls nothing at the end of a sweep in which one failed.
 at_end = ExitStack()
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def register(sweeps: Path) -> None:

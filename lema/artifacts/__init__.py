@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
+from lema.artifacts.links import own_folder, refuse_links
+from lema.artifacts.locks import TakenOver, check, lock
+from lema.artifacts.machine import made_on
 from lema.identity import digest
-from lema.links import own_folder, refuse_links
-from lema.locks import TakenOver, check, lock
-from lema.machine import made_on
 from lema.types import UserError
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Optional
 
-from lema.allowed import Count, CountOr0, Group, Name, Project, Range, Rate, Seed, Share, ShareBelow1
+from lema.config.allowed import Count, CountOr0, Group, Name, Project, Range, Rate, Seed, Share, ShareBelow1
 
 # The stages in the order they run: what `until=` and `only=` take.
 Stage = StrEnum(
@@ -50,7 +50,7 @@ Split = StrEnum("Split", ["dev", "test"])  # what is evaluated; dev is cut out o
 # `auto` is flash-attention 2 on a GPU if installed; else varlen on packed rows, each document by itself; else sdpa.
 Attention = StrEnum("Attention", ["auto", "sdpa", "eager", "flash_attention_2", "varlen"])
 TrackerName = StrEnum("TrackerName", ["wandb", "none"])
-# Ranges of numbers, beside those of `lema.allowed`.
+# Ranges of numbers, beside those of `lema.config.allowed`.
 Repeats = Annotated[int, Range(1, 10_000)]  # of one question
 Made = Annotated[int, Range(1, 1_000_000)]  # texts or problems, no two alike
 Parameters = Annotated[int, Range(1, 10**15)]
