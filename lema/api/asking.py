@@ -172,7 +172,8 @@ class _Asking:
         """Say what is waited for; and no request leaves any more."""
         landing = f"what is on its way, {self.pace.in_flight} requests, is waited for"
         seconds, again = self.settings.request_timeout, "a second signal leaves at once, and they are paid for again"
-        log.info("%-16s %s: %s, %g s at most; %s", "asking", number.name, landing, seconds, again)
+        if self.pace.in_flight:
+            log.info("%-16s %s: %s, %g s at most; %s", "asking", number.name, landing, seconds, again)
         self.changed.set()
 
     def _kept(self) -> str:
