@@ -49,11 +49,11 @@ def register(sweeps: Path) -> None:
 
 def known_tasks() -> list[TaskConfig]:
     """Every task of conf/task that has a data set."""
-    tasks: list[Any] = [OmegaConf.to_object(_task(file)) for file in sorted((CONF / "task").glob("*.yaml"))]
-    return [task for task in tasks if task.dataset]
+    tasks: list[Any] = [OmegaConf.to_object(task(file)) for file in sorted((CONF / "task").glob("*.yaml"))]
+    return [each for each in tasks if each.dataset]
 
 
-def _task(file: Path) -> Any:
+def task(file: Path) -> Any:
     """A task by its file, with the data sets that its defaults list names (`dataset@train_dataset: gsm8k`)."""
     own: Any = OmegaConf.load(file)
     named = {key: name for entry in own.pop("defaults", []) if entry != "_self_" for key, name in entry.items()}
