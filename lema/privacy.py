@@ -119,8 +119,8 @@ class Terminal:
 
 def guard() -> None:
     """From here on this process prints only what may be shown, whoever prints: Hydra, a library, a traceback."""
-    # One that was closed (`>&-`) is None.
-    streams: list[Any] = [Terminal(each or Path(os.devnull).open("w")) for each in (sys.stdout, sys.stderr)]
+    closed = os.open(os.devnull, os.O_WRONLY)  # `>&-`: Python has None for such a stream
+    streams: list[Any] = [Terminal(each or os.fdopen(closed, "w", closefd=False)) for each in (sys.stdout, sys.stderr)]
     sys.stdout, sys.stderr = streams
 
 
