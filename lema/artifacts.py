@@ -163,7 +163,8 @@ def _take_over(folder: Path, own: Path) -> None:
     for path in sorted(earlier, key=lambda path: not (path / RESUME / ATTEMPT).exists()):
         for file in sorted((path / RESUME).rglob("*")):
             moved = own / file.relative_to(path)
-            if file.is_file() and not file.name.startswith(".") and not moved.exists():
+            misplaced = "." in str(file.relative_to(path).parent)  # in a folder that is in the place of a file
+            if file.is_file() and not misplaced and not file.name.startswith(".") and not moved.exists():
                 moved.parent.mkdir(parents=True, exist_ok=True)
                 os.rename(file, moved)
         shutil.rmtree(path, ignore_errors=True)
