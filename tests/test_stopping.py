@@ -147,7 +147,7 @@ def test_who_waits_for_another_process_is_stopped_at_once(tmp_path: Path) -> Non
         first = client_that_flies(url, tmp_path / "journal.sqlite", 150)
         second = started(url, 150, tmp_path / "journal.sqlite", width=WIDTH)
         assert second.stderr
-        assert f"waiting      for process {first.pid}" in second.stderr.readline()
+        assert f": held by process {first.pid} on " in second.stderr.readline()
         second.send_signal(signal.SIGTERM)
         _, [line], took = ended(second)
         assert took < 2
