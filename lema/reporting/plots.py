@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lema.artifacts.locks import check
 from lema.identity import digest
 from lema.reporting.comparing import ARMS, CONTRASTS, UNTUNED, Arm, Comparison, Difference, Row
 from lema.reporting.statistics import over_seeds
@@ -43,6 +44,7 @@ def draw(comparison: Comparison, folder: Path) -> None:
         )
         for name, figure in zip(names(task), figures, strict=True):
             if figure is not None:
+                check()
                 figure.savefig(folder / name, dpi=DPI, metadata={"Software": None})
                 _close(figure)
 

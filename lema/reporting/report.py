@@ -48,6 +48,7 @@ def checked(run: Run) -> Run:
 def _write(comparison: Comparison, folder: Path) -> bool:
     """Nothing is drawn again when nothing changed: a run that finds all its artifacts answers at once."""
     numbers, written, drawn = export.as_json(comparison), folder / "report.json", folder / ".drawn.json"
+    check()  # reading all runs takes a while
     new = not written.is_file() or written.read_bytes() != numbers.encode() or kept(drawn) != _drawn(folder)
     if new:
         for old in folder.glob("*.png"):
