@@ -20,16 +20,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lema.compose import at_end, register, to_config
-from lema.environment import check_arguments
+from lema.config.compose import at_end, register, to_config
+from lema.config.environment import check_arguments
 from lema.launchers import refuse_several
-from lema.privacy import guard
+from lema.privacy import check_shown, guard
 from lema.types import UserError
 
 register(Path(__file__).parent / "sweeps")
 # Read by the libraries when they are imported, which happens where they are used.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-if not sys.stderr.isatty():
+if not (sys.stderr and sys.stderr.isatty()):
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
@@ -54,6 +54,7 @@ if __name__ == "__main__":
     guard()
     refuse_several()
     check_arguments(sys.argv[1:])
-    at_end.callback(stopping.end)  # after all others
+    at_end.push(check_shown)  # after all others
+    at_end.callback(stopping.end)
     with at_end:
         main()

@@ -12,10 +12,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from lema.artifacts import write_json, write_text
+from lema.artifacts.links import own_folder, point
 from lema.cell import Cell
 from lema.config import Merge, Method, Selection
 from lema.identity import portable
-from lema.links import own_folder, point
 
 ADAPTER = "adapter_config.json"  # names the base it was loaded from
 

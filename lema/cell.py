@@ -3,14 +3,15 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lema import estimate, tasks
+from lema.api import estimate
+from lema.api.asking import ask
+from lema.api.journal import Answer
 from lema.artifacts import Artifact, Store
-from lema.asking import ask
-from lema.compose import known_tasks
 from lema.config import ApiConfig, Ask, Config, Grader, SourceConfig, SourceKind, Split
+from lema.config.compose import known_tasks
+from lema.data import tasks
+from lema.data.leakage import TestQuestions
 from lema.identity import digest, identity, plain
-from lema.journal import Answer
-from lema.leakage import TestQuestions
 from lema.models.weights import Weights, weights
 from lema.prompts.demonstrations import demonstrations
 from lema.prompts.formats import cot_prompt, few_shot_prompt

@@ -16,13 +16,14 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from lema import journal, preflight, run_folder, stopping, sweeps
+from lema import preflight, run_folder, stopping, sweeps
+from lema.api import journal
 from lema.artifacts import Artifact, Recipe, Store, write_text
+from lema.artifacts.faults import explaining
+from lema.artifacts.links import own_folder, refuse_links
 from lema.cell import Cell
-from lema.compose import at_end
 from lema.config import Config, CotPart, Extra, Method, Only, Stage
-from lema.faults import explaining
-from lema.links import own_folder, refuse_links
+from lema.config.compose import at_end
 from lema.stages import base, correct, data, evaluate, merge, mix, rationales, sample, select, train
 from lema.tracking import Tracker, reports, service
 from lema.types import UserError
@@ -142,7 +143,7 @@ def _run(config: Config, overrides: list[str], in_sweep: bool) -> None:
     if config.only == Only("wandb_sweep"):
         raise UserError("only=wandb_sweep: needs a sweep; name one, sweeps=NAME, or values, -m seed=1,2,3")
     if config.only == Only("compare"):
-        from lema.stages import compare  # the statistics take half a second to load
+        from lema.reporting import compare  # the statistics take half a second to load
 
         compare.publish(root, config.compare)
         return
@@ -162,7 +163,7 @@ def _report(config: Config, label: str = "all", folders: list[Path] | None = Non
     if stopping.received():  # the report on a sweep is left to the run that goes on
         return
     stopping.begin("report")
-    from lema.stages import report  # as above
+    from lema.reporting import report  # as above
 
     root, project = Path(config.runs_dir), config.tracker.project
     if config.only == Only("wandb_report") and not project:

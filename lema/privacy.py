@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -75,7 +75,13 @@ def shown(text: str) -> str:
 
 
 class Terminal:
-    """A text stream that shows only what may be shown. On a real terminal a progress bar still moves the cursor."""
+    """A text stream that shows only what may be shown. On a real terminal a progress bar still moves the cursor.
+
+    A stream that takes no more (its log's disk is full, `| head` has ended, the terminal is gone) ends no work: one
+    line says so where that can be read, and the exit status at the end.
+    """
+
+    lost = False
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -86,18 +92,43 @@ class Terminal:
     def write(self, text: str) -> int:
         bar = _BAR.match(text) if self._stream.isatty() else None
         moves = bar[0] if bar else ""
-        self._stream.write(moves + shown(text[len(moves) :]))
+        with self._until_lost():
+            self._stream.write(moves + shown(text[len(moves) :]))
         return len(text)
+
+    def flush(self) -> None:
+        with self._until_lost():
+            self._stream.flush()
 
     def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.write(line)
 
+    @contextmanager
+    def _until_lost(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            Terminal.lost, nowhere = True, os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())  # what Python and C have in their buffers goes there too
+            os.close(nowhere)
+            why = f"{self._stream.name[1:-1]}: cannot be written ({error.strerror})"
+            with suppress(OSError):
+                os.write(2, f"{why}; nothing more is shown, the work goes on\n".encode())
+
 
 def guard() -> None:
     """From here on this process prints only what may be shown, whoever prints: Hydra, a library, a traceback."""
-    streams: list[Any] = [Terminal(sys.stdout), Terminal(sys.stderr)]
+    closed = os.open(os.devnull, os.O_WRONLY)  # `>&-`: Python has None for such a stream
+    streams: list[Any] = [Terminal(each or os.fdopen(closed, "w", closefd=False)) for each in (sys.stdout, sys.stderr)]
     sys.stdout, sys.stderr = streams
+
+
+def check_shown(_: object, error: BaseException | None, __: object) -> None:
+    """Exit with 1 what has ended well, but could not print all; for `ExitStack.push`."""
+    sys.stdout.flush()
+    if Terminal.lost and (error is None or (isinstance(error, SystemExit) and not error.code)):
+        sys.exit(1)
 
 
 class LogFormatter(logging.Formatter):

@@ -9,13 +9,13 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
-from lema import card, links
-from lema.artifacts import write_json, write_jsonl
+from lema import card
+from lema.artifacts import DAMAGED, links, write_json, write_jsonl
+from lema.artifacts.faults import explained
+from lema.artifacts.locks import TakenOver
 from lema.cell import Cell
 from lema.config import Stage
-from lema.faults import explained
 from lema.identity import portable
-from lema.locks import TakenOver
 from lema.privacy import shown
 from lema.reporting.results import STOPPED
 from lema.stopping import Stopped
@@ -56,8 +56,8 @@ def _write(cell: Cell, overrides: list[str], state: str) -> None:
     facts = {"name": cell.name, "key": cell.key, "state": state, "overrides": overrides}
     facts |= {
         "config": portable(cell.identity),
-        "setting": cell.setting or earlier.get("setting"),
-        "wandb": dict(earlier.get("wandb") or {}) | cell.tracker.ids,
+        "setting": cell.setting or earlier["setting"],
+        "wandb": earlier["wandb"] | cell.tracker.ids,
     }
     write_json(cell.folder / "run.json", facts)
     write_jsonl(cell.folder / CURVE, _metrics(cell))
@@ -67,9 +67,9 @@ def _earlier(cell: Cell) -> dict[str, Any]:
     """What an earlier attempt wrote: its setting holds until the data are read again, its W&B runs for its steps."""
     try:
         facts = json.loads((cell.folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
+        return {"setting": facts.get("setting"), "wandb": dict(facts.get("wandb") or {})}
+    except (OSError, *DAMAGED):
+        return {"setting": None, "wandb": {}}
 
 
 def _metrics(cell: Cell) -> Iterator[dict[str, Any]]:
@@ -82,6 +82,6 @@ def _metrics(cell: Cell) -> Iterator[dict[str, Any]]:
         yield {"stage": name, "summary": artifact.summary}
     for step in sorted(cell.folder.iterdir()):
         if step.name not in cell.artifacts:
-            with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged one is the report's to name
+            with suppress(OSError, *DAMAGED):  # a damaged one is the report's to name
                 facts = json.loads((links.follow(step) / "record.json").read_text(encoding="utf-8"))
                 yield {"stage": step.name, "summary": facts["summary"]}

@@ -32,6 +32,9 @@ class _Run:
 
 def listen() -> None:
     """Obey the stop signals from here on. For the main thread, once; a signal that is ignored (`nohup`) stays so."""
+    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:  # a closed standard stream, which must not become the pipe
+        pass
+    os.close(free)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     # Python's own handlers wait until a long step on the GPU returns; what is written to this pipe does not.

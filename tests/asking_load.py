@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lema import stopping
-from lema.asking import ask
+from lema.api.asking import ask
 from lema.config import ApiConfig, PriceConfig
 
 TESTS = Path(__file__).parent
@@ -87,16 +87,14 @@ def main() -> None:
     stopping.listen()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     given = json.loads(sys.argv[1])
-    limits = dict.fromkeys(("temperature", "reasoning_effort", "max_tokens", "input_usd", "output_usd"))
-    limits |= dict.fromkeys(("max_requests_per_minute", "max_tokens_per_minute"))
-    limits |= {"max_concurrent_requests": given.get("width", 256), "max_retries": given.get("retries", 6)}
     api = ApiConfig(
-        "gpt-test",
-        given["url"],
+        model="gpt-test",
+        base_url=given["url"],
         max_completion_tokens=1000,
+        max_concurrent_requests=given.get("width", 256),
+        max_retries=given.get("retries", 6),
         request_timeout=given.get("timeout", 60.0),
         max_wait=600.0,
-        **limits,
     )
     price, wanted, start = PriceConfig(*given.get("price", (2.0, 2.0, 10.0))), prompts(given["count"]), time.monotonic()
     settings = {"section": "corrector", "budget_usd": given.get("budget", 1e6), "journal_path": Path(given["journal"])}

@@ -14,8 +14,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
 
-from lema.compose import register, to_config
 from lema.config import Config
+from lema.config.compose import register, to_config
 
 ROOT = Path(__file__).resolve().parents[1]
 

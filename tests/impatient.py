@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    from lema import locks
+    from lema.artifacts import locks
 
     locks.STALE_SECONDS = float(sys.argv[1])
     locks.HEARTBEAT_SECONDS = locks.STALE_SECONDS / 8

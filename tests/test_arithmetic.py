@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from lema.arithmetic import NUM_STEPS, OPERANDS, VALUES, make_problems, true_facts
+from lema.data.arithmetic import NUM_STEPS, OPERANDS, VALUES, make_problems, true_facts
 from lema.prompts.formats import reference_steps
 
 TRAIN, TEST = make_problems(seed=3, num_train=500, num_test=200)

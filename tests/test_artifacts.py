@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from lema import artifacts, locks
-from lema.artifacts import RESUME, Artifact, Recipe, Store, write_jsonl
-from lema.locks import lock
+from lema import artifacts
+from lema.artifacts import RESUME, Artifact, Recipe, Store, locks, write_jsonl
+from lema.artifacts.locks import lock
 from lema.types import Problem, Solution, UserError
 
 

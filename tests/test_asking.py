@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from openai_server import OpenAIServer
 
-from lema.asking import ask
+from lema.api.asking import ask
+from lema.api.journal import Answer, Spending
 from lema.config import ApiConfig, PriceConfig
-from lema.journal import Answer, Spending
 from lema.types import UserError
 
 KEY = "sk-secret-of-the-tests"
@@ -580,7 +580,7 @@ def test_processes_together_do_not_pass_the_budget(journal: Path) -> None:
 
 FULL = """
 import resource, sys
-from lema import journal
+from lema.api import journal
 journal._SPARE_BYTES = 1000  # there is room for no more
 resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
 """ + CLIENT.replace("sys.argv[2])", "sys.argv[2], max_completion_tokens=5000)")

@@ -11,9 +11,9 @@ import pytest
 from raw_server import RawServer, completion, reply
 from test_asking import PRICE, api_for, asked, environment, journal
 
-from lema.asking import ask
+from lema.api.asking import ask
+from lema.api.billing import billed, most_usd, usd
 from lema.config import PriceConfig
-from lema.models.billing import billed, most_usd, usd
 
 assert environment, journal  # the fixtures of this module too
 

@@ -4,7 +4,7 @@ import pytest
 from openai_server import OpenAIServer
 from test_asking import KEY, api_for, environment
 
-from lema.models.api import check_model
+from lema.api.client import check_model
 
 assert environment  # the fixture of this module too
 LIST = [

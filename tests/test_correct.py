@@ -14,10 +14,11 @@ from openai_server import OpenAIServer, ReferenceReply
 from test_pipeline import SMALL
 from test_sample import record, rows, summary
 
-from lema import pipeline, tasks
+from lema import pipeline
+from lema.api.journal import Answer
 from lema.config import Config
 from lema.correctors.model import correct_all
-from lema.journal import Answer
+from lema.data import tasks
 from lema.types import Problem, Solution
 
 GOOD = " Step 1.\nExplanation: 2 + 3 is 5.\nCorrect Solution:\n{\nStep 1: 2 + 3 = 5.\nStep 2: The answer is 5.\n}"

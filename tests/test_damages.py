@@ -108,12 +108,17 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "null": lambda file: file.write_bytes(b"null\n"),
     "a list": lambda file: file.write_bytes(b"[1, 2]\n"),
     "braces": lambda file: file.write_bytes(b"{}\n"),
+    "other values": lambda file: file.write_bytes(
+        b'{"files": [1], "kept": 2, "wandb": [3], "setting": 4, "begun": []}\n'
+    ),
+    "deep": lambda file: file.write_bytes(b"[" * 100_000),
 }
 FINISHED = [
     "data/*/train.jsonl",
     "base/*/model.safetensors",
     "base/*/tokenizer.json",
     "mix/*/examples.jsonl",
+    "mix/*/record.json",
     "train/*/checkpoints/step-2/model.safetensors",
     "evaluate/*lema*/score.json",
     "select/*/step-2.jsonl",
@@ -125,6 +130,7 @@ SHOWN = [
     "cells/*/hub/model/README.md",
     "cells/*/hub/model/model.safetensors",
     "reports/all/report.json",
+    "reports/all/.drawn.json",
     "reports/all/report.md",
     "reports/all/report.csv",
     "reports/all/accuracy-arithmetic.png",

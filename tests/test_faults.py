@@ -18,7 +18,7 @@ from test_pipeline import SMALL
 
 from lema import pipeline
 from lema.artifacts import Artifact, keep, kept, write_json, write_jsonl
-from lema.faults import explained, explaining
+from lema.artifacts.faults import explained, explaining
 from lema.models.reading import reading
 from lema.models.weights import Weights
 from lema.stopping import Stopped

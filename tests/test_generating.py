@@ -15,8 +15,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lema import pipeline
-from lema.arithmetic import make_problems
 from lema.config import BackboneConfig
+from lema.data.arithmetic import make_problems
 from lema.models import merge, trainer
 from lema.models.generating import own_settings
 from lema.models.huggingface import complete, encode_prompt, load_to_answer, load_tokenizer, load_trainable

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lema.journal import VERSION, Answer, Journal, Spending, export, open_journal
+from lema.api.journal import VERSION, Answer, Journal, Spending, export, open_journal
 from lema.types import UserError
 
 HELLO, OTHER = "b-hello", "a-other"
@@ -168,7 +168,10 @@ def test_a_journal_that_kept_no_words_is_read_and_says_so_when_exported(path: Pa
     assert errors[HELLO] == {"code": "prompt too long", "message": "HTTP 400: of 9000 tokens"}
 
 
-OPENED = "import sys; from pathlib import Path; from lema.journal import *\nwith open_journal(Path(sys.argv[1]), []): 1"
+OPENED = (
+    "import sys; from pathlib import Path; from lema.api.journal import open_journal\n"
+    "with open_journal(Path(sys.argv[1]), []): 1"
+)
 
 
 def test_processes_that_open_a_new_journal_at_once_all_can(path: Path) -> None:

@@ -18,8 +18,9 @@ from test_asking import api_for, asked
 from test_damages import unprivileged
 from test_journal import HELLO, OTHER, YES, paid
 
-from lema import faults, journal
-from lema.journal import VERSION, Answer, open_journal
+from lema.api import journal
+from lema.api.journal import VERSION, Answer, open_journal
+from lema.artifacts import faults
 from lema.types import UserError
 
 
@@ -61,16 +62,40 @@ def a_folder(path: Path) -> None:
     path.mkdir()
 
 
+def a_link_to_nowhere(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
 def overwritten(path: Path, start: int, text: bytes) -> None:
     with path.open("r+b") as file:
         file.seek(start)
         file.write(text)
 
 
+def replaced(path: Path, old: bytes, new: bytes) -> None:
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+
+
+def without_table(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("drop table requests")
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "emptied": (lambda path: path.write_bytes(b""), "it is empty, and what was paid before is not known; put a copy"),
-    "text": (lambda path: path.write_text("not a database at all " * 400), "it is no journal .*; move it away"),
-    "no header": (lambda path: overwritten(path, 0, b"x" * 100), "it is no journal .*; move it away"),
+    "emptied": (lambda path: path.write_bytes(b""), "it is empty, or cut off, and .* is not known; put a copy"),
+    "cut to a byte": (lambda path: path.write_bytes(b"S"), "it is empty, or cut off, and .* is not known; put a copy"),
+    "of another format": (
+        lambda path: overwritten(path, 44, b"\x09" * 4),
+        "it is no journal, or damaged .*; put a copy",
+    ),
+    "its table gone": (without_table, "it is no journal, or damaged .*; put a copy"),
+    "an answer no text": (
+        lambda path: replaced(path, b"another", b"an\xffther"),
+        "the answer to request a-other is dam",
+    ),
+    "text": (lambda path: path.write_text("not a database at all " * 400), "it is no journal .*; put a copy"),
+    "no header": (lambda path: overwritten(path, 0, b"x" * 100), "it is no journal .*; put a copy"),
     "cut": (lambda path: path.write_bytes(path.read_bytes()[:5000]), r"it is damaged .*; save .* \.dump"),
     "a page overwritten": (lambda path: overwritten(path, 4096, b"\xee" * 4096), r"it is damaged .* \.dump"),
     "of another program": (of_another_program, "a database of another program .it holds bookmarks.; move it away"),
@@ -83,6 +108,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "its -shm a folder": (lambda path: Path(f"{path}-shm").mkdir(), ".*-shm is a folder .*; move it away"),
     "its -wal not its own": (lambda path: Path(f"{path}-wal").write_bytes(b"text" * 99), ""),
     "its -shm not its own": (lambda path: Path(f"{path}-shm").write_bytes(b"text" * 99), ""),
+    "a link to nowhere": (a_link_to_nowhere, "it is a symbolic link that leads nowhere; mend where it leads"),
     "a link to it": (lambda path: path.symlink_to(path.rename(path.with_name("moved"))), ""),
 }
 
@@ -150,6 +176,37 @@ def test_an_answer_that_was_changed_is_named_and_never_used(path: Path) -> None:
     command = f"update requests set answer=null where key='{OTHER}'"
     assert line(path).endswith(f'or have it asked, and paid, again: sqlite3 {path} "{command}"')
     with pytest.raises(UserError, match="the answer to request a-other is damaged"):
+        journal.export(path, path.parent / "export")
+
+
+def test_what_a_damaged_file_has_lost_is_not_paid_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    path = tmp_path / "runs" / "journal.sqlite"
+    with OpenAIServer() as server:
+        answers, _ = asked(3, api_for(server), path)
+        with sqlite3.connect(path) as db:
+            key = str(db.execute("select key from requests").fetchone()[0]).encode()
+        whole = path.read_bytes()
+        places = [found.start() for found in re.finditer(key, whole)]
+        assert len(places) == 2, "in the table and in its index"
+        for wrong in (places[:1], places[1:], places):
+            path.write_bytes(whole)
+            for place in wrong:
+                overwritten(path, place, b"\xff")
+            try:
+                assert asked(3, api_for(server), path)[0] == answers
+            except UserError as error:
+                assert re.search(rf"^{path}: it is damaged \(.*index", str(error))  # noqa: PT017
+            assert len(server.requests) == 3
+
+
+def test_a_damaged_request_is_named_when_all_are_exported(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("update requests set request='{' where key=?", (OTHER,))
+    with pytest.raises(
+        UserError, match=rf"^{path}: request a-other is damaged; put a copy of the journal in its place"
+    ):
         journal.export(path, path.parent / "export")
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from lema import json_lines
+from lema.data import json_lines
 from lema.types import UserError
 
 ROWS = [{"question": "1 + 1?", "answer": "é 2"}, {"question": "2 + 2?", "answer": "4"}]

@@ -8,43 +8,30 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "lema"
 # Each layer imports only from the ones before it (or from its own package).
 LAYERS = [
-    ["privacy", "allowed", "launchers", "stopping"],
-    ["types", "generated"],
-    ["config", "environment", "links", "faults"],
-    ["compose", "identity", "estimate", "machine", "locks"],
-    [
-        "artifacts",
-        "arithmetic",
-        "prompts",
-        "grading",
-        "journal",
-        "leakage",
-        "statistics",
-        "paper",
-        "json_lines",
-        "prompted",
-        "row_shapes",
-    ],
-    ["tasks", "tracking", "models", "recorded", "reporting"],
-    ["asking", "correctors"],
-    ["cell"],
-    ["stages", "paying", "card"],
-    ["preflight", "run_folder", "sweeps"],
+    ["privacy", "generated", "launchers", "stopping"],
+    ["types", "grading"],
+    ["config"],
+    ["identity", "prompts", "data"],
+    ["artifacts"],
+    ["api", "models", "tracking", "sweeps"],
+    ["correctors", "reporting", "cell"],
+    ["stages", "card"],
+    ["preflight", "run_folder"],
     ["pipeline"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 HOMES = {
-    "openai": {"models/api.py"},
-    "httpx2": {"models/api.py"},
-    "aiohttp": {"models/api.py"},
+    "openai": {"api/client.py"},
+    "httpx2": {"api/client.py"},
+    "aiohttp": {"api/client.py"},
     "wandb": {"tracking"},
-    "datasets": {"tasks.py"},
+    "datasets": {"data/tasks.py"},
     "sympy": {"grading/algebra.py"},
     "latex2sympy2_extended": {"grading/algebra.py"},
     "rapidfuzz": {"grading/official.py"},
-    "scipy": {"statistics.py"},
+    "scipy": {"reporting/statistics.py"},
     "matplotlib": {"reporting/plots.py"},
-    "torch": {"models", "preflight.py"},  # a folder: any file in it
+    "torch": {"models", "preflight"},  # a folder: any file in it
     "transformers": {"models"},
 }
 FILES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lema import leakage
+from lema.data import leakage
 from lema.types import Problem
 
 FENCE = (

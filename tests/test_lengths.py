@@ -11,10 +11,10 @@ import pytest
 from openai_server import OpenAIServer
 from test_asking import api_for, asked, environment, journal, number_of
 
+from lema.api.client import check_model
+from lema.api.journal import export
+from lema.api.lengths import context
 from lema.config import ApiConfig
-from lema.journal import export
-from lema.models.api import check_model
-from lema.models.lengths import context
 from lema.types import UserError
 
 assert environment, journal  # the fixtures of this module too

@@ -10,8 +10,10 @@ from test_artifacts import contents
 from test_pipeline import SMALL
 from test_sample import record
 
-from lema import journal, pipeline, tasks
+from lema import pipeline
+from lema.api import journal
 from lema.config import Config
+from lema.data import tasks
 from lema.types import UserError
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lema import locks
+from lema.artifacts import locks
 from lema.types import UserError
 
 FUTURE = 4_000_000_000  # the year 2096

@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lema.arithmetic import make_problems
+from lema.data.arithmetic import make_problems
 from lema.models import tiny
 from lema.models.huggingface import load_trainable
 from lema.models.merge import agreement, merge

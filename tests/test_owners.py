@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,14 @@ from typing import Any
 
 import pytest
 from asking_load import finished, served, started, stats
+from simulated import answers, run
+from test_report import TINY
 from test_resume import METHODS, SMALL
+
+from lema.artifacts import locks
+from lema.artifacts.locks import TakenOver
+from lema.reporting import plots, report
+from lema.reporting.report import publish
 
 TESTS = Path(__file__).resolve().parent
 STALE = 3.0
@@ -119,3 +127,26 @@ def test_who_has_lost_the_journal_sends_no_more_and_nothing_is_paid_twice(tmp_pa
         assert told["usable"] == 60
         assert stats(url)["requests"] == 60
         assert stats(url)["arrived_twice"] == 0
+
+
+@pytest.mark.parametrize("when", ["compare", "plots.draw"])
+def test_a_report_that_was_taken_over_meanwhile_leaves_what_is_there(
+    tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = publish(tmp_path)[0]
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    run(tmp_path, "lema", 1, answers(20, 5), **TINY)
+    place, _, name = f"lema.reporting.report.{when}".rpartition(".")
+    original = getattr(report if when == "compare" else plots, name)
+
+    def meanwhile(*arguments: Any) -> Any:
+        lock = Path(f"{folder}.lock")
+        lock.unlink(missing_ok=True)
+        lock.write_text("filelock/2\npid=1\nhost=elsewhere\nmode=lease\ntoken=another\nduration=60.0\n")
+        monkeypatch.setattr(locks, "LOOK_SECONDS", 0)  # as much later as a paused process is
+        return original(*arguments)
+
+    monkeypatch.setattr(f"{place}.{name}", meanwhile)
+    with pytest.raises(TakenOver, match=re.escape(f"what it makes is {folder}")):
+        publish(tmp_path)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

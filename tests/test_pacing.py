@@ -8,7 +8,7 @@ from email.utils import formatdate
 import pytest
 from openai_faults import RateLimit
 
-from lema.models.pacing import Pace, retry_after, seconds
+from lema.api.pacing import Pace, retry_after, seconds
 
 
 @pytest.mark.parametrize(

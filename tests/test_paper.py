@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from lema.compose import CONF
-from lema.paper import paper_accuracy, results
-from lema.statistics import standard_error
+from lema.config.compose import CONF
+from lema.reporting.paper import paper_accuracy, results
+from lema.reporting.statistics import standard_error
 
 ROWS: list[dict[str, Any]] = [row for table in results()["tables"] for row in table["rows"]]
 ASKED = [row for table in results()["tables"] if table.get("lookup", True) for row in table["rows"]]

@@ -10,11 +10,12 @@ import pytest
 from openai_server import OpenAIServer
 from test_pipeline import SMALL
 
-from lema import paying, pipeline
+from lema import pipeline
+from lema.api.estimate import price
 from lema.artifacts import Store
 from lema.cell import Cell
 from lema.config import Config, Stage
-from lema.estimate import price
+from lema.preflight import consent
 from lema.types import UserError
 
 PAYING = {Stage.sample, Stage.correct, Stage.rationales}
@@ -33,7 +34,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
 def missing(make_config: Callable[..., Config], tmp_path: Path) -> Callable[..., list[str]]:
     def lines(*overrides: str) -> list[str]:
         cell = Cell(make_config(*overrides), Store(tmp_path))
-        return list(paying.missing(cell, PAYING, list(overrides)))
+        return list(consent.missing(cell, PAYING, list(overrides)))
 
     return lines
 

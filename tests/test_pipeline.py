@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lema import pipeline, tasks
+from lema import pipeline
 from lema.config import Config
+from lema.data import tasks
 from lema.types import UserError
 
 ROOT = Path(__file__).resolve().parents[1]

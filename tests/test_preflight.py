@@ -15,7 +15,8 @@ import torch
 from lema import pipeline, preflight
 from lema.config import Stage
 from lema.models.weights import Weights
-from lema.preflight import Held
+from lema.preflight import hardware
+from lema.preflight.hardware import Held
 from lema.types import UserError
 
 
@@ -273,8 +274,8 @@ ANSWERED = {Stage.train, Stage.select, Stage.evaluate}
 )
 def test_each_form_of_the_backbone_must_fit_on_the_gpu(make_config, overrides, stages, memory, said) -> None:
     config = make_config("backbone=mistral", "sampler=self", *overrides)
-    held = preflight._held(config, stages)
-    lines = list(preflight._too_large("backbone", "org/model", 10**10, held, True, memory * 10**9))
+    held = hardware.held(config, stages)
+    lines = list(hardware.too_large("backbone", "org/model", 10**10, held, True, memory * 10**9))
     if said is None:
         assert not lines
         return
@@ -289,13 +290,13 @@ def test_each_form_of_the_backbone_must_fit_on_the_gpu(make_config, overrides, s
 def test_weights_in_both_forms_are_counted_once(tmp_path: Path) -> None:
     folder = local_model(tmp_path / "both", 0.4)
     local_model(folder, 0.4, "pytorch_model.bin")
-    assert preflight._parameters(Weights("both", str(folder), None, "")) == 400_000_000
-    assert preflight._parameters(Weights("hub", "org/model", None, "")) == 0
+    assert hardware.parameters(Weights("both", str(folder), None, "")) == 400_000_000
+    assert hardware.parameters(Weights("hub", "org/model", None, "")) == 0
 
 
 @pytest.mark.parametrize(("width", "fits"), [(2.0, True), (1e9, False)])
 def test_a_small_model_must_fit_in_memory_too(width: float, fits: bool) -> None:
-    lines = list(preflight._too_large("backbone", "org/small", 10_000_000, [Held("of weights", width)], False, 10**9))
+    lines = list(hardware.too_large("backbone", "org/small", 10_000_000, [Held("of weights", width)], False, 10**9))
     start = (
         "GPU: org/small has 0.0 billion parameters, 10000000 GB of weights, and this machine has no CUDA GPU, and 1 GB"
     )
@@ -350,14 +351,14 @@ def test_what_asks_dev_questions_where_none_are_held_out_is_refused_first(refuse
 def test_without_dev_questions_what_asks_none_goes_on(make_config, overrides: list[str]) -> None:
     config = make_config("task.num_dev=0", "train.save_steps=50", *overrides)
     stages = set(list(Stage)[: list(Stage).index(config.until or Stage.report) + 1])
-    assert not list(preflight._without_dev(config, stages))
+    assert not list(preflight.without_dev(config, stages))
 
 
 @pytest.mark.parametrize(("capability", "lacks"), [((6, 1), True), ((7, 5), True), ((8, 0), False), ((9, 0), False)])
 def test_bf16_on_a_card_without_it_is_one_line(capability: tuple[int, int], lacks: bool) -> None:
     card = "this GPU has compute capability {}.{}, bf16 needs 8.0 (an A100 or newer)".format(*capability)
     line = f"precision: backbone.precision=bf16, and {card}: backbone.precision=fp32"
-    assert list(preflight._without_bf16("backbone", capability)) == [line] * lacks
+    assert list(hardware.without_bf16("backbone", capability)) == [line] * lacks
 
 
 def test_a_folder_that_is_no_model_is_one_line(refused, tmp_path: Path) -> None:

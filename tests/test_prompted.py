@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lema import prompted
+from lema.data import prompted
 from lema.prompts.formats import COT_PROMPTS, correction_prompt, cot_prompt, few_shot_prompt
 
 Q = "Ben has 6 jars. He buys 5 more at $2.50 each. How many jars does he have now?"

@@ -11,8 +11,9 @@ from openai_server import OpenAIServer
 from test_pipeline import SMALL
 from test_sample import rows, summary
 
-from lema import pipeline, tasks
+from lema import pipeline
 from lema.config import Config
+from lema.data import tasks
 
 
 def test_they_are_asked_evenly_and_kept_when_right_once_each(

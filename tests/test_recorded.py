@@ -17,7 +17,7 @@ import pytest
 from test_leakage import FENCE, all_tests, problems, questions
 from test_prompted import PREFIXES, SUFFIXES, WRAPS
 
-from lema import leakage, recorded
+from lema.data import leakage, recorded
 from lema.prompts.formats import cot_prompt
 from lema.types import Problem, Solution, UserError
 

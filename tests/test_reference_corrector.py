@@ -13,8 +13,8 @@ from random import Random
 
 import pytest
 
-from lema.arithmetic import make_problems
 from lema.correctors.reference import correct, equations_of
+from lema.data.arithmetic import make_problems
 from lema.prompts.formats import reference_steps, split_steps
 from lema.prompts.replies import ParsedCorrection
 from lema.types import Problem

@@ -12,8 +12,8 @@ from openai_server import OpenAIServer
 from raw_server import RawServer, completion, reply
 from test_asking import KEY, api_for, asked, environment, journal, number_of
 
-from lema.journal import export
-from lema.models.api import Client, Landed, check_model
+from lema.api.client import Client, Landed, check_model
+from lema.api.journal import export
 from lema.types import UserError
 
 assert environment, journal  # the fixtures of this module too

@@ -17,12 +17,12 @@ import pytest
 from simulated import answers, run
 
 from lema.artifacts import Recipe, Store
+from lema.reporting import report
 from lema.reporting.comparing import compare
 from lema.reporting.export import as_json
 from lema.reporting.markdown import render
 from lema.reporting.plots import draw
 from lema.reporting.results import read_runs
-from lema.stages import report
 from lema.types import SCORE_VERSION
 
 TINY: dict[str, Any] = {
@@ -386,7 +386,7 @@ def test_processes_that_end_at_once_write_one_whole_report(tmp_path: Path) -> No
     for seed in (1, 2):
         tiny(tmp_path, "lema", seed, 180 + seed)
         tiny(tmp_path, "cot", seed, 160)
-    code = "import sys; from pathlib import Path; from lema.stages import report; report.publish(Path(sys.argv[1]))"
+    code = "import sys; from pathlib import Path; from lema.reporting import report; report.publish(Path(sys.argv[1]))"
     command = [sys.executable, "-c", code, str(tmp_path)]
     processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(3)]
     for process in processes:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lema import leakage, recorded
+from lema.data import leakage, recorded
 from lema.types import Problem, UserError
 
 Q = "Ben has 6 jars and buys 5 more. How many jars does he have now?"

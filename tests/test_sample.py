@@ -12,8 +12,9 @@ import pytest
 from openai_server import OpenAIServer, prompt_tokens
 from test_pipeline import SMALL
 
-from lema import pipeline, tasks
+from lema import pipeline
 from lema.config import Config
+from lema.data import tasks
 from lema.types import Problem, UserError
 
 RECORDED = "+sampler/model@sampler.models.recorded=recorded"

@@ -16,8 +16,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 from test_pipeline import SMALL
 
-from lema import environment, privacy
-from lema.compose import CONF, to_config
+from lema import privacy
+from lema.config import environment
+from lema.config.compose import CONF, to_config
 from lema.types import UserError
 
 SECRET = "hf_AbCdEf0123456789"
@@ -240,5 +241,5 @@ def test_a_whole_run_and_a_sweep_write_no_secret_that_they_were_started_with(
 
 
 def test_the_module_of_the_callback_is_light(root: Path) -> None:
-    code = "import lema.environment, sys; print('torch' in sys.modules or 'wandb' in sys.modules)"
+    code = "import lema.config.environment, sys; print('torch' in sys.modules or 'wandb' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True) == "False\n"

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lema.statistics import (
+from lema.reporting.statistics import (
     accuracy_over_problems,
     holm,
     mcnemar,

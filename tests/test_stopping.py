@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from asking_load import finished, served, started, stats
 from openai_server import OpenAIServer
+from raw_server import RawServer, reply
 from test_pipeline import ROOT, SMALL, contents
 
 from lema.stopping import GOES_ON, SIGNALS
@@ -142,12 +143,24 @@ def test_a_server_that_hangs_is_waited_for_no_longer_than_a_request_may_take(tmp
     assert "corrector: stopped by SIGTERM: 0 of 150 answers are saved; the 150 that are left " in lines[-1]
 
 
+def test_a_stop_while_nothing_is_on_its_way_waits_for_nothing_and_says_so(tmp_path: Path) -> None:
+    with RawServer(reply("{}", 429, Retry_After="50")) as server:
+        process = started(server.url, 20, tmp_path / "journal.sqlite", width=WIDTH)
+        until(lambda: len(server.requests) > 0, process)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        _, lines, took = ended(process)
+    assert took < 2
+    assert "on its way" not in "".join(lines)
+    assert lines[-1].startswith("corrector: stopped by SIGTERM: 0 of 20 answers are saved; ")
+
+
 def test_who_waits_for_another_process_is_stopped_at_once(tmp_path: Path) -> None:
     with served(latency=0.7) as url:
         first = client_that_flies(url, tmp_path / "journal.sqlite", 150)
         second = started(url, 150, tmp_path / "journal.sqlite", width=WIDTH)
         assert second.stderr
-        assert f"waiting      for process {first.pid}" in second.stderr.readline()
+        assert f": held by process {first.pid} on " in second.stderr.readline()
         second.send_signal(signal.SIGTERM)
         _, [line], took = ended(second)
         assert took < 2

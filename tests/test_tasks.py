@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from lema import tasks
-from lema.config import TaskConfig
+from lema.config import TaskConfig, compose
+from lema.data import tasks
 from lema.grading.official import number_verdict
 from lema.types import Problem, UserError
 
@@ -27,7 +27,7 @@ GOOD = {"question": "1+1?", "answer": "1+1=<<1+1=2>>2\n#### 2"}
 def task(file: str, /, **changes: Any) -> TaskConfig:
     """`conf/task/FILE.yaml` against the schema; `changes` are its keys, `dataset_path` the folder."""
     dataset = {key.removeprefix("dataset_"): changes.pop(key) for key in list(changes) if key.startswith("dataset_")}
-    tree = OmegaConf.merge(OmegaConf.structured(TaskConfig), OmegaConf.load(ROOT / f"conf/task/{file}.yaml"), changes)
+    tree = OmegaConf.merge(compose.task(ROOT / f"conf/task/{file}.yaml"), changes)
     config: Any = OmegaConf.to_object(OmegaConf.merge(tree, {"dataset": dataset}) if dataset else tree)
     return config
 
@@ -564,7 +564,7 @@ REPOSITORY = {
 }
 LOAD = """
 import json, sys
-from lema import tasks
+from lema.data import tasks
 from lema.types import UserError
 from tests.test_tasks import task
 try:

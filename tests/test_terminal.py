@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import subprocess
+import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,8 @@ from openai_server import OpenAIServer
 from test_pipeline import SMALL
 from tqdm import tqdm
 
-from lema import privacy, tasks
+from lema import privacy
+from lema.data import tasks
 from lema.privacy import LogFormatter, Terminal, shown
 from lema.types import UserError
 
@@ -200,3 +202,24 @@ def test_everything_that_is_printed_goes_through_one_function() -> None:
     assert done.stderr.count("red") >= 4
     assert done.stderr.endswith("ValueError: [31mred\n")
     assert not steering(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("streams", "code", "why"),
+    [
+        ("> /dev/full", 1, "No space left on device"),
+        ("| true; exit ${PIPESTATUS[0]}", 1, "Broken pipe"),
+        ("> /dev/full 2> /dev/full", 1, ""),
+        (">&-", 0, ""),
+        (">&- 2>&-", 0, ""),
+    ],
+)
+def test_a_stream_that_takes_no_more_is_told_in_one_line_and_ends_no_work(
+    tmp_path: Path, streams: str, code: int, why: str
+) -> None:
+    root, runs = Path(privacy.__file__).parents[1], tmp_path / "runs"
+    command = f"{sys.executable} {root / 'run.py'} {' '.join(SMALL)} until=data runs_dir={runs} {streams}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    line = f"stdout: cannot be written ({why}); nothing more is shown, the work goes on\n"
+    assert (done.returncode, done.stderr) == (code, line if why else "")
+    assert list(runs.glob("data/*/record.json"))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lema.arithmetic import make_problems, true_facts
+from lema.data.arithmetic import make_problems, true_facts
 from lema.models import tiny
 from lema.models.muon import orthogonalise
 from lema.models.tiny_corpus import NUMBERS, arithmetic_corpus, make_tokenizer, own_facts

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from test_resume import METHODS, ROOT, SMALL
 
-from lema.links import duplicate, follow, point
+from lema.artifacts.links import duplicate, follow, point
 from lema.models import trainer
 
 REASONS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES)

@@ -6,8 +6,8 @@ It sees an instruction, four worked corrections, the question and the wrong path
 from collections.abc import Callable
 from typing import Any
 
+from lema.api.journal import Answer
 from lema.correctors.checking import Item, checked
-from lema.journal import Answer
 from lema.prompts.formats import correction_prompt
 from lema.prompts.replies import read_correction
 from lema.types import Correction, Problem

@@ -1,1 +1,1 @@
-"""The models: one protocol, several ways to make and to ask them."""
+"""Models in Hugging Face format: their weights and attention, answering, training, merging; and the tiny backbone."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from lema.artifacts.locks import check
 from lema.config import ModelConfig
-from lema.locks import check
 from lema.models.generating import generate
 from lema.models.huggingface import encode_prompt, load_adapter, load_to_answer, load_tokenizer
 from lema.models.weights import Weights

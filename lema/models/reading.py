@@ -13,7 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers.modeling_utils import load_state_dict
 
-from lema.faults import explained
+from lema.artifacts.faults import explained
 from lema.models.weights import Weights
 from lema.types import UserError
 

@@ -10,8 +10,8 @@ import torch
 from tqdm import tqdm
 from transformers import DataCollatorForSeq2Seq, LlamaConfig, LlamaForCausalLM
 
+from lema.artifacts.locks import check
 from lema.config import Config
-from lema.locks import check
 from lema.models.muon import Muon
 from lema.models.tiny_corpus import NUMBERS, arithmetic_corpus, make_tokenizer
 from lema.prompts.formats import cot

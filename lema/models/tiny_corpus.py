@@ -11,8 +11,8 @@ from random import Random
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from lema.arithmetic import VALUES, Facts, Story, make_problems, make_stories, true_facts
 from lema.config import Config, TinyConfig
+from lema.data.arithmetic import VALUES, Facts, Story, make_problems, make_stories, true_facts
 from lema.prompts import formats
 
 Text = tuple[str, str]  # prompt and completion

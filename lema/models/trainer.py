@@ -22,9 +22,9 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from lema import stopping
 from lema.artifacts import fingerprint, keep, kept
+from lema.artifacts.links import duplicate, own_folder
+from lema.artifacts.locks import check
 from lema.config import Batches, Config, Precision, Selection
-from lema.links import duplicate, own_folder
-from lema.locks import check
 from lema.models.batches import Layout, Row, mean_loss
 from lema.types import UserError
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from lema.identity import flat
-from lema.paper import paper_accuracy
+from lema.reporting.paper import paper_accuracy
 from lema.reporting.results import Run, Verdicts
-from lema.statistics import (
+from lema.reporting.statistics import (
     Interval,
     OverSeeds,
     accuracy_over_problems,

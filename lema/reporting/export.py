@@ -11,7 +11,7 @@ from lema.reporting.comparing import UNTUNED, Arm, Comparison, Difference
 from lema.reporting.markdown import chosen
 from lema.reporting.plots import by_level
 from lema.reporting.results import Run
-from lema.statistics import Interval
+from lema.reporting.statistics import Interval
 
 
 def as_json(comparison: Comparison) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 from lema.identity import without_paths
 from lema.reporting.comparing import ARMS, CONTRASTS, STANDARD, UNTUNED, Arm, Comparison, Difference, Row, paper
 from lema.reporting.results import OWN_STEPS, Run
+from lema.reporting.statistics import Interval, standard_error
 from lema.reporting.words import once, warnings
-from lema.statistics import Interval, standard_error
 
 LEGEND = """\
 Accuracy is the percentage of problems answered right by the official rules, which the paper's numbers are by.

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from lema.artifacts.locks import check
 from lema.identity import digest
 from lema.reporting.comparing import ARMS, CONTRASTS, UNTUNED, Arm, Comparison, Difference, Row
-from lema.statistics import over_seeds
+from lema.reporting.statistics import over_seeds
 
 COLOURS = ["#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#F0E442", "#000000"]
 GREY = "#8A8A8A"
@@ -43,6 +44,7 @@ def draw(comparison: Comparison, folder: Path) -> None:
         )
         for name, figure in zip(names(task), figures, strict=True):
             if figure is not None:
+                check()
                 figure.savefig(folder / name, dpi=DPI, metadata={"Software": None})
                 _close(figure)
 

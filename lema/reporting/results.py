@@ -6,7 +6,6 @@ is in a folder: a run that cannot be used has a `trouble` that says why, and is 
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -16,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from lema.artifacts import is_whole
+from lema.artifacts.links import follow
 from lema.config import Stage
 from lema.identity import digest, without_paths
-from lema.links import follow
 from lema.types import SCORE_VERSION
 
 STOPPED = "stopped after"  # the beginning of the state of a run that was asked not to go further
@@ -237,7 +236,7 @@ def _trouble(run: Run) -> str | None:
     if "evaluate" not in run.records:
         made = [name for name in run.records if name not in ("evaluate_untuned", "test_data")]
         reached = f"after {made[-1]}" if made else "before its first step was done"
-        if os.path.lexists(run.folder / "evaluate"):
+        if (link := run.folder / "evaluate").is_symlink() or link.is_file():
             return "its evaluation was removed; run its command again"
         if run.state == "running":
             return f"it was not finished: it stopped without a word (killed?) or still runs, {reached}"

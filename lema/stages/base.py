@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from lema import tasks
 from lema.artifacts import Recipe
 from lema.cell import Cell
+from lema.data import tasks
 
 
 def recipe(cell: Cell) -> Recipe:

@@ -12,13 +12,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lema.api.journal import Answer
 from lema.artifacts import RESUME, Recipe, write_jsonl
 from lema.cell import Cell
 from lema.config import CorrectionMethod
 from lema.correctors import model, reference
 from lema.correctors.checking import Item, checked
 from lema.identity import api_identity, digest
-from lema.journal import Answer
 from lema.prompts.formats import split_steps
 from lema.types import Correction, Solution, distinct
 

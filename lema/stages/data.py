@@ -7,11 +7,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from lema import tasks
 from lema.artifacts import Recipe, write_jsonl
 from lema.cell import Cell
 from lema.config import Leakage
-from lema.leakage import TestQuestions, overlap
+from lema.data import tasks
+from lema.data.leakage import TestQuestions, overlap
 from lema.types import Problem
 
 log = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lema import recorded, tasks
 from lema.artifacts import RESUME, Recipe, read_jsonl, write_jsonl
 from lema.cell import Cell
 from lema.config import SourceKind
+from lema.data import recorded, tasks
 from lema.generated import answer_part
 from lema.grading import grade_all
 from lema.identity import api_identity, digest

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import write_json
+from lema.artifacts import DAMAGED, write_json
 from lema.tracking import refusals, service
 from lema.types import UserError
 
@@ -165,7 +165,7 @@ def _read(state: Path) -> dict[str, str]:
     try:
         found = json.loads(state.read_text(encoding="utf-8"))
         return found if isinstance(found, dict) and "id" in found else {}
-    except (OSError, ValueError):
+    except (OSError, *DAMAGED):
         return {}
 
 

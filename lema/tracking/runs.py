@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from lema.artifacts import Artifact, Recipe, write_text
+from lema.artifacts.faults import cause
+from lema.artifacts.locks import lock
 from lema.config import Config, Stage
-from lema.faults import cause
 from lema.identity import digest, identity, portable
-from lema.locks import lock
 from lema.tracking import refusals, results, service
 
 log = logging.getLogger(__name__)

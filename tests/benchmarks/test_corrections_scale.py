@@ -16,7 +16,7 @@ import pytest
 from asking_load import BAD_HOUR, TESTS, stats
 from test_recorded_scale import ROOT, solutions
 
-from lema.arithmetic import make_problems
+from lema.data.arithmetic import make_problems
 
 
 @pytest.mark.full

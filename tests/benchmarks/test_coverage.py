@@ -9,7 +9,7 @@ import pytest
 from scipy.special import expit
 from scipy.stats import norm
 
-from lema.statistics import over_problems, over_seeds
+from lema.reporting.statistics import over_problems, over_seeds
 
 EXPERIMENTS = 2000
 PROBLEMS = 1319  # GSM8K's test split

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from lema.arithmetic import make_problems
+from lema.data.arithmetic import make_problems
 
 ROOT = Path(__file__).resolve().parents[2]
 QUESTIONS = 5_000

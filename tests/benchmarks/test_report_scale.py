@@ -20,7 +20,7 @@ STEPS = 2000  # of training: the paper's
 CODE = """
 import resource, sys, time
 from pathlib import Path
-from lema.stages import report
+from lema.reporting import report
 start = time.monotonic()
 report.publish(Path(sys.argv[1]))
 print("seconds", time.monotonic() - start, "kilobytes", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

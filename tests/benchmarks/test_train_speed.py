@@ -23,8 +23,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PrinterCallback
 
-from lema.arithmetic import make_problems
 from lema.config import Attention, Config
+from lema.data.arithmetic import make_problems
 from lema.models.batches import Row, encode
 from lema.models.huggingface import load_trainable
 from lema.models.sizes import available_memory, estimate, measured_peak

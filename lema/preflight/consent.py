@@ -5,12 +5,12 @@ import shlex
 from collections.abc import Iterator
 from math import ceil
 
-from lema import tasks
-from lema.asking import settings
+from lema.api.asking import settings
+from lema.api.estimate import WRONG_SHARE, Estimate, estimate, price, prompt_tokens
 from lema.cell import Cell
 from lema.config import ApiConfig, CorrectionMethod, Stage
 from lema.correctors import model
-from lema.estimate import WRONG_SHARE, Estimate, estimate, price, prompt_tokens
+from lema.data import tasks
 from lema.types import Problem, UserError
 
 ITEM_BYTES = (300, 1500)  # of a question, and of a long one with its wrong path; ours
@@ -35,7 +35,7 @@ def missing(cell: Cell, stages: set[Stage], overrides: list[str]) -> Iterator[st
         except UserError as error:
             problem = error
         if key:
-            from lema.models.api import check_model
+            from lema.api.client import check_model
 
             if wrong := check_model(api, section, prompt):
                 yield f"server: {wrong}"

@@ -10,8 +10,6 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from lema import environment
-from lema.allowed import refused
 from lema.config import (
     ApiConfig,
     Ask,
@@ -27,13 +25,15 @@ from lema.config import (
     Split,
     TaskConfig,
     Without,
+    environment,
 )
+from lema.config.allowed import refused
 from lema.types import UserError
 
 # What is left to do once Hydra is done with all cells: it calls nothing at the end of a sweep in which one failed.
 at_end = ExitStack()
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def register(sweeps: Path) -> None:
@@ -49,11 +49,18 @@ def register(sweeps: Path) -> None:
 
 def known_tasks() -> list[TaskConfig]:
     """Every task of conf/task that has a data set."""
-    files = sorted((CONF / "task").glob("*.yaml"))
-    tasks: list[Any] = [
-        OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TaskConfig), OmegaConf.load(file))) for file in files
+    tasks: list[Any] = [OmegaConf.to_object(task(file)) for file in sorted((CONF / "task").glob("*.yaml"))]
+    return [each for each in tasks if each.dataset]
+
+
+def task(file: Path) -> Any:
+    """A task by its file, with the data sets that its defaults list names (`dataset@train_dataset: gsm8k`)."""
+    own: Any = OmegaConf.load(file)
+    named = {key: name for entry in own.pop("defaults", []) if entry != "_self_" for key, name in entry.items()}
+    parts = [
+        {key.partition("@")[2]: OmegaConf.load(file.parent / "dataset" / f"{name}.yaml")} for key, name in named.items()
     ]
-    return [task for task in tasks if task.dataset]
+    return OmegaConf.merge(OmegaConf.structured(TaskConfig), *parts, own)
 
 
 def to_config(composed: DictConfig) -> Config:
@@ -171,6 +178,8 @@ def _check_models(config: Config) -> None:
             if (getattr(source, kind) is not None) != (source.kind is kind):
                 state = "must be set" if source.kind is kind else "must be null"
                 raise UserError(f"sampler.models.{name}.{kind}: {state} with kind={source.kind}")
+        if source.api and source.api.model is None:
+            raise UserError(f"sampler.models.{name}.api.model: must be set to the model that the server is asked for")
         if source.kind is SourceKind.recorded and source.prompt:
             raise UserError(f"sampler.models.{name}.prompt={source.prompt}: does nothing with kind=recorded")
     corrector = config.corrector

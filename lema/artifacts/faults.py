@@ -89,6 +89,8 @@ def cause(error: BaseException, root: Path) -> str:
     ours = number and _below(named, root)
     if number not in known and not ours:
         return cause(error.__cause__, root) if error.__cause__ else ""
+    if number == errno.ENOENT and os.path.islink(named):
+        return f"{named}: it is a symbolic link that leads nowhere; mend where it leads, or remove it"
     what, remedy = (known | _PLACE).get(number) or (os.strerror(number), f"mend that, {_ELSE}")
     return f"{named or _in_hand(error, root) or root}: {what}; {remedy}"
 

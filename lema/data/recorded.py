@@ -1,7 +1,7 @@
 """Recorded solutions: rows of what models answered, each traced to the training question that it is of.
 
-`lema.row_shapes` says what a row holds, `lema.prompted` what a prompt asks. A text that is the reference solution
-itself is none of a model's, in whatever field it stands.
+`row_shapes` says what a row holds, `prompted` what a prompt asks. A text that is the reference solution itself is no
+model's, in whatever field it stands.
 """
 
 import hashlib
@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lema import json_lines, prompted, row_shapes
+from lema.data import json_lines, prompted, row_shapes
+from lema.data.leakage import GRAM, Match, TestQuestions, words
 from lema.generated import answer_part
-from lema.leakage import GRAM, Match, TestQuestions, words
 from lema.privacy import shown
 from lema.types import Problem, UserError
 

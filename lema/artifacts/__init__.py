@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
+from lema.artifacts.links import own_folder, refuse_links
+from lema.artifacts.locks import TakenOver, check, lock
+from lema.artifacts.machine import made_on
 from lema.identity import digest
-from lema.links import own_folder, refuse_links
-from lema.locks import TakenOver, check, lock
-from lema.machine import made_on
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,8 @@ Record = TypeVar("Record")
 RESUME = "resume"  # the folder in a partial artifact from which a later attempt can go on
 ATTEMPT = "attempt.json"  # in it: when the attempt began
 FORMAT = 1  # of record.json
+# What reading JSON that is not as we wrote it raises.
+DAMAGED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 VERIFIED_BYTES = 64 << 20  # larger files are not hashed again each time an artifact is read
 
 
@@ -89,7 +91,7 @@ class Store:
             return None
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror}); mend that, or {again}") from None
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        except DAMAGED:
             raise UserError(f"{file}: damaged after it was made; {again}") from None
         if newer:
             raise UserError(f"{file}: written by a newer lema; update lema, or {again}")
@@ -161,7 +163,8 @@ def _take_over(folder: Path, own: Path) -> None:
     for path in sorted(earlier, key=lambda path: not (path / RESUME / ATTEMPT).exists()):
         for file in sorted((path / RESUME).rglob("*")):
             moved = own / file.relative_to(path)
-            if file.is_file() and not file.name.startswith(".") and not moved.exists():
+            misplaced = "." in str(file.relative_to(path).parent)  # in a folder that is in the place of a file
+            if file.is_file() and not misplaced and not file.name.startswith(".") and not moved.exists():
                 moved.parent.mkdir(parents=True, exist_ok=True)
                 os.rename(file, moved)
         shutil.rmtree(path, ignore_errors=True)
@@ -197,7 +200,7 @@ def _spent(resume: Path) -> float:
     """Seconds that earlier attempts took, each up to the last file that it wrote; notes that one begins now."""
     begun, spent = resume / ATTEMPT, 0.0
     resume.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError, ValueError, LookupError, TypeError):
+    with contextlib.suppress(FileNotFoundError, *DAMAGED):
         attempt = json.loads(begun.read_text(encoding="utf-8"))
         written = [path.stat().st_mtime for path in resume.rglob("*") if path.is_file()]
         spent = attempt["spent"] + max(0.0, max(written) - attempt["begun"])
@@ -220,7 +223,7 @@ def read_jsonl(path: Path, record: type[Record]) -> Iterator[Record]:
         for number, line in enumerate(file, 1):
             try:
                 row = record(**json.loads(line))
-            except (ValueError, TypeError):
+            except DAMAGED:
                 damaged = f"{path} line {number}: damaged after it was made"
                 raise UserError(f"{damaged}; delete {path.parent} to make it again") from None
             yield row
@@ -248,7 +251,7 @@ def kept(path: Path) -> Any:
             return found["kept"]
     except FileNotFoundError:
         return None
-    except (ValueError, LookupError, TypeError):
+    except DAMAGED:
         pass
     log.warning("%s is damaged, and made again", path)
     return None

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
-from lema.links import refuse_links
+from lema.artifacts.links import refuse_links
 from lema.types import UserError
 
 log = logging.getLogger(__name__)

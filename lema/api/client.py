@@ -21,12 +21,12 @@ import aiohttp
 import httpx2
 import openai
 
+from lema.api import billing, lengths, refusals
+from lema.api.journal import CONTENT_REFUSED, PROMPT_TOO_LONG, TOO_LARGE, Answer
+from lema.api.pacing import retry_after
+from lema.api.refusals import Means
 from lema.config import ApiConfig
 from lema.identity import without_paths
-from lema.journal import CONTENT_REFUSED, PROMPT_TOO_LONG, TOO_LARGE, Answer
-from lema.models import billing, lengths, refusals
-from lema.models.pacing import retry_after
-from lema.models.refusals import Means
 from lema.types import UserError
 
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # else a line a request
@@ -35,6 +35,7 @@ _LIST_BYTES = 2**23  # of it at the most; the longest have some thousand models
 # Bytes of a reply at the most: for each token of the limit (a long one, escaped, and written twice as reasoning is by
 # some), and besides; of a refusal, whose beginning is enough; of all replies together that are on their way.
 _TOKEN_BYTES, _ROOM, _REFUSAL_BYTES, _ALL_BYTES = 64, 2**16, 2**16, 2**27
+_PACKED = re.compile(r"gzip|deflate|compress|zstd|\bbr\b", re.I)  # in Content-Encoding; some say "utf-8" there
 _TOKEN_CHARACTERS = 16  # of an answer's text: what is longer than all its tokens may be is cut there
 _MOST_ENDED = 40  # characters of a server's reason for the end of an answer
 _NOT_SENT = (aiohttp.ClientConnectorError, httpx2.ConnectError, httpx2.UnsupportedProtocol, httpx2.InvalidURL)
@@ -59,7 +60,7 @@ class Landed:
 
 
 class _Unread(Exception):
-    """A reply whose body is not taken: the kind of failure, and what is said of it."""
+    """A reply whose body is not taken: the kind of failure, what is said of it, and the remedy."""
 
 
 class Client:
@@ -88,11 +89,13 @@ class Client:
     async def _take(self, response: httpx2.Response) -> None:
         """Read a body as far as it is allowed; `_Unread` when it is an answer that is not."""
         stream, body, good = cast("httpx2.AsyncByteStream", response.stream), bytearray(), response.is_success
-        most, packed = self.most if good else _REFUSAL_BYTES, response.headers.pop("content-encoding", "identity")
+        most, packed = self.most if good else _REFUSAL_BYTES, response.headers.pop("content-encoding", "")
+        base_url = f"mend {self.section}.base_url"
         try:
-            if packed.strip().lower() not in ("", "identity"):
+            if _PACKED.search(packed):
                 if good:
-                    raise _Unread("malformed body", f"the body is packed ({packed}), which was not asked for")
+                    said = f"the body is packed ({packed[:20]}), which was not asked for"
+                    raise _Unread("malformed body", said, f"switch that off at the server, or {base_url}")
                 body += f"its words are packed ({packed[:20]})".encode()
                 self.held += len(body)
                 return
@@ -102,7 +105,8 @@ class Client:
                 if len(body) > most or self.held > _ALL_BYTES:
                     if good:
                         whose, size = ("it has", most) if len(body) > most else ("all together have", _ALL_BYTES)
-                        raise _Unread(TOO_LARGE, f"{whose} more than {size:,} bytes, for {self.limit:,} tokens each")
+                        said = f"{whose} more than {size:,} bytes, for {self.limit:,} tokens each"
+                        raise _Unread(TOO_LARGE, said, base_url)
                     break
         except httpx2.TransportError:
             if good:  # a refusal is one by its status
@@ -129,10 +133,8 @@ class Client:
         except openai.APIStatusError as error:
             return self._refused(error.response, request)
         except _Unread as error:
-            failure, said = error.args
-            return Landed(
-                None, None, failure, f"{failure}: {refusals.line(said, self.key)}", f"mend {section}.base_url"
-            )
+            failure, said, remedy = error.args
+            return Landed(None, None, failure, f"{failure}: {refusals.line(said, self.key)}", remedy)
         except (openai.APIConnectionError, aiohttp.ClientError) as error:
             return self._lost(error)
         return self._read(response, request)

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from lema.artifacts import write_json, write_text
+from lema.artifacts.links import own_folder
 from lema.config import CompareConfig
 from lema.identity import flat, without_paths
-from lema.links import own_folder
 from lema.privacy import shown
 from lema.reporting.comparing import aligned, flipped
 from lema.reporting.markdown import bullets, chosen, over, table
 from lema.reporting.results import Run, Verdicts, read_runs
-from lema.statistics import accuracy_over_problems, mcnemar, over_problems, smallest_effect
+from lema.reporting.statistics import accuracy_over_problems, mcnemar, over_problems, smallest_effect
 from lema.types import UserError
 
 LISTED = 20  # ids of flips in the text; all of them are in compare.json

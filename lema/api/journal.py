@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from lema.faults import is_full
+from lema.artifacts.faults import is_full
 from lema.types import UserError
 
 # Of the format, in the file's user_version; 0 had no attempts and no cached_tokens, 1 did not keep what a server said,
@@ -30,19 +30,16 @@ _COLUMNS = {"key", "prompt_tokens", "completion_tokens", "usd", "request", "answ
 SECONDS = 30.0  # to wait for another process that writes
 _SPARE_BYTES = 8 << 20  # given up when the disk is full, so that what is in flight and paid for is written all the same
 # What is wrong with the file, by SQLite's primary code, and the remedy.
-_RIGHTS = (
-    "give this user the right to write it, its -wal and -shm and its folder (ls -l, chown, chmod), on a writable disk"
-)
+_RIGHTS = "give this user the right to write it, its -wal, -shm and folder (ls -l, chown, chmod), on a writable disk"
+_COPY = "put a copy of the journal in its place"
 _FAULTS = {
     sqlite3.SQLITE_FULL: ("no space is left on its disk", "free some"),
     sqlite3.SQLITE_BUSY: ("another process has locked it", "end that process, or wait for it (fuser {0} names it)"),
     sqlite3.SQLITE_READONLY: ("it cannot be written", _RIGHTS),
     sqlite3.SQLITE_CANTOPEN: ("it cannot be opened", _RIGHTS),
-    sqlite3.SQLITE_IOERR: (
-        "its disk fails",
-        "look for a limit or a quota (ulimit -f, quota, dmesg); a journal needs a local disk",
-    ),
-    sqlite3.SQLITE_NOTADB: ("it is no journal", "move it away, or put a copy of the journal in its place"),
+    sqlite3.SQLITE_IOERR: ("its disk fails", "look for a quota (ulimit -f, quota, dmesg); it needs a local disk"),
+    sqlite3.SQLITE_NOTADB: ("it is no journal", f"{_COPY} (move it away only if nothing was paid yet)"),
+    sqlite3.SQLITE_ERROR: ("it is no journal, or damaged", _COPY),
     sqlite3.SQLITE_CORRUPT: (
         "it is damaged",
         "save what can be read, sqlite3 {0} .dump | sed 's/^ROLLBACK.*/COMMIT;/' | sqlite3 {0}.new, and put that in "
@@ -140,6 +137,12 @@ class Journal:
         db.executemany("insert or ignore into scope values (?)", ((key,) for key in keys))
         db.execute("commit")
 
+    def check(self) -> None:
+        """`sqlite3.Error` when anything in the file is damaged: what can no longer be found would be paid for again."""
+        (found,) = self._db.execute("pragma integrity_check(1)").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(" ".join(found.split()))
+
     def answers(self) -> dict[str, Answer]:
         """The answers that are there, by their keys; among them the reasons why there is none."""
         rows = self._db.execute("select key, answer from requests natural join scope where answer is not null")
@@ -149,15 +152,13 @@ class Journal:
         if answer := Answer.read(text):
             return answer
         ask = f"""sqlite3 {self._path} "update requests set answer=null where key='{key}'\""""
-        again = f"put a copy of the journal in its place, or have it asked, and paid, again: {ask}"
+        again = f"{_COPY}, or have it asked, and paid, again: {ask}"
         raise UserError(f"{self._path}: the answer to request {key} is damaged; {again}")
 
     def unusable(self) -> dict[str, int]:
         """How often each was asked that has an answer, but none to use."""
-        rows = self._db.execute(
-            "select key, attempts from requests natural join scope where answer is not null and not usable(answer)"
-        )
-        return dict(rows)
+        query = "select key, attempts from requests natural join scope where answer is not null and not usable(answer)"
+        return dict(self._db.execute(query))
 
     def spending(self) -> Spending:
         """What the requests have cost so far, over all attempts of all runs and processes."""
@@ -169,14 +170,9 @@ class Journal:
     async def reserve(self, key: str, request: str, worst_usd: float) -> None:
         """An attempt is about to be sent that costs `worst_usd` at most, which counts until it is settled."""
         if self._spare is None:
-            spare = tempfile.TemporaryFile(dir=self._path.parent, buffering=0)  # noqa: SIM115 # ends with us
-            try:
-                while spare.tell() < _SPARE_BYTES:
-                    spare.write(bytes(_SPARE_BYTES - spare.tell()))
-            except OSError:
-                spare.close()
-                raise
-            self._spare = spare
+            self._spare = tempfile.TemporaryFile(dir=self._path.parent, buffering=0)  # noqa: SIM115 # ends with us
+            while self._spare.tell() < _SPARE_BYTES:
+                self._spare.write(bytes(_SPARE_BYTES - self._spare.tell()))
         await self._durably((_RESERVE, (key, worst_usd, request)))
 
     async def settle(self, key: str, worst_usd: float, bill: Spending, answer: Answer | None) -> None:
@@ -239,6 +235,7 @@ def open_journal(path: Path, keys: Iterable[str]) -> Iterator[Journal]:
         _create(path)
         # One thread at a time uses it, but not always the same.
         with closing(sqlite3.connect(path, timeout=SECONDS, isolation_level=None, check_same_thread=False)) as db:
+            db.text_factory = lambda raw: raw.decode("utf-8", "backslashreplace")  # damaged bytes are no JSON then
             db.create_function("usable", 1, lambda text: bool((read := Answer.read(text)) and read.usable))
             _prepare(db, path)
             with closing(Journal(db, path, keys)) as journal:
@@ -248,7 +245,7 @@ def open_journal(path: Path, keys: Iterable[str]) -> Iterator[Journal]:
 
 
 def _explained(error: sqlite3.Error, path: Path, lost: int) -> UserError:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
     if code == sqlite3.SQLITE_IOERR and is_full(path.parent):
         code = sqlite3.SQLITE_FULL
     cause, remedy = _FAULTS.get(code, ("it cannot be used", "a journal needs a writable local disk"))
@@ -264,11 +261,11 @@ def _create(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
     except FileExistsError:
         for _ in range(40):  # another process may be making it
-            if path.stat().st_size or not path.is_file():
+            if path.stat().st_size >= 512 or not path.is_file():  # SQLite takes less, no whole page, for nothing
                 return
             time.sleep(0.05)
-        remedy = "put a copy of the journal in its place, or delete it if nothing was paid yet"
-        raise UserError(f"{path}: it is empty, and what was paid before is not known; {remedy}") from None
+        remedy = f"{_COPY}, or delete it if nothing was paid yet"
+        raise UserError(f"{path}: it is empty, or cut off, and what was paid before is not known; {remedy}") from None
     try:
         with closing(sqlite3.connect(path, timeout=SECONDS, isolation_level=None)) as db:
             _prepare(db, path)
@@ -321,7 +318,11 @@ def export(journal_path: Path, folder: Path) -> int:
             leftover.unlink(missing_ok=True)
         with partial[0].open("w", encoding="utf-8") as requests, partial[1].open("w", encoding="utf-8") as responses:
             for key, request, answer, *tokens in journal._db.execute(f"select {columns} from requests order by key"):
-                row = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": json.loads(request)}
+                try:
+                    body = json.loads(request)
+                except ValueError:
+                    raise UserError(f"{journal_path}: request {key} is damaged; {_COPY}") from None
+                row = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
                 requests.write(json.dumps(row, ensure_ascii=False) + "\n")
                 if answer:
                     row = {"custom_id": key, **_response(journal._read(key, answer), *tokens)}

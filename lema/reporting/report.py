@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from lema.artifacts import Artifact, fingerprint, keep, kept, write_text
+from lema.artifacts.links import follow, own_folder
+from lema.artifacts.locks import check, lock
 from lema.identity import without_paths
-from lema.links import follow, own_folder
-from lema.locks import check, lock
 from lema.privacy import shown
 from lema.reporting import export, markdown, plots
 from lema.reporting.comparing import UNTUNED, Comparison, compare
@@ -48,6 +48,7 @@ def checked(run: Run) -> Run:
 def _write(comparison: Comparison, folder: Path) -> bool:
     """Nothing is drawn again when nothing changed: a run that finds all its artifacts answers at once."""
     numbers, written, drawn = export.as_json(comparison), folder / "report.json", folder / ".drawn.json"
+    check()  # reading all runs takes a while
     new = not written.is_file() or written.read_bytes() != numbers.encode() or kept(drawn) != _drawn(folder)
     if new:
         for old in folder.glob("*.png"):

@@ -17,9 +17,9 @@ from random import Random
 from typing import Any
 from xml.etree import ElementTree
 
-from lema import json_lines
-from lema.arithmetic import make_problems
 from lema.config import AnswerForm, DatasetConfig, Grader, TaskConfig, TrainDatasetConfig
+from lema.data import json_lines
+from lema.data.arithmetic import make_problems
 from lema.grading.official import last_box
 from lema.types import Problem, UserError
 

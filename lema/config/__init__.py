@@ -1,10 +1,13 @@
-"""Every knob of the suite, typed: Hydra composes conf/ against these classes and refuses what does not fit."""
+"""Every knob of the suite, typed: Hydra composes conf/ against these classes and refuses what does not fit.
+
+What a file of conf/ leaves out is null where a field may be null, and must be given everywhere else.
+"""
 
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Optional
 
-from lema.allowed import Count, CountOr0, Group, Name, Project, Range, Rate, Seed, Share, ShareBelow1
+from lema.config.allowed import Count, CountOr0, Group, Name, Project, Range, Rate, Seed, Share, ShareBelow1
 
 # The stages in the order they run: what `until=` and `only=` take.
 Stage = StrEnum(
@@ -47,7 +50,7 @@ Split = StrEnum("Split", ["dev", "test"])  # what is evaluated; dev is cut out o
 # `auto` is flash-attention 2 on a GPU if installed; else varlen on packed rows, each document by itself; else sdpa.
 Attention = StrEnum("Attention", ["auto", "sdpa", "eager", "flash_attention_2", "varlen"])
 TrackerName = StrEnum("TrackerName", ["wandb", "none"])
-# Ranges of numbers, beside those of `lema.allowed`.
+# Ranges of numbers, beside those of `lema.config.allowed`.
 Repeats = Annotated[int, Range(1, 10_000)]  # of one question
 Made = Annotated[int, Range(1, 1_000_000)]  # texts or problems, no two alike
 Parameters = Annotated[int, Range(1, 10**15)]
@@ -58,27 +61,27 @@ Dollars = Annotated[float, Range(0, 10**9)]
 PerMinute = Annotated[float, Range(0.01, 10**9)]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DatasetConfig:
     """Where rows come from and how they are read: a local folder of `SPLIT.jsonl` (or `.xml`) files, or the Hub."""
 
-    path: Optional[str]  # folder; null loads hub_id
+    path: Optional[str] = None  # folder; null loads hub_id
     hub_id: str
     revision: str
     subsets: list[str]
     splits: dict[str, str]  # ours -> the folder's: {train: train, test: test}
     hub_splits: dict[str, str]  # ours -> the Hub's
-    train_rows: Optional[Count]  # as published: for estimates before the data are there
+    train_rows: Optional[Count] = None  # as published: for estimates before the data are there
     question: list[str]  # fields joined by a space; fields are found whatever their case
-    candidates: Optional[str]  # field of the choices
-    solution: Optional[str]  # field of the reference rationale; null where there is none
+    candidates: Optional[str] = None  # field of the choices
+    solution: Optional[str] = None  # field of the reference rationale; null where there is none
     answer: str  # field of the gold answer
     answer_form: AnswerForm
-    level: Optional[str]
-    subject: Optional[str]
+    level: Optional[str] = None
+    subject: Optional[str] = None
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TrainDatasetConfig(DatasetConfig):
     """The data set of another task, which a task without one of its own is trained on."""
 
@@ -86,7 +89,7 @@ class TrainDatasetConfig(DatasetConfig):
     grader: Grader
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TaskConfig:
     """A task: where its problems come from, how answers are compared, how much is trained on."""
 
@@ -95,15 +98,15 @@ class TaskConfig:
     grader: Grader
     seed: Seed  # of the dev cut, of made problems, and of every draw of the mix
     num_dev: CountOr0  # training questions held out as dev
-    max_cot: Optional[Count]  # CoT examples; null is all. The other questions are the pool of the extras
-    max_extra: Optional[Count]  # corrections (and their controls); null is all
+    max_cot: Optional[Count] = None  # CoT examples; null is all. The other questions are the pool of the extras
+    max_extra: Optional[Count] = None  # corrections (and their controls); null is all
     rationales: CountOr0  # further CoT solutions that rationales=gpt4 asks for
     max_source_tokens: Count
     max_target_tokens: Count
-    dataset: Optional[DatasetConfig]  # null: word problems made by `lema.arithmetic`, in these numbers
-    train_dataset: Optional[TrainDatasetConfig]  # train and dev come from here; null: from `dataset` too
-    num_train: Optional[Made]
-    num_test: Optional[Made]
+    dataset: Optional[DatasetConfig] = None  # null: word problems made by `lema.data.arithmetic`, in these numbers
+    train_dataset: Optional[TrainDatasetConfig] = None  # train and dev come from here; null: from `dataset` too
+    num_train: Optional[Made] = None
+    num_test: Optional[Made] = None
 
     @property
     def trained(self) -> "TaskConfig | TrainDatasetConfig":
@@ -116,12 +119,12 @@ class TaskConfig:
         return self.train_dataset or self.dataset
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SizeConfig:
     """One size of a backbone."""
 
     hub_id: str
-    revision: Optional[str]  # full commit hash; null follows the main branch
+    revision: Optional[str] = None  # full commit hash; null follows the main branch
     parameters: Parameters
     learning_rate: Rate
 
@@ -149,49 +152,49 @@ class TinyConfig:
     num_threads: Annotated[int, Range(1, 1024)]  # of torch on a CPU; another number rounds otherwise: another base
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ModelConfig:
     """A model that answers problems."""
 
     name: Name
-    path: Optional[str]  # a local folder or another Hub id, in place of hub_id
-    hub_id: Optional[str]
-    revision: Optional[str]
-    parameters: Optional[Parameters]
+    path: Optional[str] = None  # a local folder or another Hub id, in place of hub_id
+    hub_id: Optional[str] = None
+    revision: Optional[str] = None
+    parameters: Optional[Parameters] = None
     prompt: PromptStyle
     precision: Precision  # of computation
     attention: Attention
 
 
-@dataclass
+@dataclass(kw_only=True)
 class BackboneConfig(ModelConfig):
     """The model that is fine-tuned."""
 
-    size: Optional[str]
+    size: Optional[str] = None
     sizes: dict[Name, SizeConfig]
     learning_rate: Rate  # the paper's by size; train/*.yaml refers to it
     seed: Seed  # of a base built here
-    tiny: Optional[TinyConfig]
+    tiny: Optional[TinyConfig] = None
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ApiConfig:
     """How a model behind an OpenAI-compatible server is asked. All null where none is."""
 
-    model: Optional[str]
-    base_url: Optional[str]  # null is OPENAI_BASE_URL, else OpenAI itself
-    temperature: Optional[Temperature]  # sent only when set, as are the next three
-    reasoning_effort: Optional[str]
-    max_completion_tokens: Optional[Count]  # one of these two must be set: without a limit no budget can be kept
-    max_tokens: Optional[Count]  # what older servers call it
-    input_usd: Optional[Dollars]  # per million tokens; null looks the model up in conf/prices
-    output_usd: Optional[Dollars]  # per million tokens, reasoning included
-    max_concurrent_requests: Optional[Annotated[int, Range(1, 65_535)]]  # a server has no more ports
-    max_requests_per_minute: Optional[PerMinute]  # null: what the server's headers say
-    max_tokens_per_minute: Optional[PerMinute]  # the same
-    max_retries: Optional[Annotated[int, Range(0, 1000)]]
-    request_timeout: Optional[Annotated[float, Range(0, 86_400, above=True)]]  # seconds, the whole answer
-    max_wait: Optional[Annotated[float, Range(0, 2_592_000)]]  # seconds; a server that asks for more ends the run
+    model: Optional[str] = None
+    base_url: Optional[str] = None  # null is OPENAI_BASE_URL, else OpenAI itself
+    temperature: Optional[Temperature] = None  # sent only when set, as are the next three
+    reasoning_effort: Optional[str] = None
+    max_completion_tokens: Optional[Count] = None  # one of these two must be set: without a limit no budget can be kept
+    max_tokens: Optional[Count] = None  # what older servers call it
+    input_usd: Optional[Dollars] = None  # per million tokens; null looks the model up in conf/prices
+    output_usd: Optional[Dollars] = None  # per million tokens, reasoning included
+    max_concurrent_requests: Optional[Annotated[int, Range(1, 65_535)]] = None  # a server has no more ports
+    max_requests_per_minute: Optional[PerMinute] = None  # null: what the server's headers say
+    max_tokens_per_minute: Optional[PerMinute] = None  # the same
+    max_retries: Optional[Annotated[int, Range(0, 1000)]] = None
+    request_timeout: Optional[Annotated[float, Range(0, 86_400, above=True)]] = None  # seconds, the whole answer
+    max_wait: Optional[Annotated[float, Range(0, 2_592_000)]] = None  # seconds; longer ends the run
 
 
 @dataclass
@@ -203,75 +206,75 @@ class PriceConfig:
     output_usd: Dollars  # reasoning included
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SourceConfig:
     """One model whose mistakes are collected. `kind` needs the field of its name."""
 
     kind: SourceKind
-    prompt: Optional[Ask]  # null: as the model's own `prompt` says; for one behind a server few_shot
-    weights: Optional[ModelConfig]  # loaded here
-    api: Optional[ApiConfig]  # behind an OpenAI-compatible server
-    recorded: Optional[str]  # a file of solutions made before: JSON lines, plain or .gz
-    paper_success: Optional[Share]  # the paper's, of the model that it is or stands for: MATH mistakes GPT-4 corrected
+    prompt: Optional[Ask] = None  # null: as the model's own `prompt` says; for one behind a server few_shot
+    weights: Optional[ModelConfig] = None  # loaded here
+    api: Optional[ApiConfig] = None  # behind an OpenAI-compatible server
+    recorded: Optional[str] = None  # a file of solutions made before: JSON lines, plain or .gz
+    paper_success: Optional[Share] = None  # the paper's: its MATH mistakes that GPT-4 corrected
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SamplerConfig:
     """Who makes the mistakes, and how."""
 
     name: Name
     models: dict[Name, SourceConfig]  # each one's solutions are an artifact of their own
-    other: Optional[SourceConfig]  # whose mistakes mix=lema_random takes; a base built here takes another one's
+    other: Optional[SourceConfig] = None  # whose mistakes mix=lema_random takes; a base built here takes another one's
     samples: Repeats  # per problem and model
     temperature: Temperature
     max_new_tokens: Count
     batch_size: Count
     seed: Seed
-    demonstrations: Optional[str]  # a file of worked solutions for few_shot, in place of ours
+    demonstrations: Optional[str] = None  # a file of worked solutions for few_shot, in place of ours
     keep_unanswered: bool  # a solution without an answer is a wrong path too
 
 
-@dataclass
+@dataclass(kw_only=True)
 class CorrectorConfig(ApiConfig):
     """Who corrects the mistakes."""
 
     name: Name
     method: CorrectionMethod
-    weights: Optional[ModelConfig]  # of corrector.method=local
-    prompt: Optional[str]  # a prompt file in the paper's form
+    weights: Optional[ModelConfig] = None  # of corrector.method=local
+    prompt: Optional[str] = None  # a prompt file in the paper's form
     tries: Repeats  # corrections asked for of a path, until one is accepted
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RationalesConfig(ApiConfig):
     """Further CoT solutions of the training questions, by a strong model: kept when their answer is right."""
 
     name: Name
-    demonstrations: Optional[str]  # a file of worked solutions, in place of ours
-    requests: Optional[Count]  # in all, as evenly over the questions as can be; null: none
-    most: Optional[Repeats]  # of one question
+    demonstrations: Optional[str] = None  # a file of worked solutions, in place of ours
+    requests: Optional[Count] = None  # in all, as evenly over the questions as can be; null: none
+    most: Optional[Repeats] = None  # of one question
 
 
-@dataclass
+@dataclass(kw_only=True)
 class MixConfig:
     """An arm: its CoT examples plus one kind of extra examples."""
 
     name: Name
     cot: CotPart
     extra: Extra  # as many examples as there are corrections
-    without: Optional[Without]  # null: corrections are whole
+    without: Optional[Without] = None  # null: corrections are whole
     match_tokens: bool  # add CoT examples of random questions until the mix has as many tokens as lema
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TrainConfig:
     """How a checkpoint is made. Steps are `epochs` over the mix, at most `max_steps`; either may be null."""
 
     method: Method
     learning_rate: Rate
     schedule: Schedule
-    epochs: Optional[Annotated[float, Range(0, 1_000_000, above=True)]]
-    max_steps: Optional[Count]
+    epochs: Optional[Annotated[float, Range(0, 1_000_000, above=True)]] = None
+    max_steps: Optional[Count] = None
     batch_size: Count  # examples a step
     batches: Batches
     micro_batch_size: Count  # padded: examples a forward pass; the mean loss of each counts alike, as in the script
@@ -283,13 +286,13 @@ class TrainConfig:
     max_grad_norm: Annotated[float, Range(0, 10**9)]  # 0 cuts none
     max_source_tokens: Count
     max_target_tokens: Count
-    activation_checkpointing: Optional[bool]  # null: when memory needs it
+    activation_checkpointing: Optional[bool] = None  # null: when memory needs it
     lora_rank: WidthOr0
     lora_alpha: WidthOr0
     lora_dropout: ShareBelow1
     save_steps: Count  # a checkpoint, to resume from and to select
     resume_checkpoints: Count  # how many, from the newest, keep what resuming needs
-    merge: Optional[Merge]  # null: adapters are evaluated unmerged
+    merge: Optional[Merge] = None  # null: adapters are evaluated unmerged
 
 
 @dataclass
@@ -301,36 +304,36 @@ class EvaluationConfig:
     batch_size: Count
 
 
-@dataclass
+@dataclass(kw_only=True)
 class CompareConfig:
     """What `only=compare` sets side by side: runs by their folder, or by its name or the beginning of it."""
 
-    a: Optional[str]
-    b: Optional[str]
+    a: Optional[str] = None
+    b: Optional[str] = None
     examples: CountOr0  # problems of each kind of flip that are shown with both answers
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TrackerConfig:
     """Where runs are logged beside our own files."""
 
     name: TrackerName
-    project: Optional[Project]
-    group: Optional[Group]  # a sweep's name
+    project: Optional[Project] = None
+    group: Optional[Group] = None  # a sweep's name
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Config:
     """One cell of the experiment."""
 
     seed: Seed  # the training seed and nothing else
-    limit: Optional[Count]  # cuts every split to its first N problems
+    limit: Optional[Count] = None  # cuts every split to its first N problems
     runs_dir: str
-    until: Optional[Stage]
-    only: Optional[Only]
+    until: Optional[Stage] = None
+    only: Optional[Only] = None
     selection: Selection
     leakage: Leakage
-    budget_usd: Optional[Dollars]  # what all requests that the run stands on may cost together, whoever paid for them
+    budget_usd: Optional[Dollars] = None  # of all requests that the run stands on, whoever paid for them
     retry_failed: bool  # ask those requests again, and only those, that ended without a usable answer
     prices: dict[str, PriceConfig]  # by model
     sampler: SamplerConfig

@@ -24,17 +24,17 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from lema import stopping
+from lema.api.billing import most_usd, usd
+from lema.api.estimate import estimate
+from lema.api.journal import Answer, Journal, Spending, open_journal
+from lema.api.pacing import Pace
+from lema.artifacts.locks import lock
 from lema.config import ApiConfig, PriceConfig
-from lema.estimate import estimate
 from lema.identity import without_paths
-from lema.journal import Answer, Journal, Spending, open_journal
-from lema.locks import lock
-from lema.models.billing import most_usd, usd
-from lema.models.pacing import Pace
 from lema.types import UserError
 
 if TYPE_CHECKING:
-    from lema.models.api import Landed
+    from lema.api.client import Landed
 log = logging.getLogger(__name__)
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.5, 30.0  # seconds, twice as long each time, with jitter
 _PARAMETERS = ("temperature", "reasoning_effort", "max_completion_tokens", "max_tokens")  # sent only when set
@@ -61,13 +61,14 @@ def ask(
     keys = [_key(_text(_body(message, api)), attempt) for message, attempt in prompts]
     with open_journal(journal_path, keys) as journal:
         old = journal.unusable() if retry_failed else {}
-        if old or len(journal.answers()) < len(set(keys)):
+        if old or not journal.answers().keys() >= set(keys):
             with lock(journal_path) as held:  # so that no other process pays for the same
                 answers, now = journal.answers(), journal.unusable()
                 again = {key for key, attempts in old.items() if now.get(key) == attempts}  # none has done so meanwhile
                 messages = {key: message for key, (message, _) in zip(keys, prompts, strict=True)}
                 left = [key for key in messages if key not in answers or key in again]
                 if left:
+                    journal.check()
                     asking = _Asking(journal, held.lost, messages, api, price, section, budget_usd, paid_usd)
                     size = sum(len(messages[key].encode("utf-8", "replace")) for key in left) / len(left)
                     costs = estimate(section, (len(left), len(left)), (size, size), api, price)
@@ -121,7 +122,7 @@ class _Asking:
         paid_usd: float,
     ) -> None:
         self.settings = settings(api, section, budget_usd)
-        from lema.models.api import Client
+        from lema.api.client import Client
 
         self.client = Client(api, section)
         self.journal, self.lost, self.messages, self.api, self.price = journal, lost, messages, api, price
@@ -171,7 +172,8 @@ class _Asking:
         """Say what is waited for; and no request leaves any more."""
         landing = f"what is on its way, {self.pace.in_flight} requests, is waited for"
         seconds, again = self.settings.request_timeout, "a second signal leaves at once, and they are paid for again"
-        log.info("%-16s %s: %s, %g s at most; %s", "asking", number.name, landing, seconds, again)
+        if self.pace.in_flight:
+            log.info("%-16s %s: %s, %g s at most; %s", "asking", number.name, landing, seconds, again)
         self.changed.set()
 
     def _kept(self) -> str:

@@ -1,0 +1,123 @@
+"""What the steps to be made need before anything is downloaded, sent or paid: all that is missing, in one message."""
+
+import tempfile
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from lema.cell import Cell
+from lema.config import Batches, Config, CotPart, Extra, Method, ModelConfig, Selection, SourceKind, Split, Stage
+from lema.models.weights import Weights, weights
+from lema.preflight import consent, hardware, hub
+from lema.types import UserError
+
+ANSWERING = {Stage.sample, Stage.select, Stage.merge, Stage.evaluate}  # in which the backbone does
+
+
+def check_runs_dir(folder: Path) -> None:
+    """The runs folder exists and can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"runs_dir={folder}: cannot be written ({reason}); choose a folder with runs_dir=") from None
+
+
+def check(cell: Cell, stages: set[Stage], overrides: list[str]) -> None:
+    """Raise one `UserError` naming everything that these stages lack, each with its remedy."""
+    tracker = cell.tracker.missing() if stages else ()
+    if missing := [*_missing(cell, stages), *tracker, *consent.missing(cell, stages, overrides)]:
+        command = f"backbone={cell.config.backbone.name} task={cell.config.task.name}"
+        raise UserError("\n  - ".join([f"{command} cannot start; missing:", *missing]))
+
+
+def _missing(cell: Cell, stages: set[Stage]) -> Iterator[str]:
+    config, task, models = cell.config, cell.config.task, {}
+    for key, dataset in (("dataset", task.dataset), ("train_dataset", task.train_dataset)):
+        if Stage.data in stages and dataset and dataset.path is None:
+            yield from hub.unreachable("dataset", dataset.hub_id, dataset.revision, f"task.{key}.path")
+    yield from without_dev(config, stages)
+    explained = task.trained_dataset is None or task.trained_dataset.solution
+    if Stage.mix in stages and config.mix.cot is not CotPart.none and not explained and not config.rationales.requests:
+        without = f"{task.name} has no reference solutions, so mix={config.mix.name} would have no CoT examples"
+        field = "add some to the training rows and name their field, task.dataset.solution=FIELD"
+        yield f"rationales: {without}; have a model write some, rationales=gpt4, or {field}"
+    others = config.mix.extra is Extra.other_corrections
+    own = [source for source in config.sampler.models.values() if source.kind is SourceKind.backbone]
+    if others and not own:
+        instead = f"run mix=lema, which trains on them; sampler=self mix=lema takes {config.backbone.name}'s own"
+        yield f"mix: sampler={config.sampler.name} makes mistakes that are another model's already: {instead}"
+    loaded = {f"sampler.models.{name}.weights": source.weights for name, source in config.sampler.models.items()}
+    if others and not cell.builds_base and config.sampler.other:
+        loaded["sampler.other.weights"] = config.sampler.other.weights
+    models |= {
+        name: (model, [hardware.Held("of weights", hardware.BYTES[model.precision])])
+        for name, model in loaded.items()
+        if model and Stage.sample in stages
+    }
+    for name, source in config.sampler.models.items():
+        if Stage.sample in stages and source.recorded and not (file := Path(source.recorded).expanduser()).is_file():
+            key, why = (
+                f"sampler.models.{name}.recorded={source.recorded}",
+                "a folder" if file.is_dir() else "no such file",
+            )
+            yield f"recorded: {key}: {why}; name a file of JSON lines, plain or .gz"
+    if Stage.correct in stages and (corrector := config.corrector.weights):
+        models["corrector.weights"] = (corrector, [hardware.Held("of weights", hardware.BYTES[corrector.precision])])
+    if not cell.builds_base and stages - {Stage.data, Stage.correct, Stage.rationales}:
+        models["backbone"] = (config.backbone, hardware.held(config, stages))
+    answers, trains = bool(stages & ANSWERING), Stage.train in stages
+    for name, (model, held) in models.items():
+        source, of_backbone = weights(model), name == "backbone"
+        parameters = hardware.parameters(source) or model.parameters or 0
+        lines = [] if of_backbone and not answers and not trains else [*hardware.unsupported(name, model)]
+        lines += hub.unloadable(name, source)
+        if parameters and held:
+            lines += hardware.too_large(name, source.location, parameters, held, *hardware.memory())
+        if of_backbone and Stage.merge in stages:
+            lines += hardware.too_little_disk(cell.store.root, parameters * hardware.BYTES[model.precision])
+        layouts = [config.train.batches is Batches.packed] * (of_backbone and trains)
+        layouts += [False] * (answers or not of_backbone)
+        yield from lines or _unlike_eager(name, model, source, layouts)
+    if cell.builds_base and (answers or trains):
+        yield from hardware.unsupported("backbone", config.backbone)
+    if stages & {Stage.train, Stage.evaluate} and not find_spec("bitsandbytes"):
+        if config.train.method is Method.qlora:
+            yield "package: train.method=qlora needs bitsandbytes: pip install bitsandbytes, or train=lora"
+        if not config.train.optimizer.startswith("adamw_torch"):
+            setting, other = f"train.optimizer={config.train.optimizer}", "train.optimizer=adamw_torch"
+            yield f"package: {setting} needs bitsandbytes: pip install bitsandbytes, or {other}"
+
+
+def without_dev(config: Config, stages: set[Stage]) -> Iterator[str]:
+    """What asks dev questions, when none are held out."""
+    train, more = config.train, "or hold questions out with task.num_dev="
+    if config.task.num_dev:
+        return
+    # With epochs alone the number of steps is known only once the mix is made.
+    several = train.max_steps is None or train.max_steps > train.save_steps
+    if Stage.train in stages and config.selection is Selection.dev and several:
+        yield f"dev: selection=dev task.num_dev=0 leaves nothing to choose a checkpoint by: selection=last, {more}"
+    if Stage.evaluate in stages and config.evaluation.split is Split.dev:
+        yield f"dev: evaluation.split=dev task.num_dev=0 leaves nothing to evaluate on: evaluation.split=test, {more}"
+
+
+def _unlike_eager(name: str, model: ModelConfig, source: Weights, layouts: list[bool]) -> Iterator[str]:
+    """What a model's architecture asks of attention and its kernel does not compute, on rows packed (True) or not.
+
+    Only the model's small files are read for that; a damaged one is named here too.
+    """
+    if not layouts:
+        return
+    from lema.models.generating import own_settings
+    from lema.models.huggingface import load_architecture
+    from lema.models.kernels import choose
+
+    try:
+        own_settings(source)
+        architecture = load_architecture(source)
+        for packed in layouts:
+            choose(model.attention, model.precision, architecture, packed, name)
+    except UserError as error:
+        yield f"model: {error}"

@@ -1,0 +1,110 @@
+"""What models need of this machine: memory, disk, packages, a GPU that computes in their precision."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from lema.config import Attention, Config, Method, ModelConfig, Precision, SourceKind, Stage
+from lema.models.weights import NF4_BYTES, TRAINED_BYTES, Weights
+
+BYTES = {Precision.bf16: 2.0, Precision.fp32: 4.0}  # a parameter
+PUBLISHED_BYTES = 2.0  # a parameter, as the files of most models have it
+CPU_PARAMETERS = 500_000_000  # up to here a CPU is slow but possible; ours
+
+
+@dataclass(frozen=True)
+class Held:
+    """A model on one device: in what form, its bytes a parameter, and the setting that does without it."""
+
+    form: str
+    width: float
+    remedy: str | None = None
+
+
+def held(config: Config, stages: set[Stage]) -> list[Held]:
+    """The forms in which these stages hold the backbone; of those of one size the first: its remedy serves all."""
+    method, whole = config.train.method, BYTES[config.backbone.precision]
+    forms = []
+    if stages & {Stage.train, Stage.select, Stage.evaluate}:
+        forms.append(Held("of weights", NF4_BYTES if method is Method.qlora else whole))
+    if Stage.sample in stages and any(each.kind is SourceKind.backbone for each in config.sampler.models.values()):
+        forms.append(Held("of weights to sample with", whole))
+    if Stage.train in stages and method is Method.full:
+        form, width = "of weights, gradients and moments to train them all", TRAINED_BYTES
+        if config.train.optimizer.startswith("paged"):  # the moments, half of it, may lie in the machine's memory
+            form, width = "of weights and gradients to train them all", TRAINED_BYTES / 2
+        forms.append(Held(form, width, "train=lora"))
+    if Stage.merge in stages:
+        forms.append(Held("of merged weights", whole, "train.merge=null"))
+    held: dict[float, Held] = {}
+    for each in forms:
+        held.setdefault(each.width, each)
+    return list(held.values())
+
+
+def parameters(source: Weights) -> int:
+    """The number by the size of a local folder's weights; 0 when there are none."""
+    folder = Path(source.location)
+    files = list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))
+    return int(sum(file.stat().st_size for file in files) / PUBLISHED_BYTES)
+
+
+def memory() -> tuple[bool, int]:
+    """Whether there is a CUDA GPU, and its memory in bytes, else the machine's."""
+    import torch
+
+    if torch.cuda.is_available():
+        return True, torch.cuda.get_device_properties(0).total_memory
+    return False, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def too_large(name: str, location: str, parameters: int, held: list[Held], on_gpu: bool, memory: int) -> Iterator[str]:
+    """A model needs room in each form: a large one on a CUDA GPU, a small one at least in the machine's memory."""
+    possible = on_gpu or parameters <= CPU_PARAMETERS
+    lacking = [each for each in held if parameters * each.width > memory or not possible]
+    if lacking:
+        needs = ", ".join(f"{parameters * each.width / 1e9:.0f} GB {each.form}" for each in lacking)
+        found = f"a GPU of {memory / 1e9:.0f} GB" if on_gpu else f"no CUDA GPU, and {memory / 1e9:.0f} GB of memory"
+        remedies = [each.remedy for each in lacking if each.remedy]
+        if len(remedies) < len(lacking):  # they would not do
+            remedies = []
+        size = f"{location} has {parameters / 1e9:.1f} billion parameters, {needs}"
+        remedy = ", ".join([*remedies, "run on a larger one"])
+        yield f"GPU: {size}, and this machine has {found}: {remedy}, or choose a smaller {name}"
+
+
+def too_little_disk(root: Path, need: float) -> Iterator[str]:
+    """The merged model, of `need` bytes, is written below the runs folder."""
+    free = shutil.disk_usage(root).free
+    if need > free:
+        short = f"the merged model takes {need / 1e9:.0f} GB, and runs_dir={root} has {free / 1e9:.0f} GB free"
+        yield f"disk: {short}: free some, choose another folder with runs_dir=, or train.merge=null"
+
+
+def unsupported(name: str, model: ModelConfig) -> Iterator[str]:
+    """What a model's attention and precision need of the packages and the GPU, and do not find."""
+    setting = f"{name}.attention={model.attention}"
+    flash = model.attention is Attention.flash_attention_2
+    if flash and not find_spec("flash_attn"):
+        install = "pip install flash-attn --no-build-isolation"
+        yield f"package: {setting} needs flash-attn: {install}, or {name}.attention=auto"
+    if flash and model.precision is Precision.fp32:
+        yield f"precision: {setting} computes in 16 bits: {name}.precision=bf16, or {name}.attention=sdpa"
+    if flash or model.precision is Precision.bf16:
+        import torch
+
+        if not torch.cuda.is_available():
+            if flash:
+                yield f"GPU: {setting} needs a CUDA GPU, and this machine has none: {name}.attention=auto"
+        elif model.precision is Precision.bf16:
+            yield from without_bf16(name, torch.cuda.get_device_capability())
+
+
+def without_bf16(name: str, capability: tuple[int, int]) -> Iterator[str]:
+    """CUDA cards compute in bfloat16 from compute capability 8.0 (Ampere) on; older ones only emulate it."""
+    if capability < (8, 0):
+        card = f"this GPU has compute capability {capability[0]}.{capability[1]}, bf16 needs 8.0 (an A100 or newer)"
+        yield f"precision: {name}.precision=bf16, and {card}: {name}.precision=fp32"

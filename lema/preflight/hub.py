@@ -1,0 +1,45 @@
+"""Whether models and data sets are where the config says: in a folder here, in the cache, or on the Hub."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from lema.models.weights import Weights
+
+
+def unloadable(name: str, source: Weights) -> Iterator[str]:
+    """Where a model is not."""
+    if not Path(source.location).is_dir():
+        yield from unreachable("model", source.location, source.revision, f"{name}.path")
+    elif not (Path(source.location) / "config.json").is_file():
+        yield f"model: {name}.path={source.location} holds no config.json: choose a model in Hugging Face format"
+
+
+def unreachable(kind: str, hub_id: str, revision: str | None, path: str) -> Iterator[str]:
+    """Why the Hub would not give this, if it would not; what is in the local cache needs no Hub."""
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url, snapshot_download
+
+    if Path(hub_id).is_dir():  # which the Hub's own libraries would take for the repository
+        yield f"{kind}: {hub_id} is a folder here, not a repository on the Hub: name it {path}={hub_id}"
+        return
+    try:
+        with suppress(errors.LocalEntryNotFoundError):
+            snapshot_download(hub_id, repo_type=kind, revision=revision, local_files_only=True)
+            return
+        # A file, not the repository's page: the page of gated weights is public.
+        file = "config.json" if kind == "model" else "README.md"
+        get_hf_file_metadata(hf_hub_url(hub_id, file, repo_type=kind, revision=revision))
+        return
+    except errors.HFValidationError:
+        why = "is neither a folder nor the id of a repository on the Hub: correct it"
+    except errors.OfflineModeIsEnabled:
+        why = "is not in the cache and HF_HUB_OFFLINE is set: unset it"
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        why = f"is not on the Hub (HTTP {status}): check the id and the revision"
+        if status in (401, 403):
+            licence = "accept its licence on its page and run hf auth login (or set HF_TOKEN)"
+            why = f"is refused by the Hub (HTTP {status}): {licence}"
+    except errors.HTTPError as error:  # pyright: ignore[reportPrivateImportUsage] # of the Hub's own client
+        why = f"cannot be reached ({error}): check the network"
+    yield f"{kind}: {hub_id}{f' at {revision[:8]}' if revision else ''} {why}, or {path}=FOLDER"
