@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from lema.artifacts import RESUME, Artifact, Recipe, Store, write_jsonl
+from lema.artifacts import RESUME, Artifact, Recipe, Store, keep, kept, write_jsonl
 from lema.cell import Cell
 from lema.config import Config
 from lema.models import tiny
@@ -212,13 +212,13 @@ def test_killed_while_choosing_the_same_command_goes_on(tmp_path: Path) -> None:
     deadline = time.monotonic() + 120
     while not answered and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
-        answered = list(tmp_path.glob("select/*.partial/resume/step-1.jsonl"))
+        answered = list(tmp_path.glob("select/*.partial/resume/step-1.json"))
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert answered
     assert not list(tmp_path.glob("select/*/record.json"))
-    rows = [json.loads(line) | {"correct": True} for line in answered[0].open()]
-    write_jsonl(answered[0], rows)  # a mark that answering again would not leave
+    rows = [row | {"correct": True} for row in kept(answered[0])]
+    keep(answered[0], rows)  # a mark that answering again would not leave
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     [chosen] = tmp_path.glob("select/*/record.json")
     summary = json.loads(chosen.read_text())["summary"]
