@@ -28,8 +28,8 @@ CURVE = "metrics.jsonl"  # of the train step, and of the run
 def recorded(cell: Cell, overrides: list[str], last: Stage, in_sweep: bool) -> Iterator[Callable[[], None]]:
     """Keep the folder while the steps up to `last` are made: its state is "running", then how it ended.
 
-    Yields what is to be called when the first step begins. What fails before leaves a word only where one is looked
-    for: in a sweep, and in the folder of an earlier attempt.
+    Yields a function to call when the first step begins. An error before that is written down only in a sweep, or when
+    an earlier attempt left a run.json. A run that was taken over writes nothing: the folder is the other process's.
     """
     try:
         yield partial(_write, cell, overrides, "running")

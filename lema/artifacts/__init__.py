@@ -150,8 +150,8 @@ def _seal(record: dict[str, Any]) -> str:
 def _take_over(folder: Path, own: Path) -> None:
     """Make the folder of a new attempt, `own`, with what earlier ones left to go on from.
 
-    The owner of an earlier one may only be paused. So what it left is moved file by file: by path it finds nothing any
-    more, and in the folders that it holds open there is nothing left. Files that it had not ended stay behind.
+    An earlier owner may only be paused. So its files are moved one by one: after waking it finds none of them by path,
+    and none in a folder that it holds open. Files that it had not finished stay behind.
     """
     name, old = f"{folder.name}.", folder.with_name(folder.name + ".old")
     earlier = [path for path in folder.parent.iterdir() if path.name.startswith(name) and path.suffix == ".partial"]

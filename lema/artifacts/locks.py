@@ -29,7 +29,7 @@ LOOK_SECONDS = 1.0  # `check` looks at a lock this often
 
 
 class TakenOver(UserError):
-    """Another process makes what this one was making: how the run ends is for that one to write down."""
+    """Another process makes what this one was making, and it alone writes down how the run ends."""
 
 
 class Held:
