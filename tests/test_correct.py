@@ -15,11 +15,10 @@ from test_pipeline import SMALL
 from test_sample import record, rows, summary
 
 from lema import pipeline
-from lema.api.journal import Answer
 from lema.config import Config
 from lema.correctors.model import correct_all
 from lema.data import tasks
-from lema.types import Problem, Solution
+from lema.types import Completion, Problem, Solution
 
 GOOD = " Step 1.\nExplanation: 2 + 3 is 5.\nCorrect Solution:\n{\nStep 1: 2 + 3 = 5.\nStep 2: The answer is 5.\n}"
 PATH = ["2 + 3 = 6.", "The answer is 6."]
@@ -58,8 +57,8 @@ def item(name: str, level: str | None = None) -> tuple[Problem, Solution, list[s
     ],
 )
 def test_every_reply_is_accepted_or_rejected_with_its_reason(text: str | None, ended: str, reason: str | None) -> None:
-    def answering(asked: list[tuple[str, int]], spent_usd: float) -> tuple[list[Answer], dict[str, Any]]:
-        return [Answer(text, ended, "c")], {}
+    def answering(asked: list[tuple[str, int]], spent_usd: float) -> tuple[list[Completion], dict[str, Any]]:
+        return [Completion(text, ended, "c")], {}
 
     [correction], _ = correct_all([item("a")], "Shown.", 1, "gsm8k", answering)
     assert (correction.reason, correction.accepted, correction.corrector) == (reason, reason is None, "c")
@@ -69,9 +68,9 @@ def test_every_reply_is_accepted_or_rejected_with_its_reason(text: str | None, e
 def test_the_corrector_sees_demonstrations_question_and_wrong_path_but_never_the_gold_answer(ending: str) -> None:
     seen = []
 
-    def answering(asked: list[tuple[str, int]], spent_usd: float) -> tuple[list[Answer], dict[str, Any]]:
+    def answering(asked: list[tuple[str, int]], spent_usd: float) -> tuple[list[Completion], dict[str, Any]]:
         seen.extend(prompt for prompt, _ in asked)
-        return [Answer(GOOD, "stop", "c")], {}
+        return [Completion(GOOD, "stop", "c")], {}
 
     problem, solution, path = item("a")
     gold = dataclasses.replace(problem, answer="the-gold-answer", solution="the-gold-solution")
@@ -86,8 +85,8 @@ def test_a_flawless_corrector_is_accepted() -> None:
     items = [item(name) for name in "ab"]
     reply = ReferenceReply(problem for problem, _, _ in items)
 
-    def answering(asked: list[tuple[str, int]], spent_usd: float) -> tuple[list[Answer], dict[str, Any]]:
-        return [Answer(reply(prompt), "stop", "c") for prompt, _ in asked], {}
+    def answering(asked: list[tuple[str, int]], spent_usd: float) -> tuple[list[Completion], dict[str, Any]]:
+        return [Completion(reply(prompt), "stop", "c") for prompt, _ in asked], {}
 
     for correction in correct_all(items, "Shown.", 1, "gsm8k", answering)[0]:
         assert (correction.incorrect_step, correction.accepted) == (1, True)
@@ -97,11 +96,11 @@ def test_a_flawless_corrector_is_accepted() -> None:
 def test_a_further_try_is_asked_only_of_what_was_rejected() -> None:
     rounds, budgeted = [], []
 
-    def answering(asked: list[tuple[str, int]], spent_usd: float) -> tuple[list[Answer], dict[str, Any]]:
+    def answering(asked: list[tuple[str, int]], spent_usd: float) -> tuple[list[Completion], dict[str, Any]]:
         rounds.append(asked)
         budgeted.append(spent_usd)
         good = [prompt for prompt, number in asked if "a:" in prompt or ("b:" in prompt and number == 1)]
-        answers = [Answer(GOOD if prompt in good else "No.", "stop", "c") for prompt, _ in asked]
+        answers = [Completion(GOOD if prompt in good else "No.", "stop", "c") for prompt, _ in asked]
         return answers, {"requests": len(asked), "usd": 0.5}
 
     corrections, spent = correct_all([item("a"), item("b"), item("c")], "Shown.", 3, "gsm8k", answering)

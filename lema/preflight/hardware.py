@@ -24,7 +24,7 @@ class Held:
     remedy: str | None = None
 
 
-def held(config: Config, stages: set[Stage]) -> list[Held]:
+def held(config: Config, stages: set[str]) -> list[Held]:
     """The forms in which these stages hold the backbone; of those of one size the first: its remedy serves all."""
     method, whole = config.train.method, BYTES[config.backbone.precision]
     forms = []
