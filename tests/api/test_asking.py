@@ -12,69 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
+from asked import KEY, PRICE, api_for, asked, number_of
 from openai_server import OpenAIServer
 
 from lema.api.asking import ask
 from lema.api.journal import Answer, Spending
-from lema.config import ApiConfig, PriceConfig
+from lema.config import PriceConfig
 from lema.types import UserError
-
-KEY = "sk-secret-of-the-tests"
-PRICE = PriceConfig(2.0, 1.0, 10.0)
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Path:
-    return tmp_path / "runs" / "requests.sqlite"
-
-
-def api_for(server: OpenAIServer | str | None, **changes: object) -> ApiConfig:
-    values: dict = {
-        "model": "gpt-test",
-        "base_url": server.url if isinstance(server, OpenAIServer) else server,
-        "temperature": None,
-        "reasoning_effort": None,
-        "max_completion_tokens": 500,
-        "max_tokens": None,
-        "input_usd": None,
-        "output_usd": None,
-        "max_concurrent_requests": 8,
-        "max_requests_per_minute": None,
-        "max_tokens_per_minute": None,
-        "max_retries": 2,
-        "request_timeout": 5.0,
-        "max_wait": 600.0,
-    }
-    return ApiConfig(**{**values, **changes})
-
-
-def asked(
-    count: int,
-    api: ApiConfig,
-    journal: Path,
-    budget: float | None = 100.0,
-    price: PriceConfig = PRICE,
-    retry_failed: bool = False,
-) -> tuple[list[Answer], Spending]:
-    """What `count` questions are answered, each long enough for a price."""
-    prompts = [
-        (f"What is {number} + 3? Tell it in the long form that we agreed on before.", 0) for number in range(count)
-    ]
-    return ask(
-        prompts, api, price, section="corrector", budget_usd=budget, journal_path=journal, retry_failed=retry_failed
-    )
-
-
-def number_of(body: dict) -> int:
-    """Which of the questions of `asked` it is."""
-    return int(re.findall(r"\d+", body["messages"][0]["content"])[0])
 
 
 def test_answers_come_in_order_and_cost_what_the_server_billed(journal: Path) -> None:
@@ -529,15 +473,14 @@ def test_requests_of_older_journals_stay_answered(journal: Path) -> None:
 CLIENT = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from test_asking import api_for, asked
-print(len(asked(int(sys.argv[3]), api_for(sys.argv[2]), Path(sys.argv[4]), float(sys.argv[5]))[0]))
+from asked import api_for, asked
+print(len(asked(int(sys.argv[2]), api_for(sys.argv[1]), Path(sys.argv[3]), float(sys.argv[4]))[0]))
 assert "torch" not in sys.modules
 """
 
 
 def client(server: OpenAIServer, count: int, journal: Path, budget: float = 100.0) -> subprocess.Popen:
-    arguments = [Path(__file__).parent, server.url, count, journal, budget]
+    arguments = [server.url, count, journal, budget]
     return subprocess.Popen(
         [sys.executable, "-c", CLIENT, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -583,12 +526,12 @@ import resource, sys
 from lema.api import journal
 journal._SPARE_BYTES = 1000  # there is room for no more
 resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
-""" + CLIENT.replace("sys.argv[2])", "sys.argv[2], max_completion_tokens=5000)")
+""" + CLIENT.replace("sys.argv[1])", "sys.argv[1], max_completion_tokens=5000)")
 
 
 def test_full_disk_is_one_line_and_loses_nothing(journal: Path) -> None:
     with OpenAIServer(reply=lambda prompt: "long " * 2000) as server:
-        arguments = [Path(__file__).parent, server.url, 200, journal, 100.0]
+        arguments = [server.url, 200, journal, 100.0]
         run = subprocess.run(
             [sys.executable, "-c", FULL, *map(str, arguments)], capture_output=True, text=True, timeout=60
         )

@@ -8,14 +8,12 @@ import random
 from pathlib import Path
 
 import pytest
+from asked import PRICE, api_for, asked
 from raw_server import RawServer, completion, reply
-from test_asking import PRICE, api_for, asked, environment, journal
 
 from lema.api.asking import ask
 from lema.api.billing import billed, most_usd, usd
 from lema.config import PriceConfig
-
-assert environment, journal  # the fixtures of this module too
 
 REQUEST = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x" * 32}]})  # 87 bytes
 LIMIT, MOST = 500, len(REQUEST)

@@ -1,12 +1,11 @@
 """Whether a key may use a model is asked of the server's own list, which is free."""
 
 import pytest
+from asked import KEY, api_for
 from openai_server import OpenAIServer
-from test_asking import KEY, api_for, environment
 
 from lema.api.client import check_model
 
-assert environment  # the fixture of this module too
 LIST = [
     {"id": "gpt-6.2-sol"},
     {"id": "gpt-6.2-astra", "shutdown_date": None},

@@ -10,13 +10,11 @@ import zlib
 from pathlib import Path
 
 import pytest
+from asked import api_for, asked
 from raw_server import JSON, MEGABYTE, RawServer, Writes, bomb, completion, drip, endless, head, packed, reply
-from test_asking import api_for, asked, environment, journal
 
 from lema.api.client import check_model
 from lema.types import UserError
-
-assert environment, journal  # the fixtures of this module too
 
 CHUNKED = head(200, JSON | {"Transfer-Encoding": "chunked"})
 OPEN = head()[:-2]  # more headers may follow
@@ -149,17 +147,16 @@ def test_a_list_of_models_is_waited_for_as_a_whole() -> None:
 CLIENT = """
 import json, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
 from asking_load import megabytes
-from test_asking import api_for, asked
+from asked import api_for, asked
 from lema.api.client import Client, check_model
 from lema.types import UserError
-url, width, limit = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+url, width, limit = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 before, said = megabytes(), ""
 changes = {"max_concurrent_requests": width, "max_completion_tokens": limit, "max_retries": 1, "request_timeout": 2.0}
 try:
     if width:
-        asked(100, api_for(url, **changes), Path(sys.argv[5]), budget=1e9)
+        asked(100, api_for(url, **changes), Path(sys.argv[4]), budget=1e9)
     else:
         said = check_model(api_for(url), "corrector", 100)
 except UserError as error:
@@ -212,7 +209,7 @@ def test_hostile_replies_take_less_than_300_mb(name: str, tmp_path: Path) -> Non
     writes, limit = HOSTILE[name](), 131_072 if name == "many as large as allowed" else 500
     for width in (64, 0):  # 0: the list of models
         with RawServer(*[GOOD] * (width > 0), writes) as server:
-            arguments = [Path(__file__).parent, server.url, width, limit, tmp_path / "journal.sqlite"]
+            arguments = [server.url, width, limit, tmp_path / "journal.sqlite"]
             command = [sys.executable, "-c", CLIENT, *map(str, arguments)]
             run = subprocess.run(command, capture_output=True, text=True, timeout=100, env=os.environ)
         assert run.returncode == 0, run.stderr

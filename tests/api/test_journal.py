@@ -1,40 +1,18 @@
 """The journal of paid requests, on its own: costs, answers, durability, formats, export."""
 
-import asyncio
 import json
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from asked import HELLO, OTHER, REQUEST, YES, bill, paid, written
 
 from lema.api.journal import VERSION, Answer, Journal, Spending, export, open_journal
 from lema.types import UserError
-
-HELLO, OTHER = "b-hello", "a-other"
-REQUEST = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Größe?"}]}, ensure_ascii=False)
-YES = Answer("yes ä😀", "stop", "m")
-
-
-def bill(usd: float) -> Spending:
-    return Spending(1, 3, 4, usd, 2)
-
-
-def written(*writes: Awaitable[None]) -> None:
-    """Once all are on the disk."""
-
-    async def together() -> None:
-        await asyncio.gather(*writes)
-
-    asyncio.run(together())
-
-
-def paid(journal: Journal, key: str, usd: float, answer: Answer | None, worst: float = 2.0) -> None:
-    written(journal.reserve(key, REQUEST, worst))
-    written(journal.settle(key, worst, bill(usd), answer))
 
 
 @pytest.fixture
@@ -51,8 +29,7 @@ def journal(path: Path) -> Iterator[Journal]:
 PAID_ELSEWHERE = """
 import os, signal, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from test_journal import *
+
 with open_journal(Path(sys.argv[1]), [HELLO, OTHER]) as journal:
     paid(journal, HELLO, 0.5, YES)
     written(journal.reserve(OTHER, REQUEST, 1.0))
@@ -61,7 +38,7 @@ with open_journal(Path(sys.argv[1]), [HELLO, OTHER]) as journal:
 
 
 def test_answer_and_its_cost_outlive_the_process(journal: Journal, path: Path) -> None:
-    subprocess.run([sys.executable, "-c", PAID_ELSEWHERE, path, Path(__file__).parent])
+    subprocess.run([sys.executable, "-c", PAID_ELSEWHERE, path])
     assert journal.answers() == {HELLO: YES}
     assert journal.spending() == Spending(2, 3, 4, 1.5, 2), "what the dead one may have paid counts"
 

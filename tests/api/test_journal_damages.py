@@ -13,10 +13,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from asked import HELLO, OTHER, YES, api_for, asked, paid
+from disks import unprivileged
 from openai_server import OpenAIServer
-from test_asking import api_for, asked
-from test_damages import unprivileged
-from test_journal import HELLO, OTHER, YES, paid
 
 from lema.api import journal
 from lema.api.journal import VERSION, Answer, open_journal

@@ -8,16 +8,14 @@ import re
 from pathlib import Path
 
 import pytest
+from asked import api_for, asked, number_of
 from openai_server import OpenAIServer
-from test_asking import api_for, asked, environment, journal, number_of
 
 from lema.api.client import check_model
 from lema.api.journal import export
 from lema.api.lengths import context
 from lema.config import ApiConfig
 from lema.types import UserError
-
-assert environment, journal  # the fixtures of this module too
 
 VLLM = "This model's maximum context length is 1024 tokens. However, "
 OPENAI = "This model's maximum context length is 8192 tokens. However, "

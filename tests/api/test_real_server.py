@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_pipeline import SMALL
-from test_sample import rows, summary
+from small import SMALL, rows, summary
 
 from lema import pipeline
 from lema.config import Config

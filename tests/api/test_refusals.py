@@ -8,15 +8,13 @@ import re
 from pathlib import Path
 
 import pytest
+from asked import KEY, api_for, asked, number_of
 from openai_server import OpenAIServer
 from raw_server import RawServer, completion, reply
-from test_asking import KEY, api_for, asked, environment, journal, number_of
 
 from lema.api.client import Client, Landed, check_model
 from lema.api.journal import export
 from lema.types import UserError
-
-assert environment, journal  # the fixtures of this module too
 
 LATER, AGAIN, PROMPT, TOO_LONG, CONTENT, END = (
     "later",

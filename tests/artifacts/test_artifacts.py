@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small import texts
 
 from lema import artifacts
 from lema.artifacts import RESUME, Artifact, Recipe, Store, locks, write_jsonl
@@ -113,7 +114,7 @@ def test_what_several_attempts_left_is_taken_over_and_nothing_is_left_of_them(tm
             file.write_text(text)
 
     def build(own: Path) -> dict[str, object]:
-        found.update({name: text for name, text in contents(own).items() if not name.endswith("attempt.json")})
+        found.update({name: text for name, text in texts(own).items() if not name.endswith("attempt.json")})
         assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == [own.name]
         return write(own)
 
@@ -324,10 +325,6 @@ def theirs(tmp_path: Path) -> Path:
     return folder
 
 
-def contents(folder: Path) -> dict[str, str]:
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.mark.parametrize("target", ["theirs", "theirs/file.txt", "nowhere"])
 @pytest.mark.parametrize(
     "place",
@@ -336,24 +333,24 @@ def contents(folder: Path) -> dict[str, str]:
 def test_a_link_in_the_place_of_an_artifact_is_named_and_not_followed(
     tmp_path: Path, theirs: Path, place: str, target: str
 ) -> None:
-    store, before = Store(tmp_path / "runs"), contents(theirs)
+    store, before = Store(tmp_path / "runs"), texts(theirs)
     link = Path(f"{store._folder(recipe())}{place}")
     link.parent.mkdir(parents=True)
     link.symlink_to(tmp_path / target)
     if place == "" and target == "theirs":
         (theirs / "record.json").unlink()
-        before = contents(theirs)
+        before = texts(theirs)
     with pytest.raises(UserError, match=rf"^{link}: a symbolic link, which is not followed; .*remove the link$"):
         store.make(recipe(), write)
-    assert contents(theirs) == before
+    assert texts(theirs) == before
     assert link.is_symlink()
     link.unlink()
     assert store.make(recipe(), write)[1]
-    assert contents(theirs) == before
+    assert texts(theirs) == before
 
 
 def test_a_link_among_the_leftovers_is_removed_alone(tmp_path: Path, theirs: Path) -> None:
-    store, before = Store(tmp_path / "runs"), contents(theirs)
+    store, before = Store(tmp_path / "runs"), texts(theirs)
     partial = Path(f"{store._folder(recipe())}.partial")
     (partial / "checkpoints").mkdir(parents=True)
     for place, target in {"file.txt": "file.txt", "adapter": "", "checkpoints/1": "resume", "gone": "nowhere"}.items():
@@ -361,7 +358,7 @@ def test_a_link_among_the_leftovers_is_removed_alone(tmp_path: Path, theirs: Pat
     artifact, _ = store.make(recipe(), write)
     assert sorted(path.name for path in artifact.path.iterdir()) == ["file.txt", "record.json"]
     assert not (artifact.path / "file.txt").is_symlink()
-    assert contents(theirs) == before
+    assert texts(theirs) == before
 
 
 def test_an_artifact_made_anew_never_empties_what_a_link_points_to(tmp_path: Path) -> None:
@@ -373,7 +370,7 @@ def test_an_artifact_made_anew_never_empties_what_a_link_points_to(tmp_path: Pat
     assert (found, again) == (made, False), "to read through it is no harm"
     with pytest.raises(UserError, match="a symbolic link, which is not followed"):
         store.make(recipe(), write, lambda _: True)
-    assert sorted(contents(moved)) == ["file.txt", "record.json"]
+    assert sorted(texts(moved)) == ["file.txt", "record.json"]
 
 
 def test_a_runs_folder_and_a_stages_folder_may_be_links_to_a_larger_disk(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import fnmatch
 import os
 import re
@@ -16,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_pipeline import SMALL, contents
+from disks import unprivileged
+from small import SMALL, contents
 
 from lema import artifacts, pipeline
 from lema.config import Config
@@ -24,23 +23,6 @@ from lema.types import UserError
 
 CELL = [*SMALL, "evaluation.batch_size=4", "sampler.batch_size=16"]
 Run = Callable[..., str]
-
-
-@contextlib.contextmanager
-def unprivileged() -> Iterator[None]:
-    """Root asks for rights as everybody does: Linux' capabilities are put aside."""
-    if sys.platform != "linux" or os.geteuid():
-        yield
-        return
-    header, before = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
-    libc = ctypes.CDLL(None)
-    assert libc.capget(header, before) == 0
-    aside = (ctypes.c_uint32 * 6)(0, before[1], 0, 0, before[4], 0)  # effective, permitted, inheritable; twice
-    assert libc.capset(header, aside) == 0
-    try:
-        yield
-    finally:
-        assert libc.capset(header, before) == 0
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_pipeline import SMALL
+from small import SMALL
 
 from lema import pipeline
 from lema.artifacts import Artifact, keep, kept, write_json, write_jsonl

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_artifacts import contents
-from test_pipeline import SMALL
-from test_sample import record
+from small import SMALL, record, texts
 
 from lema import pipeline
 from lema.api import journal
@@ -51,24 +49,24 @@ def link(path: Path, target: Path) -> Path:
 
 def test_a_run_does_not_write_through_a_link_in_the_place_of_its_folder(run, tmp_path: Path, theirs: Path) -> None:
     run()
-    [cell], before = (tmp_path / "runs" / "cells").iterdir(), contents(theirs)
+    [cell], before = (tmp_path / "runs" / "cells").iterdir(), texts(theirs)
     cell.rename(tmp_path / "moved")
     link(cell, theirs)
     with pytest.raises(UserError, match=f"^{cell}: a symbolic link, which is not followed"):
         run()
-    assert contents(theirs) == before
+    assert texts(theirs) == before
 
 
 def test_a_report_does_not_empty_what_a_link_points_to(run, tmp_path: Path, theirs: Path) -> None:
     run()
-    before, folder = contents(theirs), link(tmp_path / "runs" / "reports" / "all", theirs)
+    before, folder = texts(theirs), link(tmp_path / "runs" / "reports" / "all", theirs)
     with pytest.raises(UserError, match=f"^{folder}: a symbolic link"):
         run("only=report", "until=null")
-    assert contents(theirs) == before
+    assert texts(theirs) == before
 
 
 def test_an_export_does_not_write_through_a_link(run, tmp_path: Path, theirs: Path) -> None:
-    before, runs = contents(theirs), tmp_path / "runs"
+    before, runs = texts(theirs), tmp_path / "runs"
     with journal.open_journal(runs / "journal.sqlite", ()):
         pass
     folder = link(runs / "export", theirs)
@@ -79,11 +77,11 @@ def test_an_export_does_not_write_through_a_link(run, tmp_path: Path, theirs: Pa
         link(folder / name, theirs / "report.md")
     run("only=export", "until=null")
     assert not [path for path in folder.iterdir() if path.is_symlink()]
-    assert contents(theirs) == before
+    assert texts(theirs) == before
 
 
 def test_a_sweep_does_not_write_its_config_through_a_link(run_cli, tmp_path: Path, theirs: Path) -> None:
-    before, runs = contents(theirs), tmp_path / "runs"
+    before, runs = texts(theirs), tmp_path / "runs"
     for place, target in {"hydra": theirs, "hydra/multirun.yaml": theirs / "multirun.yaml"}.items():
         found = link(runs / place, target)
         done = run_cli("-m", *SMALL, "seed=1,2", "until=data", f"runs_dir={runs}")
@@ -91,20 +89,20 @@ def test_a_sweep_does_not_write_its_config_through_a_link(run_cli, tmp_path: Pat
         assert done.stderr.startswith(f"{found}: a symbolic link, which is not followed")
         assert done.stderr.count("\n") == 1
         found.unlink()
-    assert contents(theirs) == before
+    assert texts(theirs) == before
 
 
 @pytest.mark.slow
 def test_a_model_card_does_not_write_through_a_link(make_config, tmp_path: Path, theirs: Path) -> None:
     arguments = [*SMALL, f"runs_dir={tmp_path / 'runs'}", "until=select"]
     pipeline.run(make_config(*arguments), arguments)
-    [cell], before = (tmp_path / "runs" / "cells").iterdir(), contents(theirs)
+    [cell], before = (tmp_path / "runs" / "cells").iterdir(), texts(theirs)
     (cell / "hub").rename(tmp_path / "moved")
     hub = link(cell / "hub", theirs)
     for place in (hub, hub / "model"):
         with pytest.raises(UserError, match=f"^{place}: a symbolic link"):
             pipeline.run(make_config(*arguments), arguments)
-        assert contents(theirs) == before
+        assert texts(theirs) == before
         place.unlink()
         if place == hub:
             link(hub / "model", theirs)

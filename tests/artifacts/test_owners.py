@@ -15,16 +15,14 @@ from typing import Any
 
 import pytest
 from asking_load import finished, served, started, stats
-from simulated import answers, run
-from test_report import TINY
-from test_resume import METHODS, SMALL
+from simulated import TINY, answers, run
+from small import METHODS, ROOT, TRAINING
 
 from lema.artifacts import locks
 from lema.artifacts.locks import TakenOver
 from lema.reporting import plots, report
 from lema.reporting.report import publish
 
-TESTS = Path(__file__).resolve().parent
 STALE = 3.0
 MERGED = [*METHODS["lora"], "train.merge=original", "selection=last"]
 # The stage, further overrides, and what an attempt has written when its owner is paused.
@@ -40,7 +38,14 @@ PAUSED = {
 
 
 def start(runs: Path, overrides: list[str]) -> subprocess.Popen[str]:
-    command = [sys.executable, str(TESTS / "impatient.py"), str(STALE), *SMALL, *overrides, f"runs_dir={runs}"]
+    command = [
+        sys.executable,
+        str(ROOT / "tests/doubles/impatient.py"),
+        str(STALE),
+        *TRAINING,
+        *overrides,
+        f"runs_dir={runs}",
+    ]
     quiet = os.environ | {"PYTHONWARNINGS": "ignore"}  # of libraries about each other
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=quiet)
 

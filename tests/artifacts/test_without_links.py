@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_resume import METHODS, ROOT, SMALL
+from small import METHODS, ROOT, TRAINING
 
 from lema.artifacts.links import duplicate, follow, point
 from lema.models import trainer
@@ -100,7 +100,7 @@ def results(runs: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_a_whole_run_without_links_gives_the_same(tmp_path: Path) -> None:
-    overrides = [*SMALL, *METHODS["lora"], "train.merge=original", "until=report", "tracker=wandb"]
+    overrides = [*TRAINING, *METHODS["lora"], "train.merge=original", "until=report", "tracker=wandb"]
     found = []
     for runs, variables in places(tmp_path):
         runs.mkdir()

@@ -9,13 +9,13 @@ import math
 import re
 from collections.abc import Iterator
 from enum import Enum
-from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from small import ROOT
 
 from lema.config import Config, CorrectionMethod, Grader, Method, Optimizer, Schedule, SourceKind
 from lema.config.allowed import Name, Range, refused, rule
@@ -24,7 +24,6 @@ from lema.grading.official import VERDICTS
 from lema.identity import NOT_IDENTITY, NOT_IDENTITY_OF_API, digest, identity
 from lema.types import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 # conf/api is chosen by the files of the groups that ask a server.
 GROUP_FILES = sorted(file for file in (ROOT / "conf").glob("*/*.yaml") if file.parent.name != "api")
 MODEL_FILES = sorted((ROOT / "conf/sampler/model").glob("*.yaml"))

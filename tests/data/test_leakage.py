@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import time
@@ -10,21 +9,13 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from questions import FENCE, all_tests, problems, questions
 
 from lema.data import leakage
-from lema.types import Problem
 
-FENCE = (
-    "Tom builds a fence of 16 boards around his garden, and each board costs $1,250 while a bag of the nails that he "
-    "needs costs a tenth of that. How much do Tom's boards and 3 bags of nails cost?"
-)
 FRACTION = "Compute $\\frac{1}{2} + \\sqrt{10{,}000}.$"
 ROBE = "A robe takes two bolts of blue fiber and half that."
 TESTS = [FENCE, FRACTION, ROBE]
-
-
-def problems(questions: list[str], name: str = "some-test") -> list[Problem]:
-    return [Problem(f"{name}-{number}", question, "", "1") for number, question in enumerate(questions)]
 
 
 def matched(question: str) -> tuple[str, str] | None:
@@ -123,20 +114,6 @@ def test_overlap_tells_equal_training_questions_from_alike_ones() -> None:
 
 
 # --- real data -------------------------------------------------------------------------------------------------------
-
-
-def questions(data: Path, task: str, split: str) -> list[Problem]:
-    """The questions of a data set as the tasks read them."""
-    with (data / task / f"{split}.jsonl").open(encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
-    fields = {"gsm8k": ["question"], "math": ["problem"], "svamp": ["Body", "Question"], "csqa": ["question"]}[task]
-    texts = [" ".join(row[field]["stem"] if task == "csqa" else row[field] for field in fields) for row in rows]
-    return problems([text.strip() for text in texts], f"{task}-{split}")
-
-
-def all_tests(data: Path) -> list[Problem]:
-    splits = {"gsm8k": "test", "math": "test", "svamp": "test", "csqa": "dev"}
-    return [problem for task, split in splits.items() for problem in questions(data, task, split)]
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_leakage import FENCE, all_tests, problems, questions
-from test_prompted import PREFIXES, SUFFIXES, WRAPS
+from questions import FENCE, PREFIXES, SUFFIXES, WRAPS, all_tests, problems, questions
 
 from lema.data import leakage, recorded
 from lema.prompts.formats import cot_prompt

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+from small import ROOT
 
 from lema.config import TaskConfig, compose
 from lema.data import tasks
 from lema.grading.official import number_verdict
 from lema.types import Problem, UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 GOOD = {"question": "1+1?", "answer": "1+1=<<1+1=2>>2\n#### 2"}
 
 

@@ -1,4 +1,4 @@
-"""`python tests/impatient.py SECONDS …`: `python run.py …` with locks that last so long, the same in all processes."""
+"""`python tests/doubles/impatient.py SECONDS …`: `run.py …` with locks that last so long, in all its processes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import runpy
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))

@@ -4,7 +4,7 @@
         os.environ["OPENAI_BASE_URL"] = server.url
     server.requests      # bodies received, in order        server.billed   # prompt -> times paid for
 
-As a process of its own: `python tests/openai_server.py PROBLEMS.jsonl` prints the two exports that a
+As a process of its own: `python tests/doubles/openai_server.py PROBLEMS.jsonl` prints the two exports that a
 pipeline needs; `GET /stats` on it tells the bill. Its options are those of the class (`--help`).
 """
 

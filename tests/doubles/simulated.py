@@ -130,3 +130,12 @@ def run(
 def answers(problems: int, right: int) -> np.ndarray:
     """So many problems, the first ones right."""
     return np.arange(problems) < right
+
+
+TINY: dict[str, Any] = {
+    "task": {"name": "arithmetic", "real": False, "grader": "arithmetic"},
+    "backbone": {"name": "tiny", "size": None},
+    "sampler": {"name": "self"},
+    "corrector": {"name": "reference"},
+    "train": {"method": "full", "learning_rate": 0.001},
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from wandb_server import ENTITY, WandbServer
@@ -54,3 +55,13 @@ def _run(name: str) -> dict[str, Any]:
     facts = {"id": name, "name": name, "displayName": name, "state": "finished", "projectId": "1", "tags": []}
     user = {"name": "someone", "username": "someone"}
     return nothing | facts | {"createdAt": "2026-11-26T12:00:00", "readOnly": False, "config": "{}", "user": user}
+
+
+def found(value: Any, key: str) -> Iterator[Any]:
+    """All values of a key, however deep."""
+    if isinstance(value, dict):
+        yield from ([value[key]] if key in value else [])
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            yield from found(part, key)

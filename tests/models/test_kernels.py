@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_train import rows
+from small import token_rows
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from lema import pipeline
@@ -89,7 +89,7 @@ def test_packed_rows_have_the_loss_of_eager_one_by_one_or_are_refused(config, na
         assert "\n" not in str(raised.value)
         return
     assert choose(asked, Precision.fp32, architecture(name), packed=True) == (asked, "as configured")
-    layout, made = Layout(config, None), rows(8)
+    layout, made = Layout(config, None), token_rows(8)
     loss, gradient = step(model(name, kernel), [layout(made)])
     alone, expected = step(model(name, "eager"), [layout([row]) for row in made])
     assert loss == pytest.approx(alone, rel=1e-5)
@@ -134,7 +134,7 @@ def test_each_that_packs_is_counted_loaded_and_passes_the_check_at_the_start(
         net = load_trainable(source, given.backbone, recipe, seed=1, checkpointing=False)
     kernel = net.config._attn_implementation
     assert f"train: attention {kernel} (" in caplog.text
-    check_packing(net, rows(8), recipe, None, Precision.fp32)
+    check_packing(net, token_rows(8), recipe, None, Precision.fp32)
     assert net.config._attn_implementation == kernel
 
 
@@ -166,9 +166,9 @@ def test_training_starts_only_with_the_loss_of_eager(monkeypatch, config) -> Non
     net = model("gemma2", "varlen")
     line = r"attention=varlen: packed rows are not what eager makes of each document .* backbone.attention=eager, or"
     with pytest.raises(UserError, match=line):
-        check_packing(net, rows(8), config, None, Precision.fp32)
+        check_packing(net, token_rows(8), config, None, Precision.fp32)
     net = model("llama", "varlen")
-    check_packing(net, rows(8), config, None, Precision.fp32)
+    check_packing(net, token_rows(8), config, None, Precision.fp32)
     assert net.config._attn_implementation == "varlen"
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from small import token_rows
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
@@ -48,17 +49,6 @@ def tokenizer() -> Any:
 @pytest.fixture
 def config(make_config) -> TrainConfig:
     return make_config("train.max_source_tokens=40", "train.max_target_tokens=40", "train.row_tokens=80").train
-
-
-def rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Random token rows: prompts of 3 to 30 tokens, completions of 1 to 30."""
-    draw = random.Random(seed)
-    made = []
-    for number in range(count):
-        prompt, target = ([draw.randrange(4, 97) for _ in range(draw.randrange(low, 31))] for low in (3, 1))
-        labels = [-100] * len(prompt) + target
-        made.append({"id": f"row {number}", "input_ids": prompt + target, "labels": labels})
-    return made
 
 
 def model(architecture: str, attention: str) -> Any:
@@ -130,8 +120,8 @@ def test_rows_are_filled_best_fit_and_hold_every_document_once() -> None:
 
 
 def test_a_packed_row_says_where_documents_begin(config, tokenizer) -> None:
-    [batch] = Layout(config, tokenizer)(rows(2))["passes"]
-    first, second = sorted((len(row["input_ids"]) for row in rows(2)), reverse=True)
+    [batch] = Layout(config, tokenizer)(token_rows(2))["passes"]
+    first, second = sorted((len(row["input_ids"]) for row in token_rows(2)), reverse=True)
     assert batch["position_ids"].tolist() == [[*range(first), *range(second)]]
     assert batch["cu_seq_lens_q"].tolist() == [0, first, first + second]
     assert "attention_mask" not in batch
@@ -141,7 +131,7 @@ def test_a_packed_row_says_where_documents_begin(config, tokenizer) -> None:
 @pytest.mark.parametrize("attention", ["sdpa", "eager", "varlen"])
 @pytest.mark.parametrize("architecture", ["llama", "mistral"])
 def test_packed_equals_padded(config, tokenizer, architecture: str, attention: str) -> None:
-    made, net = rows(24), model(architecture, attention)
+    made, net = token_rows(24), model(architecture, attention)
     padding = model(architecture, "sdpa" if attention == "varlen" else attention)  # the same weights
     packed = Layout(config, tokenizer)(made)
     padded = Layout(replace(config, batches=Batches.padded, micro_batch_size=24), tokenizer)(made)
@@ -154,7 +144,7 @@ def test_packed_equals_padded(config, tokenizer, architecture: str, attention: s
 
 
 def test_packed_counts_tokens_alike_and_padded_counts_passes_alike(config, tokenizer) -> None:
-    made, net = rows(12), model("llama", "sdpa")
+    made, net = token_rows(12), model("llama", "sdpa")
     means, counts = [], []
     for row in made:
         ids, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
@@ -217,7 +207,7 @@ def llama_tokenizer(problems: list[Any]) -> Any:
 
 def test_documents_that_see_each_other_are_refused(config, tokenizer) -> None:
     net = model("llama", "sdpa")
-    check_packing(net, rows(8), config, tokenizer, Precision.fp32)
+    check_packing(net, token_rows(8), config, tokenizer, Precision.fp32)
 
     class Blind(LlamaForCausalLM):
         """One that does not read positions, as a kernel without support for packed rows."""
@@ -227,7 +217,7 @@ def test_documents_that_see_each_other_are_refused(config, tokenizer) -> None:
 
     for precision in (Precision.fp32, Precision.bf16):
         with pytest.raises(UserError, match=r"attention=sdpa: packed documents see each other"):
-            check_packing(Blind(net.config), rows(8), config, tokenizer, precision)
+            check_packing(Blind(net.config), token_rows(8), config, tokenizer, precision)
 
 
 def test_a_loss_that_is_no_number_names_its_examples(run, tmp_path) -> None:
@@ -245,7 +235,7 @@ def run(make_config, tokenizer) -> Callable[..., Any]:
 
     def train(net: Any, folder: Path, steps: int = 6, *overrides: str) -> Any:
         config = make_config(*small, *overrides)
-        return trainer.train(net, tokenizer, rows(40), steps, folder, config, lambda *_: None)
+        return trainer.train(net, tokenizer, token_rows(40), steps, folder, config, lambda *_: None)
 
     return train
 
@@ -311,7 +301,7 @@ def test_checkpoints_are_pruned_to_what_is_needed(run, tmp_path) -> None:
 def test_every_optimizer_trains_and_its_settings_tell(make_config, config, tokenizer, tmp_path, optimizer) -> None:
     if not optimizer.startswith("adamw_torch"):
         pytest.importorskip("bitsandbytes")
-    whole, batch, ends = make_config(), Layout(config, tokenizer)(rows(4)), []
+    whole, batch, ends = make_config(), Layout(config, tokenizer)(token_rows(4)), []
     for change in ({"learning_rate": 1e-9}, {"adam_beta2": 0.9}, {"adam_beta2": 0.5}, {"weight_decay": 1.0}):
         net = model("llama", "sdpa")
         recipe = replace(whole, train=replace(whole.train, optimizer=optimizer, **change))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from openai_server import OpenAIServer
-from test_pipeline import SMALL
+from small import SMALL
 
 from lema import pipeline
 from lema.api.estimate import price

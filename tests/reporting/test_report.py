@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from simulated import answers, run
+from simulated import TINY, answers, run
 
 from lema.artifacts import Recipe, Store
 from lema.reporting import report
@@ -24,14 +24,6 @@ from lema.reporting.markdown import render
 from lema.reporting.plots import draw
 from lema.reporting.results import read_runs
 from lema.types import SCORE_VERSION
-
-TINY: dict[str, Any] = {
-    "task": {"name": "arithmetic", "real": False, "grader": "arithmetic"},
-    "backbone": {"name": "tiny", "size": None},
-    "sampler": {"name": "self"},
-    "corrector": {"name": "reference"},
-    "train": {"method": "full", "learning_rate": 0.001},
-}
 
 
 def tiny(root: Path, mix: str, seed: int, right: int, **changes: Any) -> Path:

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 from openai_server import OpenAIServer, ReferenceReply
-from test_pipeline import SMALL
-from test_sample import record, rows, summary
+from small import SMALL, record, rows, summary
 
 from lema import pipeline
 from lema.api.journal import Answer

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from omegaconf import OmegaConf
+from small import ROOT
 
 from lema import pipeline
 from lema.artifacts import Artifact, Recipe, Store
@@ -20,7 +21,6 @@ from lema.config import Config
 from lema.stages import mix
 from lema.types import Example, UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 MIXES = {file.stem: OmegaConf.load(file) for file in sorted((ROOT / "conf/mix").glob("*.yaml"))}
 # An untrained base, whose every answer is a wrong path.
 SMALL = [

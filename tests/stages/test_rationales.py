@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 from openai_server import OpenAIServer
-from test_pipeline import SMALL
-from test_sample import rows, summary
+from small import SMALL, rows, summary
 
 from lema import pipeline
 from lema.config import Config

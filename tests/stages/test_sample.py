@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from openai_server import OpenAIServer, prompt_tokens
-from test_pipeline import SMALL
+from small import SMALL, record, rows, summary
 
 from lema import pipeline
 from lema.config import Config
@@ -38,20 +36,6 @@ def run(tmp_path: Path, make_config: Callable[..., Config]) -> Callable[..., dic
         return {link.name: link.resolve() for link in newest.iterdir() if link.is_symlink()}
 
     return run_cell
-
-
-def rows(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.open(encoding="utf-8")]
-
-
-def summary(artifact: Path) -> dict[str, Any]:
-    return json.loads((artifact / "record.json").read_text(encoding="utf-8"))["summary"]
-
-
-def record(file: Path, *lines: dict[str, Any]) -> Path:
-    text = "".join(json.dumps(line) + "\n" for line in lines).encode()
-    file.write_bytes(gzip.compress(text) if file.suffix == ".gz" else text)
-    return file
 
 
 def test_a_model_more_samples_only_that_one(run, problems, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from small import ROOT
 
 from lema.artifacts import RESUME, Artifact, Recipe, Store, keep, kept, write_jsonl
 from lema.cell import Cell
@@ -27,7 +28,6 @@ from lema.prompts.formats import cot_prompt
 from lema.stages import evaluate, select, train
 from lema.types import Problem, Solution, UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["backbone.tiny.steps=4", "backbone.tiny.corpus_size=200", "evaluation.max_new_tokens=12", "tracker=none"]
 SAYS = {2: "7", 4: "9", 6: "9"}  # what the checkpoint of each step answers to every question
 GOLD = {"dev": "99977", "test": "77799"}  # so the best is step 4 on dev, step 2 on test

@@ -10,12 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_pipeline import SMALL
-from test_wandb_report import found
+from small import ROOT, SMALL
 from wandb_server import WandbServer, serving
-from wandb_views import add_views
+from wandb_views import add_views, found
 
-ROOT = Path(__file__).resolve().parents[1]
 USER = "alicesmith"
 
 pytestmark = pytest.mark.slow

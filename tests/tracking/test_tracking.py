@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_pipeline import SMALL
+from small import SMALL
 from wandb_log import offline_runs
 
 from lema import pipeline

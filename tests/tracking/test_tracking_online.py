@@ -5,73 +5,20 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from test_pipeline import SMALL
+from small import ROOT, SMALL
+from tracked import USER, command, curve, environment, track
 from wandb_log import offline_runs
 from wandb_server import KEY, WandbServer, serving
 
 from lema.artifacts import Artifact, Recipe, Store, write_json, write_jsonl
 from lema.config import Config
-from lema.tracking import Tracker, service
+from lema.tracking import Tracker
 from lema.types import Solution, UserError
-
-ROOT = Path(__file__).resolve().parents[1]
-USER = "alicesmith"
-
-
-@pytest.fixture
-def server() -> Iterator[WandbServer]:
-    with serving() as server:
-        yield server
-
-
-def environment(home: Path, **more: str) -> dict[str, str]:
-    """Of a user with a name that can be found again, and nothing set for wandb but what is given."""
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    return plain | {"USER": USER, "LOGNAME": USER, "HOSTNAME": f"{USER}s-box", "HOME": str(home)} | more
-
-
-def command(*overrides: str) -> list[str]:
-    return [sys.executable, str(ROOT / "run.py"), *SMALL, "tracker=wandb", *overrides]
-
-
-@pytest.fixture
-def wandb_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """`wandb_in(WANDB_MODE="online")`: these variables for wandb in this process, until the test ends."""
-
-    def use(**variables: str) -> None:
-        for name in [name for name in os.environ if name.startswith("WANDB_")]:
-            monkeypatch.delenv(name)
-        for name in ("DATA_DIR", "CACHE_DIR", "SILENT", "INIT_TIMEOUT", "FINISH_TIMEOUT", "FINISH_TIMEOUT_RAISES"):
-            monkeypatch.setenv(f"WANDB_{name}", "")  # so that it is taken back
-            monkeypatch.delenv(f"WANDB_{name}")
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        service.end()
-
-    yield use
-    service.end()
-
-
-def track(tracker: Tracker, root: Path, steps: range, during: Callable[[int], None] = lambda _: None) -> None:
-    """A training step of one small artifact, whose curve has these steps; `during` is called after each."""
-    recipe = Recipe("train", "a-label", 1, {}, {})
-
-    def build(folder: Path) -> dict[str, float]:
-        for step in steps:
-            tracker.log({"train/loss": 1 / step}, step)
-            during(step)
-        write_jsonl(folder / "metrics.jsonl", [{"step": step} for step in steps])
-        return {"final_loss": 0.5}
-
-    with tracker.step("train", recipe, {}) as run:
-        artifact, _ = Store(root).make(recipe, run.starting(build), lambda _: True)
-        run.complete(artifact)
 
 
 @dataclass
@@ -144,10 +91,6 @@ def test_load_of_the_system_is_kept(online: Finished) -> None:
         for run in online.server.runs.values()
         for line in run.lines.get("wandb-events.jsonl", {}).values()
     )
-
-
-def curve(history: list[dict[str, float]]) -> list[tuple[float, float]]:
-    return [(row["train/step"], row["train/loss"]) for row in history]
 
 
 def test_rows_that_the_server_has_are_not_logged_again(

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_pipeline import SMALL
-from test_tracking_online import curve, server, track, wandb_in
+from small import SMALL
+from tracked import curve, track
 from wandb_log import offline_runs
 from wandb_server import KEY, WandbServer
 
@@ -17,8 +17,6 @@ from lema import pipeline
 from lema.config import Config
 from lema.tracking import Tracker, run_id
 from lema.types import UserError
-
-assert server, wandb_in  # the fixtures of this module too
 
 # What is set, and what of W&B's own words is shown.
 REFUSED_SETTINGS = [

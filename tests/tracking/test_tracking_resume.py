@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from test_resume import SMALL
-from test_tracking_online import ROOT, command, curve, environment
+from small import ROOT, TRAINING
+from tracked import command, curve, environment
 from wandb_log import offline_runs
 from wandb_server import Run, serving
 
-CELL = [item for item in SMALL if item != "tracker=none"] + ["tracker=wandb"]
+CELL = [item for item in TRAINING if item != "tracker=none"] + ["tracker=wandb"]
 WANDB = str(Path(sys.executable).with_name("wandb"))
 pytestmark = pytest.mark.slow
 

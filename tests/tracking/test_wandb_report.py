@@ -9,11 +9,10 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from wandb_server import ENTITY, KEY, Run, WandbServer, serving
-from wandb_views import Views, add_views
+from wandb_views import Views, add_views, found
 
 from lema.tracking import service
 from lema.tracking.reports import Content, Task, publish
@@ -46,16 +45,6 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbSer
 @pytest.fixture
 def views(server: WandbServer) -> Views:
     return add_views(server)
-
-
-def found(value: Any, key: str) -> Iterator[Any]:
-    """All values of a key, however deep."""
-    if isinstance(value, dict):
-        yield from ([value[key]] if key in value else [])
-        value = list(value.values())
-    if isinstance(value, list):
-        for part in value:
-            yield from found(part, key)
 
 
 def test_the_report_is_of_exactly_these_runs(views: Views, tmp_path: Path) -> None:
