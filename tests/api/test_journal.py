@@ -29,7 +29,8 @@ def journal(path: Path) -> Iterator[Journal]:
 PAID_ELSEWHERE = """
 import os, signal, sys
 from pathlib import Path
-
+from asked import *
+from lema.api.journal import open_journal
 with open_journal(Path(sys.argv[1]), [HELLO, OTHER]) as journal:
     paid(journal, HELLO, 0.5, YES)
     written(journal.reserve(OTHER, REQUEST, 1.0))

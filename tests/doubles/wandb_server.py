@@ -1,7 +1,7 @@
 """A loopback server that speaks the part of the W&B protocol that runs, artifacts, `wandb sync` and sweeps use.
 
-It keeps what it got in plain attributes. Clients need `environment`. `python tests/doubles/wandb_server.py` serves alone: it
-prints the address, and at the end of its input all it got as JSON.
+It keeps what it got in plain attributes. Clients need `environment`. `python tests/doubles/wandb_server.py` serves
+alone: it prints the address, and at the end of its input all it got as JSON.
 """
 
 from __future__ import annotations
