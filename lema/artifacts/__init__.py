@@ -17,7 +17,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -67,14 +67,16 @@ class Recipe:
 
     def identity(self) -> dict[str, Any]:
         """Plain values, as they stand in record.json."""
-        config, inputs = portable(identity(self.settings)), _digests(vars(self.inputs))
+        config, inputs = portable(identity(self.settings)), _digests(self.inputs)
         return {"stage": self.stage, "version": self.version, "config": config, "inputs": inputs}
 
 
 def _digests(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _digests(part) for name, part in value.items() if part is not None}
-    return [_digests(part) for part in value] if isinstance(value, list) else value.digest
+    """What stands for inputs in a recipe."""
+    if hasattr(value, "digest"):
+        return value.digest
+    parts = vars(value) if is_dataclass(value) else value
+    return {name: _digests(part) for name, part in parts.items() if part} if isinstance(parts, dict) else parts
 
 
 @dataclass(frozen=True)

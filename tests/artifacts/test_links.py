@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small import SMALL, record, texts
+from small import SMALL, load, record, texts
 
 from lema import pipeline
 from lema.api import journal
 from lema.config import Config
-from lema.data import tasks
 from lema.types import UserError
 
 
@@ -30,7 +29,7 @@ def theirs(tmp_path: Path) -> Path:
 @pytest.fixture
 def run(tmp_path: Path, make_config: Callable[..., Config]) -> Callable[..., None]:
     """`run("until=mix")`: a cell whose mistakes come from a file; it is made in seconds."""
-    problem = tasks.load(make_config(*SMALL).task, None)["train"][0]
+    problem = load(make_config(*SMALL).task)["train"][0]
     file = record(tmp_path / "recorded.jsonl", {"question": problem.question, "text": "The answer is 999."})
 
     def run_cell(*overrides: str) -> None:

@@ -187,7 +187,7 @@ def lanes(make_config: Callable[..., Config], architecture: Any, mean_tokens: fl
 def drive(lane: Lane, source: Weights, tokenizer: Any, rows: list[Row], steps: int, folder: Path) -> None:
     """One run of one contender: load the model, train, note the speed."""
     config = lane.config
-    model = load_trainable(source, config.backbone, config.train, config.seed, lane.checkpointing)
+    model = load_trainable(source, config.backbone.computation, config.train, config.seed, lane.checkpointing)
     if GPU:
         torch.cuda.reset_peak_memory_stats()
     if lane.of_trl:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
-from small import ROOT
+from small import ROOT, load
 
 from lema.config import TaskConfig, compose
 from lema.data import tasks
@@ -30,6 +30,14 @@ def task(file: str, /, **changes: Any) -> TaskConfig:
     tree = OmegaConf.merge(compose.task(ROOT / f"conf/task/{file}.yaml"), changes)
     config: Any = OmegaConf.to_object(OmegaConf.merge(tree, {"dataset": dataset}) if dataset else tree)
     return config
+
+
+def load_test(task: TaskConfig) -> list[Problem]:
+    return tasks.load_test(tasks.tested_on(task), None)
+
+
+def source(task: TaskConfig) -> dict[str, Any]:
+    return tasks.trained_on(task).digest
 
 
 def write(folder: Path, **splits: list[Any]) -> str:
@@ -48,17 +56,13 @@ def rows(count: int) -> list[dict[str, str]]:
 
 def test_a_gsm8k_row_keeps_its_notes_and_loses_its_answer_line(tmp_path):
     row = {"question": "Tom has 5 and 1,075. Sum?", "answer": "It is 5+1075=<<5+1075=1080>>1080.\nDone.\n#### 1,080"}
-    problem = tasks.load(task("gsm8k", dataset_path=write(tmp_path, train=[row], test=[GOOD]), num_dev=0), None)[
-        "train"
-    ][0]
+    problem = load(task("gsm8k", dataset_path=write(tmp_path, train=[row], test=[GOOD]), num_dev=0))["train"][0]
     assert problem == Problem("gsm8k-train-0", row["question"], "It is 5+1075=<<5+1075=1080>>1080.\nDone.", "1,080")
 
 
 def test_a_math_row_keeps_its_level_and_subject(tmp_path):
     row = {"path": "x", "problem": "2?\n", "level": "Level ?", "type": "Algebra", "solution": "It is $\\boxed{2}$."}
-    problem = tasks.load(task("math", dataset_path=write(tmp_path, train=[row], test=[row]), num_dev=0), None)["test"][
-        0
-    ]
+    problem = load(task("math", dataset_path=write(tmp_path, train=[row], test=[row]), num_dev=0))["test"][0]
     assert problem == Problem("math-test-0", "2?", "It is $\\boxed{2}$.", "2", "Level ?", "Algebra")
 
 
@@ -71,7 +75,7 @@ def test_question_fields_are_joined_and_numbers_are_text(tmp_path):
         dataset_path=write(tmp_path, train=[row], test=[{**row, "Answer": 2.5}]),
         **{f"dataset_{key}": value for key, value in fields.items()},
     )
-    splits = tasks.load(config, None)
+    splits = load(config)
     assert splits["train"] == [Problem("gsm8k-train-0", "Tom has 3. How many?", "", "145")]
     assert splits["test"][0].answer == "2.5"
 
@@ -91,7 +95,7 @@ def test_question_fields_are_joined_and_numbers_are_text(tmp_path):
     ],
 )
 def test_the_last_box_is_the_answer(tmp_path, text, answer):
-    assert tasks.load(boxed_task(tmp_path, text), None)["test"][0].answer == answer
+    assert load(boxed_task(tmp_path, text))["test"][0].answer == answer
 
 
 def boxed_task(folder: Path, solution: str) -> TaskConfig:
@@ -115,7 +119,7 @@ def boxed_task(folder: Path, solution: str) -> TaskConfig:
     ],
 )
 def test_a_box_is_read_however_it_is_spaced_and_its_minus_is_one(tmp_path, solution, answer):
-    assert tasks.load(boxed_task(tmp_path, solution), None)["test"][0].answer == answer
+    assert load(boxed_task(tmp_path, solution))["test"][0].answer == answer
 
 
 @pytest.mark.parametrize(
@@ -153,7 +157,7 @@ def test_a_box_is_read_however_it_is_spaced_and_its_minus_is_one(tmp_path, solut
 )
 def test_a_number_is_read_from_the_line_of_its_mark(tmp_path, text, answer):
     row = {"question": "How many?", "answer": text}
-    [found] = tasks.load(task("gsm8k", dataset_path=write(tmp_path, train=[row], test=[row]), num_dev=0), None)["test"]
+    [found] = load(task("gsm8k", dataset_path=write(tmp_path, train=[row], test=[row]), num_dev=0))["test"]
     assert found.answer == answer
     plain = answer.replace("$", "").replace(" apples", "").replace(" ", "").rstrip(".")
     assert number_verdict(f"The answer is {plain}.", found.answer)[1]
@@ -188,12 +192,12 @@ def test_a_gold_answer_that_is_no_number_is_refused_where_numbers_are_graded(tmp
 def test_a_plain_gold_answer_that_is_none_is_refused(tmp_path, value):
     config = task("svamp", dataset_path=write(tmp_path, test=[SVAMP | {"Answer": value}]))
     with pytest.raises(UserError, match=r"test\.jsonl line 1, field 'Answer': .*; mend or remove the row"):
-        tasks.load_test(config, None)
+        load_test(config)
 
 
 def test_half_of_a_surrogate_pair_is_a_question_mark(tmp_path):
     folder = write(tmp_path, train=[GOOD | {"question": "a \ud83d b?"}], test=[GOOD])
-    [problem] = tasks.load(task("gsm8k", dataset_path=folder, num_dev=0), None)["train"]
+    [problem] = load(task("gsm8k", dataset_path=folder, num_dev=0))["train"]
     assert problem.question == "a ? b?"
 
 
@@ -209,7 +213,7 @@ def test_math_500_is_read_once_its_fields_are_named(tmp_path):
     folder = write(tmp_path, train=[row], test=[row])
     message = refused(task("math", dataset_path=folder, num_dev=0))
     assert "no field 'type' among problem, solution, answer, subject, level, unique_id; " in message
-    [problem] = tasks.load(task("math", dataset_path=folder, dataset_subject="subject", num_dev=0), None)["test"]
+    [problem] = load(task("math", dataset_path=folder, dataset_subject="subject", num_dev=0))["test"]
     assert problem == Problem("math-test-0", "2?", "So $\\boxed{2}$.", "2", "3", "Algebra")
 
 
@@ -219,12 +223,12 @@ SVAMP = {"Body": "Tom has 3.", "Question": "How many?", "Answer": 145.0, "Type":
 def test_svamp_is_tested_on_its_own_questions_and_trained_on_gsm8k(tmp_path):
     own, other = write(tmp_path / "svamp", test=[SVAMP]), write(tmp_path / "gsm8k", train=rows(9), test=rows(2))
     config = task("svamp", dataset_path=own, train_dataset={"path": other}, num_dev=3)
-    splits = tasks.load(config, None)
+    splits = load(config)
     assert (len(splits["train"]), len(splits["dev"]), len(splits["test"])) == (6, 3, 2)
     assert {problem.id.rpartition("-")[0] for problem in splits["train"]} == {"gsm8k-train"}
-    assert tasks.load_test(config, None) == [Problem("svamp-test-0", "Tom has 3. How many?", "", "145")]
-    assert splits == tasks.load(task("gsm8k", dataset_path=other, num_dev=3), None)
-    assert list(tasks.source(config, own_test=True)["sha256"]) == ["test.jsonl"]  # type: ignore[call-overload]
+    assert load_test(config) == [Problem("svamp-test-0", "Tom has 3. How many?", "", "145")]
+    assert splits == load(task("gsm8k", dataset_path=other, num_dev=3))
+    assert list(tasks.tested_on(config).digest["sha256"]) == ["test.jsonl"]  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("name", ["svamp", "asdiv"])
@@ -257,7 +261,7 @@ ASDIV = """<?xml version="1.0" encoding="UTF-8"?>
 def test_asdiv_is_read_as_published_or_as_lines_and_other_answers_are_left_out(tmp_path, caplog):
     caplog.set_level("INFO")
     (tmp_path / "ASDiv.xml").write_text(ASDIV, encoding="utf-8")
-    published = tasks.load_test(task("asdiv", dataset_path=str(tmp_path)), None)
+    published = load_test(task("asdiv", dataset_path=str(tmp_path)))
     question = "Mia has seven red and two blue kites. How many kites has she & how many are hers?"
     assert published == [
         Problem("asdiv-test-0", question, "", "9"),
@@ -269,7 +273,7 @@ def test_asdiv_is_read_as_published_or_as_lines_and_other_answers_are_left_out(t
         {"body": "The ratio?", "question": "Say it.", "answer": "3:5"},
         {"body": "Ann pours.", "question": "How much?", "answer": "1,250.5 (ml)"},
     ]
-    assert tasks.load_test(task("asdiv", dataset_path=write(tmp_path / "lines", ASDiv=lines)), None) == published
+    assert load_test(task("asdiv", dataset_path=write(tmp_path / "lines", ASDiv=lines))) == published
 
 
 @pytest.mark.parametrize(
@@ -279,18 +283,18 @@ def test_asdiv_is_read_as_published_or_as_lines_and_other_answers_are_left_out(t
         ("0.5 (of a pizza)", "0.5"),
         ("-3", "-3"),
         ("1,000 (meters)", "1,000"),
-        ("3 (red); 4 (blue)", None),
-        ("1/2 (pizza)", None),
-        ("3:5", None),
-        ("11:30 (a.m.)", None),
-        ("red", None),
-        ("", None),
+        ("3 (red); 4 (blue)"),
+        ("1/2 (pizza)"),
+        ("3:5"),
+        ("11:30 (a.m.)"),
+        ("red"),
+        (""),
     ],
 )
 def test_a_quantity_is_one_number_and_what_it_counts(tmp_path, text, answer):
     row = {"Body": "Tom has some.", "Question": "How many?", "Answer": text}
     certain = {"Body": "Ann has 1.", "Question": "How many?", "Answer": "1"}
-    first, *_ = tasks.load_test(task("asdiv", dataset_path=write(tmp_path, ASDiv=[row, certain])), None)
+    first, *_ = load_test(task("asdiv", dataset_path=write(tmp_path, ASDiv=[row, certain])))
     assert first.answer == (answer or "1")
 
 
@@ -300,7 +304,7 @@ def test_a_quantity_is_one_number_and_what_it_counts(tmp_path, text, answer):
 def test_a_data_set_without_a_problem_is_refused(tmp_path, content):
     (tmp_path / "ASDiv.xml").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"task\.dataset: no problem in .*, ASDiv; copy the data set again"):
-        tasks.load_test(task("asdiv", dataset_path=str(tmp_path)), None)
+        load_test(task("asdiv", dataset_path=str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -317,7 +321,7 @@ def test_a_data_set_without_a_problem_is_refused(tmp_path, content):
 def test_text_within_and_behind_markup_is_read(tmp_path, body, expected):
     content = ASDIV.replace("Mia has seven red and two blue kites.", body)
     (tmp_path / "ASDiv.xml").write_text(content, encoding="utf-8")
-    first, *_ = tasks.load_test(task("asdiv", dataset_path=str(tmp_path)), None)
+    first, *_ = load_test(task("asdiv", dataset_path=str(tmp_path)))
     assert first.question == f"{expected} How many kites has she & how many are hers?"
 
 
@@ -325,7 +329,7 @@ def test_text_within_and_behind_markup_is_read(tmp_path, body, expected):
 def test_text_that_would_be_lost_is_refused(tmp_path, more):
     (tmp_path / "ASDiv.xml").write_text(ASDIV.replace("</Body>", f"</Body>{more}", 1), encoding="utf-8")
     with pytest.raises(UserError, match=r"ASDiv\.xml Problem own-1: a second Body, or text behind it"):
-        tasks.load_test(task("asdiv", dataset_path=str(tmp_path)), None)
+        load_test(task("asdiv", dataset_path=str(tmp_path)))
 
 
 def test_a_folder_in_the_place_of_a_repository_is_told(tmp_path):
@@ -333,7 +337,7 @@ def test_a_folder_in_the_place_of_a_repository_is_told(tmp_path):
     with pytest.raises(
         UserError, match=rf"task\.dataset\.hub_id={table} is a folder here; name it task\.dataset\.path="
     ):
-        tasks.load(task("gsm8k", dataset_hub_id=table, num_dev=0), None)
+        load(task("gsm8k", dataset_hub_id=table, num_dev=0))
 
 
 def test_the_clone_of_a_repository_is_read_as_the_message_says(tmp_path):
@@ -344,11 +348,11 @@ def test_the_clone_of_a_repository_is_read_as_the_message_says(tmp_path):
     config = task("gsm8k", dataset_path=str(tmp_path), num_dev=0)
     for _ in ("train", "test"):
         with pytest.raises(UserError) as caught:
-            tasks.load(config, None)
+            load(config)
         assert "main/test-00000-of-00001.parquet, main/train-00000-of-00001.parquet" in str(caught.value)
         command = str(caught.value).partition("make it: python ")[2]
         subprocess.run(f"{sys.executable} {command}", shell=True, check=True)
-    splits = tasks.load(config, None)
+    splits = load(config)
     assert [len(splits[split]) for split in ("train", "test")] == [1, 1]
 
 
@@ -356,14 +360,14 @@ def test_the_clone_of_a_repository_is_read_as_the_message_says(tmp_path):
 def test_damaged_xml_is_named_in_one_line(tmp_path, content):
     (tmp_path / "ASDiv.xml").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"ASDiv\.xml: not valid XML \(.*\); copy the file again"):
-        tasks.load_test(task("asdiv", dataset_path=str(tmp_path)), None)
+        load_test(task("asdiv", dataset_path=str(tmp_path)))
 
 
 def test_an_xml_row_without_a_field_is_named_by_its_id(tmp_path):
     text = ASDIV.replace("<Answer>9 (kites)</Answer>", "")
     (tmp_path / "ASDiv.xml").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"ASDiv\.xml Problem own-1: no field 'Answer' among body, question"):
-        tasks.load_test(task("asdiv", dataset_path=str(tmp_path)), None)
+        load_test(task("asdiv", dataset_path=str(tmp_path)))
 
 
 LABELS, TEXTS = list("ABC"), ["bank", " mall ", "new york"]
@@ -375,12 +379,12 @@ CSQA = {"answerKey": "B", "id": "1f", "question": {**STEM, "choices": NESTED}}
 def test_csqa_is_read_in_its_own_layout_and_in_the_hubs(tmp_path):
     hub = {"id": "1f", "question": "Where?", "choices": {"label": LABELS, "text": TEXTS}, "answerKey": "B"}
     folder = write(tmp_path, train=[hub], dev=[CSQA])
-    splits = tasks.load(task("csqa", dataset_path=folder, num_dev=0), None)
+    splits = load(task("csqa", dataset_path=folder, num_dev=0))
     candidates = ["bank", "mall", "new york"]
     for labels, key in (([1, 2, 3], 2), (["1", "2", "3"], "2")):
         numbered = hub | {"choices": {"label": labels, "text": TEXTS}, "answerKey": key}
         folder = write(tmp_path / "numbered", train=[numbered], dev=[CSQA])
-        assert tasks.load(task("csqa", dataset_path=folder, num_dev=0), None)["train"][0].answer == "mall"
+        assert load(task("csqa", dataset_path=folder, num_dev=0))["train"][0].answer == "mall"
     assert splits["test"] == [Problem("csqa-test-0", "Where?", "", "mall", candidates=candidates)]
     assert splits["train"] == [Problem("csqa-train-0", "Where?", "", "mall", candidates=candidates)]
 
@@ -406,7 +410,7 @@ def test_damaged_choices_are_named_in_one_line(tmp_path, changes, said):
 
 def test_rationales_of_ones_own_stand_in_the_training_rows_that_have_them(tmp_path):
     folder = write(tmp_path, train=[CSQA | {"why": "A mall has one.\nThe answer is mall."}, CSQA], dev=[CSQA])
-    splits = tasks.load(task("csqa", dataset_path=folder, dataset_solution="why", num_dev=0), None)
+    splits = load(task("csqa", dataset_path=folder, dataset_solution="why", num_dev=0))
     assert [problem.solution for problem in splits["train"] + splits["test"]] == ["A mall has one.", "", ""]
     message = refused(task("csqa", dataset_path=folder, dataset_solution="wy", num_dev=0))
     assert message.startswith("task.dataset.solution=wy: no training row has it")
@@ -417,18 +421,18 @@ def test_rationales_of_ones_own_stand_in_the_training_rows_that_have_them(tmp_pa
 
 def test_dev_is_a_seeded_cut_of_train(tmp_path):
     folder = write(tmp_path, train=rows(50), test=rows(3))
-    splits = tasks.load(task("gsm8k", dataset_path=folder, num_dev=10), None)
+    splits = load(task("gsm8k", dataset_path=folder, num_dev=10))
     assert (len(splits["train"]), len(splits["dev"]), len(splits["test"])) == (40, 10, 3)
     numbers = [[int(problem.id.split("-")[2]) for problem in part] for part in (splits["train"], splits["dev"])]
     assert sorted(numbers[0] + numbers[1]) == list(range(50))
     assert [sorted(part) for part in numbers] == numbers
-    assert tasks.load(task("gsm8k", dataset_path=folder, num_dev=10), None) == splits
-    assert tasks.load(task("gsm8k", dataset_path=folder, num_dev=10, seed=1), None)["dev"] != splits["dev"]
+    assert load(task("gsm8k", dataset_path=folder, num_dev=10)) == splits
+    assert load(task("gsm8k", dataset_path=folder, num_dev=10, seed=1))["dev"] != splits["dev"]
 
 
 def test_a_question_asked_twice_is_never_in_dev(tmp_path):
     folder = write(tmp_path, train=rows(6) * 2 + rows(9)[6:], test=rows(1))
-    splits = tasks.load(task("gsm8k", dataset_path=folder, num_dev=2), None)
+    splits = load(task("gsm8k", dataset_path=folder, num_dev=2))
     assert (len(splits["train"]), len(splits["dev"])) == (13, 2)
     assert not {problem.question for problem in splits["train"]} & {problem.question for problem in splits["dev"]}
 
@@ -436,7 +440,7 @@ def test_a_question_asked_twice_is_never_in_dev(tmp_path):
 def test_limit_cuts_every_split_after_dev_was_cut(tmp_path):
     folder = write(tmp_path, train=rows(50), test=rows(9))
     config = task("gsm8k", dataset_path=folder, num_dev=10)
-    whole, cut = tasks.load(config, None), tasks.load(config, 4)
+    whole, cut = load(config), load(config, 4)
     assert (cut["train"], cut["dev"], cut["test"]) == (whole["train"][:4], whole["dev"][:4], whole["test"][:4])
 
 
@@ -445,25 +449,25 @@ def test_a_data_set_may_have_no_train_split(tmp_path):
     config = task("gsm8k", dataset_path=folder, num_dev=0)
     assert config.dataset
     config.dataset.splits = {"test": "test"}
-    splits = tasks.load(config, None)
+    splits = load(config)
     assert (splits["train"], splits["dev"], len(splits["test"])) == ([], [], 3)
 
 
 def test_arithmetic_is_made_and_its_source_is_the_generator():
     config = task("gsm8k", name="arithmetic", num_dev=5, dataset=None, num_train=30, num_test=8)
-    splits = tasks.load(config, None)
+    splits = load(config)
     assert (len(splits["train"]), len(splits["dev"]), len(splits["test"])) == (25, 5, 8)
-    assert tasks.source(config) == {"generator": "arithmetic", "seed": config.seed, "num_train": 30, "num_test": 8}
+    assert source(config) == {"generator": "arithmetic", "seed": config.seed, "num_train": 30, "num_test": 8}
 
 
 def test_the_source_of_a_folder_is_its_content_wherever_it_lies(tmp_path):
     here, there = (write(tmp_path / name, train=rows(5), test=rows(2)) for name in ("here", "there"))
     content = (tmp_path / "here/train.jsonl").read_bytes()
-    source = tasks.source(task("gsm8k", dataset_path=here))
-    assert source == tasks.source(task("gsm8k", dataset_path=there))
+    found = source(task("gsm8k", dataset_path=here))
+    assert found == source(task("gsm8k", dataset_path=there))
     assert source["sha256"]["train.jsonl"] == hashlib.sha256(content).hexdigest()  # type: ignore[index]
     (tmp_path / "there/train.jsonl").write_bytes(content + b"\n")
-    assert source != tasks.source(task("gsm8k", dataset_path=there))
+    assert found != source(task("gsm8k", dataset_path=there))
 
 
 # --- damaged data ----------------------------------------------------------------------------------------------------
@@ -531,13 +535,13 @@ def test_blank_lines_at_the_end_and_windows_line_ends_are_read(tmp_path):
     folder = write(tmp_path, test=[GOOD])
     other = LINE.replace("1+1?", "1\u2028+1?").replace("}", ', "x": NaN}')
     (tmp_path / "train.jsonl").write_bytes(b"\xef\xbb\xbf" + f"{LINE}\r\n{other}\r\n\r\n \n".encode())
-    train = tasks.load(task("gsm8k", dataset_path=folder, num_dev=0), None)["train"]
+    train = load(task("gsm8k", dataset_path=folder, num_dev=0))["train"]
     assert [problem.question for problem in train] == ["1+1?", "1\u2028+1?"]
 
 
 def refused(config: TaskConfig) -> str:
     with pytest.raises(UserError) as caught:
-        tasks.load(config, None)
+        load(config)
     message = str(caught.value)
     assert "\n" not in message
     assert len(message) < 500
@@ -569,9 +573,9 @@ from lema.types import UserError
 from tests.test_tasks import task
 try:
     config = task("gsm8k", num_dev=0, **json.loads(sys.argv[1]))
-    splits = tasks.load(config, None)
+    splits = load(config)
     print(json.dumps([[[p.id, p.question, p.answer] for p in part] for part in (splits["train"], splits["test"])]))
-    print(json.dumps(tasks.source(config)))
+    print(json.dumps(source(config)))
 except UserError as error:
     print("refused:", error)
 """
@@ -722,7 +726,7 @@ def test_all_cases_are_read_as_labelled(data_dir, tmp_path):
             if case["expected"] == "refused or left out":
                 assert "is not one number" in refused(config) or "no answer" in refused(config)
             else:
-                gold = tasks.load(config, None)["test"][0].answer
+                gold = load(config)["test"][0].answer
                 expected = case["expected"].removeprefix("gold ").removesuffix(" …").strip('"')
                 assert gold.removeprefix("$") in ("1,008", expected)
 
@@ -739,7 +743,7 @@ def test_all_cases_are_read_as_labelled(data_dir, tmp_path):
     ],
 )
 def test_every_real_row_is_read(data_dir, name, sizes, unanswered):
-    splits = tasks.load(task(name, dataset_path=str(data_dir / name)), None)
+    splits = load(task(name, dataset_path=str(data_dir / name)))
     problems = [*splits["train"], *splits["dev"], *splits["test"]]
     assert (len(splits["train"]), len(splits["dev"]), len(splits["test"])) == sizes
     assert len({problem.id for problem in problems}) == len(problems)
@@ -750,12 +754,12 @@ def test_every_real_row_is_read(data_dir, name, sizes, unanswered):
 
 
 def test_every_real_row_of_svamp_and_csqa_is_read(data_dir):
-    svamp = tasks.load_test(task("svamp", dataset_path=str(data_dir / "svamp")), None)
+    svamp = load_test(task("svamp", dataset_path=str(data_dir / "svamp")))
     assert len(svamp) == 1000
     assert all(float(problem.answer).is_integer() and problem.question for problem in svamp)
-    trained = tasks.load(task("gsm8k", dataset_path=str(data_dir / "gsm8k")), None)["train"]
+    trained = load(task("gsm8k", dataset_path=str(data_dir / "gsm8k")))["train"]
     assert not {problem.question for problem in svamp} & {problem.question for problem in trained}
-    splits = tasks.load(task("csqa", dataset_path=str(data_dir / "csqa")), None)
+    splits = load(task("csqa", dataset_path=str(data_dir / "csqa")))
     assert [len(splits[name]) for name in ("train", "dev", "test")] == [9541, 200, 1221]
     problems = [problem for part in splits.values() for problem in part]
     assert all(len(problem.candidates) == 5 and problem.answer in problem.candidates for problem in problems)
@@ -765,7 +769,7 @@ def test_every_real_row_of_svamp_and_csqa_is_read(data_dir):
 def test_real_test_questions_are_not_trained_on_but_for_one_of_math(data_dir):
     shared = []
     for name in ("gsm8k", "math"):
-        splits = tasks.load(task(name, dataset_path=str(data_dir / name)), None)
+        splits = load(task(name, dataset_path=str(data_dir / name)))
         asked = {problem.question: problem.id for problem in splits["test"]}
         shared += [(p.id, asked[p.question]) for p in (*splits["train"], *splits["dev"]) if p.question in asked]
     # One problem was published in both splits, under two subjects.
@@ -774,6 +778,6 @@ def test_real_test_questions_are_not_trained_on_but_for_one_of_math(data_dir):
 
 def test_real_rationales_keep_the_number_they_end_in(data_dir):
     """Only the answer line is cut off: nearly every rationale (not all: 0.50 against .5) still holds the answer."""
-    splits = tasks.load(task("gsm8k", dataset_path=str(data_dir / "gsm8k")), None)
+    splits = load(task("gsm8k", dataset_path=str(data_dir / "gsm8k")))
     held = sum(problem.answer.replace(",", "") in problem.solution.replace(",", "") for problem in splits["train"])
     assert held > 0.99 * len(splits["train"])

@@ -14,11 +14,9 @@ from lema import pipeline
 from lema.api.estimate import price
 from lema.artifacts import Store
 from lema.cell import Cell
-from lema.config import Config, Stage
+from lema.config import Config
 from lema.preflight import consent
 from lema.types import UserError
-
-PAYING = {Stage.sample, Stage.correct, Stage.rationales}
 
 
 @pytest.fixture
@@ -34,7 +32,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
 def missing(make_config: Callable[..., Config], tmp_path: Path) -> Callable[..., list[str]]:
     def lines(*overrides: str) -> list[str]:
         cell = Cell(make_config(*overrides), Store(tmp_path))
-        return list(consent.missing(cell, PAYING, list(overrides)))
+        asked = [requests for step in pipeline.steps(cell) if (requests := step.requests(cell))]
+        return list(consent.missing(cell.config, asked, list(overrides)))
 
     return lines
 

@@ -6,8 +6,7 @@ import re
 import time
 
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
 from lema.prompts.formats import correction_completion
 from lema.prompts.replies import IDENTICAL, NO_SUCH_STEP, NOT_KEPT, UNPARSABLE, ParsedCorrection, read_correction

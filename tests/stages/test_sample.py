@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from openai_server import OpenAIServer, prompt_tokens
-from small import SMALL, record, rows, summary
+from small import SMALL, load, record, rows, summary
 
 from lema import pipeline
 from lema.config import Config
@@ -22,7 +22,7 @@ SERVER = "+sampler/model@sampler.models.server=server"
 @pytest.fixture
 def problems(make_config: Callable[..., Config]) -> dict[str, list[Problem]]:
     """Those of the small cell."""
-    return tasks.load(make_config(*SMALL).task, None)
+    return load(make_config(*SMALL).task)
 
 
 @pytest.fixture
