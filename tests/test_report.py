@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ import numpy as np
 import pytest
 from simulated import answers, run
 
-from lema.artifacts import Recipe, Store
+from lema.artifacts import Recipe, Shown, Store
 from lema.reporting import report
 from lema.reporting.comparing import compare
 from lema.reporting.export import as_json
 from lema.reporting.markdown import render
 from lema.reporting.plots import draw
 from lema.reporting.results import read_runs
+from lema.stages import base
 from lema.types import SCORE_VERSION
 
 TINY: dict[str, Any] = {
@@ -177,7 +179,7 @@ def test_real_tasks_say_why_the_tiny_backbone_fails_and_limit_is_shown(tmp_path:
     (folder / "base").mkdir()
     shutil.copy(folder / "data" / "record.json", folder / "base" / "record.json")
     facts = json.loads((folder / "base" / "record.json").read_text())
-    facts["summary"] = {"parameters": 400_000, "texts_too_long": 3}
+    facts |= {"summary": {"parameters": 400_000, "texts_too_long": 3}, "shown": asdict(base.SHOWN)}
     (folder / "base" / "record.json").write_text(json.dumps(facts))
     text = published(tmp_path)
     assert "## gsm8k, first 50: 50 problems" in text
@@ -331,7 +333,8 @@ def test_a_score_or_a_cost_that_was_changed_by_hand_is_named_and_not_used(tmp_pa
     tiny(tmp_path, "lema", 1, 180)
     folder = tiny(tmp_path, "lema", 2, 180)
     (folder / step).mkdir(exist_ok=True)
-    artifact, _ = Store(tmp_path / "made").make(Recipe(step, "x", SCORE_VERSION, {}, {}), lambda _: {"usd": 1.0})
+    recipe = Recipe(step, "x", SCORE_VERSION, {}, {}, Shown("predictions"))
+    artifact, _ = Store(tmp_path / "made").make(recipe, lambda _: {"usd": 1.0})
     facts = json.loads((artifact.path / "record.json").read_text()) | {"summary": {"usd": 0.0}}
     (folder / step / "record.json").write_text(json.dumps(facts))
     text = published(tmp_path)

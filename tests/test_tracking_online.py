@@ -15,13 +15,14 @@ from test_pipeline import SMALL
 from wandb_log import offline_runs
 from wandb_server import KEY, WandbServer, serving
 
-from lema.artifacts import Artifact, Recipe, Store, write_json, write_jsonl
+from lema.artifacts import Artifact, Recipe, Shown, Store, write_json, write_jsonl
 from lema.config import Config
 from lema.tracking import Tracker, service
 from lema.types import Solution, UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 USER = "alicesmith"
+EVALUATION = Recipe("evaluate", "a-label", 1, {}, {}, Shown("predictions", ("predictions.jsonl", "score.json")))
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def wandb_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 
 def track(tracker: Tracker, root: Path, steps: range, during: Callable[[int], None] = lambda _: None) -> None:
     """A training step of one small artifact, whose curve has these steps; `during` is called after each."""
-    recipe = Recipe("train", "a-label", 1, {}, {})
+    recipe = Recipe("train", "a-label", 1, {}, {}, Shown("model"))
 
     def build(folder: Path) -> dict[str, float]:
         for step in steps:
@@ -219,7 +220,7 @@ def test_evaluation_is_the_run_that_an_agent_waits_for_and_no_other_step_is_in_t
     wandb_in(**server.environment, WANDB_PROJECT="lema", WANDB_ENTITY="team", **agent)
     tracker = Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path)
     track(tracker, tmp_path, range(1, 4))
-    with tracker.step("evaluate", Recipe("evaluate", "a-label", 1, {}, {}), {}) as run:
+    with tracker.step("evaluate", EVALUATION, {}) as run:
         run.start()
         run.complete(cell_artifact)
     assert {run.id: run.sweep for run in server.runs.values()} == {"agents": "sweep1", tracker.ids["train"]: None}
@@ -253,7 +254,7 @@ def cell_artifact(tmp_path: Path) -> Artifact:
         write_json(folder / "score.json", {"accuracy": 0.5})
         return {"accuracy": 0.5}
 
-    return Store(tmp_path).make(Recipe("evaluate", "a-label", 1, {}, {}), build)[0]
+    return Store(tmp_path).make(EVALUATION, build)[0]
 
 
 @pytest.mark.parametrize("part", ["file_stream", "CreateArtifact", "/upload/artifact/"])

@@ -17,7 +17,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -39,17 +39,33 @@ VERIFIED_BYTES = 64 << 20  # larger files are not hashed again each time an arti
 
 
 @dataclass(frozen=True)
+class Shown:
+    """What the tracker and the report need to know of an artifact; in its record, and no part of its identity."""
+
+    type: str  # W&B's artifact type: "dataset", "model", "predictions"
+    files: tuple[str, ...] = ()  # small files that are uploaded, beside record.json
+    losses: dict[str, str] = field(default_factory=dict)  # field of the summary -> what it counts, in words
+
+    @classmethod
+    def recorded(cls, record: dict[str, Any]) -> "Shown":
+        """By an artifact's `record.json`; one of an earlier version tells its stage alone."""
+        facts = {"type": record["recipe"]["stage"], "files": (), "losses": {}} | record.get("shown", {})
+        return cls(facts["type"], tuple(facts["files"]), dict(facts["losses"]))
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """What an artifact is made from; all but the label is its identity."""
+    """What an artifact is made from; all but the label and what is shown of it is its identity."""
 
     stage: str
     label: str  # readable part of the folder's name
     version: int  # of the stage's code: raise it when the same recipe would give other bytes
     config: dict[str, Any]
     inputs: dict[str, Any]  # digests of contents, never paths or times
+    shown: Shown
 
     def identity(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "label"}
+        return {name: value for name, value in vars(self).items() if name not in ("label", "shown")}
 
 
 @dataclass(frozen=True)
@@ -59,6 +75,12 @@ class Artifact:
     path: Path
     digest: str
     summary: dict[str, Any]
+    shown: Shown
+
+    @classmethod
+    def recorded(cls, path: Path, record: dict[str, Any]) -> "Artifact":
+        """The artifact in a folder by its `record.json`."""
+        return cls(path, contents(record), dict(record["summary"]), Shown.recorded(record))
 
     def rows(self, name: str, record: type[Record]) -> list[Record]:
         """The records of one of its JSON lines files."""
@@ -81,9 +103,9 @@ class Store:
         file, again = folder / "record.json", f"delete {folder} to make it again"
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
-            newer, files = record.get("format", FORMAT) > FORMAT, dict(record["files"])
-            artifact = Artifact(folder, digest([record["recipe"], files]), dict(record["summary"]))
-            whole = is_whole(record)
+            if record.get("format", FORMAT) > FORMAT:
+                raise UserError(f"{file}: written by a newer lema; update lema, or {again}")
+            artifact, files, whole = Artifact.recorded(folder, record), dict(record["files"]), is_whole(record)
         except (FileNotFoundError, NotADirectoryError):
             refuse_links(folder, file)
             if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
@@ -93,8 +115,6 @@ class Store:
             raise UserError(f"{file}: cannot be read ({error.strerror}); mend that, or {again}") from None
         except DAMAGED:
             raise UserError(f"{file}: damaged after it was made; {again}") from None
-        if newer:
-            raise UserError(f"{file}: written by a newer lema; update lema, or {again}")
         if not whole:
             raise UserError(f"{file}: changed after it was made; {again}")
         for file, sha256 in ((folder / name, sha256) for name, sha256 in files.items()):
@@ -135,6 +155,18 @@ class Store:
 
     def _folder(self, recipe: Recipe) -> Path:
         return self.root / recipe.stage / f"{recipe.label}-{digest(recipe.identity())}"
+
+
+def contents(record: dict[str, Any]) -> str:
+    """The digest of an artifact by its record: of its recipe, and of the contents of its files."""
+    return digest([record["recipe"], record["files"]])
+
+
+def used(inputs: Any) -> set[str]:
+    """The digests in a recipe's inputs, nested or not."""
+    if isinstance(inputs, dict | list):
+        return set[str]().union(*map(used, inputs.values() if isinstance(inputs, dict) else inputs))
+    return {inputs} if isinstance(inputs, str) else set()
 
 
 def is_whole(record: dict[str, Any]) -> bool:
@@ -179,6 +211,7 @@ def _made(recipe: Recipe, build: Callable[[Path], dict[str, Any]], own: Path, fo
     seconds = before + time.monotonic() - start
     made = {"seconds": round(seconds, 1), "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **made_on()}
     record = {"format": FORMAT, "recipe": recipe.identity(), "files": files, "summary": summary, "made": made}
+    record["shown"] = asdict(recipe.shown)
     write_json(own / "record.json", record | {"hash": _seal(record)})
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)  # a killed process may have left one
@@ -193,7 +226,7 @@ def _made(recipe: Recipe, build: Callable[[Path], dict[str, Any]], own: Path, fo
             os.replace(old, folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
-    return Artifact(folder, digest([record["recipe"], files]), summary)
+    return Artifact.recorded(folder, record)
 
 
 def _spent(resume: Path) -> float:

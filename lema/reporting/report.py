@@ -74,7 +74,7 @@ def evaluations(comparison: Comparison) -> list[Artifact]:
     runs = [run for arm in comparison.arms for run in arm.runs]
     steps = {run.folder / step: (run, step) for run in runs for step in ("evaluate_untuned", "evaluate")}
     found = {
-        follow(path).resolve(): Artifact(follow(path).resolve(), run.digests[step], run.records[step]["summary"])
+        follow(path).resolve(): Artifact.recorded(follow(path).resolve(), run.records[step])
         for path, (run, step) in steps.items()
         if step in run.records
     }

@@ -1,22 +1,13 @@
 """What follows from the numbers and what does not, in sentences: verdicts, and everything that weakens them."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from lema.artifacts import Shown
 from lema.identity import without_paths
-from lema.reporting.comparing import UNTUNED, Comparison, Difference, Row
+from lema.reporting.comparing import UNTUNED, Arm, Comparison, Difference, Row
 from lema.reporting.results import STOPPED, Run
 
-# What is counted of each arm's first run, by step and field of its summary; the first five are the setting's.
-LOSSES = {
-    ("base", "texts_too_long"): "pretraining texts too long for the base",
-    ("data", "questions_in_test"): "training questions that are test questions",
-    ("test_data", "questions_in_training"): "test questions that are training questions",
-    ("evaluate_untuned", "num_truncated"): "untuned answers cut at the token limit",
-    ("sample", "truncated"): "sampled solutions cut at the token limit",
-    ("train", "truncated"): "{arm}: training examples cut at the length limit",
-    ("evaluate", "num_truncated"): "{arm}: answers cut at the token limit",
-    ("mix", "repeated_random_cot"): "{arm}: random questions that are CoT examples already, the pool having no others",
-}
 VERDICTS = {
     ("lema", "cot"): "Learning from mistakes, with more data than CoT alone",
     ("cot_matched", "cot_random"): "Choosing questions by the model's mistakes, same size, plain CoT",
@@ -117,13 +108,21 @@ def _runs(comparison: Comparison, row: Row) -> Iterator[str]:
             f"The predictions of {', '.join(damaged)} are missing or damaged: the scores stand, but these runs pair "
             "with no other and have no interval over problems; delete their evaluate folder and run them again."
         )
-    losses = {
-        words.format(arm=arm.name): sum(summary.get(field, 0) for summary in arm.runs[0].summaries(step))
-        for arm in arms
-        for (step, field), words in LOSSES.items()
-    }
-    if any(losses.values()):
-        yield f"Counted: {'; '.join(f'{what} {count:,}' for what, count in losses.items() if count)}."
+    if counted := [f"{what} {count:,}" for what, count in _losses(arms) if count]:
+        yield f"Counted: {'; '.join(counted)}."
+
+
+def _losses(arms: Sequence[Arm]) -> list[tuple[str, int]]:
+    """What the artifacts of each arm's first run say was lost: first what all arms share, then what is an arm's."""
+    losses: dict[tuple[bool, str], int] = {}
+    for arm in arms:
+        counts = Counter[tuple[bool, str]]()
+        for step, record in arm.runs[0].records.items():
+            if not step.startswith("other_"):  # the mistakes of another model, which one arm alone learns from
+                for field, words in Shown.recorded(record).losses.items():
+                    counts["{arm}" in words, words.format(arm=arm.name)] += record["summary"].get(field, 0)
+        losses |= counts
+    return [(words, losses[own, words]) for own, words in sorted(losses, key=lambda each: each[0])]
 
 
 def _tiny(run: Run) -> str:

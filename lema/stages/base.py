@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import Recipe
+from lema.artifacts import Recipe, Shown
 from lema.cell import Cell
 from lema.data import tasks
+
+SHOWN = Shown("model", losses={"texts_too_long": "pretraining texts too long for the base"})
 
 
 def recipe(cell: Cell) -> Recipe:
@@ -15,7 +17,7 @@ def recipe(cell: Cell) -> Recipe:
     label = f"{cell.backbone_label}-{cell.train_label if task.dataset else task.name}-seed{backbone['seed']}"
     config = {name: backbone[name] for name in ("tiny", "seed")}
     del config["tiny"]["other_seed"]  # another base's
-    return Recipe("base", label, version=1, config=config, inputs={"text": text})
+    return Recipe("base", label, version=1, config=config, inputs={"text": text}, shown=SHOWN)
 
 
 def build(cell: Cell, folder: Path) -> dict[str, Any]:

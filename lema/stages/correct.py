@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lema.api.journal import Answer
-from lema.artifacts import RESUME, Recipe, write_jsonl
+from lema.artifacts import RESUME, Recipe, Shown, write_jsonl
 from lema.cell import Cell
 from lema.config import CorrectionMethod
 from lema.correctors import model, reference
@@ -23,6 +23,8 @@ from lema.prompts.formats import split_steps
 from lema.types import Correction, Solution, distinct
 
 log = logging.getLogger(__name__)
+
+SHOWN = Shown("corrections", files=("corrections.jsonl",))
 
 
 def recipe(cell: Cell) -> Recipe:
@@ -37,7 +39,7 @@ def recipe(cell: Cell) -> Recipe:
         config |= {name: getattr(cell.config.sampler, name) for name in ("batch_size", "seed")}
         inputs["model"] = cell.corrector_weights.digest
     label = f"{cell.train_label}-{cell.sampler_label}-{corrector.name}"
-    return Recipe("correct", label, version=4, config=config, inputs=inputs)
+    return Recipe("correct", label, version=4, config=config, inputs=inputs, shown=SHOWN)
 
 
 def build(cell: Cell, folder: Path) -> dict[str, Any]:

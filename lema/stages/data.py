@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import Recipe, write_jsonl
+from lema.artifacts import Recipe, Shown, write_jsonl
 from lema.cell import Cell
 from lema.config import Leakage
 from lema.data import tasks
@@ -15,6 +15,14 @@ from lema.data.leakage import TestQuestions, overlap
 from lema.types import Problem
 
 log = logging.getLogger(__name__)
+
+SHOWN = Shown(
+    "dataset",
+    losses={
+        "questions_in_test": "training questions that are test questions",
+        "questions_in_training": "test questions that are training questions",
+    },
+)
 
 
 def recipe(cell: Cell, own_test: bool = False) -> Recipe:
@@ -31,7 +39,8 @@ def recipe(cell: Cell, own_test: bool = False) -> Recipe:
     inputs: dict[str, Any] = {"source": tasks.source(task, own_test)}
     if own_test:
         inputs["training"] = cell.artifacts["data"].digest
-    return Recipe("data", cell.task_label if own_test else cell.train_label, version=3, config=config, inputs=inputs)
+    label = cell.task_label if own_test else cell.train_label
+    return Recipe("data", label, version=3, config=config, inputs=inputs, shown=SHOWN)
 
 
 def build(cell: Cell, folder: Path, own_test: bool = False) -> dict[str, Any]:

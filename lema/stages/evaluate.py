@@ -4,10 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import RESUME, Recipe, write_json, write_jsonl
+from lema.artifacts import RESUME, Recipe, Shown, write_json, write_jsonl
 from lema.cell import Cell
 from lema.config import Method, Split
 from lema.types import SCORE_VERSION, Problem, Score, Solution
+
+FILES = ("predictions.jsonl", "score.json")
+SHOWN = Shown("predictions", FILES, {"num_truncated": "{arm}: answers cut at the token limit"})
+SHOWN_UNTUNED = Shown("predictions", FILES, {"num_truncated": "untuned answers cut at the token limit"})
 
 
 def recipe(cell: Cell, tuned: bool) -> Recipe:
@@ -20,7 +24,8 @@ def recipe(cell: Cell, tuned: bool) -> Recipe:
         config |= {"mix": cell.config.mix.name, "seed": cell.config.seed}
         inputs |= {name: cell.artifacts[name].digest for name in ("select", "merge") if name in cell.artifacts}
     label = cell.name if tuned else f"{cell.task_label}-{cell.backbone_label}-untuned"
-    return Recipe("evaluate", label, version=SCORE_VERSION, config=config, inputs=inputs)
+    shown = SHOWN if tuned else SHOWN_UNTUNED
+    return Recipe("evaluate", label, version=SCORE_VERSION, config=config, inputs=inputs, shown=shown)
 
 
 def build(cell: Cell, folder: Path, tuned: bool) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import Recipe, write_json
+from lema.artifacts import Recipe, Shown, write_json
 from lema.cell import Cell
 from lema.config import Merge, Method
 from lema.prompts.formats import cot_prompt
 
+SHOWN = Shown("model", files=("agreement.json",))
 CHECKED_PROMPTS = 100  # at most: dev questions, or training questions when none are held out
 
 
@@ -16,7 +17,8 @@ def recipe(cell: Cell) -> Recipe:
     config: dict[str, Any] = {name: backbone[name] for name in ("prompt", "precision", "attention")}
     config |= {"step": step, "method": cell.config.train.method, "dequantise": _dequantise(cell)}
     inputs = {name: cell.artifacts[name].digest for name in ("train", "data")} | {"base": cell.base.digest}
-    return Recipe("merge", f"{cell.train_label}-{cell.arm}-step{step}", version=2, config=config, inputs=inputs)
+    label = f"{cell.train_label}-{cell.arm}-step{step}"
+    return Recipe("merge", label, version=2, config=config, inputs=inputs, shown=SHOWN)
 
 
 def build(cell: Cell, folder: Path) -> dict[str, Any]:

@@ -16,13 +16,20 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from lema.artifacts import Recipe, write_jsonl
+from lema.artifacts import Recipe, Shown, write_jsonl
 from lema.cell import Cell
 from lema.config import CotPart, Extra, MixConfig
 from lema.prompts import formats
 from lema.types import Correction, Example, Problem, Solution, UserError
 
 log = logging.getLogger(__name__)
+
+SHOWN = Shown(
+    "mix",
+    losses={
+        "repeated_random_cot": "{arm}: random questions that are CoT examples already, the pool having no others",
+    },
+)
 Item = TypeVar("Item")
 Drawn = list[tuple[Problem, Correction]]
 CountTokens = Callable[[Example], tuple[int, int]]  # of the prompt, and of the completion
@@ -45,7 +52,7 @@ def recipe(cell: Cell) -> Recipe:
     if cell.config.mix.extra is Extra.other_corrections:
         inputs["other_corrections"] = cell.artifacts["other_correct"].digest
     label = f"{cell.train_label}-{cell.backbone_label}-{config['name']}"
-    return Recipe("mix", label, version=2, config=config, inputs=inputs)
+    return Recipe("mix", label, version=2, config=config, inputs=inputs, shown=SHOWN)
 
 
 def build(cell: Cell, folder: Path) -> dict[str, Any]:

@@ -7,12 +7,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import Recipe, write_jsonl
+from lema.artifacts import Recipe, Shown, write_jsonl
 from lema.cell import Cell
 from lema.generated import answer_part
 from lema.grading import grade_all
 from lema.identity import api_identity, digest
 from lema.types import Problem, Solution, distinct
+
+SHOWN = Shown("solutions", files=("rationales.jsonl",))
 
 
 def recipe(cell: Cell) -> Recipe:
@@ -20,7 +22,8 @@ def recipe(cell: Cell) -> Recipe:
     config = api_identity(rationales) | {"requests": rationales.requests, "most": rationales.most, "grader": grader}
     config["demonstrations"] = digest(cell.rationale_prompt(Problem("", "", "", "")))
     inputs = {"data": cell.artifacts["data"].digest}
-    return Recipe("rationales", f"{cell.train_label}-{rationales.name}", version=2, config=config, inputs=inputs)
+    label = f"{cell.train_label}-{rationales.name}"
+    return Recipe("rationales", label, version=2, config=config, inputs=inputs, shown=SHOWN)
 
 
 def build(cell: Cell, folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lema.artifacts import RESUME, Recipe, read_jsonl, write_jsonl
+from lema.artifacts import RESUME, Recipe, Shown, read_jsonl, write_jsonl
 from lema.cell import Cell
 from lema.config import SourceKind
 from lema.data import recorded, tasks
@@ -19,6 +19,7 @@ from lema.grading import grade_all
 from lema.identity import api_identity, digest
 from lema.types import Problem, Solution, distinct
 
+SHOWN = Shown("solutions", losses={"truncated": "sampled solutions cut at the token limit"})
 _CHUNK = 10_000  # texts that are graded together: enough to keep the symbolic workers busy
 _FACTS = ("solutions", "correct", "unanswered", "truncated", "wrong_paths")
 
@@ -49,7 +50,7 @@ def recipe(cell: Cell, name: str) -> Recipe:
         own = {field: getattr(model, field) for field in ("prompt", "precision", "attention")}
         how = {field: getattr(sampler, field) for field in ("temperature", "max_new_tokens", "batch_size", "seed")}
         config, inputs["model"], label = config | own | how, weights.digest, weights.name
-    return Recipe("sample", f"{cell.train_label}-{label}", version=4, config=config, inputs=inputs)
+    return Recipe("sample", f"{cell.train_label}-{label}", version=4, config=config, inputs=inputs, shown=SHOWN)
 
 
 def build(cell: Cell, folder: Path, name: str) -> dict[str, Any]:

@@ -8,10 +8,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lema.artifacts import RESUME, Artifact, Recipe, keep, kept, write_jsonl
+from lema.artifacts import RESUME, Artifact, Recipe, Shown, keep, kept, write_jsonl
 from lema.cell import Cell
 from lema.config import Method, Selection, Split
 from lema.types import Problem, Solution, UserError
+
+SHOWN = Shown("selection", files=("accuracies.jsonl",))
 
 
 def recipe(cell: Cell) -> Recipe:
@@ -25,7 +27,7 @@ def recipe(cell: Cell) -> Recipe:
         config["method"] = cell.config.train.method
         inputs |= {"data": _asked(cell, split).digest, "base": cell.base.digest}
     label = f"{cell.task_label if selection is Selection.paper else cell.train_label}-{cell.arm}"
-    return Recipe("select", label, version=2, config=config, inputs=inputs)
+    return Recipe("select", label, version=2, config=config, inputs=inputs, shown=SHOWN)
 
 
 def build(cell: Cell, folder: Path) -> dict[str, Any]:

@@ -6,13 +6,16 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import RESUME, Recipe, write_jsonl
+from lema.artifacts import RESUME, Recipe, Shown, write_jsonl
 from lema.cell import Cell
 from lema.config import Batches, Selection
 from lema.types import Example
 
 log = logging.getLogger(__name__)
 
+SHOWN = Shown(
+    "model", files=("metrics.jsonl",), losses={"truncated": "{arm}: training examples cut at the length limit"}
+)
 FINAL_STEPS = 10  # over which the reported final loss is averaged
 CURVE = ("step", "epoch", "loss", "grad_norm", "learning_rate", "tokens", "target_tokens", "padding_share")
 
@@ -31,7 +34,7 @@ def _recipe(cell: Cell, last_only: bool) -> Recipe:
     del config["merge"], config["resume_checkpoints"]
     config |= {"seed": cell.config.seed, "last_only": last_only}
     inputs = {"mix": cell.artifacts["mix"].digest, "base": cell.base.digest}
-    return Recipe("train", f"{cell.train_label}-{cell.arm}", version=2, config=config, inputs=inputs)
+    return Recipe("train", f"{cell.train_label}-{cell.arm}", version=2, config=config, inputs=inputs, shown=SHOWN)
 
 
 def build(cell: Cell, folder: Path) -> dict[str, Any]:

@@ -10,30 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lema.artifacts import Artifact
-from lema.config import Stage
 from lema.identity import portable
 from lema.types import Solution
 
-TYPES = {
-    "data": "dataset",
-    "base": "model",
-    "sample": "solutions",
-    "correct": "corrections",
-    "rationales": "solutions",
-    "mix": "mix",
-    "train": "model",
-    "select": "selection",
-    "merge": "model",
-    "evaluate": "predictions",
-}
-FILES = {
-    "correct": ["corrections.jsonl"],
-    "rationales": ["rationales.jsonl"],
-    "train": ["metrics.jsonl"],
-    "select": ["accuracies.jsonl"],
-    "merge": ["agreement.json"],
-    "evaluate": ["predictions.jsonl", "score.json"],
-}
 TABLE_ROWS = 200  # a browser is slow with more texts (wandb/wandb#3070), and `predictions.jsonl` has all of them
 COLUMNS: list[Any] = ["problem_id", "text", "answer", "correct", "symbolic"]
 MAX_NAME = 128  # W&B's limit for the name of an artifact
@@ -46,7 +25,7 @@ def publish(run: Any, step: str, artifact: Artifact, inputs: Iterable[Artifact])
     for each in inputs:
         use(run, each)
     run.log_artifact(packed(artifact))
-    if artifact.path.parent.name == Stage.evaluate:
+    if artifact.shown.type == "predictions":
         answers = islice(artifact.stream("predictions.jsonl", Solution), TABLE_ROWS)
         rows: list[Any] = [[getattr(each, column) for column in COLUMNS] for each in answers]
         run.log({"predictions": wandb.Table(columns=COLUMNS, data=rows)})  # one key: W&B compares tables by it
@@ -67,8 +46,8 @@ def packed(artifact: Artifact) -> Any:
 
     stage, (label, _, key) = artifact.path.parent.name, artifact.path.name.rpartition("-")
     name = f"{stage}-{label}"[: MAX_NAME - len(key) - 1] + f"-{key}"
-    made = wandb.Artifact(name, TYPES[stage], metadata={"stage": stage, "digest": artifact.digest})
-    for file in ["record.json", *FILES.get(stage, [])]:  # they are never changed, so no copy is kept
+    made = wandb.Artifact(name, artifact.shown.type, metadata={"stage": stage, "digest": artifact.digest})
+    for file in ("record.json", *artifact.shown.files):  # they are never changed, so no copy is kept
         made.add_file(here(artifact.path / file), name=file, policy="immutable", skip_cache=True)
     return made
 

@@ -16,7 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import Artifact, Recipe, write_text
+from lema.artifacts import Artifact, Recipe, used, write_text
 from lema.artifacts.faults import cause
 from lema.artifacts.locks import lock
 from lema.config import Config, Stage
@@ -78,8 +78,7 @@ class Tracker:
     @contextlib.contextmanager
     def step(self, name: str, recipe: Recipe, made: dict[str, Artifact]) -> Iterator["StepRun"]:
         """The run of a step, not started yet; `made` are the steps before it. An error marks the run as failed."""
-        used = set(_strings(recipe.inputs))
-        inputs = {each: artifact for each, artifact in made.items() if artifact.digest in used}
+        inputs = {each: artifact for each, artifact in made.items() if artifact.digest in used(recipe.inputs)}
         run = self._run = StepRun(self, name, recipe.stage, recipe.label, digest(recipe.identity()), inputs)
         try:
             yield run
@@ -333,12 +332,3 @@ def _publish_report(run: Any, name: str, files: list[Path], inputs: Iterable[Art
 
 def _group(config: Config) -> str | None:
     return os.environ.get("WANDB_RUN_GROUP") or config.tracker.group
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """All texts in plain values."""
-    if isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _strings(part)
-    elif isinstance(value, str):
-        yield value
