@@ -10,7 +10,7 @@ from typing import Any
 
 from lema.identity import without_paths
 from lema.reporting.comparing import ARMS, CONTRASTS, STANDARD, UNTUNED, Arm, Comparison, Difference, Row, paper
-from lema.reporting.results import OWN_STEPS, Run
+from lema.reporting.results import Run
 from lema.reporting.statistics import Interval, standard_error
 from lema.reporting.words import once, warnings
 
@@ -202,7 +202,7 @@ def took(comparison: Comparison, rows: Sequence[Row]) -> str:
             f"{100 * score['unanswered']:.1f}",
             f"{arm.runs[0].score['num_problems']:,}",
             *(f"{train[count]:,}" if count in train else "–" for count in ("examples", "tokens", "steps")),
-            f"{fmean(run.hours() for run in arm.runs):.2g}" if tuned else "–",
+            f"{fmean(run.hours for run in arm.runs):.2g}" if tuned else "–",
             f"{arm.runs[0].usd:,.2f}".removesuffix(".00") if tuned else "–",
         ])  # fmt: skip
     return table(head, lines, words=3) + "\n\n" + bullets(_costs([arm for row in rows for arm in comparison.of(row)]))
@@ -236,7 +236,7 @@ def shared_records(runs: Iterable[Run]) -> dict[str, dict[str, Any]]:
         str((run.folder / step).resolve()): record
         for run in runs
         for step, record in run.records.items()
-        if step not in OWN_STEPS
+        if step not in run.own_steps
     }
 
 

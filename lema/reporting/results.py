@@ -6,26 +6,21 @@ is in a folder: a run that cannot be used has a `trouble` that says why, and is 
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lema.artifacts import is_whole
+from lema.artifacts import contents, is_whole, used
 from lema.artifacts.links import follow
-from lema.config import Stage
-from lema.identity import digest, without_paths
+from lema.identity import without_paths
 from lema.types import SCORE_VERSION
 
 STOPPED = "stopped after"  # the beginning of the state of a run that was asked not to go further
-# Steps that belong to one run alone; the others are shared with the runs that need the same.
-OWN_STEPS = ("train", "select", "merge", "evaluate")
-# Of each, the input that must be what lies beside it: else a later step is of an earlier state of the run.
-CHAIN = (("train", "mix"), ("select", "train"), ("merge", "train"), ("evaluate", "select"), ("evaluate", "merge"))
-
 # What reading records that are not as we wrote them may raise.
 DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
@@ -128,9 +123,19 @@ class Run:
         except DAMAGE:
             return []
 
-    def hours(self, steps: Iterable[str] = OWN_STEPS) -> float:
-        """The hours its own steps took, on whatever device."""
-        return sum(self.records[step]["made"]["seconds"] for step in steps if step in self.records) / 3600
+    @cached_property
+    def own_steps(self) -> list[str]:
+        """Training, and the steps that are made from it: those before it are shared with runs that need the same."""
+        own: dict[str, str] = {}  # the digest of what each made -> the step
+        for step, record in self.records.items():
+            if step == "train" or own.keys() & used(record["recipe"]["inputs"]):
+                own[contents(record)] = step
+        return list(own.values())
+
+    @property
+    def hours(self) -> float:
+        """The hours that its own steps took, on whatever device."""
+        return sum(self.records[step]["made"]["seconds"] for step in self.own_steps) / 3600
 
     @property
     def device(self) -> str:
@@ -150,8 +155,7 @@ class Run:
     @property
     def digests(self) -> dict[str, str]:
         """What each of its artifacts contains, in 12 hex digits."""
-        whole = {step: each for step, each in self.records.items() if {"recipe", "files"} <= each.keys()}
-        return {step: contents(record) for step, record in whole.items()}
+        return {step: contents(record) for step, record in self.records.items()}
 
     @property
     def usd(self) -> float:
@@ -166,11 +170,6 @@ def _rows(file: Path, *fields: str) -> list[dict[str, Any]]:
         return rows if all(field in row for row in rows for field in fields) else []
     except (OSError, *DAMAGE):
         return []
-
-
-def contents(record: dict[str, Any]) -> str:
-    """The digest of an artifact by its record, as `lema.artifacts.Artifact` has it."""
-    return digest([record["recipe"], record["files"]])
 
 
 @cache
@@ -204,7 +203,7 @@ def _read(file: Path) -> Run:
             facts["setting"] and str(facts["setting"]),
             [str(item) for item in facts["overrides"]],
             str(facts.get("state", "finished")),
-            dict(_records(folder)),
+            _records(folder),
             facts.get("wandb", {}),
         )
         return Run(**{**vars(run), "trouble": _trouble(run)})
@@ -215,17 +214,22 @@ def _read(file: Path) -> Run:
     return Run(folder, folder.name, {}, None, [], "unreadable", trouble=why)
 
 
-def _records(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The steps whose artifacts are there, in the order they are made."""
-    stages, found = list(Stage), []
-    for step in folder.iterdir():
+def _records(folder: Path) -> dict[str, dict[str, Any]]:
+    """The steps whose artifacts are there; each comes after the steps that it was made from."""
+    records: dict[str, dict[str, Any]] = {}
+    made: dict[str, str] = {}  # the digest of an artifact -> its step
+    for step in sorted(folder.iterdir()):
         try:
             if (file := follow(step) / "record.json").exists():
-                record = json.loads(file.read_text(encoding="utf-8"))
-                found.append((stages.index(record["recipe"]["stage"]), step.name, record))
+                records[step.name] = record = json.loads(file.read_text(encoding="utf-8"))
+                made[contents(record)] = step.name
         except (OSError, *DAMAGE):
             raise _Unreadable(step.name) from None
-    yield from ((name, record) for _, name, record in sorted(found, key=lambda each: each[:2]))
+    before = {
+        step: {made[each] for each in used(record["recipe"]["inputs"]) & made.keys()}
+        for step, record in records.items()
+    }
+    return {step: records[step] for step in TopologicalSorter(before).static_order()}
 
 
 def _trouble(run: Run) -> str | None:
@@ -234,8 +238,7 @@ def _trouble(run: Run) -> str | None:
         remedy = f"delete what {changed[0]} links to and run its command again"
         return f"its {changed[0]}/record.json was changed after it was made; {remedy}"
     if "evaluate" not in run.records:
-        made = [name for name in run.records if name not in ("evaluate_untuned", "test_data")]
-        reached = f"after {made[-1]}" if made else "before its first step was done"
+        reached = f"after {list(run.records)[-1]}" if run.records else "before its first step was done"
         if (link := run.folder / "evaluate").is_symlink() or link.is_file():
             return "its evaluation was removed; run its command again"
         if run.state == "running":
@@ -245,8 +248,9 @@ def _trouble(run: Run) -> str | None:
     record = run.records["evaluate"]
     if (version := record["recipe"]["version"]) != SCORE_VERSION:
         return f"its score is of version {version} of the evaluation, now {SCORE_VERSION}; run its command again"
-    for step, name in CHAIN:
-        used, made = run.records.get(step, {}).get("recipe", {}).get("inputs", {}).get(name), run.records.get(name)
-        if used and made and used != contents(made):
-            return f"its {step} was made from an earlier {name}; run its command again"
+    present = set(run.digests.values())
+    for step, record in run.records.items():
+        for name, digests in record["recipe"]["inputs"].items():
+            if name in run.records and not used(digests) <= present:
+                return f"its {step} was made from an earlier {name}; run its command again"
     return None
