@@ -20,17 +20,17 @@ from lema.identity import portable
 ADAPTER = "adapter_config.json"  # names the base it was loaded from
 
 
-def publish(cell: Cell) -> None:
+def write_card(cell: Cell) -> None:
     """Write the folders of the selected checkpoint: an adapter, what it is merged into, or a whole model."""
     step = cell.artifacts["select"].summary["step"]
     checkpoint = cell.artifacts["train"].path / "checkpoints" / f"step-{step}"
     whole = cell.config.train.method is Method.full
-    _publish(cell, checkpoint, "model" if whole else "adapter")
+    _write(cell, checkpoint, "model" if whole else "adapter")
     if "merge" in cell.artifacts:
-        _publish(cell, cell.artifacts["merge"].path / "merged", "merged")
+        _write(cell, cell.artifacts["merge"].path / "merged", "merged")
 
 
-def _publish(cell: Cell, source: Path, kind: str) -> None:
+def _write(cell: Cell, source: Path, kind: str) -> None:
     folder = own_folder(own_folder(cell.folder / "hub") / kind)
     for file in sorted(source.iterdir()):
         if file.name == ADAPTER:

@@ -17,7 +17,7 @@ from lema.cell import Cell
 from lema.config import Stage
 from lema.identity import portable
 from lema.privacy import shown
-from lema.reporting.results import STOPPED
+from lema.reporting.runs import STOPPED
 from lema.stopping import Stopped
 from lema.types import UserError
 
@@ -45,7 +45,7 @@ def recorded(cell: Cell, overrides: list[str], last: Stage, in_sweep: bool) -> I
         raise
     _write(cell, overrides, "finished" if last in (Stage.evaluate, Stage.report) else f"{STOPPED} {last}")
     if "select" in cell.artifacts:
-        card.publish(cell)
+        card.write_card(cell)
 
 
 def _write(cell: Cell, overrides: list[str], state: str) -> None:

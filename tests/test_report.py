@@ -23,7 +23,7 @@ from lema.reporting.comparing import compare
 from lema.reporting.export import as_json
 from lema.reporting.markdown import render
 from lema.reporting.plots import draw
-from lema.reporting.results import read_runs
+from lema.reporting.runs import read_runs
 from lema.stages import base
 from lema.types import SCORE_VERSION
 
@@ -41,7 +41,7 @@ def tiny(root: Path, mix: str, seed: int, right: int, **changes: Any) -> Path:
 
 
 def published(root: Path) -> str:
-    folder, *_ = report.publish(root)
+    folder, *_ = report.write_report(root)
     return (folder / "report.md").read_text()
 
 
@@ -256,6 +256,21 @@ def test_a_score_of_an_older_version_or_of_an_earlier_mix_is_named_and_not_compa
     assert "| 80.0 {73.9, 85.0} ×1 |" in text
 
 
+@pytest.mark.parametrize("step", ["evaluate", "evaluate_untuned"])
+@pytest.mark.parametrize("changes", [{"accuracy": None}, {"bleu": 0.5}], ids=["lacks one", "has another"])
+def test_a_score_of_other_fields_is_named_and_not_compared(tmp_path: Path, step: str, changes: dict[str, Any]) -> None:
+    tiny(tmp_path, "cot", 1, 160)
+    file = tiny(tmp_path, "lema", 1, 180) / step / "record.json"
+    facts = json.loads(file.read_text())
+    summary = {
+        name: value for name, value in (facts["summary"] | changes).items() if value is not None or name == "limit"
+    }
+    file.write_text(json.dumps(facts | {"summary": summary}))
+    text = published(tmp_path)
+    assert f"its {step}/record.json has not the fields of a score; delete what {step} links to and run" in text
+    assert "1 evaluated run, and 1 that" in text
+
+
 @pytest.mark.parametrize("damage", ["removed", "cut", "changed", "binary", "record"])
 def test_damaged_predictions_leave_the_score_and_are_named(tmp_path: Path, damage: str) -> None:
     folder = tiny(tmp_path, "lema", 1, 180)
@@ -363,7 +378,7 @@ def test_tables_for_other_programs_hold_the_same_numbers(tmp_path: Path) -> None
     for seed in (1, 2):
         tiny(tmp_path, "lema", seed, 180 + seed)
         tiny(tmp_path, "cot", seed, 160)
-    folder, comparison, _ = report.publish(tmp_path)
+    folder, comparison, _ = report.write_report(tmp_path)
     arms, differences = (list(csv.DictReader((folder / name).open())) for name in ("report.csv", "differences.csv"))
     assert [row["arm"] for row in arms] == ["untuned", "cot", "lema"]
     assert float(arms[2]["accuracy"]) == pytest.approx(comparison.arms[2].accuracy.mean) == pytest.approx(181.5 / 200)
@@ -373,15 +388,15 @@ def test_tables_for_other_programs_hold_the_same_numbers(tmp_path: Path) -> None
 
 def test_nothing_is_drawn_again_when_nothing_changed(tmp_path: Path) -> None:
     tiny(tmp_path, "lema", 1, 180)
-    folder, _, new = report.publish(tmp_path)
+    folder, _, new = report.write_report(tmp_path)
     pictures = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")}
     assert new
     assert set(pictures) == {"accuracy-arithmetic.png", "curves-arithmetic.png"}
-    _, _, again = report.publish(tmp_path)
+    _, _, again = report.write_report(tmp_path)
     assert not again
     assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")} == pictures
     tiny(tmp_path, "cot", 1, 160)
-    assert report.publish(tmp_path)[2]
+    assert report.write_report(tmp_path)[2]
     assert (folder / "differences-arithmetic.png").is_file()
 
 
@@ -389,7 +404,7 @@ def test_processes_that_end_at_once_write_one_whole_report(tmp_path: Path) -> No
     for seed in (1, 2):
         tiny(tmp_path, "lema", seed, 180 + seed)
         tiny(tmp_path, "cot", seed, 160)
-    code = "import sys; from pathlib import Path; from lema.reporting import report; report.publish(Path(sys.argv[1]))"
+    code = "import sys, pathlib; from lema.reporting import report; report.write_report(pathlib.Path(sys.argv[1]))"
     command = [sys.executable, "-c", code, str(tmp_path)]
     processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(3)]
     for process in processes:
@@ -416,6 +431,6 @@ def test_no_path_of_this_machine_is_in_a_report(tmp_path: Path) -> None:
     facts = json.loads((folder / "run.json").read_text())
     facts["overrides"].append("task.dataset.path=/home/jane/data/gsm8k")
     (folder / "run.json").write_text(json.dumps(facts))
-    reported, *_ = report.publish(tmp_path)
+    reported, *_ = report.write_report(tmp_path)
     assert "task.dataset.path=…/gsm8k" in (reported / "report.md").read_text()
     assert not [path for path in reported.iterdir() if b"jane" in path.read_bytes()]

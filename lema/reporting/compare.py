@@ -15,14 +15,14 @@ from lema.identity import flat, without_paths
 from lema.privacy import shown
 from lema.reporting.comparing import aligned, flipped
 from lema.reporting.markdown import bullets, chosen, over, table
-from lema.reporting.results import Run, Verdicts, read_runs
+from lema.reporting.runs import Run, Verdicts, read_runs
 from lema.reporting.statistics import accuracy_over_problems, mcnemar, over_problems, smallest_effect
 from lema.types import UserError
 
 LISTED = 20  # ids of flips in the text; all of them are in compare.json
 
 
-def publish(root: Path, config: CompareConfig) -> None:
+def write_comparison(root: Path, config: CompareConfig) -> None:
     """Write `reports/compare-A-B/` (`compare.md`, `compare.json`) and print the text."""
     first, second = _find(root, config.a, "compare.a"), _find(root, config.b, "compare.b")
     pair = aligned(first.verdicts, second.verdicts)
@@ -76,7 +76,7 @@ def _numbers(first: Run, second: Run, mine: Verdicts, theirs: Verdicts) -> Itera
             ["checkpoint", chosen(first), chosen(second)],
             ["accuracy, %", *(_accuracy(each) for each in (mine, theirs))],
             ["symbolic, %", *(f"{100 * each.symbolic.mean():.1f}" for each in (mine, theirs))],
-            ["no answer", *(f"{run.score['num_unanswered']:,}" for run in (first, second))],
+            ["no answer", *(f"{run.score.num_unanswered:,}" for run in (first, second))],
         ],
         words=3,
     )
@@ -92,7 +92,7 @@ def _numbers(first: Run, second: Run, mine: Verdicts, theirs: Verdicts) -> Itera
         lines.append(
             f"So many problems would have shown a true difference of {100 * smallest:.1f} points four times in five."
         )
-    if len(mine.ids) < max(run.score["num_problems"] for run in (first, second)):
+    if len(mine.ids) < max(run.score.num_problems for run in (first, second)):
         lines.append("Only the problems that both were asked are compared.")
     yield bullets(lines)
 

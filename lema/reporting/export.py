@@ -10,7 +10,7 @@ from typing import Any
 from lema.reporting.comparing import UNTUNED, Arm, Comparison, Difference
 from lema.reporting.markdown import chosen
 from lema.reporting.plots import by_level
-from lema.reporting.results import Run
+from lema.reporting.runs import Run
 from lema.reporting.statistics import Interval
 
 
@@ -44,7 +44,7 @@ def _run(run: Run) -> dict[str, Any]:
         "arm": run.arm,
         "seed": run.seed,
         "accuracy": run.accuracy,
-        "accuracy_symbolic": run.score["accuracy_symbolic"],
+        "accuracy_symbolic": run.score.accuracy_symbolic,
         "tokens": train.get("tokens"),
         "hours": run.hours,
         "gpus": run.gpus,
@@ -60,7 +60,7 @@ def _arm(arm: Arm) -> dict[str, Any]:
         **_place(arm),
         "arm": arm.name,
         "seeds": arm.seeds,
-        "problems": run.score["num_problems"],
+        "problems": run.score.num_problems,
         "accuracy": arm.accuracy.mean,
         "sd_over_seeds": arm.accuracy.sd,
         **_interval("over_seeds", arm.accuracy.interval),
@@ -103,7 +103,7 @@ def _within(each: Difference) -> dict[str, Any]:
 
 
 def _place(each: Arm | Difference) -> dict[str, Any]:
-    return {"task": each.row.task, "backbone": each.row.backbone, "setting": each.row.setting}
+    return {"task": each.setting.task, "backbone": each.setting.backbone, "setting": each.setting.key}
 
 
 def _interval(name: str, of: Interval | None) -> dict[str, float | None]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from lema.artifacts.locks import check
 from lema.identity import digest
-from lema.reporting.comparing import ARMS, CONTRASTS, UNTUNED, Arm, Comparison, Difference, Row
+from lema.reporting.comparing import ARMS, CONTRASTS, UNTUNED, Arm, Comparison, Difference, Setting
 from lema.reporting.statistics import over_seeds
 
 COLOURS = ["#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#F0E442", "#000000"]
@@ -34,13 +34,13 @@ def draw(comparison: Comparison, folder: Path) -> None:
 
     matplotlib.use("Agg")
     for task in comparison.tasks:
-        rows = [row for row in comparison.rows if row.task == task]
-        differences = [each for each in comparison.differences if each.row.task == task]
+        settings = [setting for setting in comparison.settings if setting.task == task]
+        differences = [each for each in comparison.differences if each.setting.task == task]
         figures = (
-            _accuracy(comparison, rows),
+            _accuracy(comparison, settings),
             _forest(differences),
-            _curves(comparison, rows),
-            _levels(comparison, rows),
+            _curves(comparison, settings),
+            _levels(comparison, settings),
         )
         for name, figure in zip(names(task), figures, strict=True):
             if figure is not None:
@@ -81,15 +81,15 @@ def _figure(width: float, height: float, panels: int = 1, shared: bool = False) 
     return figure, flat[:panels]
 
 
-def _accuracy(comparison: Comparison, rows: Sequence[Row]) -> Any:
+def _accuracy(comparison: Comparison, settings: Sequence[Setting]) -> Any:
     """Accuracy of each arm with its interval, and the paper's as a diamond."""
-    figure, [axis] = _figure(max(5.0, 1.6 + 1.9 * len(rows)), 4.2)
-    names = list(dict.fromkeys(arm.name for row in rows for arm in comparison.of(row)))
+    figure, [axis] = _figure(max(5.0, 1.6 + 1.9 * len(settings)), 4.2)
+    names = list(dict.fromkeys(arm.name for setting in settings for arm in comparison.of(setting)))
     width, paper = 0.8 / len(names), None
     labels: dict[str, Any] = {}
-    for place, row in enumerate(rows):
+    for place, setting in enumerate(settings):
         for number, name in enumerate(names):
-            if (arm := comparison.find(row, name)) is None or np.isnan(arm.accuracy.mean):
+            if (arm := comparison.find(setting, name)) is None or np.isnan(arm.accuracy.mean):
                 continue
             x, mean = place + (number - (len(names) - 1) / 2) * width, 100 * arm.accuracy.mean
             labels[name] = axis.bar(x, mean, width * 0.92, color=_colour(name), alpha=0.75)
@@ -100,9 +100,9 @@ def _accuracy(comparison: Comparison, rows: Sequence[Row]) -> Any:
                 axis.plot([x, x], [low, high], color="black", linewidth=1.1, linestyle=style)
             if arm.paper is not None:
                 [paper] = axis.plot(x, 100 * arm.paper, "D", color="white", markeredgecolor="black", markersize=5)
-    axis.set_xticks(range(len(rows)), [_wrapped(row.backbone) for row in rows])
+    axis.set_xticks(range(len(settings)), [_wrapped(setting.backbone) for setting in settings])
     axis.set_ylabel("accuracy, %")
-    axis.set_title(f"{rows[0].task}: 95 % over seeds (dotted: one seed, over problems)", fontsize=10)
+    axis.set_title(f"{settings[0].task}: 95 % over seeds (dotted: one seed, over problems)", fontsize=10)
     labels |= {"the paper": paper} if paper else {}
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "frameon": False}
     axis.legend(list(labels.values()), list(labels), fontsize=8, ncols=min(6, len(labels)), **below)
@@ -134,10 +134,10 @@ def _forest(differences: Sequence[Difference]) -> Any | None:
         axis.plot(100 * each.over_seeds.mean, place, "o", color=colour, markersize=6)
         if each.paper is not None:
             axis.plot(100 * each.paper, place, "D", color="white", markeredgecolor="black", markersize=5)
-    labels = [f"{each.row.backbone}: {each.arm} − {each.other} ×{len(each.by_seed)}" for each in reversed(ordered)]
+    labels = [f"{each.setting.backbone}: {each.arm} − {each.other} ×{len(each.by_seed)}" for each in reversed(ordered)]
     axis.set_yticks(range(len(ordered)), labels, fontsize=8)
     axis.set_xlabel("points. Thick: 95 % over seeds; thin: over problems; ◇ the paper", fontsize=9)
-    axis.set_title(f"{ordered[0].row.task}: paired differences", fontsize=10)
+    axis.set_title(f"{ordered[0].setting.task}: paired differences", fontsize=10)
     _clip(axis, ordered)
     return figure
 
@@ -158,17 +158,20 @@ def _clip(axis: Any, differences: Sequence[Difference]) -> None:
                 axis.plot(edge, place, mark, color=_colour(each.other), markersize=7, clip_on=False)
 
 
-def _curves(comparison: Comparison, rows: Sequence[Row]) -> Any | None:
+def _curves(comparison: Comparison, settings: Sequence[Setting]) -> Any | None:
     """The training loss of each arm, mean over seeds and smoothed."""
-    found = {row: {arm.name: curve for arm in comparison.of(row) if (curve := _curve(arm)) is not None} for row in rows}
-    found = {row: curves for row, curves in found.items() if curves}
+    found = {
+        setting: {arm.name: curve for arm in comparison.of(setting) if (curve := _curve(arm)) is not None}
+        for setting in settings
+    }
+    found = {setting: curves for setting, curves in found.items() if curves}
     if not found:
         return None
     figure, axes = _figure(4.2, 3.2, len(found))
-    for axis, (row, curves) in zip(axes, found.items(), strict=True):
+    for axis, (setting, curves) in zip(axes, found.items(), strict=True):
         for name, (steps, losses) in curves.items():
             axis.plot(steps, losses, color=_colour(name), label=name, linewidth=1.3)
-        axis.set_title(f"{row.task}, {row.backbone}", fontsize=9)
+        axis.set_title(f"{setting.task}, {setting.backbone}", fontsize=9)
         axis.set_xlabel("step")
         axis.set_ylabel("training loss")
         axis.legend(fontsize=7, frameon=False)
@@ -188,14 +191,16 @@ def _curve(arm: Arm) -> tuple[np.ndarray, np.ndarray] | None:
     return steps[:whole].reshape(-1, window).mean(1), losses[:whole].reshape(-1, window).mean(1)
 
 
-def _levels(comparison: Comparison, rows: Sequence[Row]) -> Any | None:
+def _levels(comparison: Comparison, settings: Sequence[Setting]) -> Any | None:
     """Accuracy by level, where the problems have one: mean over seeds, with Student's interval over them."""
-    found = {row: {arm.name: by_level(arm) for arm in comparison.of(row) if by_level(arm)} for row in rows}
-    found = {row: arms for row, arms in found.items() if arms}
+    found = {
+        setting: {arm.name: by_level(arm) for arm in comparison.of(setting) if by_level(arm)} for setting in settings
+    }
+    found = {setting: arms for setting, arms in found.items() if arms}
     if not found:
         return None
     figure, axes = _figure(4.2, 3.2, len(found), shared=True)
-    for axis, (row, arms) in zip(axes, found.items(), strict=True):
+    for axis, (setting, arms) in zip(axes, found.items(), strict=True):
         for number, (name, levels) in enumerate(arms.items()):
             shift = 0.06 * (number - (len(arms) - 1) / 2)
             means = [100 * fmean(values) for values in levels.values()]
@@ -207,7 +212,7 @@ def _levels(comparison: Comparison, rows: Sequence[Row]) -> Any | None:
         labels = list(next(iter(arms.values())))
         axis.set_xticks(range(len(labels)), [label.removeprefix("Level ") for label in labels])
         axis.set_ylim(0, 100)
-        axis.set_title(f"{row.task}, {row.backbone}", fontsize=9)
+        axis.set_title(f"{setting.task}, {setting.backbone}", fontsize=9)
         axis.set_xlabel("level")
         axis.set_ylabel("accuracy, %")
         axis.legend(fontsize=7, frameon=False)

@@ -12,12 +12,14 @@ from lema.identity import without_paths
 from lema.privacy import shown
 from lema.reporting import export, markdown, plots
 from lema.reporting.comparing import UNTUNED, Comparison, compare
-from lema.reporting.results import DAMAGE, Run, read_runs
+from lema.reporting.runs import DAMAGE, Run, read_runs
 from lema.tracking import run_id
 from lema.tracking.reports import Content, Task
 
 
-def publish(root: Path, label: str = "all", folders: Iterable[Path] | None = None) -> tuple[Path, Comparison, bool]:
+def write_report(
+    root: Path, label: str = "all", folders: Iterable[Path] | None = None
+) -> tuple[Path, Comparison, bool]:
     """Write `reports/LABEL/` and print its Markdown; returns the folder, the numbers, and whether anything is new.
 
     `folders` are those of a sweep's runs, there or not; None takes every run.
@@ -90,7 +92,7 @@ def at_wandb(comparison: Comparison, root: Path, title: str) -> Content:
 
     tasks = []
     for task in comparison.tasks:
-        runs = [run for arm in comparison.arms if arm.row.task == task and arm.name != UNTUNED for run in arm.runs]
+        runs = [run for arm in comparison.arms if arm.setting.task == task and arm.name != UNTUNED for run in arm.runs]
         sections = list(markdown.sections(comparison, task))
         tasks.append(Task(task, sections, ids(runs, "train"), ids(runs, "evaluate")))
     return Content(title, tasks, f"{markdown.LEGEND}\n\n{markdown.not_compared(comparison)}")

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 
 from lema.artifacts import Shown
 from lema.identity import without_paths
-from lema.reporting.comparing import UNTUNED, Arm, Comparison, Difference, Row
-from lema.reporting.results import STOPPED, Run
+from lema.reporting.comparing import UNTUNED, Arm, Comparison, Difference, Setting
+from lema.reporting.runs import STOPPED, Run
 
 VERDICTS = {
     ("lema", "cot"): "Learning from mistakes, with more data than CoT alone",
@@ -17,25 +17,25 @@ VERDICTS = {
 
 def warnings(comparison: Comparison, task: str) -> Iterator[str]:
     """All that is to be said of a task's table."""
-    rows = [row for row in comparison.rows if row.task == task]
+    settings = [setting for setting in comparison.settings if setting.task == task]
     for contrast, what in VERDICTS.items():
-        for each in (each for each in comparison.differences if each.row.task == task):
+        for each in (each for each in comparison.differences if each.setting.task == task):
             if (each.arm, each.other) == contrast:
-                of = f" ({each.row.backbone})" if len(rows) > 1 else ""
+                of = f" ({each.setting.backbone})" if len(settings) > 1 else ""
                 yield f"{what}{of}: {verdict(each)}."
     for what in (_alone, _unpaired, _seeds, _runs):
-        yield from once({row: list(what(comparison, row)) for row in rows})
+        yield from once({setting: list(what(comparison, setting)) for setting in settings})
 
 
-def once(lines: dict[Row, list[str]]) -> Iterator[str]:
+def once(lines: dict[Setting, list[str]]) -> Iterator[str]:
     """Each line once, with the backbones that it is about unless they are all."""
     for line in dict.fromkeys(line for own in lines.values() for line in own):
-        about = [row.backbone for row, own in lines.items() if line in own]
+        about = [setting.backbone for setting, own in lines.items() if line in own]
         yield line if len(about) == len(lines) else f"{', '.join(about)}: {line}"
 
 
-def _alone(comparison: Comparison, row: Row) -> Iterator[str]:
-    found = {(each.arm, each.other) for each in comparison.differences if each.row == row}
+def _alone(comparison: Comparison, setting: Setting) -> Iterator[str]:
+    found = {(each.arm, each.other) for each in comparison.differences if each.setting == setting}
     if ("lema", "cot") in found and ("lema", "cot_matched") not in found:
         yield "lema − cot alone cannot tell more data from learning from mistakes: run mix=cot_matched."
 
@@ -63,9 +63,9 @@ def verdict(difference: Difference) -> str:
     return f"no difference shown, {size} {within}{could}"
 
 
-def _unpaired(comparison: Comparison, row: Row) -> Iterator[str]:
+def _unpaired(comparison: Comparison, setting: Setting) -> Iterator[str]:
     """Seeds that one arm has and another lacks."""
-    seeds = {arm.name: set(arm.seeds) for arm in comparison.of(row) if arm.name != UNTUNED}
+    seeds = {arm.name: set(arm.seeds) for arm in comparison.of(setting) if arm.name != UNTUNED}
     everyone = set().union(*seeds.values())
     for name, own in seeds.items():
         if lacking := sorted(everyone - own):
@@ -73,8 +73,8 @@ def _unpaired(comparison: Comparison, row: Row) -> Iterator[str]:
             yield f"{name} has no seed {which}: the other arms' runs of {them} pair with none."
 
 
-def _seeds(comparison: Comparison, row: Row) -> Iterator[str]:
-    arms = [arm for arm in comparison.of(row) if arm.name != UNTUNED]
+def _seeds(comparison: Comparison, setting: Setting) -> Iterator[str]:
+    arms = [arm for arm in comparison.of(setting) if arm.name != UNTUNED]
     if single := [arm.name for arm in arms if len(arm.runs) == 1]:
         seed = next(arm for arm in arms if arm.name in single).seeds[0]
         only = "" if len(single) == len(arms) else f" of {', '.join(single)}"
@@ -86,12 +86,12 @@ def _seeds(comparison: Comparison, row: Row) -> Iterator[str]:
         )
 
 
-def _runs(comparison: Comparison, row: Row) -> Iterator[str]:
+def _runs(comparison: Comparison, setting: Setting) -> Iterator[str]:
     """What the runs themselves say against their numbers."""
-    arms = [arm for arm in comparison.of(row) if arm.name != UNTUNED]
+    arms = [arm for arm in comparison.of(setting) if arm.name != UNTUNED]
     runs = [run for arm in arms for run in arm.runs]
     config, scores = runs[0].config, [run.score for run in runs]
-    if split := next((each["split"] for each in scores if each["selection"] in ("paper", each["split"])), None):
+    if split := next((each.split for each in scores if each.selection in ("paper", each.split)), None):
         paper = ", as the paper did" if config["selection"] == "paper" else ""
         yield f"Checkpoints were chosen on the {split} split, which they are scored on{paper}: optimistic."
     if config["limit"]:

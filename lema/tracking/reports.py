@@ -42,7 +42,7 @@ class Content:
     closing: str  # Markdown
 
 
-def publish(content: Content, project: str, state: Path) -> str:
+def publish_report(content: Content, project: str, state: Path) -> str:
     """Make the report, or update the one that the file `state` names; returns its address.
 
     `UserError` when there is no server to ask, or it refuses.
@@ -56,7 +56,7 @@ def publish(content: Content, project: str, state: Path) -> str:
 
         if not wandb.login(prompt=False, verify=False):
             raise UserError("only=wandb_report: not logged in to W&B: run wandb login, or set WANDB_API_KEY")
-        return _publish(content, project, state)
+        return _published(content, project, state)
     except UserError:
         raise
     except Exception as error:  # the client's and the server's are of many kinds, and none has more to say than this
@@ -67,7 +67,7 @@ def publish(content: Content, project: str, state: Path) -> str:
         service.end()
 
 
-def _publish(content: Content, project: str, state: Path) -> str:
+def _published(content: Content, project: str, state: Path) -> str:
     import wandb
 
     api, wr = wandb.Api(timeout=TIMEOUT), _workspaces()

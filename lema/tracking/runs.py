@@ -21,7 +21,7 @@ from lema.artifacts.faults import cause
 from lema.artifacts.locks import lock
 from lema.config import Config, Stage
 from lema.identity import digest, identity, portable
-from lema.tracking import refusals, results, service
+from lema.tracking import artifacts, refusals, service
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class Tracker:
         run = StepRun(self, "report", "report", name, name, {each.path.name: each for each in inputs})
         files = [file for name in ("report.md", "*.json", "*.csv", "*.png") for file in sorted(folder.glob(name))]
         run.start()
-        run.publish(partial(_publish_report, name=f"report-{name}", files=files, inputs=run.inputs.values()))
+        run.show(partial(_log_report, name=f"report-{name}", files=files, inputs=run.inputs.values()))
         run.close()
 
 
@@ -130,7 +130,7 @@ class StepRun:
         self._config: dict[str, Any] = {"inputs": {name: artifact.digest for name, artifact in inputs.items()}}
         self._place: dict[str, Any] = {
             "project": config.tracker.project,
-            "dir": results.here(tracker.root),
+            "dir": artifacts.here(tracker.root),
             "group": _group(config),
             "job_type": stage,
             "name": f"{stage} {label}",
@@ -143,7 +143,7 @@ class StepRun:
         self._key, self._stage = key, stage
         self._rows: list[dict[str, Any]] = []
         self._logged_until = -1  # the last step of the curve that W&B has
-        self._publish: Callable[[Any], None] | None = None
+        self._show: Callable[[Any], None] | None = None
         self._run: Any = None
         self._lost: Exception | None = None
         self._renamed = False  # its own id is that of a deleted run
@@ -186,7 +186,7 @@ class StepRun:
         elif not run.offline or not self.tracker.ids:  # offline the first stands for all
             log.info("%-16s %s", "W&B run", run.url or f"offline; upload it later with {self._sync}")
         self.tracker.ids[self.step] = run.id
-        if os.path.isabs(results.here(self.tracker.root)):
+        if os.path.isabs(artifacts.here(self.tracker.root)):
             _warn_of(self.tracker.root.absolute())
 
     def log(self, row: dict[str, Any]) -> None:
@@ -197,11 +197,11 @@ class StepRun:
 
     def complete(self, artifact: Artifact) -> None:
         """Show the result."""
-        self.publish(partial(results.publish, step=self.step, artifact=artifact, inputs=self.inputs.values()))
+        self.show(partial(artifacts.log_result, step=self.step, artifact=artifact, inputs=self.inputs.values()))
 
-    def publish(self, action: Callable[[Any], None]) -> None:
+    def show(self, action: Callable[[Any], None]) -> None:
         """Have `action` log to the `wandb.Run`, now, and again should this be lost."""
-        self._publish = action
+        self._show = action
         if self._run is not None:
             self._attempt(partial(action, self._run))
 
@@ -233,7 +233,7 @@ class StepRun:
 
         wandb itself chose the folder: where it may not write it takes the system's for temporary files.
         """
-        return f"wandb sync -n 1 {results.here(Path(self._run.dir).parents[1] / 'offline-run-*')}"
+        return f"wandb sync -n 1 {artifacts.here(Path(self._run.dir).parents[1] / 'offline-run-*')}"
 
     def _start(self) -> None:
         import wandb
@@ -256,8 +256,8 @@ class StepRun:
         self._start()
         for row in self._rows:
             self._run.log(row)
-        if self._publish:
-            self._publish(self._run)
+        if self._show:
+            self._show(self._run)
 
     def _drop_older(self) -> None:
         """Remove what an earlier, killed attempt logged offline: this one has it all."""
@@ -305,7 +305,7 @@ def _agent(step: str) -> Iterator[None]:
 
 def _prepare(root: Path) -> None:
     """What wandb reads from its variables, where the user has not set them: all its files go below the runs folder."""
-    folder = results.here(root / "wandb")
+    folder = artifacts.here(root / "wandb")
     # The path of a staged table is uploaded with it. On Linux the working directory has a name that tells nobody's.
     cwd = Path("/proc/self/cwd")
     staged = folder if os.path.isabs(folder) or not cwd.exists() else str(cwd / folder)
@@ -319,14 +319,14 @@ def _warn_of(root: Path) -> None:
     log.warning("W&B is shown the path %s: with a runs_dir below the working directory it is not", root)
 
 
-def _publish_report(run: Any, name: str, files: list[Path], inputs: Iterable[Artifact]) -> None:
+def _log_report(run: Any, name: str, files: list[Path], inputs: Iterable[Artifact]) -> None:
     import wandb
 
     for each in inputs:
-        results.use(run, each)
+        artifacts.use(run, each)
     made = wandb.Artifact(name, "report")
     for file in files:  # copied: the next report is written in their place
-        made.add_file(results.here(file), name=file.name)
+        made.add_file(artifacts.here(file), name=file.name)
     run.log_artifact(made)
 
 

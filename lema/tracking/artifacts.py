@@ -18,7 +18,7 @@ COLUMNS: list[Any] = ["problem_id", "text", "answer", "correct", "symbolic"]
 MAX_NAME = 128  # W&B's limit for the name of an artifact
 
 
-def publish(run: Any, step: str, artifact: Artifact, inputs: Iterable[Artifact]) -> None:
+def log_result(run: Any, step: str, artifact: Artifact, inputs: Iterable[Artifact]) -> None:
     """Log a step's result to its `wandb.Run`, and the artifacts it was made from as what the run used."""
     import wandb
 

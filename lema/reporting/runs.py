@@ -1,13 +1,13 @@
-"""What runs left on disk: each run's state, summaries, costs and verdicts, with everything amiss said in words.
+"""What runs left on disk: each run's state, summaries, costs and verdicts.
 
-A run's folder has `run.json` and links to its artifacts, each with `record.json`. Nothing here raises because of what
-is in a folder: a run that cannot be used has a `trouble` that says why, and is named in the report.
+A run's folder has `run.json` and links to its artifacts, each with `record.json`. Nothing in a folder makes these
+functions raise: a run that cannot be used has a `trouble`, which says why, and the report names it.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -18,10 +18,10 @@ import numpy as np
 from lema.artifacts import contents, is_whole, used
 from lema.artifacts.links import follow
 from lema.identity import without_paths
-from lema.types import SCORE_VERSION
+from lema.types import SCORE_VERSION, Score
 
-STOPPED = "stopped after"  # the beginning of the state of a run that was asked not to go further
-# What reading records that are not as we wrote them may raise.
+STOPPED = "stopped after"  # begins the state of a run that was asked to end before its evaluation
+# What may be raised by a record that is not as we wrote it.
 DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
 
@@ -33,8 +33,11 @@ class Verdicts:
     correct: np.ndarray
     symbolic: np.ndarray
 
-    def by_id(self) -> dict[str, bool]:
-        return dict(zip(self.ids, self.correct.tolist(), strict=True))
+    def of(self, ids: Sequence[str]) -> "Verdicts":
+        """Those on some of the problems, in the given order."""
+        place = {problem: number for number, problem in enumerate(self.ids)}
+        chosen = [place[problem] for problem in ids]
+        return Verdicts(tuple(ids), self.correct[chosen], self.symbolic[chosen])
 
 
 @dataclass(frozen=True)
@@ -44,16 +47,16 @@ class Run:
     folder: Path
     name: str
     config: dict[str, Any]
-    setting: str | None  # what the arms of one comparison share; None until the data are read
+    setting: str | None  # the key that the arms of one comparison share; None until the data are read
     overrides: list[str]
-    state: str  # "finished", "stopped after mix", "running", or what it failed with
-    records: dict[str, dict[str, Any]] = field(default_factory=dict)  # step -> record.json
-    wandb: dict[str, str] = field(default_factory=dict)  # step -> the id of its W&B run, where this run made it
+    state: str  # "finished", "stopped after mix", "running", or the error it failed with
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)  # step -> record.json, in the order of the steps
+    wandb: dict[str, str] = field(default_factory=dict)  # step -> its W&B run's id, for the steps that this run made
     trouble: str | None = None  # why its score cannot be used
 
     @property
     def arm(self) -> str:
-        """Its mix; one that the command line changed is another arm: `lema (mix.without=step)`."""
+        """The name of its mix; a mix that the command line changed is another arm: `lema (mix.without=step)`."""
         changed = [item for item in self.overrides if item.startswith("mix.")]
         return self.config["mix"]["name"] + (f" ({', '.join(changed)})" if changed else "")
 
@@ -63,7 +66,7 @@ class Run:
 
     @property
     def shared_overrides(self) -> list[str]:
-        """The command line's overrides that another arm or seed of this setting needs too."""
+        """The overrides of the command line that other arms and seeds of this setting need too."""
         own = ("mix", "seed", "sweeps", "until", "only", "tracker", "tracker.group", "hydra.mode", "runs_dir")
         return [item for item in self.overrides if item.split("=")[0] not in own and not item.startswith("mix.")]
 
@@ -72,17 +75,22 @@ class Run:
         names = [name for name in self.records if name.startswith("sample_")] if step == "sample" else [step]
         return [self.records[name]["summary"] for name in names if name in self.records]
 
-    @property
-    def score(self) -> dict[str, Any]:
-        return self.records["evaluate"]["summary"]
+    @cached_property
+    def score(self) -> Score:
+        return Score(**self.records["evaluate"]["summary"])
+
+    @cached_property
+    def untuned_score(self) -> Score | None:
+        record = self.records.get("evaluate_untuned")
+        return Score(**record["summary"]) if record else None
 
     @property
     def accuracy(self) -> float:
-        return self.score["accuracy"]
+        return self.score.accuracy
 
     @cached_property
     def verdicts(self) -> Verdicts | None:
-        """None when the predictions are gone or damaged: the score still stands, but pairs with no other."""
+        """None when the predictions are missing or damaged: then the score counts, but is paired with no other."""
         return self._verdicts("evaluate")
 
     @cached_property
@@ -102,21 +110,21 @@ class Run:
         return Verdicts(_same(ids), correct, symbolic)
 
     def asked(self) -> list[dict[str, Any]]:
-        """The problems that it was evaluated on; none when they are gone."""
-        step = "test_data" if "test_data" in self.records and self.score["split"] == "test" else "data"
-        return _rows(follow(self.folder / step) / f"{self.score['split']}.jsonl", "id", "question", "answer")
+        """The problems that it was evaluated on; none when their file is missing or damaged."""
+        step = "test_data" if "test_data" in self.records and self.score.split == "test" else "data"
+        return _rows(follow(self.folder / step) / f"{self.score.split}.jsonl", "id", "question", "answer")
 
     def predictions(self) -> list[dict[str, Any]]:
-        """Its answers, in full; none when they are gone."""
+        """Its answers; none when their file is missing or damaged."""
         return _rows(follow(self.folder / "evaluate") / "predictions.jsonl", "problem_id", "text")
 
     @cached_property
     def levels(self) -> dict[str, str]:
-        """The level of each problem that has one, by id."""
+        """Problem id -> level, for the problems that have a level."""
         return {row["id"]: row["level"] for row in self.asked() if row.get("level")}
 
     def curve(self) -> list[tuple[int, float]]:
-        """The training loss by step; empty when there is none to read."""
+        """(step, training loss); empty when the file is missing or damaged."""
         rows = _rows(follow(self.folder / "train") / "metrics.jsonl", "step", "loss")
         try:
             return [(int(row["step"]), float(row["loss"])) for row in rows]
@@ -125,8 +133,8 @@ class Run:
 
     @cached_property
     def own_steps(self) -> list[str]:
-        """Training, and the steps that are made from it: those before it are shared with runs that need the same."""
-        own: dict[str, str] = {}  # the digest of what each made -> the step
+        """Training, and the steps that are made from it. The others may be shared with other runs."""
+        own: dict[str, str] = {}  # digest of the artifact -> step
         for step, record in self.records.items():
             if step == "train" or own.keys() & used(record["recipe"]["inputs"]):
                 own[contents(record)] = step
@@ -134,37 +142,37 @@ class Run:
 
     @property
     def hours(self) -> float:
-        """The hours that its own steps took, on whatever device."""
+        """The hours that its own steps took."""
         return sum(self.records[step]["made"]["seconds"] for step in self.own_steps) / 3600
 
     @property
     def device(self) -> str:
-        """What trained it, where that is recorded."""
+        """The device that trained it; empty where the record has none."""
         return self.records.get("train", {}).get("made", {}).get("device", "")
 
     @property
     def gpus(self) -> int:
-        """How many trained it."""
+        """The number of GPUs that trained it."""
         return self.records.get("train", {}).get("made", {}).get("gpus", 0)
 
     @property
     def versions(self) -> dict[str, str]:
-        """The packages that made its answers."""
+        """Package -> version, of the packages that made its answers."""
         return self.records["evaluate"]["made"].get("versions", {})
 
     @property
     def digests(self) -> dict[str, str]:
-        """What each of its artifacts contains, in 12 hex digits."""
+        """Step -> the digest of its artifact."""
         return {step: contents(record) for step, record in self.records.items()}
 
     @property
     def usd(self) -> float:
-        """What all paid requests that it stands on cost; other runs may stand on the same."""
+        """The cost of all paid requests that it depends on; other runs may depend on the same requests."""
         return sum(record["summary"].get("usd", 0.0) for record in self.records.values())
 
 
 def _rows(file: Path, *fields: str) -> list[dict[str, Any]]:
-    """The rows of a JSON lines file that has these fields in each; none when it is gone or damaged."""
+    """The rows of a JSON lines file, if each has these fields; none when the file is missing or damaged."""
     try:
         rows = [json.loads(line) for line in file.read_bytes().splitlines()]
         return rows if all(field in row for row in rows for field in fields) else []
@@ -179,13 +187,9 @@ def _same(ids: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def read_runs(root: Path, folders: Iterable[Path] | None = None) -> list[Run]:
-    """The runs below a runs folder, or those of some folders, by name: finished ones and others, also not started."""
+    """The runs below a runs folder, finished or not, by name; or those of the given folders, started or not."""
     found = sorted(root.glob("cells/*/run.json")) if folders is None else [each / "run.json" for each in folders]
-    return [_read(file) if file.is_file() else _not_started(file.parent) for file in found]
-
-
-def _not_started(folder: Path) -> Run:
-    return Run(folder, folder.name, {}, None, [], "not started", trouble="it was not started; run its command")
+    return [_read(file) for file in found]
 
 
 class _Unreadable(Exception):
@@ -193,25 +197,27 @@ class _Unreadable(Exception):
 
 
 def _read(file: Path) -> Run:
-    folder = file.parent
+    folder, state = file.parent, "unreadable"
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
         run = Run(
-            folder,
-            str(facts["name"]),
-            facts["config"],
-            facts["setting"] and str(facts["setting"]),
-            [str(item) for item in facts["overrides"]],
-            str(facts.get("state", "finished")),
-            _records(folder),
-            facts.get("wandb", {}),
+            folder=folder,
+            name=str(facts["name"]),
+            config=facts["config"],
+            setting=facts["setting"] and str(facts["setting"]),
+            overrides=[str(item) for item in facts["overrides"]],
+            state=str(facts.get("state", "finished")),
+            records=_records(folder),
+            wandb=facts.get("wandb", {}),
         )
-        return Run(**{**vars(run), "trouble": _trouble(run)})
+        return replace(run, trouble=_trouble(run))
+    except FileNotFoundError:
+        state, why = "not started", "it was not started; run its command"
     except (OSError, *DAMAGE):
         why = "its run.json cannot be read; delete the folder, or run its command again"
     except _Unreadable as step:
         why = f"its {step}/record.json cannot be read; delete what {step} links to and run its command again"
-    return Run(folder, folder.name, {}, None, [], "unreadable", trouble=why)
+    return Run(folder, folder.name, {}, None, [], state, trouble=why)
 
 
 def _records(folder: Path) -> dict[str, dict[str, Any]]:
@@ -233,7 +239,7 @@ def _records(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _trouble(run: Run) -> str | None:
-    """Why a run's score cannot be used, in words; None when it can."""
+    """Why a run's score cannot be used; None when it can."""
     if changed := [step for step, record in run.records.items() if not is_whole(record)]:
         remedy = f"delete what {changed[0]} links to and run its command again"
         return f"its {changed[0]}/record.json was changed after it was made; {remedy}"
@@ -245,9 +251,12 @@ def _trouble(run: Run) -> str | None:
             return f"it was not finished: it stopped without a word (killed?) or still runs, {reached}"
         asked = run.state.startswith(STOPPED)
         return f"it ended {reached}, as asked" if asked else f"it failed {reached}: {without_paths(run.state)}"
-    record = run.records["evaluate"]
-    if (version := record["recipe"]["version"]) != SCORE_VERSION:
+    if (version := run.records["evaluate"]["recipe"]["version"]) != SCORE_VERSION:
         return f"its score is of version {version} of the evaluation, now {SCORE_VERSION}; run its command again"
+    for step in ("evaluate", "evaluate_untuned"):
+        if step in run.records and run.records[step]["summary"].keys() != Score.__dataclass_fields__.keys():
+            remedy = f"delete what {step} links to and run its command again"
+            return f"its {step}/record.json has not the fields of a score; {remedy}"
     present = set(run.digests.values())
     for step, record in run.records.items():
         for name, digests in record["recipe"]["inputs"].items():
