@@ -1,7 +1,7 @@
-"""What the arms of each backbone and task scored, how they differ, how surely, at what price: numbers, no words yet.
+"""The numbers of a report: the accuracy of each arm, and the differences between arms with intervals and tests.
 
 The headline is the mean over training seeds of the paired difference, with Student's t interval over the seeds. Beside
-it stand, named as what they are, the interval over problems at these seeds and McNemar's test within each seed.
+it stand the interval over problems at these seeds, and McNemar's test within each seed.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +25,7 @@ from lema.reporting.statistics import (
 )
 from lema.types import Score
 
-# What each arm is for, in the order of the tables; the first four stand in them also before they are run.
+# Arm -> its meaning, in the order of the tables. The first four have a column before they are run.
 ARMS = {
     "cot": "CoT alone",
     "cot_random": "CoT + CoT of random questions",
@@ -73,7 +73,7 @@ class Arm:
 
     setting: Setting
     name: str
-    runs: list[Run]  # by seed; of the untuned backbone one that evaluated it
+    runs: list[Run]  # by seed; of the untuned backbone one run of the setting
     accuracy: OverSeeds
     over_problems: Interval | None
     paper: float | None
@@ -102,7 +102,7 @@ class Difference:
 
     @property
     def p(self) -> float | None:
-        """Over seeds by Student's t; with one seed McNemar's within it; None where neither is to be had."""
+        """Student's over seeds; with one seed McNemar's within it; None where there is neither."""
         if len(self.by_seed) == 1:
             return next(iter(self.mcnemar.values()), None)
         return self.over_seeds.p
@@ -110,9 +110,9 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that a report says, as numbers."""
+    """All numbers of a report."""
 
-    runs: list[Run]  # all that were looked at
+    runs: list[Run]  # the usable ones, and those with a trouble
     arms: list[Arm]
     differences: list[Difference]
 
@@ -220,7 +220,7 @@ def paper(run: Run, arm: str) -> float | None:
 
 
 def _problems_interval(verdicts: Iterable[Verdicts | None]) -> Interval | None:
-    """Over problems at these seeds; None when a run's predictions are gone, or are of other problems."""
+    """Over problems at these seeds; None when a run's predictions are missing, or are of other problems."""
     found = list(verdicts)
     if None in found or len({each.ids for each in found if each}) != 1:
         return None
@@ -257,7 +257,7 @@ def _difference(setting: Setting, arm: str, other: str, first: dict[int, Run], s
 
 
 def aligned(first: Verdicts | None, second: Verdicts | None) -> tuple[Verdicts, Verdicts] | None:
-    """Two runs' verdicts on the problems that both were asked, in the first one's order; None when there are none."""
+    """The verdicts of two runs on their common problems, in the first run's order; None without a common problem."""
     if first is None or second is None:
         return None
     if first.ids == second.ids:
@@ -270,7 +270,7 @@ def aligned(first: Verdicts | None, second: Verdicts | None) -> tuple[Verdicts, 
 
 
 def flipped(mine: Verdicts, theirs: Verdicts) -> tuple[list[str], list[str]]:
-    """The problems that only the second had right, and those that only the first had."""
+    """The problems that only the second has right, and those that only the first has right."""
     lost, gained = ~mine.correct & theirs.correct, mine.correct & ~theirs.correct
     return [mine.ids[each] for each in np.flatnonzero(lost)], [mine.ids[each] for each in np.flatnonzero(gained)]
 

@@ -15,10 +15,10 @@ from lema.reporting.statistics import Interval
 
 
 def as_json(comparison: Comparison) -> str:
-    """Everything, the flips by problem id included; accuracies and differences in [0, 1]."""
+    """All numbers, with the ids of the flipped problems; accuracies and differences in [0, 1]."""
     values = {
         "arms": [_arm(arm) | {"by_level": by_level(arm)} for arm in comparison.arms],
-        "differences": [_difference(each) | _within(each) for each in comparison.differences],
+        "differences": [_difference(each) | {"flips": _flips(each)} for each in comparison.differences],
         "runs": {run.folder.name: _run(run) for run in comparison.runs},
     }
     return json.dumps(_without_nan(values), indent=1, ensure_ascii=False) + "\n"
@@ -35,7 +35,7 @@ def differences_csv(comparison: Comparison) -> str:
 
 
 def _run(run: Run) -> dict[str, Any]:
-    """What one run scored and took, and the digests of what it made; of one that is not compared, why."""
+    """A run's score, its cost and the digests of its artifacts; of a run that is not compared the reason."""
     if run.trouble:
         return {"trouble": run.trouble, "artifacts": run.digests}
     train = run.records.get("train", {}).get("summary", {})
@@ -97,9 +97,9 @@ def _difference(each: Difference) -> dict[str, Any]:
     }
 
 
-def _within(each: Difference) -> dict[str, Any]:
-    """Right only without, and only with, what the first arm has more, by seed."""
-    return {"flips": {str(seed): {"lost": lost, "gained": gained} for seed, (lost, gained) in each.flips.items()}}
+def _flips(each: Difference) -> dict[str, Any]:
+    """Seed -> the problems that only the other arm has right, and those that only the arm has."""
+    return {str(seed): {"lost": lost, "gained": gained} for seed, (lost, gained) in each.flips.items()}
 
 
 def _place(each: Arm | Difference) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _interval(name: str, of: Interval | None) -> dict[str, float | None]:
 
 
 def _csv(rows: Iterable[dict[str, Any]]) -> str:
-    """Lists in a cell are joined by spaces, tables written as `key=value`; nothing is an empty cell."""
+    """Spaces join a list in a cell, a table there is written as `key=value`, and None is an empty cell."""
     file, found = io.StringIO(), list(rows)
     if found:
         writer = csv.DictWriter(file, list(found[0]), lineterminator="\n")
@@ -129,7 +129,7 @@ def _cell(value: Any) -> Any:
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON has no word for it: null."""
+    """The same values with null for NaN, which JSON lacks."""
     if isinstance(value, dict):
         return {name: _without_nan(part) for name, part in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What follows from the numbers and what does not, in sentences: verdicts, and everything that weakens them."""
+"""The report in sentences: the verdict on each difference, and everything that weakens it."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ VERDICTS = {
 
 
 def warnings(comparison: Comparison, task: str) -> Iterator[str]:
-    """All that is to be said of a task's table."""
+    """The sentences below a task's tables."""
     settings = [setting for setting in comparison.settings if setting.task == task]
     for contrast, what in VERDICTS.items():
         for each in (each for each in comparison.differences if each.setting.task == task):
@@ -28,7 +28,7 @@ def warnings(comparison: Comparison, task: str) -> Iterator[str]:
 
 
 def once(lines: dict[Setting, list[str]]) -> Iterator[str]:
-    """Each line once, with the backbones that it is about unless they are all."""
+    """Each line once, after the backbones that it is about where it is not about all of them."""
     for line in dict.fromkeys(line for own in lines.values() for line in own):
         about = [setting.backbone for setting, own in lines.items() if line in own]
         yield line if len(about) == len(lines) else f"{', '.join(about)}: {line}"
@@ -64,7 +64,7 @@ def verdict(difference: Difference) -> str:
 
 
 def _unpaired(comparison: Comparison, setting: Setting) -> Iterator[str]:
-    """Seeds that one arm has and another lacks."""
+    """The seeds that an arm lacks and another arm has."""
     seeds = {arm.name: set(arm.seeds) for arm in comparison.of(setting) if arm.name != UNTUNED}
     everyone = set().union(*seeds.values())
     for name, own in seeds.items():
@@ -87,11 +87,11 @@ def _seeds(comparison: Comparison, setting: Setting) -> Iterator[str]:
 
 
 def _runs(comparison: Comparison, setting: Setting) -> Iterator[str]:
-    """What the runs themselves say against their numbers."""
+    """What weakens the numbers in the runs themselves."""
     arms = [arm for arm in comparison.of(setting) if arm.name != UNTUNED]
     runs = [run for arm in arms for run in arm.runs]
-    config, scores = runs[0].config, [run.score for run in runs]
-    if split := next((each.split for each in scores if each.selection in ("paper", each.split)), None):
+    config = runs[0].config
+    if split := next((run.score.split for run in runs if run.score.selection in ("paper", run.score.split)), None):
         paper = ", as the paper did" if config["selection"] == "paper" else ""
         yield f"Checkpoints were chosen on the {split} split, which they are scored on{paper}: optimistic."
     if config["limit"]:
@@ -140,11 +140,11 @@ def _tiny(run: Run) -> str:
 
 
 def _engines(runs: Sequence[Run]) -> Iterator[str]:
-    """Arms whose answers different devices or packages made are not compared like with like."""
+    """Different devices or packages can make a difference by themselves."""
     devices = sorted({run.device for run in runs} - {""})
     if len(devices) > 1:
         yield f"These runs were trained on different devices ({', '.join(devices)}): numbers may differ by that alone."
     packages = sorted({name for run in runs for name in run.versions})
     differ = {name: sorted({run.versions.get(name, "none") for run in runs if run.versions}) for name in packages}
-    if told := [f"{name} {' and '.join(found)}" for name, found in differ.items() if len(found) > 1]:
-        yield f"These runs were answered with different versions: {'; '.join(told)}: numbers may differ by that alone."
+    if mixed := [f"{name} {' and '.join(found)}" for name, found in differ.items() if len(found) > 1]:
+        yield f"These runs were answered with different versions: {'; '.join(mixed)}: numbers may differ by that alone."

@@ -1,6 +1,6 @@
-"""What a step's W&B run shows of its result: an artifact with its small files, its summary, a table of answers.
+"""A step's result in its W&B run: an artifact with its small files, its summary, and a table of its answers.
 
-Weights (13 GB) and the texts of data sets stay here; `record.json` has the SHA-256 of each.
+Weights (13 GB) and the texts of data sets are not uploaded; `record.json` has the SHA-256 of each file.
 """
 
 import os
@@ -13,13 +13,13 @@ from lema.artifacts import Artifact
 from lema.identity import portable
 from lema.types import Solution
 
-TABLE_ROWS = 200  # a browser is slow with more texts (wandb/wandb#3070), and `predictions.jsonl` has all of them
+TABLE_ROWS = 200  # more texts make a browser slow (wandb/wandb#3070); `predictions.jsonl` has all of them
 COLUMNS: list[Any] = ["problem_id", "text", "answer", "correct", "symbolic"]
 MAX_NAME = 128  # W&B's limit for the name of an artifact
 
 
 def log_result(run: Any, step: str, artifact: Artifact, inputs: Iterable[Artifact]) -> None:
-    """Log a step's result to its `wandb.Run`, and the artifacts it was made from as what the run used."""
+    """Log a step's result to its `wandb.Run`, with the artifacts that it was made from as the run's inputs."""
     import wandb
 
     for each in inputs:
@@ -28,34 +28,34 @@ def log_result(run: Any, step: str, artifact: Artifact, inputs: Iterable[Artifac
     if artifact.shown.type == "predictions":
         answers = islice(artifact.stream("predictions.jsonl", Solution), TABLE_ROWS)
         rows: list[Any] = [[getattr(each, column) for column in COLUMNS] for each in answers]
-        run.log({"predictions": wandb.Table(columns=COLUMNS, data=rows)})  # one key: W&B compares tables by it
+        run.log({"predictions": wandb.Table(columns=COLUMNS, data=rows)})  # W&B compares the tables of runs by this key
     run.summary.update({f"{step}/{name}": value for name, value in portable(artifact.summary).items()})
 
 
 def use(run: Any, artifact: Artifact) -> None:
-    """Link an artifact to the run that used it; one that W&B does not have yet is logged as nobody's output.
+    """Log an artifact as the input of a run, and to W&B where it is missing there.
 
-    `run.use_artifact` does that too, but not offline, and online it waits without an end.
+    `run.use_artifact` does so too, but fails offline, and online it waits without a timeout.
     """
     run._log_artifact(packed(artifact), is_user_created=True, use_after_commit=True)
 
 
 def packed(artifact: Artifact) -> Any:
-    """An artifact as W&B's: its name says what it was made from, so equal names have equal contents."""
+    """An artifact as W&B's. Its name has the key of its recipe, so equal names have equal contents."""
     import wandb
 
     stage, (label, _, key) = artifact.path.parent.name, artifact.path.name.rpartition("-")
     name = f"{stage}-{label}"[: MAX_NAME - len(key) - 1] + f"-{key}"
     made = wandb.Artifact(name, artifact.shown.type, metadata={"stage": stage, "digest": artifact.digest})
-    for file in ("record.json", *artifact.shown.files):  # they are never changed, so no copy is kept
+    for file in ("record.json", *artifact.shown.files):  # they never change, so W&B needs no copy
         made.add_file(here(artifact.path / file), name=file, policy="immutable", skip_cache=True)
     return made
 
 
 def here(path: Path) -> str:
-    """A path seen from the working directory, when it lies below: W&B uploads the path of each file too.
+    """A path below the working directory as a relative path, which names no user: W&B uploads the path of each file.
 
-    So `wandb sync` finds the files from the same directory, on another machine too, and no user's name is told.
+    `wandb sync` then finds the files from the same directory, on another machine too.
     """
     path = path.absolute()
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
