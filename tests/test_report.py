@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from simulated import answers, run
+from simulated import answers, evaluation, record, run
 
-from lema.artifacts import Recipe, Shown, Store
+from lema.artifacts import Recipe, Shown, Store, contents
 from lema.reporting import report
 from lema.reporting.comparing import compare
 from lema.reporting.export import as_json
@@ -254,6 +254,20 @@ def test_a_score_of_an_older_version_or_of_an_earlier_mix_is_named_and_not_compa
     assert "its score is of version 3 of the evaluation, now 5; run its command again" in text
     assert "its train was made from an earlier mix; run its command again" in text
     assert "| 80.0 {73.9, 85.0} ×1 |" in text
+
+
+def test_a_step_that_no_code_here_names_is_a_runs_own_counted_and_checked(tmp_path: Path) -> None:
+    folder = tiny(tmp_path, "lema", 1, 180)
+    (folder / "average").mkdir()
+    trained = json.loads((folder / "train" / "record.json").read_text())
+    shown = {"type": "model", "losses": {"skipped": "{arm}: checkpoints that were skipped"}}
+    made = record(folder / "average", "average", {"skipped": 2}, {"train": contents(trained)}, shown=shown)
+    evaluation(folder / "evaluate", "arithmetic", answers(200, 180), {"average": made})
+    text = published(tmp_path)
+    assert "Counted: lema: checkpoints that were skipped 2." in text
+    assert numbers(tmp_path)["runs"][folder.name]["hours"] == 2.0  # of train, average, select and evaluate
+    record(folder / "average", "average", {"skipped": 3}, {"train": "another"})
+    assert "its average was made from an earlier train; run its command again" in published(tmp_path)
 
 
 @pytest.mark.parametrize("step", ["evaluate", "evaluate_untuned"])

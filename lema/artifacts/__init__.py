@@ -33,7 +33,7 @@ Record = TypeVar("Record")
 RESUME = "resume"  # the folder in a partial artifact from which a later attempt can go on
 ATTEMPT = "attempt.json"  # in it: when the attempt began
 FORMAT = 1  # of record.json
-# What reading JSON that is not as we wrote it raises.
+# What may be raised by reading JSON that is not as we wrote it.
 DAMAGED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 VERIFIED_BYTES = 64 << 20  # larger files are not hashed again each time an artifact is read
 
@@ -170,28 +170,28 @@ def used(inputs: Any) -> set[str]:
 
 
 def is_whole(record: dict[str, Any]) -> bool:
-    """Whether a record is as it was written. One from before there was a hash in it is taken as it is."""
+    """Whether a record is as it was written. Old records have no hash, and are taken as they are."""
     return "hash" not in record or record["hash"] == _seal(record)
 
 
 def _seal(record: dict[str, Any]) -> str:
-    """The hash of all of a record but the hash itself, as JSON has it: a number is no name there."""
+    """The hash of a record without its own hash. JSON turns keys that are numbers into strings, so it goes first."""
     return digest(json.loads(json.dumps({name: value for name, value in record.items() if name != "hash"})))
 
 
 def _take_over(folder: Path, own: Path) -> None:
-    """Make the folder of a new attempt, `own`, with what earlier ones left to go on from.
+    """Make the folder of a new attempt, `own`, and move the files there from which it can go on.
 
-    An earlier owner may only be paused. So its files are moved one by one: after waking it finds none of them by path,
-    and none in a folder that it holds open. Files that it had not finished stay behind.
+    An earlier owner may only be paused. So its files are moved one by one: when it wakes, it finds none of them by
+    path, and none in a folder that it holds open. Files that it had not finished stay behind.
     """
     name, old = f"{folder.name}.", folder.with_name(folder.name + ".old")
     earlier = [path for path in folder.parent.iterdir() if path.name.startswith(name) and path.suffix == ".partial"]
     refuse_links(folder, old, *earlier, *(path / RESUME for path in earlier))
     refuse_links(*(file for path in earlier for file in (path / RESUME).rglob("*")))
-    check(at_once=True)  # one of them may be that of who took over from this process meanwhile
+    check(at_once=True)  # one of them may belong to a process that took over from this one
     own_folder(own)
-    # First the one that began in order, not one that was written to after it was taken over.
+    # First an attempt with ATTEMPT: one without was written to after it was taken over.
     for path in sorted(earlier, key=lambda path: not (path / RESUME / ATTEMPT).exists()):
         for file in sorted((path / RESUME).rglob("*")):
             moved = own / file.relative_to(path)
@@ -216,7 +216,7 @@ def _made(recipe: Recipe, build: Callable[[Path], dict[str, Any]], own: Path, fo
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)  # a killed process may have left one
     check(at_once=True)
-    shutil.rmtree(own / RESUME, ignore_errors=True)  # from here on nothing is left to do
+    shutil.rmtree(own / RESUME, ignore_errors=True)
     if replace:
         os.replace(folder, old)
     try:
@@ -230,7 +230,7 @@ def _made(recipe: Recipe, build: Callable[[Path], dict[str, Any]], own: Path, fo
 
 
 def _spent(resume: Path) -> float:
-    """Seconds that earlier attempts took, each up to the last file that it wrote; notes that one begins now."""
+    """The seconds of earlier attempts, each up to its last written file; records that another begins now."""
     begun, spent = resume / ATTEMPT, 0.0
     resume.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError, *DAMAGED):
@@ -277,7 +277,7 @@ def keep(path: Path, value: Any) -> None:
 
 
 def kept(path: Path) -> Any:
-    """What `keep` wrote; None where there is nothing, or nothing whole, which is told: it is made again then."""
+    """What `keep` wrote; None where the file is missing or, with a warning, damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["hash"] == digest([path.name, found["kept"]]):
@@ -292,7 +292,7 @@ def kept(path: Path) -> Any:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
-    """A text file to write, in one step: a reader sees the old file or the whole new one; after an error, the old."""
+    """A text file to write. It replaces the old file in one step; after an error the old file stays."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("w", encoding="utf-8") as file:
@@ -305,9 +305,9 @@ def replacing(path: Path) -> Iterator[TextIO]:
 
 
 def fingerprint(path: Path, sync: bool = False) -> str:
-    """What tells a file from what it was: its hash, of a large one its size. `sync` has it on the disk first."""
-    with path.open("rb") as file:
-        if sync:
+    """A cheap check that a file is unchanged: its SHA-256, or the size of a large one. `sync` flushes it first."""
+    if sync:
+        with path.open("rb") as file:
             os.fsync(file.fileno())
     size = path.stat().st_size
     return _sha256(path) if size <= VERIFIED_BYTES else f"{size} bytes"

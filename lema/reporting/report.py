@@ -1,4 +1,4 @@
-"""report: what all runs of a runs folder, or those of one sweep, show together: tables, words and plots on disk."""
+"""The report on all runs of a runs folder, or on those of one sweep: tables, words and plots on disk."""
 
 import re
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ def write_report(
     `folders` are those of a sweep's runs, there or not; None takes every run.
     """
     folder = own_folder(root / "reports" / label)
-    with lock(folder):  # runs that end at the same time write the same report
+    with lock(folder):  # runs that end together write the same report
         comparison = compare([checked(run) for run in read_runs(root, folders)])
         new = _write(comparison, folder)
         text = (folder / "report.md").read_text(encoding="utf-8")
@@ -34,7 +34,7 @@ def write_report(
 
 
 def checked(run: Run) -> Run:
-    """A run whose records would break the report is named in it instead: each is tried alone first."""
+    """The run, tried alone; with a `trouble` where its records would break the report."""
     if run.trouble:
         return run
     try:
@@ -48,7 +48,7 @@ def checked(run: Run) -> Run:
 
 
 def _write(comparison: Comparison, folder: Path) -> bool:
-    """Nothing is drawn again when nothing changed: a run that finds all its artifacts answers at once."""
+    """Write the files and return whether the numbers are new; pictures are drawn only then."""
     numbers, written, drawn = export.as_json(comparison), folder / "report.json", folder / ".drawn.json"
     check()  # reading all runs takes a while
     new = not written.is_file() or written.read_bytes() != numbers.encode() or kept(drawn) != _drawn(folder)
@@ -62,17 +62,17 @@ def _write(comparison: Comparison, folder: Path) -> bool:
         keep(drawn, _drawn(folder))
     pictures = {task: [name for name in plots.names(task) if (folder / name).is_file()] for task in comparison.tasks}
     write_text(folder / "report.md", shown(markdown.render(comparison, pictures)))
-    write_text(folder / "report.json", numbers)  # last: it says that the pictures are those of these numbers
+    write_text(folder / "report.json", numbers)  # last: it vouches for the pictures
     return new
 
 
 def _drawn(folder: Path) -> dict[str, str]:
-    """A fingerprint of each picture and table."""
+    """File name -> fingerprint, of the pictures and tables."""
     return {file.name: fingerprint(file) for kind in ("*.png", "*.csv") for file in sorted(folder.glob(kind))}
 
 
 def evaluations(comparison: Comparison) -> list[Artifact]:
-    """The artifacts that a report is made from."""
+    """The evaluations that a report is made from."""
     runs = [run for arm in comparison.arms for run in arm.runs]
     steps = {run.folder / step: (run, step) for run in runs for step in ("evaluate_untuned", "evaluate")}
     found = {
@@ -84,7 +84,7 @@ def evaluations(comparison: Comparison) -> list[Artifact]:
 
 
 def at_wandb(comparison: Comparison, root: Path, title: str) -> Content:
-    """The report's tables and words for W&B, with the ids of exactly the runs that they are about."""
+    """The report's tables and words for W&B, with the ids of their runs."""
 
     def ids(runs: Iterable[Run], step: str) -> list[str]:
         made = [(run.wandb.get(step), follow(run.folder / step).resolve().name) for run in runs if step in run.records]
