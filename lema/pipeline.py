@@ -181,7 +181,7 @@ def _run(config: Config, overrides: list[str], in_sweep: bool) -> None:
     if config.only == Only("compare"):
         from lema.reporting import compare  # the statistics take half a second to load
 
-        compare.publish(root, config.compare)
+        compare.write_comparison(root, config.compare)
         return
     if config.only in REPORTS:
         _report(config)
@@ -204,14 +204,14 @@ def _report(config: Config, label: str = "all", folders: list[Path] | None = Non
     root, project = Path(config.runs_dir), config.tracker.project
     if config.only == Only("wandb_report") and not project:
         raise UserError("only=wandb_report: tracker.project is not set; tracker=wandb sets it")
-    folder, comparison, new = report.publish(root, label, folders)
+    folder, comparison, new = report.write_report(root, label, folders)
     if config.only == Only("wandb_report") and not comparison.arms:
         raise UserError("only=wandb_report: no run has been evaluated yet")
     if new and comparison.arms:
         Tracker(config, root).report(folder, report.evaluations(comparison))
     if config.only == Only("wandb_report") and project:
         content = report.at_wandb(comparison, root, f"lema: {label}")
-        print(f"W&B report: {reports.publish(content, project, folder / 'wandb_report.json')}")
+        print(f"W&B report: {reports.publish_report(content, project, folder / 'wandb_report.json')}")
 
 
 def _last_report(*scope: Any) -> None:

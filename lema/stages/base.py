@@ -4,11 +4,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import Artifact, Given, Recipe
+from lema.artifacts import Artifact, Given, Recipe, Shown
 from lema.cell import Cell, Context
 from lema.config import Pretraining
 from lema.data import tasks
 from lema.types import Problem
+
+SHOWN = Shown("model", losses={"texts_too_long": "pretraining texts too long for the base"})
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ def recipe(cell: Cell) -> Recipe:
     tiny = replace(backbone.tiny, other_seed=0)  # the other base's
     settings = Pretraining(tiny, backbone.prompt, backbone.seed, made)
     inputs = Inputs(Given(source.digest, source) if made else cell.artifacts["data"])
-    return Recipe("base", label, version=1, settings=settings, inputs=inputs)
+    return Recipe("base", label, version=1, settings=settings, inputs=inputs, shown=SHOWN)
 
 
 def build(settings: Pretraining, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:

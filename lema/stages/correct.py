@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lema.api.estimate import WRONG_SHARE, Requests
-from lema.artifacts import RESUME, Artifact, Given, Recipe, write_jsonl
+from lema.artifacts import RESUME, Artifact, Given, Recipe, Shown, write_jsonl
 from lema.cell import Cell, Context
 from lema.config import NO_EFFECT, CorrectionMethod, Grader
 from lema.correctors import model, reference
@@ -26,6 +26,8 @@ from lema.prompts.formats import split_steps
 from lema.types import NO_PROBLEM, Correction, Problem, Sampled, Solution, distinct
 
 log = logging.getLogger(__name__)
+
+SHOWN = Shown("corrections", files=("corrections.jsonl",))
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def recipe(cell: Cell) -> Recipe:
         weights=weights(config.weights) if config.weights else None,
     )
     label = f"{cell.train_label}-{cell.sampler_label}-{config.name}"
-    return Recipe("correct", label, version=4, settings=settings, inputs=inputs)
+    return Recipe("correct", label, version=4, settings=settings, inputs=inputs, shown=SHOWN)
 
 
 def _shown(cell: Cell) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import Artifact, Given, Recipe, write_jsonl
+from lema.artifacts import Artifact, Given, Recipe, Shown, write_jsonl
 from lema.cell import Cell, Context
 from lema.config import Leakage
 from lema.data import tasks
@@ -16,6 +16,14 @@ from lema.data.leakage import TestQuestions, overlap
 from lema.types import Problem
 
 log = logging.getLogger(__name__)
+
+SHOWN = Shown(
+    "dataset",
+    losses={
+        "questions_in_test": "training questions that are test questions",
+        "questions_in_training": "test questions that are training questions",
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ def recipe(cell: Cell, own_test: bool = False) -> Recipe:
     settings = Settings(problems, config.limit, config.leakage, own_test)
     inputs = Inputs(Given(problems.digest, None), cell.artifacts["data"] if own_test else None)
     label = cell.task_label if own_test else cell.train_label
-    return Recipe("data", label, version=3, settings=settings, inputs=inputs)
+    return Recipe("data", label, version=3, settings=settings, inputs=inputs, shown=SHOWN)
 
 
 def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:

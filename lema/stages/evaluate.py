@@ -4,13 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import RESUME, Artifact, Recipe, write_json, write_jsonl
+from lema.artifacts import RESUME, Artifact, Recipe, Shown, write_json, write_jsonl
 from lema.cell import Cell, Context
 from lema.config import Method, Split
 from lema.engines import LocalModel
 from lema.models.weights import Weights, checkpoint, tuned as tuned_weights, whole
 from lema.solving import Wording, solve
 from lema.types import SCORE_VERSION, Problem, Score, Selected, Solution
+
+FILES = ("predictions.jsonl", "score.json")
+SHOWN = Shown("predictions", FILES, {"num_truncated": "{arm}: answers cut at the token limit"})
+SHOWN_UNTUNED = Shown("predictions", FILES, {"num_truncated": "untuned answers cut at the token limit"})
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,14 @@ def recipe(cell: Cell, tuned: bool) -> Recipe:
     if tuned:
         inputs = Inputs(cell.asked, cell.base, made["select"], made["train"], made.get("merge"))
     label = cell.name if tuned else f"{cell.task_label}-{cell.backbone_label}-untuned"
-    return Recipe("evaluate", label, version=SCORE_VERSION, settings=settings, inputs=inputs)
+    return Recipe(
+        "evaluate",
+        label,
+        version=SCORE_VERSION,
+        settings=settings,
+        inputs=inputs,
+        shown=SHOWN if tuned else SHOWN_UNTUNED,
+    )
 
 
 def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import Artifact, Recipe, write_json
+from lema.artifacts import Artifact, Recipe, Shown, write_json
 from lema.cell import Cell, Context
 from lema.config import Computation, Merge, Method
 from lema.models.weights import Weights, checkpoint
@@ -12,6 +12,8 @@ from lema.prompts.formats import cot_prompt
 from lema.types import Problem, Selected
 
 CHECKED_PROMPTS = 100  # at most: dev questions, or training questions when none are held out
+
+SHOWN = Shown("model", files=("agreement.json",))
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def recipe(cell: Cell) -> Recipe:
     settings = Settings(step, config.backbone.prompt, config.backbone.computation, four_bit, dequantise)
     inputs = Inputs(cell.artifacts["train"], cell.artifacts["data"], cell.base)
     label = f"{cell.train_label}-{cell.arm}-step{step}"
-    return Recipe("merge", label, version=2, settings=settings, inputs=inputs)
+    return Recipe("merge", label, version=2, settings=settings, inputs=inputs, shown=SHOWN)
 
 
 def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from lema.artifacts import Artifact, Recipe, write_jsonl
+from lema.artifacts import Artifact, Recipe, Shown, write_jsonl
 from lema.cell import Cell, Context
 from lema.config import NO_EFFECT, CotPart, Extra, MixConfig, TrainConfig
 from lema.models.weights import Weights
@@ -27,6 +27,13 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Drawn = list[tuple[Problem, Correction]]
 CountTokens = Callable[[Example], tuple[int, int]]  # of the prompt, and of the completion
+
+SHOWN = Shown(
+    "mix",
+    losses={
+        "repeated_random_cot": "{arm}: random questions that are CoT examples already, the pool having no others",
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ def recipe(cell: Cell) -> Recipe:
         other_corrections=made.get("other_correct"),
     )
     label = f"{cell.train_label}-{cell.backbone_label}-{config.mix.name}"
-    return Recipe("mix", label, version=2, settings=settings, inputs=inputs)
+    return Recipe("mix", label, version=2, settings=settings, inputs=inputs, shown=SHOWN)
 
 
 def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:

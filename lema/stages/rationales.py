@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from lema.api.estimate import Requests
-from lema.artifacts import RESUME, Artifact, Given, Recipe, write_jsonl
+from lema.artifacts import RESUME, Artifact, Given, Recipe, Shown, write_jsonl
 from lema.cell import Cell, Context
 from lema.engines import LocalModel, ServedModel, writer
 from lema.models.weights import Weights, weights
 from lema.prompts.demonstrations import demonstrations
 from lema.solving import Wording, solve
 from lema.types import NO_PROBLEM, Problem, distinct
+
+SHOWN = Shown("solutions", files=("rationales.jsonl",))
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ def recipe(cell: Cell) -> Recipe:
     settings = Settings(model, config.requests or 0, config.most, grader)
     held = weights(config.weights) if config.weights else None
     inputs = Inputs(cell.artifacts["data"], Given.text(_shown(cell)), held)
-    return Recipe("rationales", f"{cell.train_label}-{config.name}", version=2, settings=settings, inputs=inputs)
+    return Recipe(
+        "rationales", f"{cell.train_label}-{config.name}", version=2, settings=settings, inputs=inputs, shown=SHOWN
+    )
 
 
 def _shown(cell: Cell) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lema.api.estimate import Requests
-from lema.artifacts import RESUME, Artifact, Given, Recipe, read_jsonl, write_jsonl
+from lema.artifacts import RESUME, Artifact, Given, Recipe, Shown, read_jsonl, write_jsonl
 from lema.cell import Cell, Context
 from lema.config import NO_EFFECT, Ask, SourceConfig, SourceKind
 from lema.data import recorded, tasks
@@ -23,6 +23,8 @@ from lema.solving import Text, Wording, graded, solve
 from lema.types import NO_PROBLEM, Problem, Solution, distinct
 
 _FACTS = ("solutions", "correct", "unanswered", "truncated", "wrong_paths")
+
+SHOWN = Shown("solutions", losses={"truncated": "sampled solutions cut at the token limit"})
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def recipe(cell: Cell, name: str) -> Recipe:
         keep_unanswered=config.sampler.keep_unanswered,
         key=key,
     )
-    return Recipe("sample", f"{cell.train_label}-{label}", version=4, settings=settings, inputs=inputs)
+    return Recipe("sample", f"{cell.train_label}-{label}", version=4, settings=settings, inputs=inputs, shown=SHOWN)
 
 
 def _model(cell: Cell, name: str) -> LocalModel | ServedModel:

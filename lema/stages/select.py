@@ -8,13 +8,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lema.artifacts import RESUME, Artifact, Recipe, keep, kept, write_jsonl
+from lema.artifacts import RESUME, Artifact, Recipe, Shown, keep, kept, write_jsonl
 from lema.cell import Cell, Context
 from lema.config import Method, Selection, Split
 from lema.engines import LocalModel
 from lema.models.weights import Weights, checkpoint, tuned
 from lema.solving import Wording, solve
 from lema.types import Problem, Solution, Trained, UserError
+
+SHOWN = Shown("selection", files=("accuracies.jsonl",))
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def recipe(cell: Cell) -> Recipe:
         asked = Asked(split, config.task.grader_of(split), config.backbone.prompt, model, config.train.method)
         data = cell.artifacts["data"] if split is Split.dev else cell.asked
         settings, inputs = Settings(selection, asked), Inputs(train, data, cell.base)
-    return Recipe("select", label, version=2, settings=settings, inputs=inputs)
+    return Recipe("select", label, version=2, settings=settings, inputs=inputs, shown=SHOWN)
 
 
 def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:

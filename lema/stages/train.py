@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import RESUME, Artifact, Recipe, write_jsonl
+from lema.artifacts import RESUME, Artifact, Recipe, Shown, write_jsonl
 from lema.cell import Cell, Context
 from lema.config import Batches, Selection, Training
 from lema.models.weights import CHECKPOINTS, Weights
@@ -17,6 +17,10 @@ log = logging.getLogger(__name__)
 
 FINAL_STEPS = 10  # over which the reported final loss is averaged
 CURVE = ("step", "epoch", "loss", "grad_norm", "learning_rate", "tokens", "target_tokens", "padding_share")
+
+SHOWN = Shown(
+    "model", files=("metrics.jsonl",), losses={"truncated": "{arm}: training examples cut at the length limit"}
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ def recipe(cell: Cell) -> Recipe:
         last_only=config.selection is Selection.last,
     )
     inputs = Inputs(cell.artifacts["mix"], cell.base)
-    return Recipe("train", f"{cell.train_label}-{cell.arm}", version=2, settings=settings, inputs=inputs)
+    return Recipe("train", f"{cell.train_label}-{cell.arm}", version=2, settings=settings, inputs=inputs, shown=SHOWN)
 
 
 def build(settings: Training, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:

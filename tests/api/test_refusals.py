@@ -216,7 +216,7 @@ def landed(status: int, body: str, **headers: str) -> tuple[Landed, RawServer]:
 
 def kind(found: Landed) -> str:
     if found.answer:
-        return found.answer.ended
+        return found.answer.finish_reason
     kinds = {LATER: found.limited, PROMPT: found.final, END: found.hopeless}
     return " ".join(name for name, so in kinds.items() if so) or AGAIN
 
@@ -298,7 +298,7 @@ def test_a_limit_that_is_told_with_a_time_to_come_back_passes() -> None:
 def test_the_reason_why_an_answer_ends_is_short_and_plain(reason: object, ended: str) -> None:
     found, _ = landed(200, completion(choices=[{"message": {"content": "Hi"}, "finish_reason": reason}]))
     assert found.answer
-    assert found.answer.ended == ended
+    assert found.answer.finish_reason == ended
 
 
 def test_an_error_among_answers_is_kept_in_the_servers_words(journal: Path, tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_an_error_among_answers_is_kept_in_the_servers_words(journal: Path, tmp_
 
     with OpenAIServer(instead=instead) as server:
         answers, _ = asked(12, api_for(server, max_retries=1), journal)
-    assert [answer.ended for answer in answers] == ["stop"] * 3 + ["HTTP 502"] + ["stop"] * 8
+    assert [answer.finish_reason for answer in answers] == ["stop"] * 3 + ["HTTP 502"] + ["stop"] * 8
     assert answers[3].said == "HTTP 200, error 502: Upstream died"
     export(journal, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "responses.jsonl").read_text().splitlines()]

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from small import ROOT
 
 from lema import pipeline
-from lema.artifacts import Artifact, Recipe, Store
+from lema.artifacts import Artifact, Recipe, Shown, Store
 from lema.cell import Cell
 from lema.config import Config
 from lema.stages import mix
@@ -230,7 +230,7 @@ def test_corrections_that_name_no_step_have_no_arm_without_it(
 def test_one_budget_pays_for_both_models_mistakes(tmp_path: Path, make_config: Callable[..., Config]) -> None:
     config = make_config("corrector=gpt4", "budget_usd=5", "mix=lema_random")
     for paid, left in ((0.0, 5.0), (3.0, 2.0), (6.0, 0.0)):
-        cell = Cell(config, Store(tmp_path), {"correct": Artifact(tmp_path, "", {"usd": paid})})
+        cell = Cell(config, Store(tmp_path), {"correct": Artifact(tmp_path, "", {"usd": paid}, Shown("corrections"))})
         assert cell.other.config.budget_usd == left
         assert cell.other.key != cell.key
         assert config.budget_usd == 5

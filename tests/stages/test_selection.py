@@ -19,7 +19,7 @@ import torch
 from small import ROOT, pretraining
 
 from lema import pipeline
-from lema.artifacts import RESUME, Artifact, Recipe, Store, keep, kept, write_jsonl
+from lema.artifacts import RESUME, Artifact, Recipe, Shown, Store, keep, kept, write_jsonl
 from lema.cell import Cell
 from lema.config import Config
 from lema.models import tiny
@@ -86,7 +86,7 @@ def cell(parrots: Path, tmp_path: Path, make_config: Callable[..., Config]) -> C
         made = Cell(make_config(*SMALL, *overrides), Store(tmp_path))
         builds = {"data": data, "base": base, "train": partial(trained, steps=list(steps))}
         for name, build in builds.items():
-            recipe = Recipe(name, name, version=1, settings={"steps": list(steps)}, inputs={})
+            recipe = Recipe(name, name, version=1, settings={"steps": list(steps)}, inputs={}, shown=Shown("model"))
             made.artifacts[name], _ = made.store.make(recipe, build)
         return made
 
