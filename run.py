@@ -13,6 +13,7 @@ if __name__ == "__main__":
 import logging
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import hydra
@@ -20,10 +21,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lema.config.compose import at_end, register, to_config
+from lema import sweeps
+from lema.config.compose import register, to_config
 from lema.config.environment import check_arguments
 from lema.launchers import refuse_several
 from lema.privacy import check_shown, guard
+from lema.tracking import service
 from lema.types import UserError
 
 register(Path(__file__).parent / "sweeps")
@@ -54,7 +57,9 @@ if __name__ == "__main__":
     guard()
     refuse_several()
     check_arguments(sys.argv[1:])
-    at_end.push(check_shown)  # after all others
-    at_end.callback(stopping.end)
-    with at_end:
+    with ExitStack() as at_end:  # the last line is called first
+        at_end.push(check_shown)
+        at_end.callback(stopping.end)
+        at_end.callback(service.end)
+        at_end.enter_context(sweeps.at_end)
         main()

@@ -14,7 +14,6 @@ from lema.artifacts import DAMAGED, links, write_json, write_jsonl
 from lema.artifacts.faults import explained
 from lema.artifacts.locks import TakenOver
 from lema.cell import Cell
-from lema.config import Stage
 from lema.identity import portable
 from lema.privacy import shown
 from lema.reporting.results import STOPPED
@@ -25,7 +24,7 @@ CURVE = "metrics.jsonl"  # of the train step, and of the run
 
 
 @contextmanager
-def recorded(cell: Cell, overrides: list[str], last: Stage, in_sweep: bool) -> Iterator[Callable[[], None]]:
+def recorded(cell: Cell, overrides: list[str], last: str, in_sweep: bool) -> Iterator[Callable[[], None]]:
     """Keep the folder while the steps up to `last` are made: its state is "running", then how it ended.
 
     Yields a function to call when the first step begins. An error before that is written down only in a sweep, or when
@@ -43,7 +42,7 @@ def recorded(cell: Cell, overrides: list[str], last: Stage, in_sweep: bool) -> I
             with suppress(OSError, UserError):  # of a full disk, say: the first error is what is to be seen
                 _write(cell, overrides, words or type(error).__name__)
         raise
-    _write(cell, overrides, "finished" if last in (Stage.evaluate, Stage.report) else f"{STOPPED} {last}")
+    _write(cell, overrides, "finished" if last in ("evaluate", "report") else f"{STOPPED} {last}")
     if "select" in cell.artifacts:
         card.publish(cell)
 
@@ -54,7 +53,9 @@ def _write(cell: Cell, overrides: list[str], state: str) -> None:
         links.point(cell.folder / name, artifact.path)
     earlier = _earlier(cell)
     facts = {"name": cell.name, "key": cell.key, "state": state, "overrides": overrides}
+    made = [artifact.path.parent.name for artifact in cell.artifacts.values()]
     facts |= {
+        "stages": list(dict.fromkeys([*made, *earlier["stages"]])),  # in the order they run
         "config": portable(cell.identity),
         "setting": cell.setting or earlier["setting"],
         "wandb": earlier["wandb"] | cell.tracker.ids,
@@ -67,9 +68,10 @@ def _earlier(cell: Cell) -> dict[str, Any]:
     """What an earlier attempt wrote: its setting holds until the data are read again, its W&B runs for its steps."""
     try:
         facts = json.loads((cell.folder / "run.json").read_text(encoding="utf-8"))
-        return {"setting": facts.get("setting"), "wandb": dict(facts.get("wandb") or {})}
+        kept = {"setting": facts.get("setting"), "wandb": dict(facts.get("wandb") or {})}
+        return kept | {"stages": list(facts.get("stages") or [])}
     except (OSError, *DAMAGED):
-        return {"setting": None, "wandb": {}}
+        return {"setting": None, "wandb": {}, "stages": []}
 
 
 def _metrics(cell: Cell) -> Iterator[dict[str, Any]]:

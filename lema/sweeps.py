@@ -1,6 +1,7 @@
 """A sweep's cells, as Hydra itself makes them, and the same sweep as a file for W&B's agents: a process a cell."""
 
 import logging
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from lema.types import UserError
 
 log = logging.getLogger(__name__)
 
-OWN = ("only", "sweeps", "hydra.mode")  # of the command that writes the file, not of the cells
+# Called at the end of a sweep, by `run.py`: Hydra calls nothing once a cell has failed.
+at_end = ExitStack()
+OWN = ("do", "sweeps", "hydra.mode")  # of the command that writes the file, not of the cells
 
 
 def name(config: DictConfig, content: Any) -> str:
@@ -63,9 +66,9 @@ def _overrides(config: DictConfig) -> list[Override]:
     except OverrideParseException as error:
         raise UserError(f"hydra.sweeper.params: {error.override} cannot be read: {error.message}") from None
     for each in overrides:
-        # Hydra would run one cell of each: what a file sweeps over is read before it is known which file.
-        if each.key_or_group == "sweeps" and each.is_sweep_override():
-            raise UserError(f"{each.input_line}: one sweep at a time; run them one after another")
+        # Hydra would run one cell of each: it reads what a sweep's file sweeps over before it knows the file.
+        if each.key_or_group in ("sweeps", "do") and each.is_sweep_override():
+            raise UserError(f"{each.input_line}: one at a time; run them one after another")
     return overrides
 
 
@@ -97,13 +100,13 @@ def write_for_wandb(config: DictConfig, root: Path) -> Path:
         for known in (swept, fixed):
             known.pop(key, None)  # the last one wins
         if override.is_sweep_override() and not override.is_discrete_sweep():
-            raise UserError(f"{key}: only=wandb_sweep writes a grid, which needs a list of values")
+            raise UserError(f"{key}: do=wandb_sweep writes a grid, which needs a list of values")
         if override.is_sweep_override():
             swept[key] = [_scalar(value) for value in override.sweep_string_iterator()]
         elif key not in OWN:
             fixed[key] = f"{key}={override.get_value_element_as_str()}"
     if not swept:
-        raise UserError("only=wandb_sweep: nothing is swept; name a sweep, sweeps=NAME, or values, -m seed=1,2,3")
+        raise UserError("do=wandb_sweep: nothing is swept; name a sweep, sweeps=NAME, or values, -m seed=1,2,3")
     for each in fixed.values():
         if each != without_paths(each):
             log.warning("%s names a folder of this machine, and W&B will be shown it", each)

@@ -63,7 +63,7 @@ def test_a_report_does_not_empty_what_a_link_points_to(run, tmp_path: Path, thei
     run()
     before, folder = contents(theirs), link(tmp_path / "runs" / "reports" / "all", theirs)
     with pytest.raises(UserError, match=f"^{folder}: a symbolic link"):
-        run("only=report", "until=null")
+        run("do=report", "until=null")
     assert contents(theirs) == before
 
 
@@ -73,11 +73,11 @@ def test_an_export_does_not_write_through_a_link(run, tmp_path: Path, theirs: Pa
         pass
     folder = link(runs / "export", theirs)
     with pytest.raises(UserError, match=f"^{folder}: a symbolic link"):
-        run("only=export", "until=null")
+        run("do=export", "until=null")
     folder.unlink()
     for name in ("requests.jsonl", ".requests.jsonl.partial", ".responses.jsonl.partial"):
         link(folder / name, theirs / "report.md")
-    run("only=export", "until=null")
+    run("do=export", "until=null")
     assert not [path for path in folder.iterdir() if path.is_symlink()]
     assert contents(theirs) == before
 

@@ -9,13 +9,9 @@ from typing import Annotated, Optional
 
 from lema.config.allowed import Count, CountOr0, Group, Name, Project, Range, Rate, Seed, Share, ShareBelow1
 
-# The stages in the order they run: what `until=` and `only=` take.
-Stage = StrEnum(
-    "Stage",
-    ["data", "base", "sample", "correct", "rationales", "mix", "train", "select", "merge", "evaluate", "report"],
-)
-# Beside the stages: the journal as JSON lines; two runs side by side; a W&B report, or W&B's own file, of a sweep.
-Only = StrEnum("Only", [stage.value for stage in Stage] + ["export", "compare", "wandb_report", "wandb_sweep"])
+# What a command does: run a cell or a sweep; write the report on all runs or on a sweep's; set two runs side by side;
+# write the journal as JSON lines; make the report at W&B too; write a sweep as W&B's own file.
+Do = StrEnum("Do", ["run", "report", "compare", "export", "wandb_report", "wandb_sweep"])
 # Whose rules compare answers: a task's name in `lema.grading`.
 Grader = StrEnum("Grader", ["arithmetic", "gsm8k", "math", "svamp", "asdiv", "csqa"])
 # How a data set writes the gold answer: the field itself, after the last `####` (GSM8K), in the last box (MATH), as a
@@ -306,7 +302,7 @@ class EvaluationConfig:
 
 @dataclass(kw_only=True)
 class CompareConfig:
-    """What `only=compare` sets side by side: runs by their folder, or by its name or the beginning of it."""
+    """What `do=compare` sets side by side: runs by their folder, or by its name or the beginning of it."""
 
     a: Optional[str] = None
     b: Optional[str] = None
@@ -329,8 +325,9 @@ class Config:
     seed: Seed  # the training seed and nothing else
     limit: Optional[Count] = None  # cuts every split to its first N problems
     runs_dir: str
-    until: Optional[Stage] = None
-    only: Optional[Only] = None
+    do: Do
+    until: Optional[str] = None  # a stage of `lema.pipeline`, or "report"
+    only: Optional[str] = None  # a stage of `lema.pipeline`
     selection: Selection
     leakage: Leakage
     budget_usd: Optional[Dollars] = None  # of all requests that the run stands on, whoever paid for them

@@ -1,6 +1,5 @@
 """From the tree that Hydra composes out of conf/ and sweeps/ to the typed config, with every value checked."""
 
-from contextlib import ExitStack
 from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
@@ -17,21 +16,19 @@ from lema.config import (
     Config,
     CorrectionMethod,
     CotPart,
+    Do,
     Extra,
     Grader,
     Method,
-    Only,
     SourceKind,
     Split,
     TaskConfig,
     Without,
     environment,
+    renamed,
 )
 from lema.config.allowed import refused
 from lema.types import UserError
-
-# What is left to do once Hydra is done with all cells: it calls nothing at the end of a sweep in which one failed.
-at_end = ExitStack()
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -66,6 +63,7 @@ def task(file: Path) -> Any:
 def to_config(composed: DictConfig) -> Config:
     """The typed config of a composed tree; `UserError` names the key, the value and the choices."""
     environment.check(composed)
+    renamed.refuse(composed)
     untyped: Any = None
     try:
         # Before anything is resolved: hub_id and its like are looked up by the size.
@@ -151,13 +149,15 @@ def _check_idle(config: Config) -> None:
     sources = [*sampler.models.values(), *([sampler.other] if sampler.other else [])]
     full, rows = train.method is Method.full, task.dataset is not None
     api = config.corrector.method is CorrectionMethod.api or any(source.api for source in sources)
+    runs, asked = config.do is Do.run, f"only={config.only}" if config.only else f"do={config.do}"
     few_shot = any(source.prompt is Ask.few_shot or (source.api and not source.prompt) for source in sources)
     idle = {
         "train.merge": (full and train.merge, "with train.method=full, which makes no adapter: train.merge=null"),
         "train.lora_dropout": (full and train.lora_dropout, "with train.method=full: train.lora_dropout=0"),
         "task.num_train": (rows and task.num_train, "where task.dataset has the rows: null, and limit= for fewer"),
         "task.num_test": (rows and task.num_test, "where task.dataset has the rows: null, and limit= for fewer"),
-        "until": (config.until and config.only, f"with only={config.only}"),
+        "only": (config.only and not runs, f"with do={config.do}"),
+        "until": (config.until and (config.only or not runs), f"with {asked}"),
         "retry_failed": (config.retry_failed and not (api or config.rationales.requests), "where no server is asked"),
         "mix.cot": (mix.cot is CotPart.cut and mix.extra is Extra.none, "with mix.extra=none, which takes no places"),
         "sampler.demonstrations": (sampler.demonstrations and not few_shot, "where no model is asked few_shot"),
@@ -228,5 +228,5 @@ def _check_asked(config: Config) -> None:
             raise UserError(f"{section}.{unused[0]}: does nothing with {section}={api.name}, which asks no server")
     if corrector.method is CorrectionMethod.reference and (corrector.prompt or corrector.tries > 1):
         raise UserError("corrector.prompt, corrector.tries: do nothing with corrector=reference, which is always right")
-    if config.only != Only("compare") and (named := [key for key in "ab" if getattr(config.compare, key)]):
-        raise UserError(f"compare.{named[0]}: does nothing without only=compare")
+    if config.do is not Do.compare and (named := [key for key in "ab" if getattr(config.compare, key)]):
+        raise UserError(f"compare.{named[0]}: does nothing without do=compare")

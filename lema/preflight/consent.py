@@ -8,7 +8,7 @@ from math import ceil
 from lema.api.asking import settings
 from lema.api.estimate import WRONG_SHARE, Estimate, estimate, price, prompt_tokens
 from lema.cell import Cell
-from lema.config import ApiConfig, CorrectionMethod, Stage
+from lema.config import ApiConfig, CorrectionMethod
 from lema.correctors import model
 from lema.data import tasks
 from lema.types import Problem, UserError
@@ -18,7 +18,7 @@ _NOTHING = Problem("", "", "", "")  # for the length of a prompt without its que
 _FREE = "sampler=self corrector=reference rationales=none ask no server"
 
 
-def missing(cell: Cell, stages: set[Stage], overrides: list[str]) -> Iterator[str]:
+def missing(cell: Cell, stages: set[str], overrides: list[str]) -> Iterator[str]:
     """What these stages lack, each with its remedy."""
     asked = dict(_asked(cell, stages))
     key = os.environ.get("OPENAI_API_KEY", "").strip()
@@ -48,15 +48,15 @@ def missing(cell: Cell, stages: set[Stage], overrides: list[str]) -> Iterator[st
         yield f"budget: {'; '.join(map(str, estimates))}. Go on with: {command} ({needs}), or {_FREE}"
 
 
-def _asked(cell: Cell, stages: set[Stage]) -> Iterator[tuple[str, ApiConfig]]:
+def _asked(cell: Cell, stages: set[str]) -> Iterator[tuple[str, ApiConfig]]:
     """The servers that these stages ask, by the section of the config."""
     config = cell.config
     for name, source in config.sampler.models.items():
-        if source.api and Stage.sample in stages:
+        if source.api and "sample" in stages:
             yield f"sampler.models.{name}.api", source.api
-    if Stage.correct in stages and config.corrector.method is CorrectionMethod.api:
+    if "correct" in stages and config.corrector.method is CorrectionMethod.api:
         yield "corrector", config.corrector
-    if Stage.rationales in stages and config.rationales.requests:
+    if "rationales" in stages and config.rationales.requests:
         yield "rationales", config.rationales
 
 

@@ -16,7 +16,6 @@ import numpy as np
 
 from lema.artifacts import is_whole
 from lema.artifacts.links import follow
-from lema.config import Stage
 from lema.identity import digest, without_paths
 from lema.types import SCORE_VERSION
 
@@ -69,7 +68,7 @@ class Run:
     @property
     def shared_overrides(self) -> list[str]:
         """The command line's overrides that another arm or seed of this setting needs too."""
-        own = ("mix", "seed", "sweeps", "until", "only", "tracker", "tracker.group", "hydra.mode", "runs_dir")
+        own = ("mix", "seed", "sweeps", "do", "until", "only", "tracker", "tracker.group", "hydra.mode", "runs_dir")
         return [item for item in self.overrides if item.split("=")[0] not in own and not item.startswith("mix.")]
 
     def summaries(self, step: str) -> list[dict[str, Any]]:
@@ -204,7 +203,7 @@ def _read(file: Path) -> Run:
             facts["setting"] and str(facts["setting"]),
             [str(item) for item in facts["overrides"]],
             str(facts.get("state", "finished")),
-            dict(_records(folder)),
+            dict(_records(folder, facts.get("stages", []))),
             facts.get("wandb", {}),
         )
         return Run(**{**vars(run), "trouble": _trouble(run)})
@@ -215,14 +214,15 @@ def _read(file: Path) -> Run:
     return Run(folder, folder.name, {}, None, [], "unreadable", trouble=why)
 
 
-def _records(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The steps whose artifacts are there, in the order they are made."""
-    stages, found = list(Stage), []
+def _records(folder: Path, stages: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The steps whose artifacts are there, in the order of their stages; those of an older run by their names."""
+    found = []
     for step in folder.iterdir():
         try:
             if (file := follow(step) / "record.json").exists():
                 record = json.loads(file.read_text(encoding="utf-8"))
-                found.append((stages.index(record["recipe"]["stage"]), step.name, record))
+                stage = record["recipe"]["stage"]
+                found.append((stages.index(stage) if stage in stages else len(stages), step.name, record))
         except (OSError, *DAMAGE):
             raise _Unreadable(step.name) from None
     yield from ((name, record) for _, name, record in sorted(found, key=lambda each: each[:2]))

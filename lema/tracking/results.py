@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from lema.artifacts import Artifact
-from lema.config import Stage
 from lema.identity import portable
 from lema.types import Solution
 
@@ -46,7 +45,7 @@ def publish(run: Any, step: str, artifact: Artifact, inputs: Iterable[Artifact])
     for each in inputs:
         use(run, each)
     run.log_artifact(packed(artifact))
-    if artifact.path.parent.name == Stage.evaluate:
+    if artifact.path.parent.name == "evaluate":
         answers = islice(artifact.stream("predictions.jsonl", Solution), TABLE_ROWS)
         rows: list[Any] = [[getattr(each, column) for column in COLUMNS] for each in answers]
         run.log({"predictions": wandb.Table(columns=COLUMNS, data=rows)})  # one key: W&B compares tables by it
