@@ -12,8 +12,12 @@ from typing import Any
 
 from lema.config import ApiConfig, Config
 
-# What does not change a result, and so is not part of a run's identity: whom to ask where, how fast, for how much.
-NOT_IDENTITY = "runs_dir do until only compare retry_failed budget_usd prices tracker backbone.sizes".split()
+# What does not change a result, and so is not part of a run's identity: whom to ask where, how fast, for how much; and
+# what `sampler.models` repeats.
+NOT_IDENTITY = (
+    "runs_dir do until only compare retry_failed budget_usd prices tracker backbone.sizes sampler.file sampler.model "
+    "sampler.base_url"
+).split()
 NOT_IDENTITY_OF_API = (
     "base_url input_usd output_usd max_concurrent_requests max_requests_per_minute max_tokens_per_minute max_retries "
     "request_timeout max_wait"

@@ -36,7 +36,7 @@ def run(tmp_path: Path, make_config: Callable[..., Config]) -> Callable[..., Non
     file = record(tmp_path / "recorded.jsonl", {"question": problem.question, "text": "The answer is 999."})
 
     def run_cell(*overrides: str) -> None:
-        recorded = ("sampler=recorded", f"sampler.models.recorded.recorded={file}", "until=sample")
+        recorded = ("sampler=recorded", f"sampler.file={file}", "until=sample")
         arguments = [*SMALL, *recorded, f"runs_dir={tmp_path / 'runs'}", *overrides]
         pipeline.run(make_config(*arguments), arguments)
 

@@ -228,6 +228,10 @@ class SamplerConfig:
     seed: Seed
     demonstrations: Optional[str] = None  # a file of worked solutions for few_shot, in place of ours
     keep_unanswered: bool  # a solution without an answer is a wrong path too
+    # What `models` takes from here, so that it has a short path on the command line.
+    file: Optional[str] = None  # of sampler=recorded
+    model: Optional[str] = None  # of sampler=server: what the server calls it
+    base_url: Optional[str] = None  # of sampler=server
 
 
 @dataclass(kw_only=True)

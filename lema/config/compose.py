@@ -160,6 +160,14 @@ def _check_idle(config: Config) -> None:
         "until": (config.until and (config.only or not runs), f"with {asked}"),
         "retry_failed": (config.retry_failed and not (api or config.rationales.requests), "where no server is asked"),
         "mix.cot": (mix.cot is CotPart.cut and mix.extra is Extra.none, "with mix.extra=none, which takes no places"),
+        **{
+            f"sampler.{key}": (value and value not in used, f"with sampler={sampler.name}")
+            for key, value, used in (
+                ("file", sampler.file, [source.recorded for source in sources]),
+                ("model", sampler.model, [source.api.model for source in sources if source.api]),
+                ("base_url", sampler.base_url, [source.api.base_url for source in sources if source.api]),
+            )
+        },
         "sampler.demonstrations": (sampler.demonstrations and not few_shot, "where no model is asked few_shot"),
     }
     for key, (nothing, why) in idle.items():
@@ -177,9 +185,11 @@ def _check_models(config: Config) -> None:
         for kind in (SourceKind.weights, SourceKind.api, SourceKind.recorded):
             if (getattr(source, kind) is not None) != (source.kind is kind):
                 state = "must be set" if source.kind is kind else "must be null"
-                raise UserError(f"sampler.models.{name}.{kind}: {state} with kind={source.kind}")
+                key = renamed.present(f"sampler.models.{name}.{kind}", config.sampler.name)
+                raise UserError(f"{key}: {state} with kind={source.kind}")
         if source.api and source.api.model is None:
-            raise UserError(f"sampler.models.{name}.api.model: must be set to the model that the server is asked for")
+            key = renamed.present(f"sampler.models.{name}.api.model", config.sampler.name)
+            raise UserError(f"{key}: must be set to the model that the server is asked for")
         if source.kind is SourceKind.recorded and source.prompt:
             raise UserError(f"sampler.models.{name}.prompt={source.prompt}: does nothing with kind=recorded")
     corrector = config.corrector

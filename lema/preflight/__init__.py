@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lema.cell import Cell
 from lema.config import Batches, Config, CotPart, Extra, Method, ModelConfig, Selection, SourceKind, Split
+from lema.config.renamed import present
 from lema.models.weights import Weights, weights
 from lema.preflight import consent, hardware, hub
 from lema.types import UserError
@@ -58,11 +59,9 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
     }
     for name, source in config.sampler.models.items():
         if "sample" in stages and source.recorded and not (file := Path(source.recorded).expanduser()).is_file():
-            key, why = (
-                f"sampler.models.{name}.recorded={source.recorded}",
-                "a folder" if file.is_dir() else "no such file",
-            )
-            yield f"recorded: {key}: {why}; name a file of JSON lines, plain or .gz"
+            key = present(f"sampler.models.{name}.recorded", config.sampler.name)
+            why = "a folder" if file.is_dir() else "no such file"
+            yield f"recorded: {key}={source.recorded}: {why}; name a file of JSON lines, plain or .gz"
     if "correct" in stages and (corrector := config.corrector.weights):
         models["corrector.weights"] = (corrector, [hardware.Held("of weights", hardware.BYTES[corrector.precision])])
     if not cell.builds_base and stages - {"data", "correct", "rationales"}:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from lema.artifacts import RESUME, Recipe, read_jsonl, write_jsonl
 from lema.cell import Cell
 from lema.config import SourceKind
+from lema.config.renamed import present
 from lema.data import recorded, tasks
 from lema.generated import answer_part
 from lema.grading import grade_all
@@ -38,7 +39,7 @@ def recipe(cell: Cell, name: str) -> Recipe:
     config: dict[str, Any] = {"grader": cell.config.task.trained.grader, "keep_unanswered": sampler.keep_unanswered}
     inputs, label = {"data": cell.artifacts["data"].digest}, name
     if source.kind is SourceKind.recorded:
-        inputs["recorded"] = recorded.sha256(source.recorded or "", _key(name, "recorded"))
+        inputs["recorded"] = recorded.sha256(source.recorded or "", present(_key(name, "recorded"), sampler.name))
     else:
         few_shot = cell.few_shot(source)
         config |= {"samples": sampler.samples, "few_shot": few_shot and digest(few_shot), "style": source.prompt}
@@ -127,7 +128,8 @@ def _recorded(cell: Cell, name: str, counts: Counter[str]) -> Iterator[Sampled]:
     file, number = cell.config.sampler.models[name].recorded or "", Counter[str]()
     own = {problem.id for problem in cell.problems("train")}
     official = tasks.published(cell.config.task)[0]  # those too that are held out, or beyond `limit`
-    for problem, text, model in recorded.read(file, official, cell.test_questions(), _key(name, "recorded"), counts):
+    key = present(_key(name, "recorded"), cell.config.sampler.name)
+    for problem, text, model in recorded.read(file, official, cell.test_questions(), key, counts):
         if problem.id in own:
             yield Sampled(problem, model or name, number[problem.id], answer_part(text), truncated=False)
             number[problem.id] += 1
