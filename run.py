@@ -1,14 +1,15 @@
-"""The only entry point: compose the configuration, check it, run the cell it describes.
+"""The only entry point: compose the configuration, check it, and do what it says.
 
 python run.py                                   a whole cell on a laptop, in minutes
 python run.py backbone=mistral task=math        the paper's recipe
 python run.py sweeps=demo                       every cell of sweeps/demo.yaml
+python run.py do=report                         the report on all runs
 """
 
 from lema import stopping
 
 if __name__ == "__main__":
-    stopping.listen()  # what is imported below takes a second
+    stopping.listen()  # before the imports below, which take a second
 
 import logging
 import os
@@ -30,7 +31,7 @@ from lema.tracking import service
 from lema.types import UserError
 
 register(Path(__file__).parent / "sweeps")
-# Read by the libraries when they are imported, which happens where they are used.
+# The libraries read these variables when they are imported, which happens where they are used.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 if not (sys.stderr and sys.stderr.isatty()):
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -38,7 +39,7 @@ if not (sys.stderr and sys.stderr.isatty()):
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
 def main(composed: DictConfig) -> None:
-    """Run one cell; in a sweep Hydra calls this once a cell, and goes on after one that failed."""
+    """Do what the command says; in a sweep Hydra calls this for each cell, and goes on when a cell has failed."""
     config = to_config(composed)
     # Imported here, so that --help, --cfg and a mistyped override answer at once.
     from lema import pipeline
@@ -48,7 +49,7 @@ def main(composed: DictConfig) -> None:
     try:
         pipeline.run(config, list(context.overrides.task), in_sweep)
     except UserError as error:
-        if in_sweep:  # Hydra itself shows the first failure only, at the end
+        if in_sweep:  # Hydra shows only the first failure, and only at the end
             logging.getLogger(__name__).error("failed           %s", error)
         raise
 
@@ -57,7 +58,7 @@ if __name__ == "__main__":
     guard()
     refuse_several()
     check_arguments(sys.argv[1:])
-    with ExitStack() as at_end:  # the last line is called first
+    with ExitStack() as at_end:  # which calls the last entry first
         at_end.push(check_shown)
         at_end.callback(stopping.end)
         at_end.callback(service.end)

@@ -46,7 +46,7 @@ class Step:
 
 
 class SweepCallback(Callback):
-    """Composes and checks all cells of a sweep before its first one, and reports on just them after its last."""
+    """Before a sweep's first cell, composes and checks all its cells; after the last, writes the report on them."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         try:
@@ -54,7 +54,7 @@ class SweepCallback(Callback):
                 self._start(config)
         except UserError as error:
             sys.exit(str(error))
-        except Exception:  # a mistake of ours: Hydra would warn of it and run all cells
+        except Exception:  # a mistake of ours, of which Hydra would only warn and then run all cells
             traceback.print_exc()
             sys.exit(1)
 
@@ -86,7 +86,7 @@ def _scope(config: DictConfig, root: Path) -> tuple[Config, str, list[Path] | No
 
     All cells are composed and checked for this.
     """
-    if not sweeps.told(config):
+    if not sweeps.are_cells_known(config):
         return _checked(sweeps.composed(config, [])), "all", None
     cells = [Cell(_checked(each), Store(root)) for each in sweeps.cells(config)]
     folders = [cell.folder for cell in cells]
@@ -203,7 +203,7 @@ def _report_at_wandb(config: Config, label: str = "all", folders: list[Path] | N
 
 
 def _last_report(*scope: Any) -> None:
-    """The report of a sweep: after Hydra is done, so that nobody else shows its errors."""
+    """Write a sweep's report. Hydra is done then, so we print its errors ourselves."""
     try:
         with explaining(Path(scope[0].runs_dir)):
             _report(*scope)

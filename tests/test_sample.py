@@ -133,7 +133,7 @@ def test_recorded_solutions_of_test_questions_are_refused_as_a_whole(run, proble
 
 def test_a_file_that_is_not_there_is_told_before_anything_is_made(run, tmp_path: Path) -> None:
     missing = ("sampler=recorded", "sampler.file=nowhere.jsonl")
-    with pytest.raises(UserError, match=r"recorded: sampler\.models\.recorded\.recorded=nowhere\.jsonl: no such file"):
+    with pytest.raises(UserError, match=r"recorded: sampler\.file=nowhere\.jsonl: no such file"):
         run(*missing)
     assert not list((tmp_path / "runs").glob("*/*/record.json"))
     run(*missing, "mix=cot", "until=mix")  # which needs no mistakes

@@ -119,8 +119,8 @@ def test_what_cannot_be_a_grid_is_said(hydra: Hydra, tmp_path: Path) -> None:
         sweeps.write_for_wandb(master(hydra, ["train.learning_rate=interval(0.1,1)"]), tmp_path)
     other = master(hydra, ["seed=1,2"])
     other.hydra.sweeper._target_ = "some.other.Sweeper"
-    assert not sweeps.told(other)
-    with pytest.raises(UserError, match="only Hydra's own sweeper tells its cells before"):
+    assert not sweeps.are_cells_known(other)
+    with pytest.raises(UserError, match="only Hydra's own sweeper knows its cells beforehand"):
         sweeps.write_for_wandb(other, tmp_path)
     with pytest.raises(UserError, match=r"seed=1 limit=0: limit=0: must be at least 1"):
         sweeps.cells(master(hydra, ["seed=1,2", "limit=0"]))
