@@ -8,8 +8,9 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +19,45 @@ from omegaconf import DictConfig, OmegaConf
 
 from lema import preflight, run_folder, stopping, sweeps
 from lema.api import journal
+from lema.api.estimate import Requests
 from lema.artifacts import Artifact, Recipe, Store, write_text
 from lema.artifacts.faults import explaining
 from lema.artifacts.links import own_folder, refuse_links
 from lema.cell import Cell
 from lema.config import Config, CotPart, Do, Extra, Method
-from lema.stages import base, correct, data, evaluate, merge, mix, rationales, sample, select, train
 from lema.tracking import Tracker, reports
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
 
-# The stages in the order they run: what `until=` and `only=` take.
-_MODULES = (data, base, sample, correct, rationales, mix, train, select, merge, evaluate)
-STAGES = tuple(module.__name__.rpartition(".")[2] for module in _MODULES)
 REPORT = "report"  # what a run ends with: the last choice of `until=`
 
 
 @dataclass(frozen=True)
 class Step:
-    """One artifact of a cell. `name` is its key in `Cell.artifacts`, and its link in the run's directory."""
+    """One artifact of a cell, made by the stage's module. `name` is its key in `Cell.artifacts`, and its link's."""
 
     name: str
     stage: str
-    recipe: Callable[[Cell], Recipe]
-    build: Callable[[Cell, Path], dict[str, Any]]
+    options: dict[str, Any] = field(default_factory=dict)  # of the stage's functions, beside the cell
+    other: bool = False  # it is about another model's mistakes
+
+    def recipe(self, cell: Cell) -> Recipe:
+        """What its artifact is made from."""
+        return self._module.recipe(cell.other if self.other else cell, **self.options)
+
+    def build(self, recipe: Recipe, cell: Cell, folder: Path) -> dict[str, Any]:
+        """Make its files from its recipe."""
+        return self._module.build(recipe.settings, recipe.inputs, cell.context, folder)
+
+    def requests(self, cell: Cell) -> Requests | None:
+        """What it asks of a server."""
+        asked = getattr(self._module, "requests", None)
+        return asked and asked(cell.other if self.other else cell, **self.options)
+
+    @property
+    def _module(self) -> Any:
+        return import_module(f"lema.stages.{self.stage}")
 
 
 class SweepCallback(Callback):
@@ -87,54 +102,74 @@ def _scope(config: DictConfig, root: Path) -> tuple[Config, str, list[Path] | No
     All cells are composed and checked for this.
     """
     if not sweeps.are_cells_known(config):
-        return _checked(sweeps.composed(config, [])), "all", None
-    cells = [Cell(_checked(each), Store(root)) for each in sweeps.cells(config)]
+        return _cell(sweeps.composed(config, []), root).config, "all", None
+    cells = [_cell(each, root) for each in sweeps.cells(config)]
     folders = [cell.folder for cell in cells]
     return cells[0].config, sweeps.name(config, [folder.name for folder in folders]), folders
 
 
-def _checked(config: Config) -> Config:
-    """The config, when `until=` and `only=` name stages."""
-    for key, value, choices in (("until", config.until, (*STAGES, REPORT)), ("only", config.only, STAGES)):
+def _cell(config: Config, root: Path) -> Cell:
+    """The cell of a config; `UserError` when `until=` or `only=` names no stage."""
+    cell = Cell(config, Store(root))
+    stages = list(plan(cell))
+    for key, value, choices in (("until", config.until, [*stages, REPORT]), ("only", config.only, stages)):
         if value not in (None, *choices):
             raise UserError(f"{key}={value}: no such stage; choose from {', '.join(choices)}")
-    return config
+    return cell
+
+
+def plan(cell: Cell) -> dict[str, list[Step]]:
+    """The stages in order, each with the steps that this cell has of it: an arm without corrections needs no samples.
+
+    An arm with another model's mistakes needs the cell's own too, for their number.
+    """
+    config, extra = cell.config, cell.config.mix.extra
+    mistakes, others = extra is not Extra.none, extra is Extra.other_corrections
+    rationales = config.rationales.requests and config.mix.cot is not CotPart.none
+    samples = [Step(f"sample_{name}", "sample", {"name": name}) for name in config.sampler.models if mistakes]
+    other = cell.other if others else cell
+    other_samples = [
+        Step(f"other_sample_{name}", "sample", {"name": name}, other=True)
+        for name in other.config.sampler.models
+        if others
+    ]
+    return {
+        "data": [Step("data", "data"), *when(config.task.train_dataset, Step("test_data", "data", {"own_test": True}))],
+        "base": [
+            *when(cell.builds_base, Step("base", "base")),
+            *when(others and cell.builds_base, Step("other_base", "base", other=True)),
+        ],
+        "sample": [*samples, *other_samples],
+        "correct": [
+            *when(mistakes, Step("correct", "correct")),
+            *when(others, Step("other_correct", "correct", other=True)),
+        ],
+        "rationales": when(rationales, Step("rationales", "rationales")),
+        "mix": [Step("mix", "mix")],
+        "train": [Step("train", "train")],
+        "select": [Step("select", "select")],
+        "merge": when(config.train.merge and config.train.method is not Method.full, Step("merge", "merge")),
+        "evaluate": [
+            Step("evaluate_untuned", "evaluate", {"tuned": False}),
+            Step("evaluate", "evaluate", {"tuned": True}),
+        ],
+    }
+
+
+def when(needed: Any, step: Step) -> list[Step]:
+    return [step] if needed else []
 
 
 def steps(cell: Cell) -> list[Step]:
-    """The steps of a cell, in order; an arm without corrections needs no samples of its own."""
-
-    def step(module: Any, named: str = "", **options: Any) -> Step:
-        stage = module.__name__.rpartition(".")[2]
-        return Step(named or stage, stage, partial(module.recipe, **options), partial(module.build, **options))
-
-    def mistakes(cell: Cell) -> list[Step]:
-        """What makes the corrections of the mistakes that a cell samples: each model's by itself."""
-        samples = [step(sample, f"sample_{name}", name=name) for name in cell.config.sampler.models]
-        return [*([step(base)] if cell.builds_base else []), *samples, step(correct)]
-
-    def other(own: Step) -> Step:
-        """A step of another model's mistakes: an arm with them needs the cell's own too, for their number."""
-        recipe, build = own.recipe, own.build
-        return Step(
-            f"other_{own.name}", own.stage, lambda cell: recipe(cell.other), lambda cell, to: build(cell.other, to)
-        )
-
-    config, needed = cell.config, mix.needs_corrections(cell)
-    asked = [step(data, "test_data", own_test=True)] if config.task.train_dataset else []
-    own = mistakes(cell) if needed else [step(base)] if cell.builds_base else []
-    others = map(other, mistakes(cell.other)) if config.mix.extra is Extra.other_corrections else ()
-    further = [step(rationales)] if config.rationales.requests and config.mix.cot is not CotPart.none else []
-    merged = [step(merge)] if config.train.merge and config.train.method is not Method.full else []
-    scores = [step(evaluate, "evaluate_untuned", tuned=False), step(evaluate, tuned=True)]
-    return [step(data), *asked, *own, *others, *further, step(mix), step(train), step(select), *merged, *scores]
+    """All steps of a cell, in order."""
+    return [step for steps in plan(cell).values() for step in steps]
 
 
 def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
     """Do what `do=` names; in a sweep this is called once a cell, and the report comes after the last one."""
     try:
         with explaining(Path(config.runs_dir), in_sweep):
-            _do(_checked(config), overrides, in_sweep)
+            _do(config, overrides, in_sweep)
     except stopping.Stopped as stop:
         if stop.__cause__:  # its disk refuses all: no report can be written either
             sweeps.at_end.pop_all()
@@ -149,7 +184,7 @@ def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(config.backbone.tiny.num_threads))
     match config.do:
         case Do.run:
-            last, cell = config.only or config.until or REPORT, Cell(config, Store(root))
+            last, cell = config.only or config.until or REPORT, _cell(config, root)
             with run_folder.recorded(cell, overrides, last, in_sweep) as begin:
                 _run_cell(cell, last, overrides, begin)
             if last == REPORT and not in_sweep:
@@ -213,18 +248,20 @@ def _last_report(*scope: Any) -> None:
 
 def _run_cell(cell: Cell, last: str, overrides: list[str], begin: Callable[[], None]) -> None:
     """Make what is not current of the steps up to `last`; `begin` is called once nothing is missing for that."""
-    reached = STAGES[: STAGES.index(last) + 1] if last != REPORT else STAGES
+    stages = [*plan(cell), REPORT]
+    reached = stages[: stages.index(last) + 1]
     todo = _without_current(cell, [step for step in steps(cell) if step.stage in reached])
     only = cell.config.only
     if only and (missing := [step.name for step in todo if step.stage != only]):
         raise UserError(f"only={only}: {', '.join(missing)} must be made first; run it without only=")
-    preflight.check(cell, {step.stage for step in todo}, overrides)
+    asked = [requests for step in todo if (requests := step.requests(cell))]
+    preflight.check(cell, {step.stage for step in todo}, asked, overrides)
     begin()
     for step in todo:
         stopping.begin(step.name)
         recipe = step.recipe(cell)
         with cell.tracker.step(step.name, recipe, cell.artifacts) as tracked:
-            build = tracked.starting(partial(step.build, cell))
+            build = tracked.starting(partial(step.build, recipe, cell))
             artifact, made = cell.store.make(recipe, build, partial(_failed, cell))
             if made:
                 tracked.complete(artifact)

@@ -13,14 +13,16 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
+from small import ROOT
 
 from lema.config import Config
 from lema.config.compose import register, to_config
 
-ROOT = Path(__file__).resolve().parents[1]
+_PATHS = [str(path) for path in (ROOT, ROOT / "tests", ROOT / "tests/doubles")]
 
 # Before any library reads them; the processes that tests start inherit them.
 os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
+os.environ["PYTHONPATH"] = os.pathsep.join([*_PATHS, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
 for _name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HF_TOKEN", "WANDB_API_KEY", "WANDB_PROJECT", "HYDRA_FULL_ERROR"):
     os.environ.pop(_name, None)
 

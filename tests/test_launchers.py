@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_resume import ROOT, SMALL
+from small import ROOT, TRAINING
 
 SEVERAL = {
     "torchrun": {"WORLD_SIZE": "2", "RANK": "{}", "LOCAL_RANK": "{}", "LOCAL_WORLD_SIZE": "2"},
@@ -64,7 +64,10 @@ def test_torchrun_ends_in_one_line(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     start = time.monotonic()
     done = subprocess.run(
-        [*torchrun, str(ROOT / "run.py"), *SMALL, f"runs_dir={tmp_path}"], capture_output=True, text=True, timeout=120
+        [*torchrun, str(ROOT / "run.py"), *TRAINING, f"runs_dir={tmp_path}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert time.monotonic() - start < 35
     assert done.returncode != 0

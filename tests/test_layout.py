@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[1] / "lema"
+TESTS = Path(__file__).resolve().parent
+PACKAGE = TESTS.parent / "lema"
 # Each layer imports only from the ones before it (or from its own package).
 LAYERS = [
     ["privacy", "generated", "launchers", "stopping"],
@@ -59,6 +60,12 @@ def test_imports_go_downward_only() -> None:
                 if target != part(file) and RANK[target] >= RANK[part(file)]:
                     wrong.append(f"{file} imports {name}")
     assert not wrong
+
+
+def test_no_test_imports_another() -> None:
+    for file in TESTS.rglob("*.py"):
+        names = [part for name in imported(ast.parse(file.read_text())) for part in name.split(".")]
+        assert not [name for name in names if name.startswith("test_") and list(TESTS.rglob(f"{name}.py"))], file
 
 
 def test_stages_never_import_each_other() -> None:

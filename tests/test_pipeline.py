@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -14,29 +13,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from small import ROOT, SMALL, contents
 
 from lema import pipeline
 from lema.config import Config
 from lema.data import tasks
 from lema.types import UserError
-
-ROOT = Path(__file__).resolve().parents[1]
-# Everything small: an untrained base, whose every answer is a wrong path.
-SMALL = [
-    "backbone.tiny.steps=4",
-    "backbone.tiny.corpus_size=200",
-    "task.num_train=40",
-    "task.num_test=12",
-    "task.num_dev=8",
-    "task.max_cot=16",
-    "task.max_extra=16",
-    "sampler.keep_unanswered=true",
-    "sampler.max_new_tokens=12",
-    "evaluation.max_new_tokens=12",
-    "train.max_steps=6",
-    "train.save_steps=2",
-    "tracker=none",
-]
 
 
 @pytest.fixture
@@ -65,21 +47,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(runs: Path, *overrides: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, str(ROOT / "run.py"), *SMALL, *overrides, f"runs_dir={runs}"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def contents(runs: Path) -> dict[str, str]:
-    """Hash of every artifact file; the records without their times."""
-    found = {}
-    for file in sorted(path for path in runs.rglob("*") if path.is_file() and not path.name.startswith(".")):
-        content = file.read_bytes()
-        if file.name == "record.json":
-            record = json.loads(content)
-            del record["made"], record["hash"]  # which stands for it too
-            content = json.dumps(record).encode()
-        elif file.name == "run.json" or "reports" in file.parts:  # they name the runs folder, and hours
-            content = b""
-        found[file.relative_to(runs).as_posix()] = hashlib.sha256(content).hexdigest()
-    return found
 
 
 def made(before: dict[str, Path], after: dict[str, Path]) -> set[str]:

@@ -11,24 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
-SMALL = [
-    *("backbone.tiny.steps=4", "backbone.tiny.corpus_size=200", "backbone.tiny.max_positions=512"),
-    *("task.num_train=60", "task.num_test=4", "task.num_dev=4", "task.max_cot=24", "mix=cot", "until=train"),
-    *("train.epochs=null", "train.max_steps=12", "train.batch_size=8", "train.micro_batch_size=4"),
-    *("train.save_steps=4", "tracker=none", "backbone.learning_rate=3e-3"),
-]
-ADAPTER = ["train.lora_rank=4", "train.lora_alpha=8", "train.lora_dropout=0.05"]
-METHODS = {
-    "full": ["train.activation_checkpointing=true"],
-    "lora": ["train.method=lora", *ADAPTER],
-    "qlora": ["train.method=qlora", "train.optimizer=paged_adamw_32bit", *ADAPTER],
-}
+from small import METHODS, ROOT, TRAINING
 
 
 def start(runs: Path, overrides: list[str]) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "run.py"), *SMALL, *overrides, f"runs_dir={runs}"]
+    command = [sys.executable, str(ROOT / "run.py"), *TRAINING, *overrides, f"runs_dir={runs}"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 

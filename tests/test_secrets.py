@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
-from test_pipeline import SMALL
+from small import SMALL
 
 from lema import privacy
 from lema.config import environment

@@ -16,7 +16,7 @@ import pytest
 from asking_load import finished, served, started, stats
 from openai_server import OpenAIServer
 from raw_server import RawServer, reply
-from test_pipeline import ROOT, SMALL, contents
+from small import ROOT, SMALL, contents
 
 from lema.stopping import GOES_ON, SIGNALS
 

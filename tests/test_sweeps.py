@@ -17,6 +17,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, open_dict
+from small import ROOT
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from lema import sweeps
@@ -25,7 +26,6 @@ from lema.config.compose import to_config
 from lema.identity import digest, identity
 from lema.types import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 NAMED = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
 COMMANDS = [
     *([f"sweeps={name}"] for name in NAMED),

@@ -15,7 +15,7 @@ from typing import Any
 import openai_faults
 import pytest
 from openai_server import OpenAIServer
-from test_pipeline import SMALL
+from small import SMALL
 from tqdm import tqdm
 
 from lema import privacy

@@ -17,14 +17,14 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from lema.artifacts.links import own_folder, refuse_links
 from lema.artifacts.locks import TakenOver, check, lock
 from lema.artifacts.machine import made_on
-from lema.identity import digest
+from lema.identity import digest, identity, portable
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
@@ -39,17 +39,42 @@ VERIFIED_BYTES = 64 << 20  # larger files are not hashed again each time an arti
 
 
 @dataclass(frozen=True)
+class Given:
+    """What an artifact is made from and no step makes: a text or a file. A recipe has its digest alone."""
+
+    digest: Any
+    value: Any
+
+    @classmethod
+    def text(cls, text: str) -> "Given":
+        """A text, such as demonstrations."""
+        return cls(digest(text), text)
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """What an artifact is made from; all but the label is its identity."""
+    """What an artifact is made from; all but the label is its identity.
+
+    `settings` and `inputs` are all that a stage's `build` gets to read. What is marked with `NO_EFFECT` in the settings
+    is left out of the identity; of the inputs each one's `digest` stands there, never a path or a time.
+    """
 
     stage: str
     label: str  # readable part of the folder's name
     version: int  # of the stage's code: raise it when the same recipe would give other bytes
-    config: dict[str, Any]
-    inputs: dict[str, Any]  # digests of contents, never paths or times
+    settings: Any  # a dataclass of the stage: `Settings`
+    inputs: Any  # likewise, `Inputs`: artifacts, weights and what is `Given`, or lists and dictionaries of them
 
     def identity(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "label"}
+        """Plain values, as they stand in record.json."""
+        config, inputs = portable(identity(self.settings)), _digests(vars(self.inputs))
+        return {"stage": self.stage, "version": self.version, "config": config, "inputs": inputs}
+
+
+def _digests(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _digests(part) for name, part in value.items() if part is not None}
+    return [_digests(part) for part in value] if isinstance(value, list) else value.digest
 
 
 @dataclass(frozen=True)
@@ -59,6 +84,10 @@ class Artifact:
     path: Path
     digest: str
     summary: dict[str, Any]
+
+    def read(self, record: type[Record]) -> Record:
+        """The fields of its summary that a dataclass names."""
+        return record(**{each.name: self.summary[each.name] for each in fields(record)})  # pyright: ignore
 
     def rows(self, name: str, record: type[Record]) -> list[Record]:
         """The records of one of its JSON lines files."""

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any, get_args, get_type_hints
 
+# Marks a field that changes no result, and so is no part of what a run or an artifact is known by (`lema.identity`).
+NO_EFFECT: dict[str, Any] = {"identity": False}
+
 
 @dataclass(frozen=True)
 class Range:
@@ -43,6 +46,7 @@ class Form:
 Count = Annotated[int, Range(1, 2**31 - 1)]
 CountOr0 = Annotated[int, Range(0, 2**31 - 1)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]  # NumPy takes no other seed, and Python's generator takes -1 as 1
+Made = Annotated[int, Range(1, 1_000_000)]  # texts or problems, no two alike
 Share = Annotated[float, Range(0, 1)]
 ShareBelow1 = Annotated[float, Range(0, 1, below=True)]  # dropout, or a decay rate: never 1
 Rate = Annotated[float, Range(0, 1, above=True)]  # a learning rate

@@ -9,6 +9,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from lema import engines
 from lema.config import (
     ApiConfig,
     Ask,
@@ -80,6 +81,8 @@ def to_config(composed: DictConfig) -> Config:
         # A plain container first: in a typed one, `+train.lr=1` evades the schema (Hydra 1.3).
         untyped = OmegaConf.create(OmegaConf.to_container(composed, resolve=True, enum_to_str=True))
         environment.check(OmegaConf.to_container(untyped))
+        engine = {"engine": OmegaConf.structured(engines.settings_class(untyped.engine))}
+        untyped = OmegaConf.merge(untyped, OmegaConf.merge(engine, {"engine": untyped.engine}))
         config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), untyped))
     except ConfigKeyError as error:
         key, known = str(error.full_key), ", ".join(map(str, error.parent_node or ()))

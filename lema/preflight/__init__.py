@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from lema.api.estimate import Requests
 from lema.cell import Cell
 from lema.config import Batches, Config, CotPart, Extra, Method, ModelConfig, Selection, SourceKind, Split
 from lema.config.renamed import present
@@ -25,10 +26,10 @@ def check_runs_dir(folder: Path) -> None:
         raise UserError(f"runs_dir={folder}: cannot be written ({reason}); choose a folder with runs_dir=") from None
 
 
-def check(cell: Cell, stages: set[str], overrides: list[str]) -> None:
+def check(cell: Cell, stages: set[str], asked: list[Requests], overrides: list[str]) -> None:
     """Raise one `UserError` naming everything that these stages lack, each with its remedy."""
     tracker = cell.tracker.missing() if stages else ()
-    if missing := [*_missing(cell, stages), *tracker, *consent.missing(cell, stages, overrides)]:
+    if missing := [*_missing(cell, stages), *tracker, *consent.missing(cell.config, asked, overrides)]:
         command = f"backbone={cell.config.backbone.name} task={cell.config.task.name}"
         raise UserError("\n  - ".join([f"{command} cannot start; missing:", *missing]))
 
@@ -62,8 +63,9 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
             key = present(f"sampler.models.{name}.recorded", config.sampler.name)
             why = "a folder" if file.is_dir() else "no such file"
             yield f"recorded: {key}={source.recorded}: {why}; name a file of JSON lines, plain or .gz"
-    if "correct" in stages and (corrector := config.corrector.weights):
-        models["corrector.weights"] = (corrector, [hardware.Held("of weights", hardware.BYTES[corrector.precision])])
+    for stage, section in (("correct", "corrector"), ("rationales", "rationales")):
+        if stage in stages and (model := getattr(config, section).weights):
+            models[f"{section}.weights"] = (model, [hardware.Held("of weights", hardware.BYTES[model.precision])])
     if not cell.builds_base and stages - {"data", "correct", "rationales"}:
         models["backbone"] = (config.backbone, hardware.held(config, stages))
     answers, trains = bool(stages & ANSWERING), "train" in stages
@@ -117,6 +119,6 @@ def _unlike_eager(name: str, model: ModelConfig, source: Weights, layouts: list[
         own_settings(source)
         architecture = load_architecture(source)
         for packed in layouts:
-            choose(model.attention, model.precision, architecture, packed, name)
+            choose(model.computation, architecture, packed, name)
     except UserError as error:
         yield f"model: {error}"

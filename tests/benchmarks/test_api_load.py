@@ -6,9 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from asking_load import BAD_HOUR, finished, prompts, served, started
+from asking_load import BAD_HOUR, bad_hour, budget, finished, four, killed, limited, prompts, served, started
 from openai import AsyncOpenAI, OpenAIError
-from test_asking_load import bad_hour, budget, four, killed, limited
 
 pytestmark = pytest.mark.full
 

@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
-from asking_load import BAD_HOUR, TESTS, stats
-from test_recorded_scale import ROOT, solutions
+from asking_load import BAD_HOUR, stats
+from questions import solutions
+from small import ROOT
 
 from lema.data.arithmetic import make_problems
 
@@ -24,7 +25,15 @@ def test_20000_corrections_end_accepted_or_with_a_reason(tmp_path: Path) -> None
     file, problems = tmp_path / "recorded.jsonl", tmp_path / "problems.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in solutions(24_000)))
     problems.write_text("".join(json.dumps(vars(each)) + "\n" for each in make_problems(0, 5_000, 10)[0]))
-    command = [sys.executable, str(TESTS / "openai_server.py"), str(problems), "--latency", "0.5", "--spread", "0.5"]
+    command = [
+        sys.executable,
+        str(ROOT / "tests/doubles/openai_server.py"),
+        str(problems),
+        "--latency",
+        "0.5",
+        "--spread",
+        "0.5",
+    ]
     with subprocess.Popen([*command, "--faults", json.dumps(BAD_HOUR)], stdout=subprocess.PIPE, text=True) as server:
         url = server.stdout.readline().rpartition("=")[2].strip() if server.stdout else ""
         environment = {**os.environ, "OPENAI_BASE_URL": url, "OPENAI_API_KEY": "test", "NO_PROXY": "127.0.0.1"}

@@ -7,31 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from lema.data.arithmetic import make_problems
-
-ROOT = Path(__file__).resolve().parents[2]
-QUESTIONS = 5_000
-
-
-def solutions(number: int) -> Iterator[dict[str, str]]:
-    """Of the training questions in turn, with mistakes of all kinds; a tenth are right, a tenth are said twice."""
-    train, _ = make_problems(0, QUESTIONS, 10)
-    rng, last = random.Random(0), ""
-    for index in range(number):
-        problem = train[index % QUESTIONS]
-        steps = [line.partition(" = <<")[0] + f" = {rng.randrange(100)}." for line in problem.solution.splitlines()]
-        answer = problem.answer if rng.random() < 0.1 else str(rng.randrange(100))
-        last = last if rng.random() < 0.1 and index % QUESTIONS else f"{' '.join(steps)} The answer is {answer}."
-        yield {"question": problem.question, "generation": last, "model": f"model-{rng.randrange(3)}"}
+from questions import QUESTIONS, solutions
+from small import ROOT
 
 
 def run(folder: Path, number: int) -> tuple[float, float, dict]:

@@ -1,0 +1,140 @@
+"""What a reply costs is never more than its request allows, and its tokens are plausible, whatever it counts."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+from asked import PRICE, api_for, asked
+from raw_server import RawServer, completion, reply
+
+from lema.api.asking import ask
+from lema.api.billing import billed, most_usd, usd
+from lema.config import PriceConfig
+
+REQUEST = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x" * 32}]})  # 87 bytes
+LIMIT, MOST = 500, len(REQUEST)
+HUGE = 10**400
+
+
+def usage(prompt: object, completion: object, total: object = None, cached: object = None, **more: object) -> dict:
+    counts = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total}
+    return counts | {"prompt_tokens_details": {"cached_tokens": cached}} | more
+
+
+@pytest.mark.parametrize(
+    ("counted", "booked"),
+    [
+        (usage(20, 5, 25), (20, 0, 5)),
+        (usage(20, 5, 25, 8), (20, 8, 5)),
+        (usage(20, 5, 95), (20, 0, 75)),  # reasoning, which some leave to the total alone
+        (usage(20.0, 5.0, 25.0), (20, 0, 5)),
+        (usage(20, 500, 520, 20), (20, 20, 500)),
+        # The total is beyond what can be, or below its parts, or none.
+        (usage(20, 5, 10**9), (20, 0, 5)),
+        (usage(20, 5, HUGE), (20, 0, 5)),
+        (usage(20, 5, 3), (20, 0, 5)),
+        (usage(20, 5, -3), (20, 0, 5)),
+        (usage(20, 5, math.nan), (20, 0, 5)),
+        (usage(20, 5, "25"), (20, 0, 5)),
+        (usage(20, 5, []), (20, 0, 5)),
+        # A part is beyond what can be.
+        (usage(10**9, 5, 10**9), (MOST, 0, 5)),
+        (usage(MOST + 1, 5), (MOST, 0, 5)),
+        (usage(HUGE, HUGE, HUGE, HUGE), (MOST, 0, LIMIT)),
+        (usage(20, 10**9, 10**9), (20, 0, LIMIT)),
+        (usage(20, LIMIT + 1), (20, 0, LIMIT)),
+        (usage(20, 1e300), (20, 0, LIMIT)),
+        # A part is no count: nothing is known.
+        *[
+            (usage(wrong, 5, 25), None)
+            for wrong in (0, -20, 12.5, math.nan, math.inf, "20", True, None, [20], {"a": 1})
+        ],
+        *[(usage(20, wrong, 25), None) for wrong in (-5, 5.5, math.nan, -math.inf, "5", "5.0", False, None, [], {})],
+        (usage(20, 0, 20), None),  # an answer without a token
+        ({}, None),
+        *[(wrong, None) for wrong in (None, [], [1], "many", 3, math.nan, True)],
+        # Cached tokens.
+        *[(usage(20, 5, 25, wrong), (20, 0, 5)) for wrong in (21, -1, 1.5, math.nan, "8", True, None, [8], {}, HUGE)],
+        *[
+            (usage(20, 5) | {"prompt_tokens_details": wrong}, (20, 0, 5))
+            for wrong in (None, [], [8], "x", 3, True, {"cached_tokens": {"cached_tokens": 8}})
+        ],
+        (usage(20, 5, completion_tokens_details=[], cost="free", more={"a": [1]}), (20, 0, 5)),
+    ],
+)
+def test_what_is_booked(counted: object, booked: tuple[int, int, int] | None) -> None:
+    assert billed(counted, REQUEST, LIMIT, True) == booked
+
+
+def test_an_answer_without_text_may_have_no_tokens() -> None:
+    assert billed(usage(20, 0, 20), REQUEST, LIMIT, False) == (20, 0, 0)
+
+
+VALUES = [0, 1, 7, 20, 86, 87, 88, 499, 500, 501, 586, 587, 588, 2**31, 2**63, HUGE, -1, -HUGE, 1.0, 1.5, 1e308, -0.0]
+VALUES += [math.nan, math.inf, -math.inf, "", "7", "NaN", True, False, None, [], [7], {}, {"cached_tokens": 7}]
+
+
+@pytest.mark.parametrize("price", [PriceConfig(2.0, 1.0, 10.0), PriceConfig(1.0, 3.0, 0.1), PriceConfig(0.0, 0.0, 0.0)])
+def test_no_usage_costs_more_than_the_request_may(price: PriceConfig) -> None:
+    chance = random.Random(0)
+    for _ in range(20_000):
+        parts = {name: chance.choice(VALUES) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
+        parts["prompt_tokens_details"] = chance.choice([*VALUES, *({"cached_tokens": value} for value in VALUES)])
+        kept = {name: value for name, value in parts.items() if chance.random() < 0.9}
+        tokens = billed(kept, REQUEST, LIMIT, chance.random() < 0.5)
+        if tokens is not None:
+            prompt, cached, written = tokens
+            assert all(type(each) is int for each in tokens)
+            assert 0 <= cached <= prompt <= MOST
+            assert prompt >= 1
+            assert 0 <= written <= LIMIT
+            assert usd(tokens, price) <= most_usd(REQUEST, LIMIT, price) * (1 + 1e-12)
+
+
+def raw(**changes: object) -> str:
+    """A completion whose usage is such JSON as Python reads and no standard has."""
+    return completion(usage="USAGE").replace('"USAGE"', json.dumps(changes))
+
+
+ABSURD = [
+    raw(prompt_tokens=10**9, completion_tokens=10**9, total_tokens=2 * 10**9),
+    raw(prompt_tokens=math.nan, completion_tokens=math.inf, total_tokens=-math.inf),
+    raw(prompt_tokens=-5, completion_tokens="many", total_tokens=None),
+    raw(prompt_tokens=True, completion_tokens=[1], total_tokens={}),
+    raw(prompt_tokens=20, completion_tokens=3, prompt_tokens_details=[[["x"]]]),
+    raw(prompt_tokens=20, completion_tokens=3).replace("20", "9" * 400),
+    raw(prompt_tokens=20, completion_tokens=3).replace("20", "9" * 9000),  # more digits than Python reads
+    raw(prompt_tokens=20, completion_tokens=3).replace("20", "1e999"),
+    raw(prompt_tokens=20, completion_tokens=3, details="DEEP").replace('"DEEP"', "[" * 400 + "]" * 400),
+    completion(usage=[]),
+    completion(usage="free"),
+    completion(usage=None),
+]
+
+
+@pytest.mark.parametrize("body", ABSURD)
+def test_an_absurd_usage_loses_no_answer_and_books_no_more_than_was_reserved(body: str, journal: Path) -> None:
+    with RawServer(reply(body), keep=True) as server:
+        answers, spending = asked(20, api_for(server.url), journal)
+    assert [answer.text for answer in answers] == ["Hello."] * 20
+    assert len(server.requests) == 20
+    bodies = [request.partition(b"\r\n\r\n")[2].decode() for request in server.requests]
+    assert 0 <= spending.usd <= sum(most_usd(sent, 500, PRICE) for sent in bodies) * (1 + 1e-9)
+    assert 0 <= spending.prompt_tokens <= sum(map(len, bodies))
+    assert 0 <= spending.completion_tokens <= 20 * 500
+    assert 0 <= spending.cached_tokens <= spending.prompt_tokens
+
+
+def test_one_absurd_reply_neither_ends_nor_stalls_a_run_within_its_budget(journal: Path) -> None:
+    good, absurd = reply(completion()), reply(ABSURD[0], x_ratelimit_limit_requests="6000")
+    with RawServer(good, absurd, good, keep=True) as server:
+        api = api_for(server.url, max_tokens_per_minute=600_000)
+        prompts = [(f"What is {number}?", 0) for number in range(60)]
+        settings = {"section": "corrector", "budget_usd": 0.06, "journal_path": journal}
+        answers, spending = ask(prompts, api, PRICE, **settings)
+    assert all(answer.usable for answer in answers)
+    assert spending.usd < 0.06

@@ -1,0 +1,197 @@
+"""A request that is too long is told apart by the server's own words, which are kept: its prompt, or its limit."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+
+import pytest
+from asked import api_for, asked, number_of
+from openai_server import OpenAIServer
+
+from lema.api.client import check_model
+from lema.api.journal import export
+from lema.api.lengths import context
+from lema.config import ApiConfig
+from lema.types import UserError
+
+VLLM = "This model's maximum context length is 1024 tokens. However, "
+OPENAI = "This model's maximum context length is 8192 tokens. However, "
+SGLANG = "Requested token count exceeds the model's maximum context length of 4096 tokens. You requested a total of "
+# Of one prompt: the words, the limit that was sent.
+PROMPTS = [
+    (
+        VLLM + "your prompt contains at least 1025 input tokens, which exceeds this limit even without any output "
+        "tokens. Please reduce the length of the input prompt. (parameter=input_tokens, value=1025)",
+        1024,
+    ),
+    (VLLM + "your prompt contains 2500148 characters (more than 82944 characters, which is the upper bound)", 2048),
+    (VLLM + "you requested 900 output tokens and your prompt contains at least 200 input tokens, for a total of", 900),
+    (
+        "'max_tokens' or 'max_completion_tokens' is too large: 900. This model's maximum context length is 1024 tokens "
+        "and your request has 310 input tokens (900 > 1024 - 310).",
+        900,
+    ),
+    ("The decoder prompt (length 1500) is longer than the maximum model length of 1024. Make sure that", 500),
+    (OPENAI + "you requested 10000 tokens (9000 in the messages, 1000 in the completion).", 1000),
+    (OPENAI + "your messages resulted in 9000 tokens. Please reduce the length of the messages.", 16000),
+    ("Input tokens exceed the configured limit of 272000 tokens. Your messages resulted in 300000 tokens.", 500),
+    ("Your input exceeds the context window of this model. Please adjust your input and try again.", 500),
+    ("litellm.ContextWindowExceededError: OpenAIException - " + OPENAI + "your messages resulted in 9012 tokens.", 500),
+    ("Input validation error: `inputs` must have less than 1024 tokens. Given: 1500", 5000),
+    ("`inputs` tokens + `max_new_tokens` must be <= 2048. Given: 1500 `inputs` tokens and 1000 `max_new_tokens`", 1000),
+    ("the request exceeds the available context size. try increasing the context size or enable context shift", 8192),
+    ("request (9000 tokens) exceeds the available context size (4096 tokens), try increasing it", 8192),
+    ("The input (1500 tokens) is longer than the model's context length (1024 tokens).", 2000),
+    ("Input length (5000 tokens) exceeds the maximum allowed length (4090 tokens). Use a shorter input", 500),
+    (SGLANG + "5000 tokens: 4000 tokens from the input messages and 1000 tokens for the completion.", 1000),
+    ("the model is loaded with context length of only 4096 tokens, which is not enough. Try to load the model", 500),
+    ("prompt is too long: 210000 tokens > 200000 maximum", 8192),
+    ("input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000, decrease input length", 21333),
+    ("Prompt contains 33000 tokens and 0 draft tokens, too large for model with 32768 maximum context length", 500),
+    ("Please reduce the length of the messages or completion.", 500),
+    ("The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).", 500),
+    ("Range of input length should be [1, 30720]", 500),
+    ("Request too large for gpt-4 on tokens per min (TPM): Limit 10000, Requested 12000.", 500),
+]
+# Of every prompt: the words, the limit, and the one to set in its place.
+LIMITS = [
+    ("max_completion_tokens=2000 cannot be greater than max_model_len=1024. (parameter=x, value=2000)", 2000, r"9\d\d"),
+    (
+        "'max_tokens' or 'max_completion_tokens' is too large: 2000. This model's maximum context length is 1024 "
+        "tokens and your request has 31 input tokens (2000 > 1024 - 31).",
+        2000,
+        r"9\d\d",
+    ),
+    ("`inputs` tokens + `max_new_tokens` must be <= 2048. Given: 31 `inputs` tokens and 5000", 5000, r"(19|20)\d\d"),
+    (SGLANG + "5000 tokens: 40 tokens from the input messages and 4960 tokens for the completion.", 4960, r"40\d\d"),
+    ("max_tokens is too large: 100000. This model supports at most 16384 completion tokens", 100000, "16384"),
+    ("max_completion_tokens is too large: 5000. This model supports at most 4,096 completion tokens.", 5000, "4096"),
+    ("max_tokens: 100000 > 8192, which is the maximum allowed for claude-3-5-sonnet-20241022", 100000, "8192"),
+    ("Invalid max_tokens value, the valid range of max_tokens is [1, 8192]", 10000, "8192"),
+    ("Range of max_tokens should be [1, 8192]", 9000, "8192"),
+    (
+        "maxOutputTokens value of 100000 but the supported range is from 1 (inclusive) to 8193 (exclusive).",
+        10**5,
+        "8192",
+    ),
+]
+
+
+def shapes(words: str) -> list[tuple[int, str]]:
+    """As OpenAI and vLLM, as TGI, as FastAPI, and as an older vLLM write an error."""
+    bodies = [{"error": {"message": words, "code": 400, "param": "x"}}, {"error": words, "error_type": "validation"}]
+    bodies += [{"detail": words}, {"object": "error", "message": words, "code": 40303}]
+    return list(zip((400, 422, 400, 413), map(json.dumps, bodies), strict=True))
+
+
+@pytest.mark.parametrize(("words", "limit"), PROMPTS)
+def test_a_prompt_that_is_too_long_is_counted_as_that_and_the_servers_words_are_kept(
+    words: str, limit: int, journal: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    told = shapes(words)
+    with OpenAIServer(instead=lambda body: told[number_of(body)] if number_of(body) < 4 else None) as server:
+        api = api_for(server, max_completion_tokens=limit)
+        first, (answers, spending) = asked(6, api, journal), asked(6, api, journal)
+    assert first == (answers, spending)
+    assert [answer.finish_reason for answer in answers] == ["prompt too long"] * 4 + ["stop"] * 2
+    assert all(words[:200] in answer.error for answer in answers[:4])
+    assert all(answer.failed and not answer.usable for answer in answers[:4])
+    assert len(server.requests) == 6, "it is not asked again"
+    assert spending.usd == pytest.approx(server.usd), "nor paid for"
+    assert "4 of 6 requests have no answer: prompt too long (HTTP 400: " in caplog.text
+    export(journal, journal.parent)
+    rows = [json.loads(line) for line in (journal.parent / "responses.jsonl").read_text().splitlines()]
+    errors = [row["error"] for row in rows if row["response"] is None]
+    assert [error["code"] for error in errors] == ["prompt too long"] * 4
+    assert all(words[:200] in error["message"] for error in errors)
+
+
+@pytest.mark.parametrize(("words", "limit", "instead"), LIMITS)
+def test_a_limit_beyond_what_the_server_allows_ends_the_run_with_the_value_to_set(
+    words: str, limit: int, instead: str, journal: Path
+) -> None:
+    for name, other in (("max_completion_tokens", "max_tokens"), ("max_tokens", "max_completion_tokens")):
+        with OpenAIServer(instead=lambda _: shapes(words)[0]) as server, pytest.raises(UserError) as said:
+            asked(4, api_for(server, **{name: limit, other: None}), journal)
+        assert re.search(
+            rf"corrector\.{name}={limit} is too much: .*; set corrector\.{name}={instead}\.", str(said.value)
+        )
+        assert f"{other}=" not in str(said.value).replace(words, ""), "it goes in no circle"
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [("Unsupported value: messages[0].content", "HTTP 400"), ("Invalid \x1b[31m\nrole at /home/alice/x", "HTTP 400")],
+)
+def test_another_refusal_of_one_prompt_keeps_its_words_on_one_safe_line(
+    words: str, reason: str, journal: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with OpenAIServer(instead=lambda body: shapes(words)[0] if number_of(body) == 2 else None) as server:
+        answers, _ = asked(6, api_for(server), journal)
+    assert [answer.finish_reason for answer in answers] == ["stop"] * 2 + [reason] + ["stop"] * 3
+    assert answers[2].error.startswith(f"HTTP 400: {words[:7]}")
+    assert answers[2].error.isprintable()
+    assert "alice" not in answers[2].error
+    assert "\x1b" not in caplog.text
+    assert "1 of 6 requests have no answer: HTTP 400" in caplog.text
+
+
+@pytest.mark.parametrize("code", ["content_filter", "content_policy_violation", "invalid_prompt"])
+def test_what_a_server_refuses_for_its_content_is_no_refusal_of_the_model(code: str, journal: Path) -> None:
+    body = json.dumps({"error": {"message": "Your prompt was flagged.", "code": code}})
+    with OpenAIServer(instead=lambda sent: (400, body) if number_of(sent) == 2 else None, faults=["refusal"]) as server:
+        answers, _ = asked(4, api_for(server, max_concurrent_requests=1), journal)
+    assert [answer.finish_reason for answer in answers] == ["refusal", "stop", "refused by the server", "stop"]
+    assert [answer.error for answer in answers] == [
+        "I cannot help with that.",
+        "",
+        "HTTP 400: Your prompt was flagged.",
+        "",
+    ]
+
+
+def test_a_rate_limit_that_speaks_of_lengths_passes(journal: Path) -> None:
+    words = (
+        "This would exceed the rate limit of 30,000 input tokens per minute. Reduce the prompt length or max_tokens."
+    )
+    said = iter([(429, json.dumps({"error": {"message": words}}))])
+    with OpenAIServer(instead=lambda _: next(said, None)) as server:
+        answers, _ = asked(3, api_for(server), journal)
+    assert all(answer.usable for answer in answers)
+
+
+def test_against_the_words_of_vllm_all_is_said_before_and_counted_after(journal: Path) -> None:
+    with OpenAIServer(max_model_len=40, model="gpt-test") as server:
+        api = api_for(server, max_completion_tokens=2000)
+        line = check_model(api, "corrector", 15)
+        assert line is not None
+        assert line.endswith(
+            "corrector.max_completion_tokens=2000 is too much: it allows 40 tokens for prompt and answer together, and "
+            "a prompt takes about 15; set corrector.max_completion_tokens=25"
+        )
+        assert "about 300; have it serve a longer context" in (check_model(api, "corrector", 300) or "")
+        assert not server.requests
+        fits = api_for(server, max_completion_tokens=40)
+        assert check_model(fits, "corrector", 15) is None
+        answers, _ = asked(3, fits, journal)
+        assert [answer.finish_reason for answer in answers] == ["stop"] * 3
+        with pytest.raises(UserError, match=r"corrector\.max_completion_tokens=2000 is too much: it allows 40 tokens"):
+            asked(3, api, journal)
+
+
+def test_the_context_is_read_under_the_names_that_servers_give_it() -> None:
+    listed = [{"max_model_len": 1024}, {"context_window": 1024}, {"context_length": 1024}, {"max_context_length": 1024}]
+    assert [context(each) for each in listed] == [1024] * 4
+    others = [{}, {"max_model_len": None}, {"max_model_len": "x"}, {"max_model_len": 0}]
+    assert [context(each) for each in others] == [None] * 4
+
+
+def test_config_of_an_unlimited_section_is_not_checked() -> None:
+    with OpenAIServer(max_model_len=40) as server:
+        api: ApiConfig = api_for(server, max_completion_tokens=None)
+        assert check_model(api, "corrector", 15) is None

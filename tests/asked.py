@@ -1,0 +1,81 @@
+"""What tests ask a server, and how they fill a journal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable
+from pathlib import Path
+
+from openai_server import OpenAIServer
+
+from lema.api.asking import ask
+from lema.api.journal import Answer, Journal, Spending
+from lema.config import ApiConfig, PriceConfig
+
+KEY = "sk-secret-of-the-tests"
+PRICE = PriceConfig(2.0, 1.0, 10.0)
+HELLO, OTHER = "b-hello", "a-other"
+REQUEST = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Größe?"}]}, ensure_ascii=False)
+YES = Answer("yes ä😀", "stop", "m")
+
+
+def api_for(server: OpenAIServer | str | None, **changes: object) -> ApiConfig:
+    values: dict = {
+        "model": "gpt-test",
+        "base_url": server.url if isinstance(server, OpenAIServer) else server,
+        "temperature": None,
+        "reasoning_effort": None,
+        "max_completion_tokens": 500,
+        "max_tokens": None,
+        "input_usd": None,
+        "output_usd": None,
+        "max_concurrent_requests": 8,
+        "max_requests_per_minute": None,
+        "max_tokens_per_minute": None,
+        "max_retries": 2,
+        "request_timeout": 5.0,
+        "max_wait": 600.0,
+    }
+    return ApiConfig(**{**values, **changes})
+
+
+def asked(
+    count: int,
+    api: ApiConfig,
+    journal: Path,
+    budget: float | None = 100.0,
+    price: PriceConfig = PRICE,
+    retry_failed: bool = False,
+) -> tuple[list[Completion], Spending]:
+    """What `count` questions are answered, each long enough for a price."""
+    prompts = [
+        (f"What is {number} + 3? Tell it in the long form that we agreed on before.", 0) for number in range(count)
+    ]
+    return ask(
+        prompts, api, price, section="corrector", budget_usd=budget, journal_path=journal, retry_failed=retry_failed
+    )
+
+
+def number_of(body: dict) -> int:
+    """Which of the questions of `asked` it is."""
+    return int(re.findall(r"\d+", body["messages"][0]["content"])[0])
+
+
+def bill(usd: float) -> Spending:
+    return Spending(1, 3, 4, usd, 2)
+
+
+def written(*writes: Awaitable[None]) -> None:
+    """Once all are on the disk."""
+
+    async def together() -> None:
+        await asyncio.gather(*writes)
+
+    asyncio.run(together())
+
+
+def paid(journal: Journal, key: str, usd: float, answer: Answer | None, worst: float = 2.0) -> None:
+    written(journal.reserve(key, REQUEST, worst))
+    written(journal.settle(key, worst, bill(usd), answer))

@@ -1,0 +1,669 @@
+"""Configuration through the front door: what composes, what wins, what is refused and in which words."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any, get_args, get_type_hints
+
+import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from small import ROOT
+
+from lema.config import Config, CorrectionMethod, Grader, Method, Optimizer, Schedule, SourceKind
+from lema.config.allowed import Name, Range, refused, rule
+from lema.config.compose import to_config
+from lema.grading.official import VERDICTS
+from lema.identity import NOT_IDENTITY, NOT_IDENTITY_OF_API, digest, identity
+from lema.types import UserError
+
+# conf/api is chosen by the files of the groups that ask a server.
+GROUP_FILES = sorted(file for file in (ROOT / "conf").glob("*/*.yaml") if file.parent.name != "api")
+MODEL_FILES = sorted((ROOT / "conf/sampler/model").glob("*.yaml"))
+# What nobody but the user can know.
+ASKED = {"recorded": "recorded=FILE", "server": "api.model=NAME"}
+BACKBONES = sorted(file.stem for file in (ROOT / "conf/backbone").glob("*.yaml"))
+REAL = [name for name in BACKBONES if name != "tiny"]
+SIZES = [(name, size) for name in REAL for size in OmegaConf.load(ROOT / f"conf/backbone/{name}.yaml").backbone.sizes]
+TASKS = sorted(file.stem for file in (ROOT / "conf/task").glob("*.yaml"))
+MIXES = sorted(file.stem for file in (ROOT / "conf/mix").glob("*.yaml"))
+SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
+# Packages that take seconds to import, and that nobody needs for a typo, a plan or a TAB.
+HEAVY = {"torch", "transformers", "datasets", "openai", "wandb", "peft", "accelerate", "bitsandbytes", "numpy"}
+
+
+def commands() -> list[str]:
+    """Every `python run.py ...` that a configuration file gives in its comments."""
+    files = [ROOT / "conf/config.yaml", *GROUP_FILES, *SWEEPS]
+    found = [re.findall(r"^#\s*python run\.py((?: [\w./-]+=\S+)*)", file.read_text(), re.MULTILINE) for file in files]
+    return sorted({command.strip() for file in found for command in file})
+
+
+def cells(compose_tree, *arguments: str) -> list[list[str]]:
+    """The command line of each cell, expanded by Hydra's own sweeper."""
+    chosen = [argument for argument in arguments if argument.startswith("sweeps=")]
+    params = compose_tree(*chosen).hydra.sweeper.params or {}
+    overrides = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
+    overrides += OverridesParser.create().parse_overrides(list(arguments))
+    return BasicSweeper.split_arguments(overrides, None)[0]
+
+
+def assert_complete(config: Config) -> None:
+    text = json.dumps(dataclasses.asdict(config), default=str)
+    assert "???" not in text
+    assert "${" not in text
+
+
+# --- everything composes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", GROUP_FILES, ids=lambda file: f"{file.parent.name}={file.stem}")
+def test_every_file_composes(make_config, file):
+    asked = (
+        [f"sampler.models.{file.stem}.{ASKED[file.stem]}"]
+        if file.parent.name == "sampler" and file.stem in ASKED
+        else []
+    )
+    assert_complete(make_config(f"{file.parent.name}={file.stem}", *asked))
+
+
+@pytest.mark.parametrize("file", MODEL_FILES, ids=lambda file: file.stem)
+def test_every_model_can_be_added_to_a_sampler(make_config, file):
+    asked = [f"sampler.models.mine.{ASKED[file.stem]}"] if file.stem in ASKED else []
+    config = make_config(f"+sampler/model@sampler.models.mine={file.stem}", *asked)
+    assert_complete(config)
+    assert list(config.sampler.models) == ["self", "mine"]
+
+
+@pytest.mark.parametrize(("name", "asked"), ASKED.items())
+def test_what_nobody_but_the_user_can_know_must_be_set(make_config, name, asked):
+    with pytest.raises(UserError, match=rf"^sampler\.models\.{name}\.{asked.split('=')[0]}: must be set"):
+        make_config(f"sampler={name}")
+
+
+def test_no_file_lies_outside_a_group():
+    shared = [*(ROOT / "conf/api").glob("*.yaml"), ROOT / "conf/backbone/common/published.yaml"]
+    others = {*MODEL_FILES, *shared, ROOT / "conf/task/dataset/gsm8k.yaml"}
+    assert set((ROOT / "conf").rglob("*.yaml")) == {ROOT / "conf/config.yaml", *GROUP_FILES, *others}
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
+def test_every_cell_of_every_sweep_composes_under_the_sweeps_name(make_config, compose_tree, file):
+    lines, keys = cells(compose_tree, f"sweeps={file.stem}"), set()
+    for cell in lines:
+        config = make_config(*cell)
+        assert_complete(config)
+        assert config.tracker.group == file.stem
+        keys.add(digest(identity(config)))
+    assert len(keys) == len(lines)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_in_a_comment_composes(make_config, compose_tree, command):
+    all_cells = cells(compose_tree, *command.split())
+    for cell in (all_cells[0], all_cells[-1]):
+        assert_complete(make_config(*cell))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(("backbone", "size"), SIZES)
+def test_every_size_composes_with_every_task_and_mix(make_config, backbone, size, task):
+    for mix in MIXES:
+        if (task, mix) == ("csqa", "lema_no_step"):
+            continue  # refused: its corrections name no step
+        config = make_config(f"backbone={backbone}", f"backbone.size={size}", f"task={task}", f"mix={mix}")
+        assert_complete(config)
+        assert config.train.max_source_tokens == config.task.max_source_tokens
+
+
+# --- the paper's recipe, and who wins ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "backbone", "size"), [(n, *pair) for n, pair in enumerate(SIZES)])
+def test_each_size_composes_with_its_own_weights_and_the_papers_learning_rate(make_config, number, backbone, size):
+    # Tasks and mixes take turns; the slow test has their product.
+    task, mix = TASKS[number % len(TASKS)], MIXES[number % len(MIXES)]
+    config = make_config(f"backbone={backbone}", f"backbone.size={size}", f"task={task}", f"mix={mix}")
+    assert_complete(config)
+    billions = int(re.sub(r"\D", "", size))
+    assert config.train.learning_rate == (1e-4 if billions >= 34 else 2e-4)
+    assert config.backbone.hub_id == config.backbone.sizes[size].hub_id
+    assert config.backbone.revision == config.backbone.sizes[size].revision
+    assert config.backbone.parameters is not None
+    assert 0.9 < config.backbone.parameters / (billions * 1e9) < 1.1
+
+
+def test_hub_revisions_are_full_commits_or_null():
+    for name, size in SIZES:
+        revision = OmegaConf.load(ROOT / f"conf/backbone/{name}.yaml").backbone.sizes[size].get("revision")
+        assert revision is None or re.fullmatch("[0-9a-f]{40}", revision), (name, size)
+
+
+def test_mistral_on_math_is_the_papers_recipe(make_config):
+    config = make_config("backbone=mistral", "task=math")
+    train = config.train
+    assert (config.sampler.name, config.corrector.name, train.method) == ("open", "gpt4", Method.qlora)
+    assert (train.batch_size, train.max_steps, train.epochs) == (96, 2000, None)
+    assert (train.lora_rank, train.lora_alpha, train.lora_dropout) == (64, 16, 0.05)
+    assert (train.max_source_tokens, train.max_target_tokens) == (768, 768)
+    assert config.evaluation.max_new_tokens == 2048
+    assert config.budget_usd is None
+
+
+@pytest.mark.parametrize("choice", [f"task={task}" for task in TASKS] + [f"mix={mix}" for mix in MIXES])
+def test_without_a_backbone_nothing_is_paid_or_downloaded(make_config, choice):
+    config = make_config(choice)
+    assert config.corrector.method is CorrectionMethod.reference
+    assert [source.kind for source in config.sampler.models.values()] == [SourceKind.backbone]
+    assert config.backbone.hub_id is None
+    assert config.train.method is Method.full
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "mistral"])
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_never_changes_another_group(compose_tree, backbone, task):
+    usual = dict(compose_tree(f"backbone={backbone}").hydra.runtime.choices)
+    chosen = dict(compose_tree(f"backbone={backbone}", f"task={task}").hydra.runtime.choices)
+    assert {name: choice for name, choice in chosen.items() if "task/dataset" not in name} == {**usual, "task": task}
+
+
+@pytest.mark.parametrize("backbone", REAL)
+def test_a_real_backbone_selects_the_papers_groups(compose_tree, backbone):
+    choices = compose_tree(f"backbone={backbone}").hydra.runtime.choices
+    assert (choices.sampler, choices.corrector, choices.rationales, choices.train) == ("open", "gpt4", "gpt4", "qlora")
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_the_command_line_wins_over_a_backbone(compose_tree, backbone):
+    usual = compose_tree(f"backbone={backbone}").hydra.runtime.choices
+    sampler = "self" if usual.sampler == "open" else "open"
+    corrector = "reference" if usual.corrector == "gpt4" else "gpt4"
+    chosen = compose_tree(f"backbone={backbone}", f"sampler={sampler}", f"corrector={corrector}", "train=lora")
+    choices = chosen.hydra.runtime.choices
+    assert (choices.sampler, choices.corrector, choices.train) == (sampler, corrector, "lora")
+
+
+@pytest.mark.parametrize("backbone", REAL)
+def test_an_experiment_wins_over_a_backbone(compose_tree, backbone):
+    choices = compose_tree(f"backbone={backbone}", "experiment=no_api").hydra.runtime.choices
+    assert (choices.sampler, choices.corrector, choices.rationales) == ("self", "reference", "none")
+
+
+def test_the_command_line_wins_over_an_experiment(compose_tree):
+    choices = compose_tree("backbone=mistral", "experiment=no_api", "corrector=gpt4").hydra.runtime.choices
+    assert (choices.sampler, choices.corrector) == ("self", "gpt4")
+
+
+def test_the_command_line_wins_over_every_value_a_backbone_sets(make_config):
+    assert make_config("evaluation.batch_size=3").evaluation.batch_size == 3
+    assert make_config("backbone=llama", "evaluation.batch_size=3").evaluation.batch_size == 3
+    assert make_config("backbone=mistral", "train.learning_rate=1e-5").train.learning_rate == 1e-5
+
+
+def test_every_task_made_here_is_compared_by_rules_of_its_own_name(make_config):
+    for name in TASKS:
+        task = make_config(f"task={name}").task
+        assert (task.grader, task.name) == (name, name)
+    assert {member.value for member in Grader} == set(VERDICTS)
+
+
+def test_cells_of_different_backbones_share_sampler_and_corrector(make_config):
+    shared = [make_config(f"backbone={name}") for name in REAL]
+    assert len({digest([identity(c)["sampler"], identity(c)["corrector"], identity(c)["task"]]) for c in shared}) == 1
+
+
+def test_a_sweep_is_narrowed_by_the_command_line(compose_tree):
+    lines = cells(compose_tree, "sweeps=main_table", "task=math", "backbone=llama2,mistral")
+    assert [line[:3] for line in lines] == [
+        ["task=math", f"backbone={backbone}", f"mix={mix}"]
+        for backbone in ("llama2", "mistral")
+        for mix in ("cot", "lema")
+    ]
+
+
+def test_consent_to_pay_comes_from_the_command_line_or_the_environment(make_config, monkeypatch):
+    assert make_config().budget_usd is None
+    monkeypatch.setenv("LEMA_BUDGET_USD", "20")
+    assert make_config().budget_usd == 20.0
+    assert make_config("budget_usd=5").budget_usd == 5.0
+    monkeypatch.setenv("LEMA_BUDGET_USD", "much")
+    with pytest.raises(UserError, match=r"^budget_usd: .*Value 'much'"):
+        make_config()
+
+
+def test_wandb_project_is_the_users_own(make_config, monkeypatch):
+    assert make_config().tracker.project == "lema"
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    assert make_config().tracker.project == "mine"
+
+
+def test_a_short_path_is_where_the_sampler_takes_its_model_from(make_config, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://there/v1")
+    config = make_config("sampler=server", "sampler.model=m")
+    api = config.sampler.models["server"].api
+    assert (api.model, api.base_url) == ("m", "http://there/v1")
+    elsewhere = make_config("sampler=server", "sampler.model=m", "sampler.base_url=http://here/v1")
+    assert elsewhere.sampler.models["server"].api.base_url == "http://here/v1"
+    assert identity(elsewhere) == identity(config) != identity(make_config("sampler=server", "sampler.model=n"))
+    recorded = make_config("sampler=recorded", "sampler.file=f")
+    assert recorded.sampler.models["recorded"].recorded == "f"
+    assert identity(recorded) != identity(make_config("sampler=recorded", "sampler.file=g"))
+
+
+# --- identity ------------------------------------------------------------------------------------------------------
+
+
+def leaves(node: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Paths of all plain values in a tree of dataclasses and dicts; an absent sub-config is none."""
+    if dataclasses.is_dataclass(node):
+        fields = {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
+        absent = {field.name for field in dataclasses.fields(node) if "Config]" in str(field.type)}
+        fields = {name: value for name, value in fields.items() if value is not None or name not in absent}
+    elif isinstance(node, dict):
+        fields = node
+    else:
+        return [path]
+    return [leaf for name, value in fields.items() for leaf in leaves(value, (*path, name))]
+
+
+def other(value: Any) -> Any:
+    """Another value of the same type."""
+    if isinstance(value, Enum):
+        return next(member for member in type(value) if member is not value)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, list):
+        return [*value, "more"]
+    if value is None:
+        return "something"
+    return value + ("x" if isinstance(value, str) else 1)
+
+
+@pytest.mark.parametrize(
+    "overrides", [(), ("backbone=mistral", "task=gsm8k"), ("task=svamp",)], ids=["tiny", "mistral", "svamp"]
+)
+def test_identity_changes_with_everything_but_what_cannot_change_a_result(make_config, overrides):
+    config = make_config(*overrides)
+    before = digest(identity(config))
+    for path in leaves(config):
+        changed = copy.deepcopy(config)
+        node: Any = changed
+        for name in path[:-1]:
+            node = node[name] if isinstance(node, dict) else getattr(node, name)
+        if isinstance(node, dict):
+            node[path[-1]] = other(node[path[-1]])
+        else:
+            setattr(node, path[-1], other(getattr(node, path[-1])))
+        key = ".".join(path)
+        ignored = any(key == name or key.startswith(f"{name}.") for name in NOT_IDENTITY)
+        ignored |= path[-1] in NOT_IDENTITY_OF_API
+        assert (digest(identity(changed)) == before) is ignored, key
+
+
+def test_digest_is_stable_across_key_order_and_processes():
+    assert digest({"b": [1, "é"], "a": None}) == digest({"a": None, "b": [1, "é"]}) == "47acac9da933"
+
+
+# --- mistakes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("backbone=mistrall", ["backbone/mistrall", "llama2", "mistral", "tiny"]),
+        ("train.learning_rate=abc", ["train.learning_rate", "'abc'", "Float"]),
+        ("train.lr=1", ["train.lr", "'lr' not in 'TrainConfig'"]),
+        ("+train.lr=1", ["train.lr=1", "no such key", "learning_rate", "max_steps"]),
+        ("++bogus=1", ["bogus=1", "no such key", "backbone", "limit"]),
+        ("backbone=llama2 backbone.size=99b", ["backbone.size=99b", "llama2", "7b, 13b, 70b"]),
+        ("until=foo", ["until=foo: no such stage; choose from data, base, sample", "evaluate, report"]),
+        ("only=foo", ["only=foo: no such stage; choose from data, base, sample", "merge, evaluate"]),
+        ("do=foo", ["do", "'foo'", "report", "compare", "export"]),
+        ("sweeps=demo mix=cot,lema seed=1 until=foo", ["until=foo: no such stage; choose from data, base"]),
+        ("sweeps=demo mix=cot,lema seed=1 only=mix,foo", ["only=foo: no such stage; choose from data, base"]),
+        ("only=export", ["only=export: write do=export instead"]),
+        ("sweeps=demo mix=cot seed=1 only=report", ["only=report: write do=report instead"]),
+        ("evaluation.split=train", ["evaluation.split=train", "'train'", "dev, test"]),
+        ("sweeps=gridd", ["sweeps/gridd", "demo", "main_table"]),
+        ("sweeps=demo mix=cot,lema seed=1 +train.lr=1", ["train.lr=1", "no such key", "learning_rate"]),
+        ("train.optimizer=adamw", ["train.optimizer=adamw", "adamw_torch", "paged_adamw_32bit"]),
+        ("train.schedule=cosine", ["train.schedule=cosine", "constant, linear"]),
+        ("tracker.name=wand", ["tracker.name=wand", "wandb, none"]),
+        ("train.max_steps=nan", ["train.max_steps", "'nan'", "Integer"]),
+        ("train.max_steps=1.5", ["train.max_steps", "'1.5'", "Integer"]),
+        ("train.epochs=true", ["train.epochs", "'True'", "Float"]),
+        ("train.epochs=[1]", ["train.epochs", "'[1]'", "Float"]),
+        ("train.epochs=1" + 400 * "0", ["train.epochs=1000", "no number has 300 digits"]),
+        ("train.epochs=1" + 5000 * "0", ["train.epochs=1000", "no number has 300 digits"]),
+        ("train.max_steps=0", ["train.max_steps=0: must be at least 1, or null"]),
+        ("train.epochs=0 train.max_steps=-3", ["train.epochs=0.0: must be above 0", "train.max_steps=-3: must be at"]),
+        ("sweeps=demo mix=cot,lema seed=-1", ["seed=-1: must be at least 0"]),
+    ],
+)
+def test_a_mistake_gets_a_message_with_key_value_and_choices(run_cli, tmp_path, arguments, words):
+    result = run_cli(*arguments.split())
+    assert result.returncode != 0
+    assert "Traceback" not in result.stdout + result.stderr
+    assert not list(tmp_path.glob("runs/*/*"))
+    for word in words:
+        assert word in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("limit=0", "limit=0: must be at least 1"),
+        ("task.max_cot=0", "task.max_cot=0: must be at least 1"),
+        ("train.micro_batch_size=0", "train.micro_batch_size=0: must be at least 1"),
+        ("backbone=mistral train.micro_batch_size=7", "train.micro_batch_size=7: must divide train.batch_size=96"),
+        ("task=gsm8k task.dataset=null", "task=gsm8k: set task.dataset, or task.num_train and task.num_test"),
+        ("backbone=mistral train.max_steps=null", "train.epochs=null train.max_steps=null: set one of them"),
+        (
+            "backbone=mistral train.lora_rank=0",
+            "train.lora_rank=0: must be 0 with train.method=full and at least 1 otherwise",
+        ),
+        ("backbone=mistral backbone.size=null", "backbone.size=null: mistral comes in 7b"),
+        ("backbone.size=7b", "backbone.size=7b: tiny comes in one size"),
+        ("backbone.prompt=???", "backbone.prompt: must be set"),
+        ("~sampler.models.self", "sampler.models is empty: choose a sampler"),
+        ("sampler.models.self.kind=recorded", "sampler.models.self.recorded: must be set with kind=recorded"),
+        (
+            "sampler=open sampler.models.wizardmath_7b.kind=backbone",
+            "sampler.models.wizardmath_7b.weights: must be null",
+        ),
+        ("corrector.method=api", "corrector.method=api: choose corrector=gpt4"),
+        ("rationales.requests=5", "rationales.requests=5: choose who is asked, rationales=gpt4"),
+        ("corrector.base_url=http://h/v1", "corrector.base_url: does nothing with corrector=reference"),
+        ("corrector=local corrector.max_retries=3", "corrector.max_retries: does nothing with corrector=local"),
+        ("rationales.temperature=1", "rationales.temperature: does nothing with rationales=none"),
+        ("corrector.tries=3", "corrector.prompt, corrector.tries: do nothing with corrector=reference"),
+        ("budget_usd=-1", "budget_usd=-1.0: must be at least 0, or null"),
+        ("budget_usd=nan", "budget_usd=nan: must be at least 0 and at most 1,000,000,000, or null"),
+        ("task.max_source_tokens=0", "task.max_source_tokens=0: must be at least 1"),  # train's is taken from it
+        (
+            "backbone=mistral train.lora_alpha=0",
+            "train.lora_alpha=0: must be 0 with train.method=full and at least 1 otherwise",
+        ),
+        ("train.lora_alpha=16", "train.lora_alpha=16: must be 0 with train.method=full and at least 1 otherwise"),
+        ("train.lora_dropout=0.1", "train.lora_dropout=0.1: does nothing with train.method=full"),
+        ("train.merge=original", "train.merge=original: does nothing with train.method=full"),
+        ("task=gsm8k task.num_train=100", "task.num_train=100: does nothing where task.dataset has the rows"),
+        ("task=gsm8k task.num_test=100", "task.num_test=100: does nothing where task.dataset has the rows"),
+        ("task=gsm8k ~task.dataset.hub_splits.test", "task.dataset.hub_splits.test: must be set"),
+        ("task=gsm8k task.dataset.path=f ~task.dataset.splits.test", "task.dataset.splits.test: must be set"),
+        ("task=svamp ~task.train_dataset.hub_splits.train", "task.train_dataset.hub_splits.train: must be set"),
+        ("until=mix only=train", "until=mix: does nothing with only=train"),
+        ("until=mix do=report", "until=mix: does nothing with do=report"),
+        ("only=mix do=export", "only=mix: does nothing with do=export"),
+        ("only=report", "only=report: write do=report instead"),
+        ("only=compare compare.a=x", "only=compare: write do=compare instead"),
+        ("only=export until=mix", "only=export: write do=export instead"),
+        ("only=wandb_report", "only=wandb_report: write do=wandb_report instead"),
+        ("only=wandb_sweep", "only=wandb_sweep: write do=wandb_sweep instead"),
+        ("retry_failed=true", "retry_failed=True: does nothing where no server is asked"),
+        ("mix=cot mix.match_tokens=true", "mix.match_tokens=true: needs mix.cot=all and extras that are not lema's"),
+        ("mix=lema mix.match_tokens=true", "mix.match_tokens=true: needs mix.cot=all and extras that are not lema's"),
+        ("mix=cot_tokens mix.cot=none", "mix.match_tokens=true: needs mix.cot=all and extras that are not lema's"),
+        ("mix=cot mix.cot=cut", "mix.cot=cut: does nothing with mix.extra=none"),
+        ("mix=cot mix.cot=none", "mix.cot=none mix.extra=none: leave no example"),
+        ("sampler.demonstrations=f", "sampler.demonstrations=f: does nothing where no model is asked few_shot"),
+        ("rationales.most=5", "rationales.most: does nothing with rationales=none"),
+        ("rationales.demonstrations=f", "rationales.demonstrations: does nothing with rationales=none"),
+        (
+            "sampler=recorded sampler.models.recorded.recorded=f",
+            "sampler.models.recorded.recorded=f: write sampler.file=f instead",
+        ),
+        (
+            "sampler=recorded ++sampler.models.recorded.recorded=f sampler.file=g",
+            "sampler.models.recorded.recorded=f: write sampler.file=f instead",
+        ),
+        (
+            "sampler=server sampler.models.server.api.model=m",
+            "sampler.models.server.api.model=m: write sampler.model=m instead",
+        ),
+        (
+            "sampler=server sampler.model=m sampler.models.server.api.base_url=null",
+            "sampler.models.server.api.base_url=null: write sampler.base_url=null instead",
+        ),
+        ("sampler=recorded", "sampler.file: must be set with kind=recorded"),
+        ("sampler=server", "sampler.model: must be set to the model that the server is asked for"),
+        (
+            "+sampler/model@sampler.models.more=recorded",
+            "sampler.models.more.recorded: must be set with kind=recorded",
+        ),
+        ("sampler.file=f", "sampler.file=f: does nothing with sampler=self"),
+        ("sampler=open sampler.model=m", "sampler.model=m: does nothing with sampler=open"),
+        (
+            "sampler=recorded sampler.file=f sampler.base_url=http://h/v1",
+            "sampler.base_url=http://h/v1: does nothing with sampler=recorded",
+        ),
+        (
+            "+sampler/model@sampler.models.server=server sampler.models.server.api.model=m sampler.model=n",
+            "sampler.model=n: does nothing with sampler=self",
+        ),
+        (
+            "sampler=recorded sampler.file=f sampler.models.recorded.prompt=lema",
+            "sampler.models.recorded.prompt=lema: does nothing with kind=recorded",
+        ),
+        ("corrector=local corrector.temperature=null", "corrector.temperature=null: must be set with corrector=local"),
+        (
+            "corrector=local corrector.max_completion_tokens=null",
+            "corrector.max_completion_tokens=null: must be set with corrector=local",
+        ),
+        ("sampler.samples=4 sampler.temperature=0", "sampler.samples=4: must be 1 at temperature 0"),
+        ("corrector=local corrector.tries=2 corrector.temperature=0", "corrector.tries=2: must be 1 at temperature 0"),
+        ("backbone.tiny.num_heads=7", "backbone.tiny.num_heads=7: must cut backbone.tiny.hidden_size=128"),
+        ("backbone.tiny.num_heads=128", "backbone.tiny.num_heads=128: must cut backbone.tiny.hidden_size=128"),
+        ("mix=lema_random backbone.tiny.other_seed=0", "backbone.tiny.other_seed=0: must not be backbone.seed"),
+        ("runs_dir=${nowhere}", "runs_dir: Interpolation key 'nowhere' not found"),
+    ],
+)
+def test_values_that_do_not_fit_together_are_named(make_config, overrides, message):
+    with pytest.raises(UserError) as caught:
+        make_config(*overrides.split())
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("option", [("--help",), ("--cfg", "job"), ("--cfg", "job", "sweeps=main_table")])
+def test_help_and_configuration_import_nothing_heavy(run_cli, option):
+    result = run_cli(*option, python=("-X", "importtime"))
+    imported = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in result.stderr.splitlines() if "|" in line}
+    assert result.returncode == 0
+    assert "hydra" in imported
+    assert not imported & HEAVY
+
+
+# --- what each field allows ----------------------------------------------------------------------------------------
+
+
+def schema(hint: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The path and the type of each plain field below a type. `*` is any key of a dict."""
+    if getattr(hint, "__origin__", None) is dict:
+        of_key, of_value = get_args(hint)
+        yield (*path, "*"), of_key
+        yield from schema(of_value, (*path, "*"))
+        return
+    sections = [each for each in (hint, *get_args(hint)) if isinstance(each, type) and dataclasses.is_dataclass(each)]
+    for section in sections:
+        for name, each in get_type_hints(section, include_extras=True).items():
+            yield from schema(each, (*path, name))
+    if not sections:
+        yield path, hint
+
+
+def plain_type(hint: Any) -> type:
+    """`int` of `Optional[Annotated[int, ...]]`."""
+    hint = next((each for each in get_args(hint) if type(None) in get_args(hint) and each is not type(None)), hint)
+    return getattr(hint, "__origin__", hint)
+
+
+FIELDS = dict(schema(Config))
+NUMBERS = {path: hint for path, hint in FIELDS.items() if plain_type(hint) in (int, float)}
+# Together they have every section of the schema.
+WHOLE = [
+    ["backbone=mistral", "task=svamp", "corrector=local", "sampler=self", "sampler/model@sampler.other=gpt4"],
+    ["backbone=mistral", "task=math"],
+    ["sampler=server", "sampler.model=mine"],
+    [],
+]
+# What a number outside a range may be, by kind; a whole number has those of the first four kinds.
+OUTSIDE = {
+    "below": lambda limits: -1 if limits.zero else limits.least - (not limits.above),
+    "above": lambda limits: limits.most + (not limits.below),
+    "negative": lambda limits: -1,
+    "huge": lambda limits: 10**30,
+    "not a number": lambda limits: math.nan,
+    "infinite": lambda limits: math.inf,
+    "minus infinite": lambda limits: -math.inf,
+    "beyond floats": lambda limits: "1e400",
+}
+LINE = r"[^=]+=\S+: must be (0, or )?(at least|above|at most|below) [\d,.]+( and (at most|below) [\d,.]+)?(, or null)?"
+
+
+def holder(node: Any, path: tuple[str, ...]) -> tuple[Any, list[str]] | None:
+    """The dict that holds the value at a path of the schema, and the value's keys; None where there is none."""
+    keys: list[str] = []
+    for place, name in enumerate(path, 1):
+        if not node or (name == "*" and not all(isinstance(each, dict) for each in node.values())):
+            return None
+        keys.append(next(iter(node)) if name == "*" else name)
+        if place == len(path):
+            return node, keys
+        node = node[keys[-1]]
+    return None
+
+
+def with_values(make_config, values: dict[tuple[str, ...], Any]) -> Iterator[tuple[list[str], Any]]:
+    """Plain trees in which these paths of the schema have these values, each in one of them: the keys, and the tree."""
+    left = dict(values)
+    for overrides in WHOLE:
+        tree, keys = json.loads(json.dumps(dataclasses.asdict(make_config(*overrides)))), []
+        for path in list(left):
+            if found := holder(tree, path):
+                found[0][found[1][-1]] = left.pop(path)
+                keys.append(".".join(found[1]))
+        if keys:
+            yield keys, OmegaConf.create(tree)
+    assert not left
+
+
+def test_every_number_has_a_finite_range():
+    assert len(NUMBERS) > 100
+    for path, hint in NUMBERS.items():
+        limits = rule(hint)
+        assert isinstance(limits, Range), path
+        assert -math.inf < limits.least < limits.most < math.inf, path
+
+
+def test_every_field_is_of_a_kind_that_is_checked():
+    for path, hint in FIELDS.items():
+        kind = plain_type(hint)
+        assert kind in (int, float, bool, str, list) or issubclass(kind, Enum), path
+        assert kind is not list or get_args(hint) == (str,), path
+
+
+@pytest.mark.parametrize("kind", OUTSIDE)
+def test_each_number_outside_its_range_is_refused_in_a_line_of_its_own(make_config, kind):
+    paths = [path for path, hint in NUMBERS.items() if plain_type(hint) is float or kind in list(OUTSIDE)[:4]]
+    values = {path: OUTSIDE[kind](rule(NUMBERS[path])) for path in paths}
+    for keys, tree in with_values(make_config, values):
+        with pytest.raises(UserError) as caught:
+            to_config(tree)
+        lines = str(caught.value).splitlines()
+        assert sorted(line.partition("=")[0] for line in lines) == sorted(keys)
+        assert all(re.fullmatch(LINE, line) for line in lines), lines
+
+
+@pytest.mark.parametrize("end", ["least", "most"])
+def test_each_end_of_a_range_is_in_it(make_config, end):
+    values = {}
+    for path, hint in NUMBERS.items():
+        limits, towards = rule(hint), math.inf if end == "least" else -math.inf
+        assert isinstance(limits, Range), path
+        is_open = limits.above if end == "least" else limits.below
+        value = getattr(limits, end)
+        values[path] = math.nextafter(value, towards) if is_open else value
+    for _, tree in with_values(make_config, values):
+        typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), tree))
+        assert not list(refused(typed, Config))
+
+
+@pytest.mark.parametrize("value", [True, "much", "nan", [1], {"a": 1}, 1.5])
+def test_a_value_that_is_no_whole_number_is_named_in_one_line(make_config, value):
+    refusal = r"^train\.max_steps: Value '.*' of type '\w+' could not be converted to Integer$"
+    for _, tree in with_values(make_config, {("train", "max_steps"): value}):
+        with pytest.raises(UserError, match=refusal):
+            to_config(tree)
+
+
+@pytest.mark.parametrize(
+    "value", ["a/b", "../a", "/a", ".a", "-a", "", " ", "a b", "a\nb", "a\x1b[2J", "a:b", "ä", "x" * 41]
+)
+def test_a_name_that_no_folder_may_have_is_refused(make_config, value):
+    names = [path for path, hint in FIELDS.items() if rule(hint) == rule(Name) and path[-1] != "*"]
+    assert len(names) > 8
+    for keys, tree in with_values(make_config, dict.fromkeys(names, value)):
+        with pytest.raises(UserError) as caught:
+            to_config(tree)
+        shown = value if value.isprintable() else repr(value)
+        assert len(str(caught.value).splitlines()) == len(keys)
+        for key in keys:
+            assert f"{key}={shown}: must be 1 to 40 of the characters A-Z a-z 0-9 _ . -" in str(caught.value)
+
+
+def test_the_names_that_files_give_are_allowed_and_keys_of_models_and_sizes_are_names(make_config):
+    assert rule(FIELDS["sampler", "models", "*"]) == rule(FIELDS["backbone", "sizes", "*"]) == rule(Name)
+    config = make_config("+sampler/model@sampler.models.mine=self")
+    config.sampler.models["a/b"] = config.sampler.models.pop("mine")
+    assert [line for _, line in refused(config, Config)] == [
+        "sampler.models.a/b=a/b: must be 1 to 40 of the characters A-Z a-z 0-9 _ . -"
+    ]
+
+
+@pytest.mark.parametrize("value", ["a/b", "a\\b", "a#b", "a?b", "a%b", "a:b", "", "x" * 129])
+def test_a_project_that_wandb_would_refuse_is_refused(make_config, monkeypatch, value):
+    monkeypatch.setenv("WANDB_PROJECT", value)
+    with pytest.raises(UserError) as caught:
+        make_config()
+    allowed = r"must be 1 to 128 characters, and none of / \ # ? % :, or null"
+    assert str(caught.value) == f"tracker.project={value}: {allowed}"
+
+
+def test_an_empty_text_is_not_null_and_an_empty_list_names_nothing(make_config):
+    paths = [path for path, hint in FIELDS.items() if plain_type(hint) in (str, list)]
+    values: dict[Any, Any] = {path: "" if plain_type(FIELDS[path]) is str else [] for path in paths if path[-1] != "*"}
+    for keys, tree in with_values(make_config, values):
+        tree.backbone.size = None
+        tree.backbone.sizes = {}
+        keys = [key for key in keys if not key.startswith("backbone.size")]
+        with pytest.raises(UserError) as caught:
+            to_config(tree)
+        lines = {line.partition("=")[0] for line in str(caught.value).splitlines()}
+        assert lines == set(keys)
+
+
+def test_a_value_taken_from_another_key_is_named_by_that_key(make_config, monkeypatch):
+    with pytest.raises(UserError, match=r"^backbone\.learning_rate=-1\.0: must be above 0$"):
+        make_config("backbone.learning_rate=-1")
+    with pytest.raises(UserError, match=r"^train\.learning_rate=nan: must be above 0 and at most 1$"):
+        make_config("train.learning_rate=nan")
+    monkeypatch.setenv("LEMA_BUDGET_USD", "-1")
+    with pytest.raises(UserError, match=r"^budget_usd=-1\.0: must be at least 0, or null$"):
+        make_config()
+
+
+def test_optimizers_and_schedules_are_names_that_transformers_knows():
+    from transformers import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    assert {each.value for each in Optimizer} <= {each.value for each in OptimizerNames}
+    assert {each.value for each in Schedule} <= {each.value for each in SchedulerType}

@@ -1,0 +1,200 @@
+"""The corrections of a cell: who is asked how often, what is counted, and what a reply must keep to."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai_server import OpenAIServer, ReferenceReply
+from small import SMALL, record, rows, summary
+
+from lema import pipeline
+from lema.config import Config
+from lema.correctors.model import correct_all
+from lema.data import tasks
+from lema.types import Completion, Problem, Solution
+
+GOOD = " Step 1.\nExplanation: 2 + 3 is 5.\nCorrect Solution:\n{\nStep 1: 2 + 3 = 5.\nStep 2: The answer is 5.\n}"
+PATH = ["2 + 3 = 6.", "The answer is 6."]
+
+
+def item(name: str, level: str | None = None) -> tuple[Problem, Solution, list[str]]:
+    solution = Solution(name, "m", 0, " ".join(PATH), "6", correct=False, symbolic=False, truncated=False)
+    return Problem(name, f"{name}: what is 2 + 3?", "2 + 3 = 5.", "5", level), solution, PATH
+
+
+@pytest.mark.parametrize(
+    ("text", "ended", "reason"),
+    [
+        (GOOD, "stop", None),
+        ("Everything is fine.", "stop", "unparsable"),
+        (GOOD.replace("Step 1.\n", "Step 3.\n", 1), "stop", "step does not exist"),
+        (GOOD.replace("The answer is 5.", "So it is five apples."), "stop", "no answer"),
+        (GOOD.replace("is 5.\n}", "is 7.\n}"), "stop", "wrong answer"),
+        (
+            GOOD.replace("2 + 3 = 5.", PATH[0]).replace("The answer is 5.", PATH[1]),
+            "stop",
+            "identical to the wrong path",
+        ),
+        (
+            GOOD.replace("Step 1.\n", "Step 2.\n", 1).replace("Step 1: 2 + 3 = 5.", "Step 1: 3 + 2 = 5."),
+            "stop",
+            "earlier steps not kept",
+        ),
+        (GOOD, "length", "cut off by length"),
+        (None, "content_filter", "content filter"),
+        (None, "refusal", "refusal"),
+        (None, "prompt too long", "prompt too long"),
+        (None, "stop", "empty"),
+        ("", "whatever a server says", "empty"),
+        (None, "HTTP 500", "HTTP 500"),
+    ],
+)
+def test_every_reply_is_accepted_or_rejected_with_its_reason(text: str | None, ended: str, reason: str | None) -> None:
+    def answering(asked: list[tuple[str, int]], spent_usd: float) -> tuple[list[Completion], dict[str, Any]]:
+        return [Completion(text, ended, "c")], {}
+
+    [correction], _ = correct_all([item("a")], "Shown.", 1, "gsm8k", answering)
+    assert (correction.reason, correction.accepted, correction.corrector) == (reason, reason is None, "c")
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\n\n"])
+def test_the_corrector_sees_demonstrations_question_and_wrong_path_but_never_the_gold_answer(ending: str) -> None:
+    seen = []
+
+    def answering(asked: list[tuple[str, int]], spent_usd: float) -> tuple[list[Completion], dict[str, Any]]:
+        seen.extend(prompt for prompt, _ in asked)
+        return [Completion(GOOD, "stop", "c")], {}
+
+    problem, solution, path = item("a")
+    gold = dataclasses.replace(problem, answer="the-gold-answer", solution="the-gold-solution")
+    correct_all([(gold, solution, path)], f"Correct thís.\r\n\n\nQuestion: q{ending}", 1, "gsm8k", answering)
+    assert seen == [
+        "Correct thís.\r\n\n\nQuestion: q\n\nQuestion: a: what is 2 + 3?\nOriginal Solution:\n{\n"
+        "Step 1: 2 + 3 = 6.\nStep 2: The answer is 6.\n}\nIncorrect Step:"
+    ]
+
+
+def test_a_flawless_corrector_is_accepted() -> None:
+    items = [item(name) for name in "ab"]
+    reply = ReferenceReply(problem for problem, _, _ in items)
+
+    def answering(asked: list[tuple[str, int]], spent_usd: float) -> tuple[list[Completion], dict[str, Any]]:
+        return [Completion(reply(prompt), "stop", "c") for prompt, _ in asked], {}
+
+    for correction in correct_all(items, "Shown.", 1, "gsm8k", answering)[0]:
+        assert (correction.incorrect_step, correction.accepted) == (1, True)
+        assert correction.correct_steps == ["2 + 3 = 5.", "The answer is 5."]
+
+
+def test_a_further_try_is_asked_only_of_what_was_rejected() -> None:
+    rounds, budgeted = [], []
+
+    def answering(asked: list[tuple[str, int]], spent_usd: float) -> tuple[list[Completion], dict[str, Any]]:
+        rounds.append(asked)
+        budgeted.append(spent_usd)
+        good = [prompt for prompt, number in asked if "a:" in prompt or ("b:" in prompt and number == 1)]
+        answers = [Completion(GOOD if prompt in good else "No.", "stop", "c") for prompt, _ in asked]
+        return answers, {"requests": len(asked), "usd": 0.5}
+
+    corrections, spent = correct_all([item("a"), item("b"), item("c")], "Shown.", 3, "gsm8k", answering)
+    assert [len(asked) for asked in rounds] == [3, 2, 1]
+    assert [number for asked in rounds for _, number in asked] == [0, 0, 0, 1, 1, 2]
+    assert [correction.accepted for correction in corrections] == [True, True, False]
+    assert (spent["requests"], spent["usd"]) == (6, 1.5)
+    assert budgeted == [0.0, 0.5, 1.0], "one budget for all tries"
+
+
+def test_success_and_reasons_are_counted_by_model_and_level_beside_the_papers(
+    data_dir: Path, make_config: Callable[..., Config], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = [json.loads(line) for line in (data_dir / "math/train.jsonl").open()][:40]
+    file = record(
+        tmp_path / "wrong.jsonl", *({"problem": row["problem"], "text": "The answer is 999."} for row in lines)
+    )
+    arguments = ["task=math", f"task.dataset.path={data_dir / 'math'}", "sampler=recorded", "tracker=none", "limit=60"]
+    arguments += [f"sampler.file={file}", "sampler.models.recorded.paper_success=0.375"]
+    arguments += [
+        f"runs_dir={tmp_path / 'runs'}",
+        "backbone.tiny.steps=1",
+        "backbone.tiny.corpus_size=50",
+        "until=correct",
+    ]
+    with caplog.at_level(logging.INFO):
+        pipeline.run(make_config(*arguments), arguments)
+    [made] = (tmp_path / "runs/correct").iterdir()
+    counts = summary(made)
+    assert counts["by_model"]["recorded"] == {"accepted": counts["accepted"]}
+    assert sum(sum(row.values()) for row in counts["by_level"].values()) == counts["corrections"]
+    assert all(level.startswith("Level ") for level in counts["by_level"])
+    [line] = [
+        entry.getMessage()
+        for entry in caplog.records
+        if " recorded " in entry.getMessage() and "37.5" in entry.getMessage()
+    ]
+    assert "100.0" in line
+
+
+@pytest.mark.slow
+def test_the_engine_runs_on_real_questions_with_the_tiny_backbones_mistakes(
+    data_dir: Path, make_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = ["task=gsm8k", f"task.dataset.path={data_dir / 'gsm8k'}", "limit=60", "corrector=gpt4", "budget_usd=20"]
+    overrides += ["rationales=gpt4", "tracker=none", f"runs_dir={tmp_path}", "until=mix", "backbone.tiny.steps=60"]
+    problems = tasks.load(make_config(*overrides).task, None)["train"]
+    solutions = {
+        problem.question: f"{' '.join(problem.solution.split())} The answer is {problem.answer}."
+        for problem in problems
+    }
+    correct = ReferenceReply(problems)
+
+    def reply(prompt: str) -> str:
+        if "Original Solution:" in prompt.rpartition("Question: ")[2]:
+            return correct(prompt)
+        return solutions[prompt.rpartition("Question: ")[2].partition("\nAnswer: ")[0]]
+
+    with OpenAIServer(reply=reply, latency=0.01, model="gpt-6.2-sol") as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "test")
+        pipeline.run(make_config(*overrides), overrides)
+        [corrections], [rationales] = tmp_path.glob("correct/*"), tmp_path.glob("rationales/*")
+        counts = summary(corrections)
+        assert counts["accepted"] == counts["corrections"] > 30
+        assert summary(rationales)["kept"] == 60, "the same text five times a question is kept once"
+        assert summary(rationales)["asked"] == 300
+        assert server.usd <= counts["usd"] + summary(rationales)["usd"] + 1e-9
+    [examples] = tmp_path.glob("mix/*/examples.jsonl")
+    sources = {row["source"] for row in rows(examples)}
+    assert sources == {"cot", "rationale", "correction"}
+    [rationale] = [
+        row for row in rows(examples) if row["source"] == "rationale" and row["problem_id"] == "gsm8k-train-0"
+    ]
+    assert rationale["completion"].endswith(" The answer is 72.")
+    assert rationale["completion"].count("The answer is") == 1
+
+
+def test_a_model_that_is_loaded_here_corrects(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    shown = tmp_path / "shown.txt"
+    shown.write_text("Correct them.\n")
+    overrides = [*SMALL, f"runs_dir={tmp_path / 'runs'}", "until=correct"]
+    pipeline.run(make_config(*overrides), overrides)
+    [base] = (tmp_path / "runs/base").iterdir()
+    overrides += [
+        "corrector=local",
+        f"corrector.weights.path={base}",
+        "corrector.weights.precision=fp32",
+        "corrector.tries=2",
+    ]
+    overrides += [f"corrector.prompt={shown}", "corrector.max_completion_tokens=8"]
+    pipeline.run(make_config(*overrides), overrides)
+    [made] = (tmp_path / "runs/correct").glob("*-local-*")
+    counts = summary(made)
+    assert (
+        counts["corrections"] == counts["rejected"]["unparsable"] + counts["rejected"].get("cut off by length", 0) > 0
+    )
+    assert counts["correctors"] == ["mistral-7b"]

@@ -1,0 +1,147 @@
+"""What W&B refuses is said, before anything is made where it can be known; nothing is said to be logged that is not."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from small import SMALL
+from tracked import curve, track
+from wandb_log import offline_runs
+from wandb_server import KEY, WandbServer
+
+from lema import pipeline
+from lema.config import Config
+from lema.tracking import Tracker, run_id
+from lema.types import UserError
+
+# What is set, and what of W&B's own words is shown.
+REFUSED_SETTINGS = [
+    ({"WANDB_MODE": "of"}, "mode: Input should be 'online'"),
+    ({"WANDB_MODE": ""}, "mode: Input should be 'online'"),
+    ({"WANDB_MODE": "OFFLINE"}, "mode: Input should be 'online'"),
+    ({"project": "null"}, "tracker.project is empty"),
+    ({"WANDB_PROJECT": "a#b", "project": "mine"}, "cannot contain characters"),
+    ({"WANDB_TAGS": "x" * 65}, "Tags must be between 1 and 64 characters"),
+    ({"WANDB_RUN_ID": "a/b"}, "Run ID cannot contain"),
+    ({"WANDB_BASE_URL": "no url"}, "base_url: Input should be a valid URL"),
+    ({"WANDB_RESUME": "perhaps"}, "resume: Input should be"),
+    ({"WANDB_INIT_TIMEOUT": "soon"}, "init_timeout: Input should be a valid number"),
+    ({"WANDB_NOTES": f"asked with {KEY}", "WANDB_API_KEY": KEY}, "WANDB_NOTES holds the secret of the environment"),
+    ({"WANDB_API_KEY": f" {KEY} "}, "API key cannot start or end with whitespace"),
+]
+
+
+@pytest.mark.parametrize(("settings", "words"), REFUSED_SETTINGS, ids=[str(each) for each, _ in REFUSED_SETTINGS])
+def test_settings_that_wandb_refuses_are_refused_before_anything_is_made(
+    settings: dict[str, str],
+    words: str,
+    tmp_path: Path,
+    make_config: Callable[..., Config],
+    wandb_in: Callable[..., None],
+) -> None:
+    project = [f"tracker.project={settings['project']}"] if "project" in settings else []
+    wandb_in(**{name: value for name, value in settings.items() if name.startswith("WANDB_")})
+    overrides = [*SMALL, "tracker=wandb", *project, f"runs_dir={tmp_path}"]
+    with pytest.raises(UserError) as said:
+        pipeline.run(make_config(*overrides), overrides)
+    [line] = [line for line in str(said.value).splitlines() if line.startswith("  - tracker: ")]
+    assert words in line
+    assert "set tracker=none" in line
+    assert KEY not in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("mode", ["online", "offline", "shared", "disabled", "dryrun", "run"])
+def test_modes_that_wandb_knows_are_taken(
+    mode: str, tmp_path: Path, make_config: Callable[..., Config], wandb_in: Callable[..., None]
+) -> None:
+    wandb_in(WANDB_MODE=mode, WANDB_SOMETHING_ELSE="x")
+    assert not list(Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path).missing())
+
+
+def test_without_the_package_there_is_one_line_and_the_remedy(
+    tmp_path: Path, make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    [line] = Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path).missing()
+    assert "pip install wandb, or set tracker=none" in line
+    assert not list(Tracker(make_config(*SMALL, "tracker=none"), tmp_path).missing())
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        (401, "W&B refused the run"),
+        (404, "W&B refused the run"),
+        (500, "W&B's server fails"),
+        (None, "W&B cannot be reached"),
+    ],
+)
+def test_what_the_server_refuses_is_said_in_its_words_and_logged_offline(
+    refusal: int | None,
+    said: str,
+    tmp_path: Path,
+    make_config: Callable[..., Config],
+    server: WandbServer,
+    wandb_in: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    wandb_in(**server.environment, WANDB_INIT_TIMEOUT="2")
+    server.refusal = refusal
+    if refusal is None:
+        server.close()
+    track(Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path), tmp_path, range(1, 4))
+    [line] = [line for line in warnings(caplog) if "upload it later" in line]
+    assert line.startswith(f"{said} (")
+    assert f"train is logged offline; upload it later with wandb sync -n 1 {tmp_path}/wandb/offline-run-*" in line
+    assert line.isprintable()
+    [run] = offline_runs(tmp_path)
+    assert curve(run["history"]) == [(step, 1 / step) for step in range(1, 4)]
+
+
+def test_what_is_not_logged_is_not_said_to_be(
+    tmp_path: Path,
+    make_config: Callable[..., Config],
+    server: WandbServer,
+    wandb_in: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    wandb_in(**server.environment)
+    caplog.set_level(logging.INFO)
+    config = make_config(*SMALL, "tracker=wandb")
+    config.tracker.project = "a/b"  # which a config that is composed cannot be
+    tracker = Tracker(config, tmp_path)
+    track(tracker, tmp_path, range(1, 4))
+    [line] = warnings(caplog)
+    assert line.startswith("W&B started no run (Invalid project name 'a/b'")
+    assert line.endswith("train is not logged at all")
+    assert "offline" not in caplog.text
+    assert not tracker.ids
+    assert not server.runs
+    assert not list((tmp_path / "wandb").glob("*run-*"))
+
+
+def test_a_run_whose_id_was_deleted_can_still_be_uploaded(
+    tmp_path: Path, make_config: Callable[..., Config], server: WandbServer, wandb_in: Callable[..., None]
+) -> None:
+    wandb_in(**server.environment, WANDB_INIT_TIMEOUT="2")
+    tracker = Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path)
+    track(tracker, tmp_path, range(1, 3))
+    deleted = tracker.ids["train"]
+    server.deleted.add(deleted)
+    for _ in range(2):
+        track(Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path), tmp_path, range(1, 4))
+    ids = {run["id"] for run in offline_runs(tmp_path)}
+    assert len(ids) == 1, "it is the same when it is made again"
+    assert deleted not in ids
+    assert run_id(tmp_path, "train", "key") not in ids
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was warned of, less what is said once a process of its folder."""
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    return [line for line in lines if not line.startswith("W&B is shown the path ")]
