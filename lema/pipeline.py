@@ -24,16 +24,13 @@ from lema.artifacts import Artifact, Recipe, Store, write_text
 from lema.artifacts.faults import explaining
 from lema.artifacts.links import own_folder, refuse_links
 from lema.cell import Cell
-from lema.config import Config, CotPart, Extra, Method, Only, Stage
-from lema.config.compose import at_end
-from lema.tracking import Tracker, reports, service
+from lema.config import Config, CotPart, Do, Extra, Method
+from lema.tracking import Tracker, reports
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
 
-at_end.callback(service.end)  # after what is registered later
-
-REPORTS = (Only("report"), Only("wandb_report"))
+REPORT = "report"  # what a run ends with: the last choice of `until=`
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ class Step:
 
 
 class SweepCallback(Callback):
-    """Composes and checks all cells of a sweep before its first one, and reports on just them after its last."""
+    """Before a sweep's first cell, composes and checks all its cells; after the last, writes the report on them."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         try:
@@ -72,37 +69,53 @@ class SweepCallback(Callback):
                 self._start(config)
         except UserError as error:
             sys.exit(str(error))
-        except Exception:  # a mistake of ours: Hydra would warn of it and run all cells
+        except Exception:  # a mistake of ours, of which Hydra would only warn and then run all cells
             traceback.print_exc()
             sys.exit(1)
 
     def _start(self, config: DictConfig) -> None:
-        root, only, hydras = Path(config.runs_dir), config.only, Path(config.hydra.sweep.dir)
+        root, hydras = Path(config.runs_dir), Path(config.hydra.sweep.dir)
         preflight.check_runs_dir(root)
         refuse_links(hydras, hydras / "multirun.yaml")
-        if only == Only("wandb_sweep"):
-            sweeps.cells(config)  # a cell that cannot be composed is said here, not by the agent that starts it
-            print(f"written to {sweeps.write_for_wandb(config, root)}")
-            sys.exit(0)
-        if only in (Only("export"), Only("compare")):
-            raise UserError(f"only={only}: takes no sweep")
-        if only in REPORTS or (only is None and config.until in (None, Stage.report)):
-            scope = _scope(config, root)
-            if only:
+        scope = first, *_ = _scope(config, root)
+        match first.do:
+            case Do.run:
+                if first.only is None and first.until in (None, REPORT):
+                    sweeps.at_end.callback(_last_report, *scope)
+                # Hydra writes this file next, and shows a traceback where it cannot.
+                write_text(own_folder(hydras) / "multirun.yaml", OmegaConf.to_yaml(config))
+                return
+            case Do.report:
                 _report(*scope)
-                sys.exit(0)
-            at_end.callback(_last_report, *scope)
-        # Hydra writes it next, and shows a traceback where it cannot.
-        write_text(own_folder(hydras) / "multirun.yaml", OmegaConf.to_yaml(config))
+            case Do.wandb_report:
+                _report_at_wandb(*scope)
+            case Do.wandb_sweep:
+                print(f"written to {sweeps.write_for_wandb(config, root)}")
+            case Do.compare | Do.export:
+                raise UserError(f"do={first.do}: takes no sweep; leave out -m, or sweeps=")
+        sys.exit(0)
 
 
 def _scope(config: DictConfig, root: Path) -> tuple[Config, str, list[Path] | None]:
-    """What a sweep's report is about: its own cells, or all runs where its sweeper does not tell them."""
-    if not sweeps.told(config):
-        return sweeps.composed(config, []), "all", None
-    cells = [Cell(each, Store(root)) for each in sweeps.cells(config)]
+    """The first cell of a sweep, and what its report is about: its own cells, or all runs if these are not known yet.
+
+    All cells are composed and checked for this.
+    """
+    if not sweeps.are_cells_known(config):
+        return _cell(sweeps.composed(config, []), root).config, "all", None
+    cells = [_cell(each, root) for each in sweeps.cells(config)]
     folders = [cell.folder for cell in cells]
     return cells[0].config, sweeps.name(config, [folder.name for folder in folders]), folders
+
+
+def _cell(config: Config, root: Path) -> Cell:
+    """The cell of a config; `UserError` when `until=` or `only=` names no stage."""
+    cell = Cell(config, Store(root))
+    stages = list(plan(cell))
+    for key, value, choices in (("until", config.until, [*stages, REPORT]), ("only", config.only, stages)):
+        if value not in (None, *choices):
+            raise UserError(f"{key}={value}: no such stage; choose from {', '.join(choices)}")
+    return cell
 
 
 def plan(cell: Cell) -> dict[str, list[Step]]:
@@ -153,69 +166,79 @@ def steps(cell: Cell) -> list[Step]:
 
 
 def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
-    """Run one cell and print the report; in a sweep the report comes once, after its last cell."""
+    """Do what `do=` names; in a sweep this is called once a cell, and the report comes after the last one."""
     try:
         with explaining(Path(config.runs_dir), in_sweep):
-            _run(config, overrides, in_sweep)
+            _do(config, overrides, in_sweep)
     except stopping.Stopped as stop:
         if stop.__cause__:  # its disk refuses all: no report can be written either
-            at_end.pop_all()
-            at_end.callback(stopping.end)
-            at_end.callback(service.end)
+            sweeps.at_end.pop_all()
         raise
 
 
-def _run(config: Config, overrides: list[str], in_sweep: bool) -> None:
+def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
     root = Path(config.runs_dir)
-    stopping.begin(config.only or "preflight")
+    stopping.begin(config.only or ("preflight" if config.do is Do.run else config.do))
     preflight.check_runs_dir(root)
     if config.backbone.tiny is not None:  # read by torch when it is imported, which nothing has done yet
         os.environ.setdefault("OMP_NUM_THREADS", str(config.backbone.tiny.num_threads))
-    if config.only == Only("export"):
-        refuse_links(root / "export")
-        journal.export(root / "journal.sqlite", root / "export")
-        log.info("export           %s", root / "export")
-        return
-    if config.only == Only("wandb_sweep"):
-        raise UserError("only=wandb_sweep: needs a sweep; name one, sweeps=NAME, or values, -m seed=1,2,3")
-    if config.only == Only("compare"):
-        from lema.reporting import compare  # the statistics take half a second to load
+    match config.do:
+        case Do.run:
+            last, cell = config.only or config.until or REPORT, _cell(config, root)
+            with run_folder.recorded(cell, overrides, last, in_sweep) as begin:
+                _run_cell(cell, last, overrides, begin)
+            if last == REPORT and not in_sweep:
+                _report(config)
+        case Do.report:
+            _report(config)
+        case Do.compare:
+            from lema.reporting import compare  # the statistics take half a second to load
 
-        compare.write_comparison(root, config.compare)
-        return
-    if config.only in REPORTS:
-        _report(config)
-        return
-    last = Stage(config.only or config.until or Stage.report)
-    cell = Cell(config, Store(root))
-    with run_folder.recorded(cell, overrides, last, in_sweep) as begin:
-        _run_cell(cell, last, overrides, begin)
-    if last is Stage.report and not in_sweep:
-        _report(config)
+            compare.write_comparison(root, config.compare)
+        case Do.export:
+            refuse_links(root / "export")
+            journal.export(root / "journal.sqlite", root / "export")
+            log.info("export           %s", root / "export")
+        case Do.wandb_report:
+            _report_at_wandb(config)
+        case Do.wandb_sweep:
+            raise UserError("do=wandb_sweep: needs a sweep; name one, sweeps=NAME, or values, -m seed=1,2,3")
 
 
-def _report(config: Config, label: str = "all", folders: list[Path] | None = None) -> None:
-    """Of all runs, or of those of a sweep; logged when it says anything new, and made at W&B when that was asked."""
-    if stopping.received():  # the report on a sweep is left to the run that goes on
-        return
-    stopping.begin("report")
+def _report(config: Config, label: str = "all", folders: list[Path] | None = None) -> tuple[Path, Any] | None:
+    """Write the report on all runs, or on a sweep's, and log it when it says anything new; its folder and numbers.
+
+    None when the run was stopped: the report is then left to the run that goes on.
+    """
+    if stopping.received():
+        return None
+    stopping.begin(REPORT)
     from lema.reporting import report  # as above
 
-    root, project = Path(config.runs_dir), config.tracker.project
-    if config.only == Only("wandb_report") and not project:
-        raise UserError("only=wandb_report: tracker.project is not set; tracker=wandb sets it")
+    root = Path(config.runs_dir)
     folder, comparison, new = report.write_report(root, label, folders)
-    if config.only == Only("wandb_report") and not comparison.arms:
-        raise UserError("only=wandb_report: no run has been evaluated yet")
     if new and comparison.arms:
         Tracker(config, root).report(folder, report.evaluations(comparison))
-    if config.only == Only("wandb_report") and project:
-        content = report.at_wandb(comparison, root, f"lema: {label}")
-        print(f"W&B report: {reports.publish_report(content, project, folder / 'wandb_report.json')}")
+    return folder, comparison
+
+
+def _report_at_wandb(config: Config, label: str = "all", folders: list[Path] | None = None) -> None:
+    """Write the report, and make the same one at W&B."""
+    if not (project := config.tracker.project):
+        raise UserError("do=wandb_report: tracker.project is not set; tracker=wandb sets it")
+    if not (written := _report(config, label, folders)):
+        return
+    from lema.reporting import report  # as above
+
+    folder, comparison = written
+    if not comparison.arms:
+        raise UserError("do=wandb_report: no run has been evaluated yet")
+    content = report.at_wandb(comparison, Path(config.runs_dir), f"lema: {label}")
+    print(f"W&B report: {reports.publish_report(content, project, folder / 'wandb_report.json')}")
 
 
 def _last_report(*scope: Any) -> None:
-    """The report of a sweep: after Hydra is done, so that nobody else shows its errors."""
+    """Write a sweep's report. Hydra is done then, so we print its errors ourselves."""
     try:
         with explaining(Path(scope[0].runs_dir)):
             _report(*scope)
@@ -223,9 +246,10 @@ def _last_report(*scope: Any) -> None:
         sys.exit(str(error))
 
 
-def _run_cell(cell: Cell, last: Stage, overrides: list[str], begin: Callable[[], None]) -> None:
+def _run_cell(cell: Cell, last: str, overrides: list[str], begin: Callable[[], None]) -> None:
     """Make what is not current of the steps up to `last`; `begin` is called once nothing is missing for that."""
-    reached = list(Stage)[: list(Stage).index(last) + 1]
+    stages = [*plan(cell), REPORT]
+    reached = stages[: stages.index(last) + 1]
     todo = _without_current(cell, [step for step in steps(cell) if step.stage in reached])
     only = cell.config.only
     if only and (missing := [step.name for step in todo if step.stage != only]):

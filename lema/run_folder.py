@@ -14,7 +14,6 @@ from lema.artifacts import DAMAGED, links, write_json, write_jsonl
 from lema.artifacts.faults import explained
 from lema.artifacts.locks import TakenOver
 from lema.cell import Cell
-from lema.config import Stage
 from lema.identity import portable
 from lema.privacy import shown
 from lema.reporting.runs import STOPPED
@@ -25,7 +24,7 @@ CURVE = "metrics.jsonl"  # of the train step, and of the run
 
 
 @contextmanager
-def recorded(cell: Cell, overrides: list[str], last: Stage, in_sweep: bool) -> Iterator[Callable[[], None]]:
+def recorded(cell: Cell, overrides: list[str], last: str, in_sweep: bool) -> Iterator[Callable[[], None]]:
     """Keep the folder while the steps up to `last` are made: its state is "running", then how the run ended.
 
     Yields a function to call when the first step begins. An error before that is recorded only in a sweep, or when an
@@ -43,7 +42,7 @@ def recorded(cell: Cell, overrides: list[str], last: Stage, in_sweep: bool) -> I
             with suppress(OSError, UserError):  # of a full disk, for instance: the user must see the first error
                 _write(cell, overrides, words or type(error).__name__)
         raise
-    _write(cell, overrides, "finished" if last in (Stage.evaluate, Stage.report) else f"{STOPPED} {last}")
+    _write(cell, overrides, "finished" if last in ("evaluate", "report") else f"{STOPPED} {last}")
     if "select" in cell.artifacts:
         card.write_card(cell)
 

@@ -146,7 +146,7 @@ def recorded(run, make_config, tmp_path: Path) -> Callable[..., subprocess.Compl
     def run_with(row: dict[str, Any] | None, *more: str) -> subprocess.CompletedProcess[str]:
         rows = [wrong] if row is None else [wrong, {"question": question, **row}]
         file = write(tmp_path / "recorded.jsonl", *rows)
-        return run("sampler=recorded", f"sampler.models.recorded.recorded={file}", *more)
+        return run("sampler=recorded", f"sampler.file={file}", *more)
 
     return run_with
 

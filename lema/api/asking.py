@@ -85,7 +85,7 @@ def _tell_failures(section: str, answers: dict[str, Completion]) -> None:
     first = {answer.finish_reason: answer.error for answer in reversed(failed)}
     for reason, count in Counter(answer.finish_reason for answer in failed).most_common():
         said = f" ({first[reason]})" if first[reason] else ""
-        told = "%-16s %s: %s of %s requests have no answer: %s%s; only=export writes each one's reason"
+        told = "%-16s %s: %s of %s requests have no answer: %s%s; do=export writes each one's reason"
         log.warning(told, "asking", section, f"{count:,}", f"{len(answers):,}", reason, said)
 
 

@@ -27,12 +27,12 @@ from lema.config.choices import (
     Batches,
     CorrectionMethod,
     CotPart,
+    Do,
     Extra,
     Grader as Grader,
     Leakage,
     Merge,
     Method,
-    Only,
     Optimizer,
     Precision,
     PromptStyle,
@@ -40,7 +40,6 @@ from lema.config.choices import (
     Selection,
     SourceKind,
     Split,
-    Stage,
     TrackerName,
     Without,
 )
@@ -207,6 +206,10 @@ class SamplerConfig:
     seed: Seed
     demonstrations: Optional[str] = None  # a file of worked solutions for few_shot, in place of ours
     keep_unanswered: bool  # a solution without an answer is a wrong path too
+    # What `models` takes from here, so that it has a short path on the command line.
+    file: Optional[str] = field(default=None, metadata=NO_EFFECT)  # of sampler=recorded
+    model: Optional[str] = field(default=None, metadata=NO_EFFECT)  # of sampler=server: what the server calls it
+    base_url: Optional[str] = field(default=None, metadata=NO_EFFECT)  # of sampler=server
 
 
 @dataclass(kw_only=True)
@@ -293,7 +296,7 @@ class EvaluationConfig:
 
 @dataclass(kw_only=True)
 class CompareConfig:
-    """What `only=compare` sets side by side: runs by their folder, or by its name or the beginning of it."""
+    """What `do=compare` sets side by side: runs by their folder, or by its name or the beginning of it."""
 
     a: Optional[str] = None
     b: Optional[str] = None
@@ -316,8 +319,9 @@ class Config:
     seed: Seed  # the training seed and nothing else
     limit: Optional[Count] = None  # cuts every split to its first N problems
     runs_dir: str = field(metadata=NO_EFFECT)
-    until: Optional[Stage] = field(default=None, metadata=NO_EFFECT)
-    only: Optional[Only] = field(default=None, metadata=NO_EFFECT)
+    do: Do = field(metadata=NO_EFFECT)
+    until: Optional[str] = field(default=None, metadata=NO_EFFECT)  # a stage of `lema.pipeline`, or "report"
+    only: Optional[str] = field(default=None, metadata=NO_EFFECT)  # a stage of `lema.pipeline`
     selection: Selection
     leakage: Leakage
     # Of all requests that the run stands on, whoever paid for them

@@ -2,13 +2,9 @@
 
 from enum import StrEnum
 
-# The stages in the order they run: what `until=` and `only=` take.
-Stage = StrEnum(
-    "Stage",
-    ["data", "base", "sample", "correct", "rationales", "mix", "train", "select", "merge", "evaluate", "report"],
-)
-# Beside the stages: the journal as JSON lines; two runs side by side; a W&B report, or W&B's own file, of a sweep.
-Only = StrEnum("Only", [stage.value for stage in Stage] + ["export", "compare", "wandb_report", "wandb_sweep"])
+# What a command does: run a cell or a sweep; write the report on all runs or on a sweep's; set two runs side by side;
+# write the journal as JSON lines; make the report at W&B too; write a sweep as W&B's own file.
+Do = StrEnum("Do", ["run", "report", "compare", "export", "wandb_report", "wandb_sweep"])
 # Whose rules compare answers: a task's name in `lema.grading`.
 Grader = StrEnum("Grader", ["arithmetic", "gsm8k", "math", "svamp", "asdiv", "csqa"])
 # How a data set writes the gold answer: the field itself, after the last `####` (GSM8K), in the last box (MATH), as a

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from lema.api.estimate import Requests
 from lema.cell import Cell
-from lema.config import Batches, Config, CotPart, Extra, Method, ModelConfig, Selection, SourceKind, Split, Stage
+from lema.config import Batches, Config, CotPart, Extra, Method, ModelConfig, Selection, SourceKind, Split
+from lema.config.renamed import present
 from lema.models.weights import Weights, weights
 from lema.preflight import consent, hardware, hub
 from lema.types import UserError
 
-ANSWERING = {Stage.sample, Stage.select, Stage.merge, Stage.evaluate}  # in which the backbone does
+ANSWERING = {"sample", "select", "merge", "evaluate"}  # in which the backbone does
 
 
 def check_runs_dir(folder: Path) -> None:
@@ -36,11 +37,11 @@ def check(cell: Cell, stages: set[str], asked: list[Requests], overrides: list[s
 def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
     config, task, models = cell.config, cell.config.task, {}
     for key, dataset in (("dataset", task.dataset), ("train_dataset", task.train_dataset)):
-        if Stage.data in stages and dataset and dataset.path is None:
+        if "data" in stages and dataset and dataset.path is None:
             yield from hub.unreachable("dataset", dataset.hub_id, dataset.revision, f"task.{key}.path")
     yield from without_dev(config, stages)
     explained = task.trained_dataset is None or task.trained_dataset.solution
-    if Stage.mix in stages and config.mix.cot is not CotPart.none and not explained and not config.rationales.requests:
+    if "mix" in stages and config.mix.cot is not CotPart.none and not explained and not config.rationales.requests:
         without = f"{task.name} has no reference solutions, so mix={config.mix.name} would have no CoT examples"
         field = "add some to the training rows and name their field, task.dataset.solution=FIELD"
         yield f"rationales: {without}; have a model write some, rationales=gpt4, or {field}"
@@ -55,21 +56,19 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
     models |= {
         name: (model, [hardware.Held("of weights", hardware.BYTES[model.precision])])
         for name, model in loaded.items()
-        if model and Stage.sample in stages
+        if model and "sample" in stages
     }
     for name, source in config.sampler.models.items():
-        if Stage.sample in stages and source.recorded and not (file := Path(source.recorded).expanduser()).is_file():
-            key, why = (
-                f"sampler.models.{name}.recorded={source.recorded}",
-                "a folder" if file.is_dir() else "no such file",
-            )
-            yield f"recorded: {key}: {why}; name a file of JSON lines, plain or .gz"
+        if "sample" in stages and source.recorded and not (file := Path(source.recorded).expanduser()).is_file():
+            key = present(f"sampler.models.{name}.recorded", config.sampler.name)
+            why = "a folder" if file.is_dir() else "no such file"
+            yield f"recorded: {key}={source.recorded}: {why}; name a file of JSON lines, plain or .gz"
     for stage, section in (("correct", "corrector"), ("rationales", "rationales")):
         if stage in stages and (model := getattr(config, section).weights):
             models[f"{section}.weights"] = (model, [hardware.Held("of weights", hardware.BYTES[model.precision])])
-    if not cell.builds_base and stages - {Stage.data, Stage.correct, Stage.rationales}:
+    if not cell.builds_base and stages - {"data", "correct", "rationales"}:
         models["backbone"] = (config.backbone, hardware.held(config, stages))
-    answers, trains = bool(stages & ANSWERING), Stage.train in stages
+    answers, trains = bool(stages & ANSWERING), "train" in stages
     for name, (model, held) in models.items():
         source, of_backbone = weights(model), name == "backbone"
         parameters = hardware.parameters(source) or model.parameters or 0
@@ -77,14 +76,14 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
         lines += hub.unloadable(name, source)
         if parameters and held:
             lines += hardware.too_large(name, source.location, parameters, held, *hardware.memory())
-        if of_backbone and Stage.merge in stages:
+        if of_backbone and "merge" in stages:
             lines += hardware.too_little_disk(cell.store.root, parameters * hardware.BYTES[model.precision])
         layouts = [config.train.batches is Batches.packed] * (of_backbone and trains)
         layouts += [False] * (answers or not of_backbone)
         yield from lines or _unlike_eager(name, model, source, layouts)
     if cell.builds_base and (answers or trains):
         yield from hardware.unsupported("backbone", config.backbone)
-    if stages & {Stage.train, Stage.evaluate} and not find_spec("bitsandbytes"):
+    if stages & {"train", "evaluate"} and not find_spec("bitsandbytes"):
         if config.train.method is Method.qlora:
             yield "package: train.method=qlora needs bitsandbytes: pip install bitsandbytes, or train=lora"
         if not config.train.optimizer.startswith("adamw_torch"):
@@ -99,9 +98,9 @@ def without_dev(config: Config, stages: set[str]) -> Iterator[str]:
         return
     # With epochs alone the number of steps is known only once the mix is made.
     several = train.max_steps is None or train.max_steps > train.save_steps
-    if Stage.train in stages and config.selection is Selection.dev and several:
+    if "train" in stages and config.selection is Selection.dev and several:
         yield f"dev: selection=dev task.num_dev=0 leaves nothing to choose a checkpoint by: selection=last, {more}"
-    if Stage.evaluate in stages and config.evaluation.split is Split.dev:
+    if "evaluate" in stages and config.evaluation.split is Split.dev:
         yield f"dev: evaluation.split=dev task.num_dev=0 leaves nothing to evaluate on: evaluation.split=test, {more}"
 
 

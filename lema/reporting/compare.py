@@ -28,7 +28,7 @@ def write_comparison(root: Path, config: CompareConfig) -> None:
     pair = aligned(first.verdicts, second.verdicts)
     if pair is None:
         raise UserError(
-            f"only=compare: {first.name} and {second.name} were asked no common problem; choose runs of one task"
+            f"do=compare: {first.name} and {second.name} were asked no common problem; choose runs of one task"
         )
     lost, gained = flipped(*pair)
     folder = own_folder(root / "reports" / f"compare-{first.folder.name}-{second.folder.name}"[:200])

@@ -67,7 +67,7 @@ class Run:
     @property
     def shared_overrides(self) -> list[str]:
         """The overrides of the command line that other arms and seeds of this setting need too."""
-        own = ("mix", "seed", "sweeps", "until", "only", "tracker", "tracker.group", "hydra.mode", "runs_dir")
+        own = ("mix", "seed", "sweeps", "do", "until", "only", "tracker", "tracker.group", "hydra.mode", "runs_dir")
         return [item for item in self.overrides if item.split("=")[0] not in own and not item.startswith("mix.")]
 
     def summaries(self, step: str) -> list[dict[str, Any]]:

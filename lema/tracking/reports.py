@@ -49,20 +49,20 @@ def publish_report(content: Content, project: str, state: Path) -> str:
     """
     mode = os.environ.get("WANDB_MODE", "online")
     if mode not in ("online", "shared", "run"):
-        raise UserError(f"only=wandb_report: WANDB_MODE={mode}, and a report is made at W&B's server: unset it")
+        raise UserError(f"do=wandb_report: WANDB_MODE={mode}, and a report is made at W&B's server: unset it")
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
         import wandb
 
         if not wandb.login(prompt=False, verify=False):
-            raise UserError("only=wandb_report: not logged in to W&B: run wandb login, or set WANDB_API_KEY")
+            raise UserError("do=wandb_report: not logged in to W&B: run wandb login, or set WANDB_API_KEY")
         return _published(content, project, state)
     except UserError:
         raise
     except Exception as error:  # the client and the server raise many kinds
         where, why = os.environ.get("WANDB_BASE_URL", "W&B"), refusals.words(error)
         remedy = "check the network, the login (wandb login --relogin) and WANDB_BASE_URL, then again"
-        raise UserError(f"only=wandb_report: {where} did not take it ({why}): {remedy}") from None
+        raise UserError(f"do=wandb_report: {where} did not take it ({why}): {remedy}") from None
     finally:
         service.end()
 
@@ -73,13 +73,13 @@ def _published(content: Content, project: str, state: Path) -> str:
     api, wr = wandb.Api(timeout=TIMEOUT), _workspaces()
     entity = os.environ.get("WANDB_ENTITY") or api.default_entity
     if not entity:
-        raise UserError("only=wandb_report: W&B names no entity for this login: set WANDB_ENTITY")
+        raise UserError("do=wandb_report: W&B names no entity for this login: set WANDB_ENTITY")
     asked = {run for task in content.tasks for run in (*task.trained, *task.evaluated)}
     missing = len(asked - _known(api, f"{entity}/{project}", asked))
     lacking = f"{missing} of {len(asked)} runs are not at W&B ({entity}/{project})"
     lacking += ": upload with wandb sync what was logged offline, then again"
     if missing == len(asked):
-        raise UserError(f"only=wandb_report: {lacking}")
+        raise UserError(f"do=wandb_report: {lacking}")
     if missing:
         log.warning("%-16s %s", "W&B report", lacking)
     report = wr.Report(project=project, entity=entity, title=content.title[:MAX_TITLE], width="fluid")

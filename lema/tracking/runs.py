@@ -19,7 +19,7 @@ from typing import Any
 from lema.artifacts import Artifact, Recipe, used, write_text
 from lema.artifacts.faults import cause
 from lema.artifacts.locks import lock
-from lema.config import Config, Stage
+from lema.config import Config
 from lema.identity import digest, identity, portable
 from lema.tracking import artifacts, refusals, service
 
@@ -96,7 +96,7 @@ class Tracker:
 
     def show_current(self, name: str, artifact: Artifact | None) -> None:
         """Under `wandb agent`, log also a result that was made earlier, as the agent's run."""
-        if self.on and artifact and name == Stage.evaluate and os.environ.get("WANDB_SWEEP_ID"):
+        if self.on and artifact and name == "evaluate" and os.environ.get("WANDB_SWEEP_ID"):
             stage, (label, _, key) = artifact.path.parent.name, artifact.path.name.rpartition("-")
             run = StepRun(self, name, stage, label, key, {})
             run.start()
@@ -136,7 +136,7 @@ class StepRun:
             "name": f"{stage} {label}",
             "resume": "allow",
         }
-        if stage != Stage.report:  # a report is of many cells
+        if stage != "report":  # a report is of many cells
             tags = [config.backbone.name, config.task.name, config.mix.name]
             self._place["tags"] = [tag[:MAX_TAG] for tag in tags]
             self._config |= portable(identity(config)) | {"recipe": key}
@@ -223,7 +223,7 @@ class StepRun:
             self._drop_older()
         if self._lost:
             log.warning("W&B: %s is not logged as a whole: %s", self.step, refusals.words(self._lost))
-        if self.step == Stage.evaluate:  # the agent waits for one cell alone
+        if self.step == "evaluate":  # the agent waits for one cell alone
             for name in AGENT:
                 os.environ.pop(name, None)
 
@@ -296,7 +296,7 @@ def _agent(step: str) -> Iterator[None]:
         return
 
     service.end()
-    held = {name: os.environ.pop(name) for name in AGENT if name in os.environ and step != Stage.evaluate}
+    held = {name: os.environ.pop(name) for name in AGENT if name in os.environ and step != "evaluate"}
     try:
         yield
     finally:

@@ -226,7 +226,7 @@ def test_the_words_of_a_server_are_shown_with_one_remedy_that_fits(
     status: int, body: str, made: str, words: str, remedy: str | None
 ) -> None:
     found, server = landed(status, body)
-    shown = found.answer.said if found.answer else found.said
+    shown = found.answer.error if found.answer else found.said
     assert kind(found) == made, found
     assert re.search(words, shown), shown
     assert len(shown) <= 300
@@ -308,7 +308,7 @@ def test_an_error_among_answers_is_kept_in_the_servers_words(journal: Path, tmp_
     with OpenAIServer(instead=instead) as server:
         answers, _ = asked(12, api_for(server, max_retries=1), journal)
     assert [answer.finish_reason for answer in answers] == ["stop"] * 3 + ["HTTP 502"] + ["stop"] * 8
-    assert answers[3].said == "HTTP 200, error 502: Upstream died"
+    assert answers[3].error == "HTTP 200, error 502: Upstream died"
     export(journal, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "responses.jsonl").read_text().splitlines()]
     [error] = [row["error"] for row in rows if row["error"]]

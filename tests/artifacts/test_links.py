@@ -33,7 +33,7 @@ def run(tmp_path: Path, make_config: Callable[..., Config]) -> Callable[..., Non
     file = record(tmp_path / "recorded.jsonl", {"question": problem.question, "text": "The answer is 999."})
 
     def run_cell(*overrides: str) -> None:
-        recorded = ("sampler=recorded", f"sampler.models.recorded.recorded={file}", "until=sample")
+        recorded = ("sampler=recorded", f"sampler.file={file}", "until=sample")
         arguments = [*SMALL, *recorded, f"runs_dir={tmp_path / 'runs'}", *overrides]
         pipeline.run(make_config(*arguments), arguments)
 
@@ -60,7 +60,7 @@ def test_a_report_does_not_empty_what_a_link_points_to(run, tmp_path: Path, thei
     run()
     before, folder = texts(theirs), link(tmp_path / "runs" / "reports" / "all", theirs)
     with pytest.raises(UserError, match=f"^{folder}: a symbolic link"):
-        run("only=report", "until=null")
+        run("do=report", "until=null")
     assert texts(theirs) == before
 
 
@@ -70,11 +70,11 @@ def test_an_export_does_not_write_through_a_link(run, tmp_path: Path, theirs: Pa
         pass
     folder = link(runs / "export", theirs)
     with pytest.raises(UserError, match=f"^{folder}: a symbolic link"):
-        run("only=export", "until=null")
+        run("do=export", "until=null")
     folder.unlink()
     for name in ("requests.jsonl", ".requests.jsonl.partial", ".responses.jsonl.partial"):
         link(folder / name, theirs / "report.md")
-    run("only=export", "until=null")
+    run("do=export", "until=null")
     assert not [path for path in folder.iterdir() if path.is_symlink()]
     assert texts(theirs) == before
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 import torch
+from small import training
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PrinterCallback
 
 from lema.config import Attention, Config
@@ -92,7 +93,15 @@ class Clock:
 def ours(config: Config, model: Any, tokenizer: Any, rows: list[Row], steps: int, folder: Path) -> float:
     """Target tokens a second of the suite's own trainer."""
     clock = Clock()
-    train(model, tokenizer, rows, steps, folder, config, lambda row, _: clock.stamp(int(row["train/target_tokens"])))
+    train(
+        model,
+        tokenizer,
+        rows,
+        steps,
+        folder,
+        training(config),
+        lambda row, _: clock.stamp(int(row["train/target_tokens"])),
+    )
     return clock.speed()
 
 

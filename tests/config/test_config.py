@@ -253,6 +253,19 @@ def test_wandb_project_is_the_users_own(make_config, monkeypatch):
     assert make_config().tracker.project == "mine"
 
 
+def test_a_short_path_is_where_the_sampler_takes_its_model_from(make_config, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://there/v1")
+    config = make_config("sampler=server", "sampler.model=m")
+    api = config.sampler.models["server"].api
+    assert (api.model, api.base_url) == ("m", "http://there/v1")
+    elsewhere = make_config("sampler=server", "sampler.model=m", "sampler.base_url=http://here/v1")
+    assert elsewhere.sampler.models["server"].api.base_url == "http://here/v1"
+    assert identity(elsewhere) == identity(config) != identity(make_config("sampler=server", "sampler.model=n"))
+    recorded = make_config("sampler=recorded", "sampler.file=f")
+    assert recorded.sampler.models["recorded"].recorded == "f"
+    assert identity(recorded) != identity(make_config("sampler=recorded", "sampler.file=g"))
+
+
 # --- identity ------------------------------------------------------------------------------------------------------
 
 
@@ -319,7 +332,13 @@ def test_digest_is_stable_across_key_order_and_processes():
         ("+train.lr=1", ["train.lr=1", "no such key", "learning_rate", "max_steps"]),
         ("++bogus=1", ["bogus=1", "no such key", "backbone", "limit"]),
         ("backbone=llama2 backbone.size=99b", ["backbone.size=99b", "llama2", "7b, 13b, 70b"]),
-        ("until=foo", ["until", "'foo'", "sample", "report"]),
+        ("until=foo", ["until=foo: no such stage; choose from data, base, sample", "evaluate, report"]),
+        ("only=foo", ["only=foo: no such stage; choose from data, base, sample", "merge, evaluate"]),
+        ("do=foo", ["do", "'foo'", "report", "compare", "export"]),
+        ("sweeps=demo mix=cot,lema seed=1 until=foo", ["until=foo: no such stage; choose from data, base"]),
+        ("sweeps=demo mix=cot,lema seed=1 only=mix,foo", ["only=foo: no such stage; choose from data, base"]),
+        ("only=export", ["only=export: write do=export instead"]),
+        ("sweeps=demo mix=cot seed=1 only=report", ["only=report: write do=report instead"]),
         ("evaluation.split=train", ["evaluation.split=train", "'train'", "dev, test"]),
         ("sweeps=gridd", ["sweeps/gridd", "demo", "main_table"]),
         ("sweeps=demo mix=cot,lema seed=1 +train.lr=1", ["train.lr=1", "no such key", "learning_rate"]),
@@ -390,6 +409,13 @@ def test_a_mistake_gets_a_message_with_key_value_and_choices(run_cli, tmp_path, 
         ("task=gsm8k task.dataset.path=f ~task.dataset.splits.test", "task.dataset.splits.test: must be set"),
         ("task=svamp ~task.train_dataset.hub_splits.train", "task.train_dataset.hub_splits.train: must be set"),
         ("until=mix only=train", "until=mix: does nothing with only=train"),
+        ("until=mix do=report", "until=mix: does nothing with do=report"),
+        ("only=mix do=export", "only=mix: does nothing with do=export"),
+        ("only=report", "only=report: write do=report instead"),
+        ("only=compare compare.a=x", "only=compare: write do=compare instead"),
+        ("only=export until=mix", "only=export: write do=export instead"),
+        ("only=wandb_report", "only=wandb_report: write do=wandb_report instead"),
+        ("only=wandb_sweep", "only=wandb_sweep: write do=wandb_sweep instead"),
         ("retry_failed=true", "retry_failed=True: does nothing where no server is asked"),
         ("mix=cot mix.match_tokens=true", "mix.match_tokens=true: needs mix.cot=all and extras that are not lema's"),
         ("mix=lema mix.match_tokens=true", "mix.match_tokens=true: needs mix.cot=all and extras that are not lema's"),
@@ -400,7 +426,39 @@ def test_a_mistake_gets_a_message_with_key_value_and_choices(run_cli, tmp_path, 
         ("rationales.most=5", "rationales.most: does nothing with rationales=none"),
         ("rationales.demonstrations=f", "rationales.demonstrations: does nothing with rationales=none"),
         (
-            "sampler=recorded sampler.models.recorded.recorded=f sampler.models.recorded.prompt=lema",
+            "sampler=recorded sampler.models.recorded.recorded=f",
+            "sampler.models.recorded.recorded=f: write sampler.file=f instead",
+        ),
+        (
+            "sampler=recorded ++sampler.models.recorded.recorded=f sampler.file=g",
+            "sampler.models.recorded.recorded=f: write sampler.file=f instead",
+        ),
+        (
+            "sampler=server sampler.models.server.api.model=m",
+            "sampler.models.server.api.model=m: write sampler.model=m instead",
+        ),
+        (
+            "sampler=server sampler.model=m sampler.models.server.api.base_url=null",
+            "sampler.models.server.api.base_url=null: write sampler.base_url=null instead",
+        ),
+        ("sampler=recorded", "sampler.file: must be set with kind=recorded"),
+        ("sampler=server", "sampler.model: must be set to the model that the server is asked for"),
+        (
+            "+sampler/model@sampler.models.more=recorded",
+            "sampler.models.more.recorded: must be set with kind=recorded",
+        ),
+        ("sampler.file=f", "sampler.file=f: does nothing with sampler=self"),
+        ("sampler=open sampler.model=m", "sampler.model=m: does nothing with sampler=open"),
+        (
+            "sampler=recorded sampler.file=f sampler.base_url=http://h/v1",
+            "sampler.base_url=http://h/v1: does nothing with sampler=recorded",
+        ),
+        (
+            "+sampler/model@sampler.models.server=server sampler.models.server.api.model=m sampler.model=n",
+            "sampler.model=n: does nothing with sampler=self",
+        ),
+        (
+            "sampler=recorded sampler.file=f sampler.models.recorded.prompt=lema",
             "sampler.models.recorded.prompt=lema: does nothing with kind=recorded",
         ),
         ("corrector=local corrector.temperature=null", "corrector.temperature=null: must be set with corrector=local"),
@@ -462,7 +520,7 @@ NUMBERS = {path: hint for path, hint in FIELDS.items() if plain_type(hint) in (i
 WHOLE = [
     ["backbone=mistral", "task=svamp", "corrector=local", "sampler=self", "sampler/model@sampler.other=gpt4"],
     ["backbone=mistral", "task=math"],
-    ["sampler=server", "sampler.models.server.api.model=mine"],
+    ["sampler=server", "sampler.model=mine"],
     [],
 ]
 # What a number outside a range may be, by kind; a whole number has those of the first four kinds.

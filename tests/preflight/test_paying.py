@@ -107,7 +107,7 @@ def test_export_writes_what_was_asked_and_answered(
     server.reply = lambda prompt: "No."
     overrides = [*SMALL, "corrector=gpt4", "budget_usd=5", f"runs_dir={tmp_path}", "until=correct"]
     pipeline.run(make_config(*overrides), overrides)
-    pipeline.run(make_config(*overrides, "until=null", "only=export"), overrides)
+    pipeline.run(make_config(*overrides, "until=null", "do=export"), overrides)
     requests, responses = ((tmp_path / "export" / f"{name}.jsonl").read_text() for name in ("requests", "responses"))
     assert len(requests.splitlines()) == len(responses.splitlines()) == len(server.requests) > 0
     assert '"url": "/v1/chat/completions"' in requests
@@ -117,6 +117,6 @@ def test_export_writes_what_was_asked_and_answered(
 
 
 def test_nothing_to_export_is_one_line(make_config, tmp_path: Path) -> None:
-    config = make_config("only=export", f"runs_dir={tmp_path}")
+    config = make_config("do=export", f"runs_dir={tmp_path}")
     with pytest.raises(UserError, match="no request was sent from this runs folder yet"):
         pipeline.run(config, [])

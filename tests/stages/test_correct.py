@@ -115,7 +115,7 @@ def test_success_and_reasons_are_counted_by_model_and_level_beside_the_papers(
         tmp_path / "wrong.jsonl", *({"problem": row["problem"], "text": "The answer is 999."} for row in lines)
     )
     arguments = ["task=math", f"task.dataset.path={data_dir / 'math'}", "sampler=recorded", "tracker=none", "limit=60"]
-    arguments += [f"sampler.models.recorded.recorded={file}", "sampler.models.recorded.paper_success=0.375"]
+    arguments += [f"sampler.file={file}", "sampler.models.recorded.paper_success=0.375"]
     arguments += [
         f"runs_dir={tmp_path / 'runs'}",
         "backbone.tiny.steps=1",
