@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "lema"
 # Each layer imports only from the ones before it (or from its own package).
 LAYERS = [
-    ["privacy", "generated", "launchers", "stopping"],
+    ["privacy", "launchers", "stopping"],
     ["types", "grading"],
     ["config"],
     ["identity", "prompts", "data"],

@@ -13,7 +13,7 @@ from typing import Any
 
 from lema.data import json_lines, prompted, row_shapes
 from lema.data.leakage import GRAM, Match, TestQuestions, words
-from lema.generated import answer_part
+from lema.grading.generated import answer_part
 from lema.privacy import shown
 from lema.types import Problem, UserError
 

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from lema.generated import first_answer, without_thinking
 from lema.grading.choices import named
+from lema.grading.generated import first_answer, without_thinking
 from lema.grading.numerals import legible
 from lema.grading.quantities import quantity
 

@@ -16,8 +16,8 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from lema.artifacts import keep, kept
 from lema.artifacts.locks import check
 from lema.config import Attention, BackboneConfig, Batches, Method, ModelConfig, Precision, TrainConfig
-from lema.generated import answer_part
 from lema.grading import grade_all
+from lema.grading.generated import answer_part
 from lema.models.generating import generate, own_settings, without_settings
 from lema.models.kernels import choose
 from lema.models.reading import reading

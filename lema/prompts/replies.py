@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lema.generated import NEXT_QUESTION, without_thinking
+from lema.grading.generated import NEXT_QUESTION, without_thinking
 from lema.prompts import wording
 from lema.prompts.formats import SENTENCE_END
 from lema.prompts.markup import FENCE, RULE, plain, undressed

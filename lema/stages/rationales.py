@@ -9,8 +9,8 @@ from typing import Any
 
 from lema.artifacts import Recipe, write_jsonl
 from lema.cell import Cell
-from lema.generated import answer_part
 from lema.grading import grade_all
+from lema.grading.generated import answer_part
 from lema.identity import api_identity, digest
 from lema.types import Problem, Solution, distinct
 

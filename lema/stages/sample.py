@@ -14,8 +14,8 @@ from lema.artifacts import RESUME, Recipe, read_jsonl, write_jsonl
 from lema.cell import Cell
 from lema.config import SourceKind
 from lema.data import recorded, tasks
-from lema.generated import answer_part
 from lema.grading import grade_all
+from lema.grading.generated import answer_part
 from lema.identity import api_identity, digest
 from lema.types import Problem, Solution, distinct
 
