@@ -1,7 +1,7 @@
-"""Tasks: from the rows of a data set, or the word problems made here, to train, dev and test problems.
+"""Tasks: train, dev and test problems, from the rows of a data set or from the generator of word problems.
 
-A data set is a local folder, of JSON lines or XML, or a repository on the Hub; conf/task says which fields of a row are
-what. `key` names the section of the config that a data set is described in, for messages.
+A data set is a local folder of JSON lines or XML, or a repository on the Hub; conf/task names the fields of its rows.
+`key` is the section of the config that describes the data set; error messages name it.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _NO_ANSWER = {
     "boxed": r"no answer in a closed \boxed{}",
     "label": "not the label of a candidate",
 }
-# Where no number is read from a gold answer, official rules take it for 0, and an answer that says nothing for right.
+# The official rules read a gold answer without a number as 0, and would accept a text without an answer.
 _NUMBERS = (Grader.arithmetic, Grader.gsm8k, Grader.svamp, Grader.asdiv)
 _NUMBER = re.compile(
     r"(?!.*\b(?:hundred|thousand|million|billion|trillion|dozen|half|third|quarter|and|or|to)\b)"
@@ -44,9 +44,9 @@ _QUANTITY = re.compile(r"([-+]?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+))\s*(?:\([^()]*
 
 
 def load(task: TaskConfig, limit: int | None) -> dict[str, list[Problem]]:
-    """The train, dev and test problems that a task is trained on, in order; `limit` keeps the first of each.
+    """The train, dev and test problems of a task's training data, in order; `limit` keeps the first of each.
 
-    Dev is cut out before. The test problems are the task's own, unless it is trained on another's data (`load_test`).
+    Dev is separated before the limit. A task with a training data set of its own has its test problems in `load_test`.
     """
     train, test = published(task)
     # A question that occurs twice stays in train.
@@ -59,7 +59,7 @@ def load(task: TaskConfig, limit: int | None) -> dict[str, list[Problem]]:
 
 
 def published(task: TaskConfig) -> tuple[list[Problem], list[Problem]]:
-    """All training and test problems of what a task is trained on, before dev is cut out."""
+    """All training and test problems of a task's training data, before dev is separated."""
     dataset, key = task.trained_dataset, "task.train_dataset" if task.train_dataset else "task.dataset"
     if dataset is None:
         return make_problems(task.seed, task.num_train or 0, task.num_test or 0)
@@ -71,15 +71,15 @@ def published(task: TaskConfig) -> tuple[list[Problem], list[Problem]]:
 
 
 def load_test(task: TaskConfig, limit: int | None) -> list[Problem]:
-    """The test problems of a data set that a task is evaluated on and not trained on."""
+    """The test problems of the data set that a task is evaluated on but not trained on."""
     assert task.dataset
     return _problems(task, task.dataset, "test", "task.dataset")[:limit]
 
 
 def known_tests(task: TaskConfig, known: list[TaskConfig]) -> Iterator[Problem]:
-    """The test problems of a task, of what it is trained on, and of the other known tasks as far as they can be read.
+    """The test problems of a task, of its training data, and of the other known tasks as far as they can be read.
 
-    Those are looked for where this task's training data are: in the folder beside it, or on the Hub.
+    The other tasks are looked for where this task's training data are: in the folder beside it, or on the Hub.
     """
     own = {task.name, task.trained.name}
     yield from published(task)[1]
@@ -101,7 +101,7 @@ def known_tests(task: TaskConfig, known: list[TaskConfig]) -> Iterator[Problem]:
 
 
 def source(task: TaskConfig, own_test: bool = False) -> dict[str, object]:
-    """What the problems of `load` or `load_test` are made from: a generator's arguments, a repository, files."""
+    """The source of the problems of `load` or `load_test`: the generator's arguments, a repository, or file hashes."""
     dataset = task.dataset if own_test else task.trained_dataset
     if dataset is None:
         return {"generator": "arithmetic", "seed": task.seed, "num_train": task.num_train, "num_test": task.num_test}
@@ -113,7 +113,7 @@ def source(task: TaskConfig, own_test: bool = False) -> dict[str, object]:
 
 
 def _problems(task: TaskConfig | TrainDatasetConfig, dataset: DatasetConfig, split: str, key: str) -> list[Problem]:
-    """The problems of one of our splits; none where the data set does not have it."""
+    """The problems of one of our splits; none where the data set lacks the split."""
     splits = dataset.hub_splits if dataset.path is None else dataset.splits
     if split not in splits:
         return []
@@ -198,7 +198,7 @@ def _hub_rows(dataset: DatasetConfig, split: str, key: str) -> Iterator[tuple[st
 def _problem(
     identifier: str, row: dict[str, Any], dataset: DatasetConfig, where: str, grader: Grader
 ) -> Problem | None:
-    """The problem of a row; None where the answer is to be a quantity and is none."""
+    """The problem of a row; None where the answer should be a quantity and is none."""
     row = _flat(row)
     question = " ".join(_text(row, field, where) for field in dataset.question).strip()
     if not question:
@@ -212,7 +212,7 @@ def _problem(
     if grader in _NUMBERS and not _NUMBER.fullmatch(answer):
         raise UserError(f"{where}, field '{dataset.answer}': {answer!r:.40} is not one number; mend or remove the row")
     level, subject = (_text(row, field, where) if field else None for field in (dataset.level, dataset.subject))
-    # A row without a rationale is one to be asked, not to be trained on.
+    # A row without a rationale can be asked, but not trained on.
     solution = _text(row, dataset.solution, where) if dataset.solution and dataset.solution.lower() in row else ""
     if dataset.answer_form is AnswerForm.hashes:
         solution = solution.rsplit("####", 1)[0].rstrip()

@@ -1,11 +1,10 @@
 r"""The verdicts of the paper's evaluation code, quirks included (microsoft/LEMA, inference_code/utils.py @ 94fea82).
 
-A published number was made with these rules, so they are reproduced, not improved: `\left` is cut out of
-`\leftarrow`, `10^2` is 8, `1,000` is not `1000` in MATH. Two things differ, and neither moves a verdict: arithmetic
-is worked out by `lema.grading.expressions` where the official code runs it, and an answer that was not found is
-None where the official code has 0 (numbers), an empty string (LaTeX) or the whole text (choices). It is still compared
-as that, so finding nothing is right when the gold answer is 0. An empty gold LaTeX answer stops the official code;
-nothing equals it here. Every rule takes time linear in the text.
+The published numbers were made with these rules, so we reproduce them: `\left` is cut out of `\leftarrow`, `10^2` is
+8, `1,000` is not `1000` in MATH. Two things differ without changing a verdict. The official code runs arithmetic as
+Python; `lema.grading.expressions` works it out. An answer that was not found is None here; the official code has 0
+(numbers), "" (LaTeX) or the whole text (choices), and we still compare that: finding nothing is right when the gold
+answer is 0. An empty gold LaTeX answer stops the official code; here nothing equals it. Rules take linear time.
 """
 
 import re
