@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from lema.generated import answer_part
 from lema.grading import grade_all
+from lema.grading.generated import answer_part
 from lema.prompts.formats import cot_prompt, few_shot_prompt
 from lema.types import Engine, Problem, Prompt, Solution
 

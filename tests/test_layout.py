@@ -9,7 +9,7 @@ TESTS = Path(__file__).resolve().parent
 PACKAGE = TESTS.parent / "lema"
 # Each layer imports only from the ones before it (or from its own package).
 LAYERS = [
-    ["privacy", "generated", "launchers", "stopping"],
+    ["privacy", "launchers", "stopping"],
     ["types", "grading"],
     ["config"],
     ["identity", "prompts", "data"],

@@ -17,7 +17,7 @@ from lema.config import NO_EFFECT, Ask, SourceConfig, SourceKind
 from lema.config.renamed import present
 from lema.data import recorded, tasks
 from lema.engines import LocalModel, ServedModel
-from lema.generated import answer_part
+from lema.grading.generated import answer_part
 from lema.models.weights import Weights, weights
 from lema.prompts.demonstrations import demonstrations
 from lema.solving import Text, Wording, graded, solve

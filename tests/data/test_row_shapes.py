@@ -391,7 +391,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "NuminaMath": ({"problem": Q, "solution": T, "source": "cn_k12"}, "none of its fields"),
     "unknown fields": ({"question": Q, "solution": GOLD, "foo": T, "bar": U}, "'question, solution, foo, bar'"),
-    "names with escapes": ({"question": Q, "\x1b[2J\n": T}, "'question, ?[2J?' is certainly"),
+    "names with escapes": ({"question": Q, "\x1b[2J\n": T}, "'question, [2J' is certainly"),
     "a model's name alone": ({"question": Q, "solution": GOLD, "model": "m", "foo": T}, "none of its fields"),
     "thoughts alone": ({"question": Q, "answer": GOLD, "deepseek_reasoning_trace": "Hm."}, "none of its fields"),
     "preferences": ({"prompt": Q, "chosen": T, "rejected": U}, "'prompt, chosen, rejected'"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lema.generated import answer_part, first_answer, without_thinking
+from lema.grading.generated import answer_part, first_answer, without_thinking
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from lema.correctors.checking import checked
 from lema.correctors.reference import correct, equations_of
-from lema.generated import answer_part
+from lema.grading.generated import answer_part
 from lema.prompts.formats import reference_steps, split_steps
 from lema.prompts.replies import read_correction
 from lema.types import Correction, Problem, Solution
