@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lema import sweeps
-from lema.config.compose import register, to_config
+from lema.compose import register, to_config
 from lema.config.environment import check_arguments
 from lema.launchers import refuse_several
 from lema.privacy import check_shown, guard

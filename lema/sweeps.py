@@ -14,8 +14,8 @@ from hydra.errors import ConfigCompositionException, HydraException, OverridePar
 from omegaconf import DictConfig, open_dict
 
 from lema.artifacts import write_text
+from lema.compose import to_config
 from lema.config import Config
-from lema.config.compose import to_config
 from lema.identity import digest, without_paths
 from lema.types import UserError
 

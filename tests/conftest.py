@@ -15,8 +15,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
 from small import ROOT
 
+from lema.compose import register, to_config
 from lema.config import Config
-from lema.config.compose import register, to_config
 
 _PATHS = [str(path) for path in (ROOT, ROOT / "tests", ROOT / "tests/doubles")]
 

@@ -13,9 +13,11 @@ LAYERS = [
     ["types", "grading"],
     ["config"],
     ["identity", "prompts", "data"],
-    ["artifacts"],
-    ["api", "models", "tracking", "sweeps"],
-    ["correctors", "reporting", "cell"],
+    ["artifacts", "solving"],
+    ["api", "models", "tracking"],
+    ["engines"],
+    ["correctors", "reporting", "compose"],
+    ["sweeps", "cell"],
     ["stages", "card"],
     ["preflight", "run_folder"],
     ["pipeline"],
@@ -32,7 +34,7 @@ HOMES = {
     "rapidfuzz": {"grading/official.py"},
     "scipy": {"reporting/statistics.py"},
     "matplotlib": {"reporting/plots.py"},
-    "torch": {"models", "preflight"},  # a folder: any file in it
+    "torch": {"models", "preflight", "engines/transformers.py"},  # a folder: any file in it
     "transformers": {"models"},
 }
 FILES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}

@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from small import SMALL
 
 from lema import privacy
+from lema.compose import CONF, to_config
 from lema.config import environment
-from lema.config.compose import CONF, to_config
 from lema.types import UserError
 
 SECRET = "hf_AbCdEf0123456789"

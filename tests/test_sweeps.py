@@ -21,8 +21,8 @@ from small import ROOT
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from lema import sweeps
+from lema.compose import to_config
 from lema.config import Config
-from lema.config.compose import to_config
 from lema.identity import digest, identity
 from lema.types import UserError
 

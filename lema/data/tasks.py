@@ -43,7 +43,6 @@ _MINUS = re.compile(r"\A[‐‑‒–—―﹣－](?= ?[$€£]?[\d.\\])")
 _QUANTITY = re.compile(r"([-+]?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+))\s*(?:\([^()]*\))?")
 
 
-<<<<<<< HEAD
 @dataclass(frozen=True)
 class ProblemSource:
     """Where problems come from, how they are cut into splits, and whose rules compare their answers."""
@@ -100,14 +99,6 @@ def _source(
 def load(source: ProblemSource, limit: int | None) -> dict[str, list[Problem]]:
     """The train, dev and test problems, in order; dev is cut out of train before `limit` keeps the first of each."""
     train, test = published(source)
-=======
-def load(task: TaskConfig, limit: int | None) -> dict[str, list[Problem]]:
-    """The train, dev and test problems of a task's training data, in order; `limit` keeps the first of each.
-
-    Dev is separated before the limit. A task with a training data set of its own has its test problems in `load_test`.
-    """
-    train, test = published(task)
->>>>>>> diet
     # A question that occurs twice stays in train.
     once = [question for question, count in Counter(p.question for p in train).items() if count == 1]
     if source.num_dev and source.num_dev >= len(once):
@@ -117,15 +108,9 @@ def load(task: TaskConfig, limit: int | None) -> dict[str, list[Problem]]:
     return {"train": train[:limit], "dev": dev[:limit], "test": test[:limit]}
 
 
-<<<<<<< HEAD
 def published(source: ProblemSource) -> tuple[list[Problem], list[Problem]]:
     """All training and test problems, before dev is cut out."""
     dataset = source.dataset
-=======
-def published(task: TaskConfig) -> tuple[list[Problem], list[Problem]]:
-    """All training and test problems of a task's training data, before dev is separated."""
-    dataset, key = task.trained_dataset, "task.train_dataset" if task.train_dataset else "task.dataset"
->>>>>>> diet
     if dataset is None:
         return make_problems(source.seed, source.num_train or 0, source.num_test or 0)
     train, test = (_problems(source, split) for split in ("train", "test"))
@@ -135,26 +120,15 @@ def published(task: TaskConfig) -> tuple[list[Problem], list[Problem]]:
     return train, test
 
 
-<<<<<<< HEAD
 def load_test(source: ProblemSource, limit: int | None) -> list[Problem]:
     """The test problems alone."""
     return _problems(source, "test")[:limit]
-=======
-def load_test(task: TaskConfig, limit: int | None) -> list[Problem]:
-    """The test problems of the data set that a task is evaluated on but not trained on."""
-    assert task.dataset
-    return _problems(task, task.dataset, "test", "task.dataset")[:limit]
->>>>>>> diet
 
 
 def known_tests(task: TaskConfig, known: list[TaskConfig]) -> Iterator[Problem]:
     """The test problems of a task, of its training data, and of the other known tasks as far as they can be read.
 
-<<<<<<< HEAD
     The other tasks' are looked for where this task's training data are: in the folder beside it, or on the Hub.
-=======
-    The other tasks are looked for where this task's training data are: in the folder beside it, or on the Hub.
->>>>>>> diet
     """
     training, test, unread = trained_on(task), tested_on(task), list[str]()
     yield from published(training)[1]
@@ -173,29 +147,11 @@ def known_tests(task: TaskConfig, known: list[TaskConfig]) -> Iterator[Problem]:
         log.warning("not compared with the test questions of %s, which are not there", ", ".join(unread))
 
 
-<<<<<<< HEAD
 def _problems(source: ProblemSource, split: str) -> list[Problem]:
     """The problems of one of our splits; none where the data set does not have it."""
     dataset, path, key = source.dataset, source.path, source.key
     assert dataset
     splits = dataset.hub_splits if path is None else dataset.splits
-=======
-def source(task: TaskConfig, own_test: bool = False) -> dict[str, object]:
-    """The source of the problems of `load` or `load_test`: the generator's arguments, a repository, or file hashes."""
-    dataset = task.dataset if own_test else task.trained_dataset
-    if dataset is None:
-        return {"generator": "arithmetic", "seed": task.seed, "num_train": task.num_train, "num_test": task.num_test}
-    if dataset.path is None:
-        return {"hub_id": dataset.hub_id, "revision": dataset.revision, "subsets": list(dataset.subsets)}
-    key = "task.train_dataset" if dataset is task.train_dataset else "task.dataset"
-    files = [_read(dataset.path, split, key) for split in dataset.splits.values()]
-    return {"sha256": {file.name: hashlib.sha256(content).hexdigest() for file, content in files}}
-
-
-def _problems(task: TaskConfig | TrainDatasetConfig, dataset: DatasetConfig, split: str, key: str) -> list[Problem]:
-    """The problems of one of our splits; none where the data set lacks the split."""
-    splits = dataset.hub_splits if dataset.path is None else dataset.splits
->>>>>>> diet
     if split not in splits:
         return []
     theirs = splits[split]
@@ -276,15 +232,8 @@ def _hub_rows(dataset: DatasetConfig, split: str, key: str) -> Iterator[tuple[st
             yield f"{dataset.hub_id} {subset}/{split} row {number}", row
 
 
-<<<<<<< HEAD
 def _problem(identifier: str, row: dict[str, Any], dataset: DatasetConfig, where: str, grader: str) -> Problem | None:
     """The problem of a row; None where the answer is to be a quantity and is none."""
-=======
-def _problem(
-    identifier: str, row: dict[str, Any], dataset: DatasetConfig, where: str, grader: Grader
-) -> Problem | None:
-    """The problem of a row; None where the answer should be a quantity and is none."""
->>>>>>> diet
     row = _flat(row)
     question = " ".join(_text(row, field, where) for field in dataset.question).strip()
     if not question:

@@ -17,9 +17,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from small import ROOT
 
+from lema.compose import to_config
 from lema.config import Config, CorrectionMethod, Grader, Method, Optimizer, Schedule, SourceKind
 from lema.config.allowed import Name, Range, refused, rule
-from lema.config.compose import to_config
 from lema.grading.official import VERDICTS
 from lema.identity import digest, identity
 from lema.types import UserError

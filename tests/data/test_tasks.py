@@ -16,7 +16,8 @@ import pytest
 from omegaconf import OmegaConf
 from small import ROOT, load
 
-from lema.config import TaskConfig, compose
+from lema import compose
+from lema.config import TaskConfig
 from lema.data import tasks
 from lema.grading.official import number_verdict
 from lema.types import Problem, UserError

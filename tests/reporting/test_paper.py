@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from lema.config.compose import CONF
+from lema.compose import CONF
 from lema.reporting.paper import paper_accuracy, results
 from lema.reporting.statistics import standard_error
 

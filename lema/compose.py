@@ -31,7 +31,7 @@ from lema.config import (
 from lema.config.allowed import refused
 from lema.types import UserError
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
 def register(sweeps: Path) -> None:
