@@ -299,11 +299,7 @@ def test_paid_corrections_run_through_the_same_pipeline(
         assert server.requests == []
         first = run("corrector=gpt4", "budget_usd=100")
         paid = len(server.requests)
-        assert made(first, run("corrector=gpt4", "budget_usd=100", "seed=2")) == {
-            "train",
-            "select",
-            "evaluate",
-        }
+        assert made(first, run("corrector=gpt4", "budget_usd=100", "seed=2")) == {"train", "select", "evaluate"}
         assert len(server.requests) == paid > 0
     rows = [json.loads(line) for line in (first["correct"] / "corrections.jsonl").open()]
     assert any(row["accepted"] for row in rows)

@@ -345,8 +345,7 @@ def test_what_asks_dev_questions_where_none_are_held_out_is_refused_first(refuse
 
 
 @pytest.mark.parametrize(
-    "overrides",
-    [["selection=last"], ["selection=paper"], ["train.max_steps=50"], ["until=mix"], ["task.num_dev=1"]],
+    "overrides", [["selection=last"], ["selection=paper"], ["train.max_steps=50"], ["until=mix"], ["task.num_dev=1"]]
 )
 def test_without_dev_questions_what_asks_none_goes_on(make_config, overrides: list[str]) -> None:
     config = make_config("task.num_dev=0", "train.save_steps=50", *overrides)

@@ -158,12 +158,7 @@ OTHERS = {
         WHY,
         ["One.", "Two.", "The answer is 1."],
     ),
-    "a step that is right stays": (
-        of(1, f"{FIRST}\nStep 2: The answer is 5."),
-        1,
-        WHY,
-        [WRONG[0], "The answer is 5."],
-    ),
+    "a step that is right stays": (of(1, f"{FIRST}\nStep 2: The answer is 5."), 1, WHY, [WRONG[0], "The answer is 5."]),
     "LaTeX braces": (
         of(2, "...\nStep 2: $\\frac{1}{2}\\left\\{x\\right\\}$.\nStep 3: The answer is \\frac{1}{2}."),
         2,
@@ -230,24 +225,14 @@ OTHERS = {
         WHY,
         ["2**3 + 4**2 = 24.", "The answer is 24."],
     ),
-    "dollars with cents": (
-        of(2, "...\nStep 2: The answer is $2.50. That is all."),
-        2,
-        WHY,
-        ["The answer is $2.50."],
-    ),
+    "dollars with cents": (of(2, "...\nStep 2: The answer is $2.50. That is all."), 2, WHY, ["The answer is $2.50."]),
     "an explanation of paragraphs": (
         of(4, "Step 4: The answer is 1.", "One.\n\nStep 2 says 6.\n- Two."),
         4,
         "One.\n\nStep 2 says 6.\n- Two.",
         ["The answer is 1."],
     ),
-    "an explanation on its own line": (
-        GOOD.replace("Explanation: ", "Explanation:\n\n"),
-        2,
-        WHY,
-        RIGHT,
-    ),
+    "an explanation on its own line": (GOOD.replace("Explanation: ", "Explanation:\n\n"), 2, WHY, RIGHT),
     "an explanation after the solution that is cut": (
         f" Step 2.\nCorrect Solution:\n{STEPS}\n\nExplanation: One.\nTwo.\n\nThree.",
         2,
@@ -349,10 +334,7 @@ NO_CORRECTIONS = {
     "the earlier step changed": (GOOD.replace("...", FIRST.replace("7", "8")), NOT_KEPT),
     "the earlier step changed, in brackets": (GOOD.replace("...", "Step 1: (3 + 4 = 8)"), NOT_KEPT),
     "the earlier step abridged": (GOOD.replace("...", "Step 1: 3 + 4 = 7"), NOT_KEPT),
-    "one of two earlier steps changed": (
-        of(3, f"{FIRST}\nStep 2: {RIGHT[0]}\nStep 3: The answer is 11."),
-        NOT_KEPT,
-    ),
+    "one of two earlier steps changed": (of(3, f"{FIRST}\nStep 2: {RIGHT[0]}\nStep 3: The answer is 11."), NOT_KEPT),
     "numbered from one again": (of(3, "Step 1: 5 + 6 = 11.\nStep 2: The answer is 11."), NOT_KEPT),
     "steps that start too late": (GOOD.replace(f"Step 2: {RIGHT[0]}\n", ""), NOT_KEPT),
     "a label of zero": (GOOD.replace("...", "Step 0: Read the question."), NOT_KEPT),
@@ -408,10 +390,7 @@ CHOICE_REPLIES = {
     "left out": (CHOICE.replace("Bank - It lends money.", "..."), UNPARSABLE),
     "cut off": (CHOICE[:-30], UNPARSABLE),
     "twice": (f"{CHOICE}\n{ANSWER}", UNPARSABLE),
-    "the wrong answer again": (
-        " Why.\nCorrected Answer:\n{\n" + "\n".join(WRONG_LINES) + "\n}",
-        IDENTICAL,
-    ),
+    "the wrong answer again": (" Why.\nCorrected Answer:\n{\n" + "\n".join(WRONG_LINES) + "\n}", IDENTICAL),
 }
 
 
