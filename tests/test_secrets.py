@@ -75,13 +75,8 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 @pytest.mark.parametrize(
     "value",
     [
-        SECRET,
-        f"http://user:{SECRET}@host/v1",
-        "${oc.env:HF_TOKEN}",
-        "${oc.env:HF_TOKEN,default}",
-        "${oc.decode:${oc.env:HF_TOKEN}}",
-        "a-${oc.env:HOME}",
-        "${oc.env:WANDB_PROJECT}",
+        *(SECRET, f"http://user:{SECRET}@host/v1", "${oc.env:HF_TOKEN}", "${oc.env:HF_TOKEN,default}"),
+        *("${oc.decode:${oc.env:HF_TOKEN}}", "a-${oc.env:HOME}", "${oc.env:WANDB_PROJECT}"),
     ],
 )
 def test_no_value_of_a_config_holds_a_secret_or_reads_the_environment(compose_tree, value: str) -> None:

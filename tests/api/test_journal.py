@@ -57,15 +57,10 @@ def test_every_attempt_counts_and_the_first_usable_answer_stands(journal: Journa
 @pytest.mark.parametrize(
     ("answer", "usable", "failed"),
     [
-        (YES, True, False),
-        (Answer(" \n", "stop", "m"), False, False),
-        (Answer("", "stop", "m"), False, False),
-        (Answer(None, "stop", "m"), False, False),
-        (Answer("yes", "end_turn", "m"), True, False),
-        (Answer("ye", "length", "m"), False, False),
-        (Answer(None, "refusal", "m"), False, False),
-        (Answer(None, "prompt too long", "m"), False, True),
-        (Answer(None, "HTTP 502", "m"), False, True),
+        *((YES, True, False), (Answer(" \n", "stop", "m"), False, False), (Answer("", "stop", "m"), False, False)),
+        *((Answer(None, "stop", "m"), False, False), (Answer("yes", "end_turn", "m"), True, False)),
+        *((Answer("ye", "length", "m"), False, False), (Answer(None, "refusal", "m"), False, False)),
+        *((Answer(None, "prompt too long", "m"), False, True), (Answer(None, "HTTP 502", "m"), False, True)),
         (Answer(None, "time-out", "m"), False, True),
     ],
 )

@@ -96,26 +96,14 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "deep": lambda file: file.write_bytes(b"[" * 100_000),
 }
 FINISHED = [
-    "data/*/train.jsonl",
-    "base/*/model.safetensors",
-    "base/*/tokenizer.json",
-    "mix/*/examples.jsonl",
-    "mix/*/record.json",
-    "train/*/checkpoints/step-2/model.safetensors",
-    "evaluate/*lema*/score.json",
+    *("data/*/train.jsonl", "base/*/model.safetensors", "base/*/tokenizer.json", "mix/*/examples.jsonl"),
+    *("mix/*/record.json", "train/*/checkpoints/step-2/model.safetensors", "evaluate/*lema*/score.json"),
     "select/*/step-2.jsonl",
 ]
 SHOWN = [
-    "cells/*/run.json",
-    "cells/*/metrics.jsonl",
-    "cells/*/train",
-    "cells/*/hub/model/README.md",
-    "cells/*/hub/model/model.safetensors",
-    "reports/all/report.json",
-    "reports/all/.drawn.json",
-    "reports/all/report.md",
-    "reports/all/report.csv",
-    "reports/all/accuracy-arithmetic.png",
+    *("cells/*/run.json", "cells/*/metrics.jsonl", "cells/*/train", "cells/*/hub/model/README.md"),
+    *("cells/*/hub/model/model.safetensors", "reports/all/report.json", "reports/all/.drawn.json"),
+    *("reports/all/report.md", "reports/all/report.csv", "reports/all/accuracy-arithmetic.png"),
 ]
 
 

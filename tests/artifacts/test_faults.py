@@ -95,13 +95,7 @@ def not_a_files(kind: str, root: Path) -> Exception:
     "kind",
     [
         *(
-            "a bug",
-            "a file elsewhere",
-            "refused",
-            "timed out",
-            "denied",
-            "no number",
-            "a bug behind one",
+            *("a bug", "a file elsewhere", "refused", "timed out", "denied", "no number", "a bug behind one"),
             "torch's own",
         ),
         "out of memory",
@@ -141,11 +135,7 @@ def _pyarrow(file: Path) -> None:
 
 
 WRITERS: list[Callable[[Path], Any]] = [
-    _torch,
-    _safetensors,
-    _tokenizers,
-    _pyarrow,
-    lambda file: file.write_text("text" * 100_000),
+    *(_torch, _safetensors, _tokenizers, _pyarrow, lambda file: file.write_text("text" * 100_000)),
     lambda file: write_json(file, ["text"] * 100_000),
     lambda file: write_jsonl(file, ({"row": number} for number in range(100_000))),
 ]

@@ -39,9 +39,7 @@ PAUSED = {
 
 def start(runs: Path, overrides: list[str]) -> subprocess.Popen[str]:
     command = [
-        sys.executable,
-        str(ROOT / "tests/doubles/impatient.py"),
-        str(STALE),
+        *(sys.executable, str(ROOT / "tests/doubles/impatient.py"), str(STALE)),
         *TRAINING,
         *overrides,
         f"runs_dir={runs}",

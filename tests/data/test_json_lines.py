@@ -38,12 +38,8 @@ def refused(file: Path) -> str:
 @pytest.mark.parametrize(
     "content",
     [
-        LINES,
-        LINES.rstrip(),
-        LINES.replace("\n", "\r\n"),
-        "\n \n" + LINES.replace("\n", "\n\n"),
-        LINES.encode("utf-8-sig"),
-        gzip.compress(LINES.encode(), mtime=0),
+        *(LINES, LINES.rstrip(), LINES.replace("\n", "\r\n"), "\n \n" + LINES.replace("\n", "\n\n")),
+        *(LINES.encode("utf-8-sig"), gzip.compress(LINES.encode(), mtime=0)),
         gzip.compress(LINES[:10].encode(), mtime=0) + gzip.compress(LINES.encode()[10:], mtime=0),
         LINES.replace('"1 + 1?"', '  "1 + 1?"'),
     ],

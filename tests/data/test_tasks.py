@@ -13,23 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from questions import task
 from small import ROOT
+from tables import table
 
-from lema.config import TaskConfig, compose
+from lema.config import TaskConfig
 from lema.data import tasks
 from lema.grading.official import number_verdict
 from lema.types import Problem, UserError
 
 GOOD = {"question": "1+1?", "answer": "1+1=<<1+1=2>>2\n#### 2"}
-
-
-def task(file: str, /, **changes: Any) -> TaskConfig:
-    """`conf/task/FILE.yaml` against the schema; `changes` are its keys, `dataset_path` the folder."""
-    dataset = {key.removeprefix("dataset_"): changes.pop(key) for key in list(changes) if key.startswith("dataset_")}
-    tree = OmegaConf.merge(compose.task(ROOT / f"conf/task/{file}.yaml"), changes)
-    config: Any = OmegaConf.to_object(OmegaConf.merge(tree, {"dataset": dataset}) if dataset else tree)
-    return config
 
 
 def write(folder: Path, **splits: list[Any]) -> str:
@@ -76,20 +69,7 @@ def test_question_fields_are_joined_and_numbers_are_text(tmp_path):
     assert splits["test"][0].answer == "2.5"
 
 
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("So $\\boxed{5}$.", "5"),
-        ("$\\boxed{1}$ or rather $\\boxed{2}$", "2"),
-        ("$\\boxed{1}$ or rather $\\fbox{2}$", "2"),
-        ("$\\boxed{\\frac{1}{2}}$", "\\frac{1}{2}"),
-        ("$\\boxed{\\left\\{ x \\right\\}}$", "\\left\\{ x \\right\\}"),
-        ("our answer is $\\boxed 2$.", "2"),
-        ("our answer is $\\boxed 12$.", "12"),
-        ("our answer is \\boxed 2.", "2"),
-        ("there are $\\boxed{}$ primes", ""),
-    ],
-)
+@pytest.mark.parametrize(("text", "answer"), table(__file__, "the last box is the answer"))
 def test_the_last_box_is_the_answer(tmp_path, text, answer):
     assert tasks.load(boxed_task(tmp_path, text), None)["test"][0].answer == answer
 
@@ -100,57 +80,13 @@ def boxed_task(folder: Path, solution: str) -> TaskConfig:
 
 
 @pytest.mark.parametrize(
-    ("solution", "answer"),
-    [
-        ("So $\\boxed {2}$.", "2"),
-        ("So $\\boxed\n{ 2 }$.", "2"),
-        ("So $\\fbox {\\frac{1}{2}}$.", "\\frac{1}{2}"),
-        ("So $\\boxed2$.", "2"),
-        ("So $\\boxed {}$.", ""),
-        ("First $\\boxed{1}$, then $\\boxed {2}$.", "2"),
-        ("So $\\boxed{−2}$.", "-2"),
-        ("So $\\boxed{–\\frac{1}{2}}$.", "-\\frac{1}{2}"),
-        ("So $\\boxed{x − 2}$.", "x - 2"),
-        ("So $\\boxed{1–2}$.", "1–2"),
-    ],
+    ("solution", "answer"), table(__file__, "a box is read however it is spaced and its minus is one")
 )
 def test_a_box_is_read_however_it_is_spaced_and_its_minus_is_one(tmp_path, solution, answer):
     assert tasks.load(boxed_task(tmp_path, solution), None)["test"][0].answer == answer
 
 
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("#### 8", "8"),
-        ("####8", "8"),
-        ("x\n####\t8  ", "8"),
-        ("x\n#### 8\r\n", "8"),
-        ("x\n####\n8", "8"),
-        ("x\n#### 8\nA note behind.", "8"),
-        ("x\n#### 8\r\n\r\nA note behind: 9.", "8"),
-        ("x\n#### 7\n#### 8", "8"),
-        ("How many? ** 5+3=<<5+3=8>>8\n#### 8", "8"),
-        ("#### $8", "$8"),
-        ("#### 1,008", "1,008"),
-        ("#### 1 008", "1 008"),
-        ("#### 8.50", "8.50"),
-        ("#### .5", ".5"),
-        ("#### 8.", "8."),
-        ("#### 8%", "8%"),
-        ("#### 1/2", "1/2"),
-        ("#### 8 apples", "8 apples"),
-        ("#### -8", "-8"),
-        ("#### - 8", "- 8"),
-        ("#### −8", "-8"),
-        ("#### –8", "-8"),
-        ("#### —8", "-8"),
-        ("#### ‑8", "-8"),
-        ("#### －8", "-8"),
-        ("#### −$8", "-$8"),
-        ("#### −1,008.5", "-1,008.5"),
-        ("#### 0", "0"),
-    ],
-)
+@pytest.mark.parametrize(("text", "answer"), table(__file__, "a number is read from the line of its mark"))
 def test_a_number_is_read_from_the_line_of_its_mark(tmp_path, text, answer):
     row = {"question": "How many?", "answer": text}
     [found] = tasks.load(task("gsm8k", dataset_path=write(tmp_path, train=[row], test=[row]), num_dev=0), None)["test"]
@@ -160,20 +96,7 @@ def test_a_number_is_read_from_the_line_of_its_mark(tmp_path, text, answer):
     assert number_verdict("I do not know.", found.answer)[1] is (answer == "0")
 
 
-NO_NUMBER = [
-    *"None none null nan N/A ? - — inf unknown red x=3 3:5 ½ 2½ 八 1.2.3 1e3 8,9 <8> []".split(),
-    "3 million",
-    "two dozen",
-    "2 dozen",
-    "1 1/2",
-    "3 and 4",
-    "7 or 8",
-    "-",
-    "8 (apples)",
-    "4.6 \\times 10^2",
-    "2^3",
-    "\\frac{1}{2}",
-]
+NO_NUMBER = table(__file__, "no number")
 
 
 @pytest.mark.parametrize("text", NO_NUMBER)
@@ -272,21 +195,7 @@ def test_asdiv_is_read_as_published_or_as_lines_and_other_answers_are_left_out(t
     assert tasks.load_test(task("asdiv", dataset_path=write(tmp_path / "lines", ASDiv=lines)), None) == published
 
 
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("9 (apples)", "9"),
-        ("0.5 (of a pizza)", "0.5"),
-        ("-3", "-3"),
-        ("1,000 (meters)", "1,000"),
-        ("3 (red); 4 (blue)", None),
-        ("1/2 (pizza)", None),
-        ("3:5", None),
-        ("11:30 (a.m.)", None),
-        ("red", None),
-        ("", None),
-    ],
-)
+@pytest.mark.parametrize(("text", "answer"), table(__file__, "a quantity is one number and what it counts"))
 def test_a_quantity_is_one_number_and_what_it_counts(tmp_path, text, answer):
     row = {"Body": "Tom has some.", "Question": "How many?", "Answer": text}
     certain = {"Body": "Ann has 1.", "Question": "How many?", "Answer": "1"}
@@ -303,17 +212,7 @@ def test_a_data_set_without_a_problem_is_refused(tmp_path, content):
         tasks.load_test(task("asdiv", dataset_path=str(tmp_path)), None)
 
 
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        ("Seven <b>red</b> apples.", "Seven red apples."),
-        ("<i>Seven</i> red apples.", "Seven red apples."),
-        ("Seven <b>red <i>round</i></b> apples<br/>.", "Seven red round apples."),
-        ("Seven <!-- not six --> apples.", "Seven  apples."),
-        ("<![CDATA[Seven < nine]]> apples.", "Seven < nine apples."),
-        ("Seven<sup>2</sup>", "Seven2"),
-    ],
-)
+@pytest.mark.parametrize(("body", "expected"), table(__file__, "text within and behind markup is read"))
 def test_text_within_and_behind_markup_is_read(tmp_path, body, expected):
     content = ASDIV.replace("Mia has seven red and two blue kites.", body)
     (tmp_path / "ASDiv.xml").write_text(content, encoding="utf-8")
@@ -385,20 +284,7 @@ def test_csqa_is_read_in_its_own_layout_and_in_the_hubs(tmp_path):
     assert splits["train"] == [Problem("csqa-train-0", "Where?", "", "mall", candidates=candidates)]
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"answerKey": "F"}, "line 1, field 'answerKey': not the label of a candidate; mend"),
-        ({"answerKey": ""}, "line 1, field 'answerKey': not the label of a candidate; mend"),
-        ({"question": STEM}, "line 1, field 'choices': must be choices with label and text, not None"),
-        ({"question": "Where?", "choices": ["bank", "mall"]}, "line 1, field 'choices': must be choices"),
-        ({"question": "Where?", "choices": {"A": "bank"}}, "line 1, field 'choices': must be choices"),
-        ({"question": {**STEM, "choices": []}}, "line 1, field 'choices': must be choices"),
-        ({"question": {**STEM, "choices": ["bank"]}}, "line 1, field 'choices': must be choices"),
-        ({"question": {**STEM, "choices": [{"label": "A"}]}}, "line 1, field 'choices': must be choices"),
-        ({"question": {"choices": NESTED}}, "line 1, field 'question': must be text or a number, not None"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "said"), table(__file__, "damaged choices are named in one line"))
 def test_damaged_choices_are_named_in_one_line(tmp_path, changes, said):
     folder = write(tmp_path, train=[CSQA | changes], dev=[CSQA])
     assert said in refused(task("csqa", dataset_path=folder, num_dev=0))
@@ -474,26 +360,9 @@ LINE = json.dumps(GOOD)
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", ["train.jsonl is empty; copy the file again"]),
-        ("\n \n", ["train.jsonl is empty; copy the file again"]),
-        (LINE + "\n" + LINE[:30], ["train.jsonl line 2: ", "not valid JSON (Expecting value)", "copy"]),
-        (LINE[:30] + "\n" + LINE, ["train.jsonl line 1: ", "not valid JSON"]),
+        *table(__file__, "damaged rows are named in one line"),
         (LINE.encode("utf-16"), ["train.jsonl is in UTF-16, not JSON lines: iconv -f UTF-16"]),
-        (f"[{LINE}]", ["train.jsonl is one JSON array, not JSON lines: jq -c '.[]'"]),
-        ("version https://git-lfs.github.com/spec/v1", ["train.jsonl is a git-lfs pointer", "git lfs pull"]),
-        ("question,answer\n1+1?,2", ["train.jsonl is a table like CSV", "pandas.read_csv"]),
-        ("<!DOCTYPE html>", ["train.jsonl is a web page", "download the file itself"]),
         (LINE + "\n" + '{"a": ' + "[" * 100_000, ["train.jsonl line 2: ", "not valid JSON"]),
-        (LINE + "\n[1, 2]", ["train.jsonl line 2: ", "JSON object", "list"]),
-        (LINE + "\nnull", ["train.jsonl line 2: ", "JSON object"]),
-        ('{"question": "1+1?"}', ["train.jsonl line 1: ", "'answer'", "question", "task.dataset"]),
-        ('{"answer": "#### 2"}', ["train.jsonl line 1: ", "'question'", "answer"]),
-        ('{"question": null, "answer": "#### 2"}', ["train.jsonl line 1, ", "'question'", "text or a number", "None"]),
-        ('{"question": ["1"], "answer": "#### 2"}', ["train.jsonl line 1, ", "'question'", "['1']"]),
-        ('{"question": true, "answer": "#### 2"}', ["train.jsonl line 1, ", "'question'", "True"]),
-        ('{"question": " ", "answer": "#### 2"}', ["train.jsonl line 1, ", "question", "empty"]),
-        (LINE + '\n{"question": "q", "answer": "so 2"}', ["train.jsonl line 2, ", "'answer'", "no answer", "####"]),
-        ('{"question": "q", "answer": "so 2\\n#### "}', ["train.jsonl line 1, ", "'answer'", "no answer", "####"]),
     ],
 )
 def test_damaged_rows_are_named_in_one_line(tmp_path, content, said):
@@ -566,7 +435,7 @@ LOAD = """
 import json, sys
 from lema.data import tasks
 from lema.types import UserError
-from tests.test_tasks import task
+from questions import task
 try:
     config = task("gsm8k", num_dev=0, **json.loads(sys.argv[1]))
     splits = tasks.load(config, None)

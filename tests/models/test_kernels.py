@@ -175,14 +175,10 @@ def test_training_starts_only_with_the_loss_of_eager(monkeypatch, config) -> Non
 @pytest.mark.parametrize(
     ("asked", "named"),
     [
-        ({"softcap": 50.0}, "softcap=50.0"),
-        ({"s_aux": torch.zeros(2)}, "s_aux"),
-        ({"dropout": 0.1}, "dropout=0.1"),
-        ({"is_causal": False}, "is_causal=False"),
-        ({"position_bias": torch.zeros(1)}, "position_bias"),
+        *(({"softcap": 50.0}, "softcap=50.0"), ({"s_aux": torch.zeros(2)}, "s_aux"), ({"dropout": 0.1}, "dropout=0.1")),
+        *(({"is_causal": False}, "is_causal=False"), ({"position_bias": torch.zeros(1)}, "position_bias")),
         ({"attention_mask": torch.ones(1, 1, 4, 4)}, "attention_mask"),
-        ({"something_new": "on"}, "something_new=on"),
-        ({"cu_seq_lens_q": None}, "no cu_seq_lens_q"),
+        *(({"something_new": "on"}, "something_new=on"), ({"cu_seq_lens_q": None}, "no cu_seq_lens_q")),
     ],
 )
 def test_varlen_refuses_what_it_does_not_compute(asked: dict[str, Any], named: str) -> None:
