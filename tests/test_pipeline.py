@@ -92,12 +92,7 @@ def test_learning_rate_retrains_and_reuses_the_data(run: Callable[..., dict[str,
 def test_temperature_remakes_samples_corrections_mix_and_model(run: Callable[..., dict[str, Path]]) -> None:
     first = run()
     assert made(first, run("sampler.temperature=1.3")) == {
-        "sample_self",
-        "correct",
-        "mix",
-        "train",
-        "select",
-        "evaluate",
+        *("sample_self", "correct", "mix", "train", "select", "evaluate"),
     }
 
 

@@ -32,9 +32,7 @@ def trained(runs: Path) -> dict[str, bytes]:
     ("number", "method", "batches"),
     [
         *((signal.SIGKILL, method, batches) for method in METHODS for batches in ("packed", "padded")),
-        (signal.SIGTERM, "full", "padded"),
-        (signal.SIGUSR2, "lora", "packed"),
-        (signal.SIGINT, "full", "packed"),
+        *((signal.SIGTERM, "full", "padded"), (signal.SIGUSR2, "lora", "packed"), (signal.SIGINT, "full", "packed")),
     ],
     ids=lambda value: getattr(value, "name", value),
 )

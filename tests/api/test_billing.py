@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,8 @@ def usage(prompt: object, completion: object, total: object = None, cached: obje
         *[(usage(20, 5, 25, wrong), (20, 0, 5)) for wrong in (21, -1, 1.5, math.nan, "8", True, None, [8], {}, HUGE)],
     ],
 )
-def test_what_is_booked(counted: object, booked: tuple[int, int, int] | None) -> None:
-    assert billed(counted, REQUEST, LIMIT, True) == booked
+def test_what_is_booked(counted: object, booked: Sequence[int] | None) -> None:
+    assert billed(counted, REQUEST, LIMIT, True) == (booked and tuple(booked))
 
 
 def test_an_answer_without_text_may_have_no_tokens() -> None:

@@ -16,6 +16,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from small import ROOT
+from tables import table
 
 from lema.config import Config, CorrectionMethod, Grader, Method, Optimizer, Schedule, SourceKind
 from lema.config.allowed import Name, Range, refused, rule
@@ -338,76 +339,7 @@ def test_a_mistake_gets_a_message_with_key_value_and_choices(run_cli, tmp_path, 
         assert word in result.stderr
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ("limit=0", "limit=0: must be at least 1"),
-        ("task.max_cot=0", "task.max_cot=0: must be at least 1"),
-        ("train.micro_batch_size=0", "train.micro_batch_size=0: must be at least 1"),
-        ("backbone=mistral train.micro_batch_size=7", "train.micro_batch_size=7: must divide train.batch_size=96"),
-        ("task=gsm8k task.dataset=null", "task=gsm8k: set task.dataset, or task.num_train and task.num_test"),
-        ("backbone=mistral train.max_steps=null", "train.epochs=null train.max_steps=null: set one of them"),
-        (
-            "backbone=mistral train.lora_rank=0",
-            "train.lora_rank=0: must be 0 with train.method=full and at least 1 otherwise",
-        ),
-        ("backbone=mistral backbone.size=null", "backbone.size=null: mistral comes in 7b"),
-        ("backbone.size=7b", "backbone.size=7b: tiny comes in one size"),
-        ("backbone.prompt=???", "backbone.prompt: must be set"),
-        ("~sampler.models.self", "sampler.models is empty: choose a sampler"),
-        ("sampler.models.self.kind=recorded", "sampler.models.self.recorded: must be set with kind=recorded"),
-        (
-            "sampler=open sampler.models.wizardmath_7b.kind=backbone",
-            "sampler.models.wizardmath_7b.weights: must be null",
-        ),
-        ("corrector.method=api", "corrector.method=api: choose corrector=gpt4"),
-        ("rationales.requests=5", "rationales.requests=5: choose who is asked, rationales=gpt4"),
-        ("corrector.base_url=http://h/v1", "corrector.base_url: does nothing with corrector=reference"),
-        ("corrector=local corrector.max_retries=3", "corrector.max_retries: does nothing with corrector=local"),
-        ("rationales.temperature=1", "rationales.temperature: does nothing with rationales=none"),
-        ("corrector.tries=3", "corrector.prompt, corrector.tries: do nothing with corrector=reference"),
-        ("budget_usd=-1", "budget_usd=-1.0: must be at least 0, or null"),
-        ("budget_usd=nan", "budget_usd=nan: must be at least 0 and at most 1,000,000,000, or null"),
-        ("task.max_source_tokens=0", "task.max_source_tokens=0: must be at least 1"),  # train's is taken from it
-        (
-            "backbone=mistral train.lora_alpha=0",
-            "train.lora_alpha=0: must be 0 with train.method=full and at least 1 otherwise",
-        ),
-        ("train.lora_alpha=16", "train.lora_alpha=16: must be 0 with train.method=full and at least 1 otherwise"),
-        ("train.lora_dropout=0.1", "train.lora_dropout=0.1: does nothing with train.method=full"),
-        ("train.merge=original", "train.merge=original: does nothing with train.method=full"),
-        ("task=gsm8k task.num_train=100", "task.num_train=100: does nothing where task.dataset has the rows"),
-        ("task=gsm8k task.num_test=100", "task.num_test=100: does nothing where task.dataset has the rows"),
-        ("task=gsm8k ~task.dataset.hub_splits.test", "task.dataset.hub_splits.test: must be set"),
-        ("task=gsm8k task.dataset.path=f ~task.dataset.splits.test", "task.dataset.splits.test: must be set"),
-        ("task=svamp ~task.train_dataset.hub_splits.train", "task.train_dataset.hub_splits.train: must be set"),
-        ("until=mix only=train", "until=mix: does nothing with only=train"),
-        ("retry_failed=true", "retry_failed=True: does nothing where no server is asked"),
-        ("mix=cot mix.match_tokens=true", "mix.match_tokens=true: needs mix.cot=all and extras that are not lema's"),
-        ("mix=lema mix.match_tokens=true", "mix.match_tokens=true: needs mix.cot=all and extras that are not lema's"),
-        ("mix=cot_tokens mix.cot=none", "mix.match_tokens=true: needs mix.cot=all and extras that are not lema's"),
-        ("mix=cot mix.cot=cut", "mix.cot=cut: does nothing with mix.extra=none"),
-        ("mix=cot mix.cot=none", "mix.cot=none mix.extra=none: leave no example"),
-        ("sampler.demonstrations=f", "sampler.demonstrations=f: does nothing where no model is asked few_shot"),
-        ("rationales.most=5", "rationales.most: does nothing with rationales=none"),
-        ("rationales.demonstrations=f", "rationales.demonstrations: does nothing with rationales=none"),
-        (
-            "sampler=recorded sampler.models.recorded.recorded=f sampler.models.recorded.prompt=lema",
-            "sampler.models.recorded.prompt=lema: does nothing with kind=recorded",
-        ),
-        ("corrector=local corrector.temperature=null", "corrector.temperature=null: must be set with corrector=local"),
-        (
-            "corrector=local corrector.max_completion_tokens=null",
-            "corrector.max_completion_tokens=null: must be set with corrector=local",
-        ),
-        ("sampler.samples=4 sampler.temperature=0", "sampler.samples=4: must be 1 at temperature 0"),
-        ("corrector=local corrector.tries=2 corrector.temperature=0", "corrector.tries=2: must be 1 at temperature 0"),
-        ("backbone.tiny.num_heads=7", "backbone.tiny.num_heads=7: must cut backbone.tiny.hidden_size=128"),
-        ("backbone.tiny.num_heads=128", "backbone.tiny.num_heads=128: must cut backbone.tiny.hidden_size=128"),
-        ("mix=lema_random backbone.tiny.other_seed=0", "backbone.tiny.other_seed=0: must not be backbone.seed"),
-        ("runs_dir=${nowhere}", "runs_dir: Interpolation key 'nowhere' not found"),
-    ],
-)
+@pytest.mark.parametrize(("overrides", "message"), table(__file__, "values that do not fit together are named"))
 def test_values_that_do_not_fit_together_are_named(make_config, overrides, message):
     with pytest.raises(UserError) as caught:
         make_config(*overrides.split())
@@ -453,9 +385,7 @@ NUMBERS = {path: hint for path, hint in FIELDS.items() if plain_type(hint) in (i
 # Together they have every section of the schema.
 WHOLE = [
     ["backbone=mistral", "task=svamp", "corrector=local", "sampler=self", "sampler/model@sampler.other=gpt4"],
-    ["backbone=mistral", "task=math"],
-    ["sampler=server", "sampler.models.server.api.model=mine"],
-    [],
+    *(["backbone=mistral", "task=math"], ["sampler=server", "sampler.models.server.api.model=mine"], []),
 ]
 # What a number outside a range may be, by kind; a whole number has those of the first four kinds.
 OUTSIDE = {

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tables import table
 
 from lema import pipeline, preflight
 from lema.config import Stage
@@ -26,19 +27,10 @@ def test_a_real_cell_names_everything_it_lacks_at_once(run_cli) -> None:
     assert "Traceback" not in finished.stderr
     lines = [line.strip() for line in finished.stderr.splitlines() if line.startswith("  - ")]
     assert [line.split(":")[0] for line in lines] == [
-        "- dataset",
-        "- model",
-        "- GPU",
-        "- model",
-        "- GPU",
-        "- key",
-        "- budget",
+        *("- dataset", "- model", "- GPU", "- model", "- GPU", "- key", "- budget"),
     ]
     for name in (
-        "task.dataset.path=",
-        "sampler.models.wizardmath_7b.weights.path=",
-        "backbone.path=",
-        "OPENAI_API_KEY",
+        *("task.dataset.path=", "sampler.models.wizardmath_7b.weights.path=", "backbone.path=", "OPENAI_API_KEY"),
         "budget_usd=",
     ):
         assert name in finished.stderr
@@ -75,14 +67,7 @@ def test_csqa_says_that_it_has_no_rationales_where_they_are_asked_for(refused, t
 
 
 @pytest.mark.parametrize(
-    ("mix", "part", "refused"),
-    [
-        ("cot", "step", True),
-        ("cot_matched", "explanation", True),
-        ("lema", "step", False),
-        ("lema_32k", "solution", False),
-        ("corrections", "explanation", False),
-    ],
+    ("mix", "part", "refused"), table(__file__, "only an arm with corrections can leave out a part of them")
 )
 def test_only_an_arm_with_corrections_can_leave_out_a_part_of_them(make_config, mix, part, refused) -> None:
     if not refused:
@@ -202,23 +187,7 @@ def test_mistakes_of_another_model_need_own_ones_to_be_compared_with(refused) ->
     assert line.startswith("mix: sampler=open makes mistakes that are another model's already: run mix=lema")
 
 
-@pytest.mark.parametrize(
-    ("overrides", "line"),
-    [
-        (
-            ["train.method=qlora", "train.lora_rank=8", "train.lora_alpha=8"],
-            "train.method=qlora needs bitsandbytes: {}, or train=lora",
-        ),
-        (
-            ["train.optimizer=paged_adamw_8bit"],
-            "train.optimizer=paged_adamw_8bit needs bitsandbytes: {}, or train.optimizer=adamw_torch",
-        ),
-        (
-            ["train.optimizer=lion_8bit"],
-            "train.optimizer=lion_8bit needs bitsandbytes: {}, or train.optimizer=adamw_torch",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("overrides", "line"), table(__file__, "what needs bitsandbytes asks for it"))
 def test_what_needs_bitsandbytes_asks_for_it(refused, monkeypatch, overrides: list[str], line: str) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # not to be imported, as where it is not installed
     assert refused(*overrides) == ["package: " + line.format("pip install bitsandbytes")]
@@ -265,9 +234,7 @@ ANSWERED = {Stage.train, Stage.select, Stage.evaluate}
         (["train=full"], ANSWERED, 19, "20 GB of weights, 80 GB of weights and gradients to train them all, run"),
         (["train=full", "train.optimizer=adamw_torch"], ANSWERED, 161, None),
         (
-            ["train=full", "train.optimizer=adamw_torch"],
-            ANSWERED,
-            159,
+            *(["train=full", "train.optimizer=adamw_torch"], ANSWERED, 159),
             "160 GB of weights, gradients and moments to train them all, train=lora",
         ),
     ],
@@ -306,10 +273,8 @@ def test_a_small_model_must_fit_in_memory_too(width: float, fits: bool) -> None:
 @pytest.mark.parametrize(
     ("overrides", "names"),
     [
-        (["train=qlora"], ["model", "GPU", "disk"]),
-        (["train=qlora", "train.merge=null"], ["model", "GPU"]),
-        (["train=qlora", "until=train"], ["model", "GPU"]),
-        (["train=full"], ["model", "GPU"]),
+        *((["train=qlora"], ["model", "GPU", "disk"]), (["train=qlora", "train.merge=null"], ["model", "GPU"])),
+        *((["train=qlora", "until=train"], ["model", "GPU"]), (["train=full"], ["model", "GPU"])),
     ],
 )
 def test_a_merged_model_needs_room_on_the_disk(refused, tmp_path: Path, overrides: list[str], names: list[str]) -> None:
@@ -323,17 +288,7 @@ def test_a_merged_model_needs_room_on_the_disk(refused, tmp_path: Path, override
 
 
 @pytest.mark.parametrize(
-    ("overrides", "lines"),
-    [
-        ([], ["selection=dev"]),
-        (["train.max_steps=null"], ["selection=dev"]),
-        (["train.max_steps=51"], ["selection=dev"]),
-        (["evaluation.split=dev"], ["selection=dev", "evaluation.split=dev"]),
-        (["selection=last", "evaluation.split=dev"], ["evaluation.split=dev"]),
-        (["train.max_steps=50", "evaluation.split=dev"], ["evaluation.split=dev"]),
-        (["until=train"], ["selection=dev"]),
-        (["until=train", "evaluation.split=dev"], ["selection=dev"]),
-    ],
+    ("overrides", "lines"), table(__file__, "what asks dev questions where none are held out is refused first")
 )
 def test_what_asks_dev_questions_where_none_are_held_out_is_refused_first(refused, overrides, lines) -> None:
     found = refused("task.num_dev=0", "train.save_steps=50", *overrides)
@@ -390,13 +345,7 @@ def test_runs_folder_that_cannot_be_written(run_cli, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
-    [
-        (None, None, "task.dataset.path="),
-        ("test.jsonl", None, "train.jsonl"),
-        ("train.jsonl", "", "train.jsonl is empty; copy the file again"),
-        ("train.jsonl", '{"question": "Q", "answer": "A #### 1"}\n{"question": "Q2", "ans', "train.jsonl line 2"),
-        ("train.jsonl", '{"question": "Q", "answer": "no mark"}\n', "train.jsonl line 1, field 'answer'"),
-    ],
+    table(__file__, "a damaged data set is named by file and line"),
     ids=["missing", "no file", "empty", "truncated", "no answer"],
 )
 def test_a_damaged_data_set_is_named_by_file_and_line(run_cli, tmp_path, name, content, message) -> None:

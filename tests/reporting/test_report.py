@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from simulated import TINY, answers, run
+from tables import table
 
 from lema.artifacts import Recipe, Store
 from lema.reporting import report
@@ -108,17 +109,7 @@ def test_both_rules_stand_in_the_table(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("selection", "split", "label", "words"),
-    [
-        ("last", "test", "last", None),
-        ("dev", "test", "best on dev", None),
-        ("dev", "dev", "best on dev: optimistic", "on the dev split, which they are scored on: optimistic"),
-        (
-            "paper",
-            "test",
-            "best on test: optimistic",
-            "on the test split, which they are scored on, as the paper did: optimistic",
-        ),
-    ],
+    table(__file__, "how the checkpoint was chosen stands beside its accuracy"),
 )
 def test_how_the_checkpoint_was_chosen_stands_beside_its_accuracy(
     tmp_path: Path, selection: str, split: str, label: str, words: str | None

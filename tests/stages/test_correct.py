@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from openai_server import OpenAIServer, ReferenceReply
 from small import SMALL, record, rows, summary
+from tables import table
 
 from lema import pipeline
 from lema.api.journal import Answer
@@ -30,31 +31,7 @@ def item(name: str, level: str | None = None) -> tuple[Problem, Solution, list[s
 
 
 @pytest.mark.parametrize(
-    ("text", "ended", "reason"),
-    [
-        (GOOD, "stop", None),
-        ("Everything is fine.", "stop", "unparsable"),
-        (GOOD.replace("Step 1.\n", "Step 3.\n", 1), "stop", "step does not exist"),
-        (GOOD.replace("The answer is 5.", "So it is five apples."), "stop", "no answer"),
-        (GOOD.replace("is 5.\n}", "is 7.\n}"), "stop", "wrong answer"),
-        (
-            GOOD.replace("2 + 3 = 5.", PATH[0]).replace("The answer is 5.", PATH[1]),
-            "stop",
-            "identical to the wrong path",
-        ),
-        (
-            GOOD.replace("Step 1.\n", "Step 2.\n", 1).replace("Step 1: 2 + 3 = 5.", "Step 1: 3 + 2 = 5."),
-            "stop",
-            "earlier steps not kept",
-        ),
-        (GOOD, "length", "cut off by length"),
-        (None, "content_filter", "content filter"),
-        (None, "refusal", "refusal"),
-        (None, "prompt too long", "prompt too long"),
-        (None, "stop", "empty"),
-        ("", "whatever a server says", "empty"),
-        (None, "HTTP 500", "HTTP 500"),
-    ],
+    ("text", "ended", "reason"), table(__file__, "every reply is accepted or rejected with its reason")
 )
 def test_every_reply_is_accepted_or_rejected_with_its_reason(text: str | None, ended: str, reason: str | None) -> None:
     def answering(asked: list[tuple[str, int]], spent_usd: float) -> tuple[list[Answer], dict[str, Any]]:
@@ -121,10 +98,7 @@ def test_success_and_reasons_are_counted_by_model_and_level_beside_the_papers(
     arguments = ["task=math", f"task.dataset.path={data_dir / 'math'}", "sampler=recorded", "tracker=none", "limit=60"]
     arguments += [f"sampler.models.recorded.recorded={file}", "sampler.models.recorded.paper_success=0.375"]
     arguments += [
-        f"runs_dir={tmp_path / 'runs'}",
-        "backbone.tiny.steps=1",
-        "backbone.tiny.corpus_size=50",
-        "until=correct",
+        *(f"runs_dir={tmp_path / 'runs'}", "backbone.tiny.steps=1", "backbone.tiny.corpus_size=50", "until=correct"),
     ]
     with caplog.at_level(logging.INFO):
         pipeline.run(make_config(*arguments), arguments)
@@ -186,10 +160,7 @@ def test_a_model_that_is_loaded_here_corrects(make_config: Callable[..., Config]
     pipeline.run(make_config(*overrides), overrides)
     [base] = (tmp_path / "runs/base").iterdir()
     overrides += [
-        "corrector=local",
-        f"corrector.weights.path={base}",
-        "corrector.weights.precision=fp32",
-        "corrector.tries=2",
+        *("corrector=local", f"corrector.weights.path={base}", "corrector.weights.precision=fp32", "corrector.tries=2"),
     ]
     overrides += [f"corrector.prompt={shown}", "corrector.max_completion_tokens=8"]
     pipeline.run(make_config(*overrides), overrides)

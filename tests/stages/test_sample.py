@@ -158,10 +158,7 @@ def test_a_server_samples_from_worked_solutions_and_what_failed_is_asked_again_a
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         monkeypatch.setenv("OPENAI_API_KEY", "test")
         arguments = (
-            "sampler=server",
-            "sampler.models.server.api.model=m",
-            "sampler.samples=2",
-            "sampler.max_new_tokens=50",
+            *("sampler=server", "sampler.models.server.api.model=m", "sampler.samples=2", "sampler.max_new_tokens=50"),
         )
         made = run(*arguments)
         asked = len(server.requests)
@@ -199,10 +196,7 @@ def test_prompts_beyond_the_servers_context_are_counted_and_when_all_are_the_run
     run, problems, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     arguments = [
-        "sampler=server",
-        "sampler.models.server.api.model=m",
-        "sampler.samples=1",
-        "sampler.max_new_tokens=20",
+        *("sampler=server", "sampler.models.server.api.model=m", "sampler.samples=1", "sampler.max_new_tokens=20"),
     ]
     arguments.append("sampler.models.server.prompt=lema")
     with OpenAIServer(reply=lambda prompt: "The answer is 999.", max_model_len=25, model="m") as server:
