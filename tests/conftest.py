@@ -1,7 +1,5 @@
 """What every test stands on: no network, no accounts, and the front door in two forms (composed, and as a process)."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import os

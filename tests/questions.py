@@ -1,7 +1,5 @@
 """Tasks and questions, what stands around them, and recorded solutions of them."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Small cells that tests run, and reading what a run left."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Long tables of plain values stand beside their tests: `test_x.rows` beside `test_x.py`."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from string import Template

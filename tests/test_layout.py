@@ -1,7 +1,5 @@
 """The house: who imports whom, and how large it is."""
 
-from __future__ import annotations
-
 import ast
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The whole experiment on a very small cell: what is reused, what is made again, what survives a kill."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

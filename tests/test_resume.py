@@ -1,7 +1,5 @@
 """A training run that is killed, or asked to stop, ends in the bytes of one that was left alone."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

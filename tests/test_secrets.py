@@ -1,7 +1,5 @@
 """No secret of the environment, and nothing else of it, gets into what a run writes: by no key, file or command."""
 
-from __future__ import annotations
-
 import copy
 import gzip
 import re

@@ -1,7 +1,5 @@
 """What a data set, a model or a server wrote can steer neither a terminal nor a log."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging

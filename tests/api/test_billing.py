@@ -1,7 +1,5 @@
 """What a reply costs is never more than its request allows, and its tokens are plausible, whatever it counts."""
 
-from __future__ import annotations
-
 import json
 import math
 import random

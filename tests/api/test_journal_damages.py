@@ -1,7 +1,5 @@
 """What happens to the file of the journal: each cause has its own line and remedy, and nothing is paid twice."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

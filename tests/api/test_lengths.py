@@ -1,7 +1,5 @@
 """A request that is too long is told apart by the server's own words, which are kept: its prompt, or its limit."""
 
-from __future__ import annotations
-
 import json
 import logging
 import re

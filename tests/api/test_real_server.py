@@ -1,7 +1,5 @@
 """Against a server that nobody here wrote: `transformers serve` over the tiny backbone, as sampler and as corrector."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket

@@ -1,7 +1,5 @@
 """What a server says in place of an answer is shown in its words, with one remedy that fits."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re

@@ -309,7 +309,6 @@ def test_a_summary_of_any_plain_values_is_found_as_it_was_written(tmp_path: Path
     assert found.summary["by_level"] == {"10": 0.1, "9": 1 / 3}
 
 
-IN_RESUME = ("", "/deep", "/attempt.json", "/checkpoint-2/deep/weights")
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Damages below the runs folder, and disks that refuse: one line that names the file, then the undisturbed bytes."""
 
-from __future__ import annotations
-
 import fnmatch
 import os
 import re

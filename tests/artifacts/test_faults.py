@@ -1,7 +1,5 @@
 """Errors that are a file's become one line with the file, its cause and the remedy; others keep their traceback."""
 
-from __future__ import annotations
-
 import errno
 import os
 import resource

@@ -1,7 +1,5 @@
 """A lock that cannot be a living owner's is taken over, whatever it says; who waits says for whom, and until when."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

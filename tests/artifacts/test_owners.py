@@ -1,7 +1,5 @@
 """One owner of what is made: an owner that was paused for too long, and wakes up, leaves it to who took over."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Configuration through the front door: what composes, what wins, what is refused and in which words."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """The reference corrector: mistakes put in by hand are found, real wrong solutions are corrected, nothing fails."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os

@@ -1,7 +1,5 @@
 """Files of JSON lines: rows are read however they are packed, and another kind of file is named with what helps."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import io

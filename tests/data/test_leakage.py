@@ -1,7 +1,5 @@
 """Leakage: a text that repeats a test question is found, however it is written, and no other is."""
 
-from __future__ import annotations
-
 import random
 import re
 import time

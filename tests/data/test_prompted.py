@@ -1,7 +1,5 @@
 """Prompts: the question within is found, whatever stands around it, and not where more is asked than that."""
 
-from __future__ import annotations
-
 import random
 import time
 

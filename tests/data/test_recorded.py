@@ -1,7 +1,5 @@
 """Recorded solutions: what is of a training question is read, what is of a test question ends the run."""
 
-from __future__ import annotations
-
 import ast
 import gzip
 import json

@@ -1,7 +1,5 @@
 """Layouts of recorded rows: what a model wrote is read, and a gold text, a prompt or a judge's text never is."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tasks: rows become problems, dev is cut from train, and a damaged data set is named by file, line and field."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

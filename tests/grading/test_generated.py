@@ -1,7 +1,5 @@
 """What a model generates around its answer."""
 
-from __future__ import annotations
-
 import pytest
 from tables import table
 

@@ -1,7 +1,5 @@
 """Grading: the official verdicts on real texts and on their quirks, arithmetic that cannot run, nothing that hangs."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import threading

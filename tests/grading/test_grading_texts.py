@@ -1,7 +1,5 @@
 """The symbolic rules on whole texts: what a careful reader calls right, in the ways that models write."""
 
-from __future__ import annotations
-
 import doctest
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Grading never hangs and never dies: deadlines, crashes, hostile text, callers of every kind."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os

@@ -1,7 +1,5 @@
 """The symbolic rules: the answers they find in real texts, and what a careful reader says of pairs of answers."""
 
-from __future__ import annotations
-
 import doctest
 import gzip
 import json

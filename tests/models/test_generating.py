@@ -1,7 +1,5 @@
 """What a model ships to shape its texts: its end tokens end them, and nothing else of it is felt."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

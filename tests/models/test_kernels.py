@@ -1,7 +1,5 @@
 """Attention kernels: an architecture trains on packed rows as eager computes each document, or one line refuses it."""
 
-from __future__ import annotations
-
 import json
 import logging
 from dataclasses import replace

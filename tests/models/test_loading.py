@@ -1,7 +1,5 @@
 """Loading a backbone: nothing that runs code is read, and files that are damaged end in one line that names them."""
 
-from __future__ import annotations
-
 import http.server
 import json
 import os

@@ -1,7 +1,5 @@
 """The estimate of a training run: a table made by hand, and real small models."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The tiny base: its world, its texts, its tokenizer, and a model that any Hugging Face program loads."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

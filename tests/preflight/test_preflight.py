@@ -1,7 +1,5 @@
 """Before anything is downloaded, sent or paid: all that is missing in one message, through the front door."""
 
-from __future__ import annotations
-
 import json
 import sys
 import threading

@@ -1,7 +1,5 @@
 """The worked examples of both kinds: our own, right, and in the layout of what they ask for."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Reading a corrector's reply: tables of what models write, and what holds for every text."""
 
-from __future__ import annotations
-
 import re
 import time
 

@@ -1,7 +1,5 @@
 """A corrector's reply through the front, reader and verdict: what it looks like changes nothing, what it says does."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable

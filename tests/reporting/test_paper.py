@@ -1,7 +1,5 @@
 """The paper's numbers: whole, by names that exist, and with the standard errors that their counts give."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The report: what it says of finished, open, dead and damaged runs, and the words that follow the numbers."""
 
-from __future__ import annotations
-
 import csv
 import json
 import random

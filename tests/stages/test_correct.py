@@ -1,7 +1,5 @@
 """The corrections of a cell: who is asked how often, what is counted, and what a reply must keep to."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import logging

@@ -1,7 +1,5 @@
 """The arms: two of them differ in nothing but what they are named for."""
 
-from __future__ import annotations
-
 import json
 import logging
 import re

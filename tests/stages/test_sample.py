@@ -1,7 +1,5 @@
 """Who makes the mistakes: several models, each an artifact of its own; a server, a file, the backbone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A sweep from the front door: its own report, one cell dead; then online, and W&B's report of exactly its runs."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

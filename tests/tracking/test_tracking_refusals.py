@@ -1,7 +1,5 @@
 """What W&B refuses is said, before anything is made where it can be known; nothing is said to be logged that is not."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Callable
