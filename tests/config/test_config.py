@@ -60,9 +60,6 @@ def assert_complete(config: Config) -> None:
     assert "${" not in text
 
 
-# --- everything composes -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("file", GROUP_FILES, ids=lambda file: f"{file.parent.name}={file.stem}")
 def test_every_file_composes(make_config, file):
     asked = (
@@ -121,9 +118,6 @@ def test_every_size_composes_with_every_task_and_mix(make_config, backbone, size
         config = make_config(f"backbone={backbone}", f"backbone.size={size}", f"task={task}", f"mix={mix}")
         assert_complete(config)
         assert config.train.max_source_tokens == config.task.max_source_tokens
-
-
-# --- the paper's recipe, and who wins ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("number", "backbone", "size"), [(n, *pair) for n, pair in enumerate(SIZES)])
@@ -238,15 +232,6 @@ def test_consent_to_pay_comes_from_the_command_line_or_the_environment(make_conf
         make_config()
 
 
-def test_wandb_project_is_the_users_own(make_config, monkeypatch):
-    assert make_config().tracker.project == "lema"
-    monkeypatch.setenv("WANDB_PROJECT", "mine")
-    assert make_config().tracker.project == "mine"
-
-
-# --- identity ------------------------------------------------------------------------------------------------------
-
-
 def leaves(node: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """Paths of all plain values in a tree of dataclasses and dicts; an absent sub-config is none."""
     if dataclasses.is_dataclass(node):
@@ -296,9 +281,6 @@ def test_identity_changes_with_everything_but_what_cannot_change_a_result(make_c
 
 def test_digest_is_stable_across_key_order_and_processes():
     assert digest({"b": [1, "é"], "a": None}) == digest({"a": None, "b": [1, "é"]}) == "47acac9da933"
-
-
-# --- mistakes ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -352,9 +334,6 @@ def test_help_and_configuration_import_nothing_heavy(run_cli, option):
     assert result.returncode == 0
     assert "hydra" in imported
     assert not imported & HEAVY
-
-
-# --- what each field allows ----------------------------------------------------------------------------------------
 
 
 def schema(hint: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -77,9 +77,6 @@ def test_overlap_tells_equal_training_questions_from_alike_ones() -> None:
     assert {name: match.equal for name, match in found.items()} == {"some-train-0": True, "some-train-1": False}
 
 
-# --- real data -------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def tests(data_dir: Path) -> leakage.TestQuestions:
     return leakage.TestQuestions(all_tests(data_dir))

@@ -247,9 +247,6 @@ def test_a_million_rows_take_ten_times_as_long_as_a_tenth_of_them(tmp_path: Path
     assert best[1] < 1e6 / 30_000
 
 
-# --- real data -------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("task", ["gsm8k", "math", "csqa"])
 def test_solutions_of_every_official_training_question_are_used(data_dir: Path, tmp_path: Path, task: str) -> None:
     train = questions(data_dir, task, "train")

@@ -34,9 +34,6 @@ def rows(count: int) -> list[dict[str, str]]:
     return [{"question": f"1+{n}?", "answer": f"1+{n}=<<1+{n}={n + 1}>>{n + 1}\n#### {n + 1}"} for n in range(count)]
 
 
-# --- rows ------------------------------------------------------------------------------------------------------------
-
-
 def test_a_gsm8k_row_keeps_its_notes_and_loses_its_answer_line(tmp_path):
     row = {"question": "Tom has 5 and 1,075. Sum?", "answer": "It is 5+1075=<<5+1075=1080>>1080.\nDone.\n#### 1,080"}
     problem = tasks.load(task("gsm8k", dataset_path=write(tmp_path, train=[row], test=[GOOD]), num_dev=0), None)[
@@ -296,9 +293,6 @@ def test_rationales_of_ones_own_stand_in_the_training_rows_that_have_them(tmp_pa
     assert message.startswith("task.dataset.solution=wy: no training row has it")
 
 
-# --- splits ----------------------------------------------------------------------------------------------------------
-
-
 def test_dev_is_a_seeded_cut_of_train(tmp_path):
     folder = write(tmp_path, train=rows(50), test=rows(3))
     splits = tasks.load(task("gsm8k", dataset_path=folder, num_dev=10), None)
@@ -349,8 +343,6 @@ def test_the_source_of_a_folder_is_its_content_wherever_it_lies(tmp_path):
     (tmp_path / "there/train.jsonl").write_bytes(content + b"\n")
     assert source != tasks.source(task("gsm8k", dataset_path=there))
 
-
-# --- damaged data ----------------------------------------------------------------------------------------------------
 
 LINE = json.dumps(GOOD)
 
@@ -410,8 +402,6 @@ def refused(config: TaskConfig) -> str:
     assert len(message) < 500
     return message
 
-
-# --- the Hub ---------------------------------------------------------------------------------------------------------
 
 REPOSITORY = {
     "README.md": "---\nconfigs:\n"
@@ -549,8 +539,6 @@ def test_every_data_set_of_the_hub_is_pinned(name):
     assert set(dataset.hub_splits) == set(dataset.splits)
 
 
-# --- the cases -------------------------------------------------------------------------------------------------------
-
 GOLDS = {
     "A1329": ["So $\\boxed 2$."],
     "A1330": ["So $\\boxed{}$."],
@@ -592,9 +580,6 @@ def test_all_cases_are_read_as_labelled(data_dir, tmp_path):
                 gold = tasks.load(config, None)["test"][0].answer
                 expected = case["expected"].removeprefix("gold ").removesuffix(" …").strip('"')
                 assert gold.removeprefix("$") in ("1,008", expected)
-
-
-# --- the real data ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

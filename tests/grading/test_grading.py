@@ -1,6 +1,5 @@
 """Grading: the official verdicts on real texts and on their quirks, arithmetic that cannot run, nothing that hangs."""
 
-import gzip
 import json
 import threading
 import time
@@ -20,12 +19,6 @@ PIECES = [
     *("\\frac", "\\dfrac", "\\sqrt", "\\text{ ", "\\boxed{", "\\boxed", "\\fbox{", "\\left", "^\\circ", "\\%", "\\$"),
     *("\0", "\ud800", "\u202e", "__import__('os')", "{0}", "%s", "nan", "inf", "1e999", "9" * 30),
 ]
-
-
-@pytest.fixture(scope="module")
-def outputs(data_dir):
-    with gzip.open(data_dir / "grading/model_outputs.jsonl.gz", "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
 
 
 def test_verdicts_and_answers_are_the_official_ones_on_real_outputs(outputs):
@@ -153,17 +146,6 @@ def test_random_arithmetic_has_the_value_worked_out_beside_it():
     for _ in range(500):
         text, value = made(4)
         assert evaluate(text) == value, text
-
-
-def test_random_texts_get_a_verdict_each():
-    random, began = Random(1), time.perf_counter()
-    for _ in range(10_000):
-        text = "".join(random.choices(PIECES, k=random.randint(0, 25)))
-        for task in ("gsm8k", "math", "svamp"):
-            verdict = grade(random.choice(["", "The answer is ", "\\boxed{"]) + text, "5", task)
-            assert verdict.answer is None or verdict.answer
-            assert grade(text, text, task).correct in (True, False)
-    assert time.perf_counter() - began < 60
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Grading never hangs and never dies: deadlines, crashes, hostile text, callers of every kind."""
 
-import gzip
-import json
 import os
 import re
 import signal
@@ -219,12 +217,6 @@ def test_workers_end_with_the_caller(tmp_path, pair, end):
     while alive(left) and time.monotonic() < patience:
         time.sleep(0.1)
     assert not alive(left)
-
-
-@pytest.fixture(scope="module")
-def outputs(data_dir):
-    with gzip.open(data_dir / "grading/model_outputs.jsonl.gz", "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
 
 
 PIECES = [

@@ -1,7 +1,6 @@
 """The symbolic rules: the answers they find in real texts, and what a careful reader says of pairs of answers."""
 
 import doctest
-import gzip
 import json
 import re
 import subprocess
@@ -27,12 +26,6 @@ def verdict(found, gold, task="math"):
         return False
     decided = symbolic.quick(found, gold, task)
     return symbolic.equivalent(found, gold) if decided is None else decided
-
-
-@pytest.fixture(scope="module")
-def outputs(data_dir):
-    with gzip.open(data_dir / "grading/model_outputs.jsonl.gz", "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
 
 
 @pytest.fixture(scope="module")
