@@ -153,9 +153,6 @@ def everything(folder: Path) -> bytes:
     return b"\n".join(found)
 
 
-FILE = "{}: {{{}: '{}'}}\n"
-
-
 @pytest.mark.usefixtures("_secret")
 @pytest.mark.parametrize(
     ("arguments", "key"),

@@ -16,7 +16,6 @@ from lema.api.lengths import context
 from lema.config import ApiConfig
 from lema.types import UserError
 
-OPENAI = "This model's maximum context length is 8192 tokens. However, "
 # Of one prompt: the words, the limit that was sent.
 PROMPTS = table(__file__, "prompts")
 # Of every prompt: the words, the limit, and the one to set in its place.

@@ -22,16 +22,6 @@ def said(message: object, code: object = None, **more: object) -> str:
     return json.dumps({"error": {"message": message, "code": code, **more}})
 
 
-def page(title: str) -> str:
-    style = "<style>body {color: red}</style><script>if (1 < 2) {}</script><!-- <title>no</title> -->"
-    return f"<!DOCTYPE html>\n<html><head><title>{title}</title>{style}</head><body><h1>{title}</h1><hr>nginx</body>"
-
-
-def broken(code: object, message: str, content: str | None = "") -> str:
-    choice = {"finish_reason": "error", "error": {"code": code, "message": message}, "message": {"content": content}}
-    return completion(choices=[choice])
-
-
 # Status, body, what is made of it, the words that are shown, the remedy.
 TABLE = [
     *table(__file__, "table"),

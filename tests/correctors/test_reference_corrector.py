@@ -30,9 +30,6 @@ TOM = Problem(
 )
 
 
-LAST = "The solution finds 6, so its last step must be: The answer is 6."
-
-
 @pytest.mark.parametrize(
     ("wrong", "step", "kind", "explanation"), table(__file__, "mistake is named and corrected from there")
 )

@@ -12,7 +12,6 @@ from lema.prompts.formats import cot_prompt, few_shot_prompt
 
 Q = "Ben has 6 jars. He buys 5 more at $2.50 each. How many jars does he have now?"
 M = "Find the sum of the following numbers: 1, 2 and 3. Express your answer as a fraction."
-WRONG = "6 + 5 = 12. The answer is 12."
 
 
 @pytest.mark.parametrize("question", [Q, M])

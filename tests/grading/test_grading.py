@@ -12,14 +12,6 @@ from lema.grading import Grade, grade, grade_all
 from lema.grading.expressions import evaluate
 from lema.grading.official import last_box
 
-# What a real text holds, and what the official rules look for.
-PIECES = [
-    *"0123456789+-*/().,%=:$\"' \n<>^&|~_#{}[]@!x\\£€é½٣",
-    *("The answer is ", "The answer is: ", ">>", "\n\nQ: ", "\n\nQuestion: ", "Q:", "**", "//", "1,000", "9**9**9"),
-    *("\\frac", "\\dfrac", "\\sqrt", "\\text{ ", "\\boxed{", "\\boxed", "\\fbox{", "\\left", "^\\circ", "\\%", "\\$"),
-    *("\0", "\ud800", "\u202e", "__import__('os')", "{0}", "%s", "nan", "inf", "1e999", "9" * 30),
-]
-
 
 def test_verdicts_and_answers_are_the_official_ones_on_real_outputs(outputs):
     assert len(outputs) == 10_816

@@ -27,8 +27,6 @@ WORDS = ["<unk>", "<s>", "</s>", "<pad>", "<turn>", *(f"w{number}" for number in
 PROMPTS = ["w1 w2 w3", "w4", "w9 w9 w9 w9 w9 w9", "w5 w20 w7 w1", "w11 w12"]
 # Values that change what transformers' `generate` does, or end it in an error, by what the key holds. `None` is a key
 # that is left as it is: the end tokens, which are to be taken, and what transformers writes about the file itself.
-LIKELY = list(range(5, 32))
-WATERMARK = {"greenlist_ratio": 0.25, "bias": 9.0, "hashing_key": 7, "seeding_scheme": "lefthash", "context_width": 1}
 VALUES: dict[str, list[Any] | None] = dict(table(__file__, "values"))
 # Keys of `config.json` that change what a forward pass returns, and keys that no version knows.
 OTHERS: dict[str, list[Any]] = {"return_dict": [False], "custom_generate": ["code"], "made_up": [1]}

@@ -26,14 +26,7 @@ BOTH = f"{PADDED} {EAGER}"
 ALL: dict[str, str | None] = {"varlen": None, "sdpa": None, "eager": None}
 # What is the remedy where a kernel does not compute packed rows of an architecture; None where it does.
 ARCHITECTURES: dict[str, dict[str, str | None]] = {
-    "llama": ALL,
-    "mistral": ALL,
-    "qwen2": ALL,
-    "qwen3": ALL,
-    "gemma3_text": ALL,
-    "phi3": ALL,
-    "olmo2": ALL,
-    "gpt_neox": ALL,
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "phi3", "olmo2", "gpt_neox"), ALL),
     "gemma2": {"varlen": EAGER, "sdpa": EAGER, "eager": None},  # soft-capping
     "gpt_oss": {"varlen": PADDED, "sdpa": BOTH, "eager": PADDED},  # sinks, and masks that know nothing of positions
     "gpt2": {"varlen": EAGER, "sdpa": None, "eager": None},  # dropout in its attention

@@ -14,7 +14,6 @@ from lema.data import tasks
 from lema.types import Problem, UserError
 
 RECORDED = "+sampler/model@sampler.models.recorded=recorded"
-SERVER = "+sampler/model@sampler.models.server=server"
 
 
 @pytest.fixture
