@@ -5,9 +5,8 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -203,22 +202,6 @@ def test_a_damaged_file_to_resume_from_is_made_again(
 
 
 STAGES = ("data", "base", "sample", "correct", "mix", "train", "select", "evaluate", "cells", "reports")
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """`disk(size)`: a mounted disk of so many bytes."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mounted(size: int) -> Path:
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "lema-test", str(folder)]
-        if sys.platform != "linux" or subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("a small disk can be mounted on Linux by root alone")
-        return folder
-
-    yield mounted
-    subprocess.run(["umount", "-l", str(folder)], capture_output=True)
 
 
 def _until(whole: Path, runs: Path, stage: str) -> None:
