@@ -5,12 +5,12 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import hub_server
 import pytest
+from hub_server import Answer
 from questions import task
 from small import ROOT
 from tables import table
@@ -436,54 +436,33 @@ except UserError as error:
 
 @pytest.fixture(scope="module")
 def hub():
-    """A Hub that holds `REPOSITORY` as lab/sums at one revision; yields its address and the paths asked for."""
-    revision, asked = "a" * 40, []
+    """A Hub that holds `REPOSITORY` as lab/sums at one revision; yields its address and what was asked for."""
+    revision, api = "a" * 40, "/api/datasets/lab/sums"
 
-    class Hub(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def answer(path: str) -> Answer:
+        body = content(path)
+        headers = {"X-Repo-Commit": revision, "ETag": f'"{hashlib.sha1(body or b"").hexdigest()}"'}
+        if body is None:
+            headers["X-Error-Code"] = "EntryNotFound" if "/lab/sums/" in path else "RepoNotFound"
+        return 404 if body is None else 200, headers, body or b""
 
-        def do_GET(self):
-            path = self.path.split("?")[0]
-            asked.append(path)
-            body = self.body(path)
-            self.send_response(404 if body is None else 200)
-            if body is None:
-                self.send_header("X-Error-Code", "EntryNotFound" if "/lab/sums/" in path else "RepoNotFound")
-            self.send_header("X-Repo-Commit", revision)
-            self.send_header("ETag", f'"{hashlib.sha1(body or b"").hexdigest()}"')
-            self.send_header("Content-Length", str(len(body or b"")))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body or b"")
+    def content(path: str) -> bytes | None:
+        files = f"/datasets/lab/sums/resolve/{revision}/"
+        if path.startswith(files):
+            text = REPOSITORY.get(path.removeprefix(files))
+            return None if text is None else text.encode()
+        if path == f"{api}/revision/{revision}":
+            names = [{"rfilename": name} for name in REPOSITORY]
+            return json.dumps({"id": "lab/sums", "sha": revision, "siblings": names}).encode()
+        if path.startswith(f"{api}/tree/{revision}"):
+            found = [each for each in REPOSITORY.items() if each[0].startswith(path.split(revision)[1].strip("/"))]
+            oids = [hashlib.sha1(text.encode()).hexdigest() for _, text in found]
+            facts = [{"type": "file", "path": name, "size": len(text)} for name, text in found]
+            return json.dumps([fact | {"oid": oid} for fact, oid in zip(facts, oids, strict=True)]).encode()
+        return None
 
-        do_HEAD = do_GET
-
-        def body(self, path):
-            files, api = f"/datasets/lab/sums/resolve/{revision}/", "/api/datasets/lab/sums"
-            if path.startswith(files):
-                text = REPOSITORY.get(path.removeprefix(files))
-                return None if text is None else text.encode()
-            if path == f"{api}/revision/{revision}":
-                names = [{"rfilename": name} for name in REPOSITORY]
-                return json.dumps({"id": "lab/sums", "sha": revision, "siblings": names}).encode()
-            if path.startswith(f"{api}/tree/{revision}"):
-                folder = path.removeprefix(f"{api}/tree/{revision}").strip("/")
-                files = [
-                    {"type": "file", "path": name, "size": len(text), "oid": hashlib.sha1(text.encode()).hexdigest()}
-                    for name, text in REPOSITORY.items()
-                    if name.startswith(folder)
-                ]
-                return json.dumps(files).encode()
-            return None
-
-        def log_message(self, format, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
-    server.shutdown()
-    server.server_close()
+    with hub_server.hub(answer) as served:
+        yield served
 
 
 def load_from(address: str, home: Path, offline: str = "0", **changes: Any) -> list[str]:
@@ -509,7 +488,7 @@ def test_the_hub_gives_all_subsets_in_order_at_the_pinned_revision(hub, tmp_path
         questions = [(f"{subset} {split} {n}?", str(n)) for subset in ("second", "first") for n in range(3)]
         assert part == [[f"gsm8k-{split}-{n}", *question] for n, question in enumerate(questions)]
     assert source == {"hub_id": "lab/sums", "revision": "a" * 40, "subsets": ["second", "first"]}
-    assert any("a" * 40 in path for path in asked)
+    assert any("a" * 40 in path for path, _ in asked)
     # What was fetched once is read without a network.
     assert list(map(json.loads, load_from("http://127.0.0.1:9", tmp_path, "1", **known))) == [problems, source]
 

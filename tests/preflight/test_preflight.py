@@ -2,11 +2,10 @@
 
 import json
 import sys
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import hub_server
 import pytest
 import torch
 from tables import table
@@ -90,28 +89,17 @@ def test_both_data_sets_of_a_task_that_has_two_are_looked_for(run_cli) -> None:
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """A Hub that answers with the status set for the start of a path, else 200; yields those and what was asked."""
     statuses: dict[str, int] = {}
-    asked: list[tuple[str, str | None]] = []
-
-    class Hub(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            asked.append((self.path, self.headers["Authorization"]))
-            self.send_response(next((status for start, status in statuses.items() if self.path.startswith(start)), 200))
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     for name, value in {"OFFLINE": "0", "ETAG_TIMEOUT": "10", "DISABLE_TELEMETRY": "1"}.items():
         monkeypatch.setenv(f"HF_HUB_{name}", value)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_TOKEN", "hf_of_the_tests")
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    yield statuses, asked
-    server.shutdown()
-    server.server_close()
+
+    def answer(path: str) -> hub_server.Answer:
+        return next((status for start, status in statuses.items() if path.startswith(start)), 200), {}, b""
+
+    with hub_server.hub(answer) as (address, asked):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        yield statuses, asked
 
 
 def test_what_the_hub_refuses_is_told_from_what_it_does_not_have(run_cli, hub) -> None:
