@@ -13,6 +13,7 @@ import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 from small import SMALL
+from tables import table
 
 from lema import privacy
 from lema.config import environment
@@ -154,26 +155,7 @@ def everything(folder: Path) -> bytes:
 
 
 @pytest.mark.usefixtures("_secret")
-@pytest.mark.parametrize(
-    ("arguments", "key"),
-    [
-        (["tracker.project=${oc.env:HF_TOKEN}"], "tracker.project"),
-        (["hydra.run.dir=${oc.env:HF_TOKEN}"], "hydra.run.dir"),
-        (["task=${oc.env:HF_TOKEN}"], "task"),
-        ([f"corrector.model={SECRET}"], "corrector.model"),
-        (["-m", f"mix.name=a,{SECRET}", "seed=1,2"], "mix.name"),
-        (["-m", "hydra.sweep.dir=${oc.env:HF_TOKEN}", "seed=1,2"], "hydra.sweep.dir"),
-        (["-m", f"hydra.sweep.subdir={SECRET}", "seed=1,2"], "hydra.sweep.subdir"),
-        (["+hydra.job.env_set.MY_KEY=a-new-secret"], "hydra.job.env_set.MY_KEY"),
-        (["--config-dir", ".", "+mine=one"], "task.name"),
-        (["--config-dir", ".", "+mine=two"], "hydra.run.dir"),
-        (["-m", "--config-dir", ".", "+mine=two", "seed=1,2"], "hydra.run.dir"),
-        (["-m", "--config-dir", ".", "+mine=three"], "hydra.sweeper.params.mix.name"),
-        (["--cfg", "job", f"task.name={SECRET}"], "task.name"),
-        ([f"--config-dir={SECRET}"], "--config-dir"),
-        (["--cfg", "job", "--resolve", "task.name=${oc.env:HF_TOKEN}"], "task.name"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "key"), table(__file__, "commands with a secret", SECRET=SECRET))
 def test_a_command_with_a_secret_ends_in_one_line_and_leaves_nothing(
     run_cli: CLI, tmp_path: Path, arguments: list[str], key: str
 ) -> None:

@@ -187,10 +187,7 @@ def test_the_first_request_goes_alone_so_a_refused_key_is_used_once(journal: Pat
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize(
-    ("refuse", "changes", "message"),
-    table(__file__, "a model that refuses a parameter says in one line what to remove"),
-)
+@pytest.mark.parametrize(("refuse", "changes", "message"), table(__file__, "refused parameters"))
 def test_a_model_that_refuses_a_parameter_says_in_one_line_what_to_remove(
     refuse: str, changes: dict, message: str, journal: Path
 ) -> None:
@@ -275,9 +272,7 @@ def test_a_sender_that_lost_the_journal_stops_and_keeps_what_it_paid_for(journal
             assert db.execute("select count(*) from requests where answer is not null").fetchone() == (paid,)
 
 
-@pytest.mark.parametrize(
-    ("fault", "ended"), table(__file__, "what fails for good gets a reason and is asked again only on demand")
-)
+@pytest.mark.parametrize(("fault", "ended"), table(__file__, "what fails for good gets a reason and is asked again"))
 def test_what_fails_for_good_gets_a_reason_and_is_asked_again_only_on_demand(
     fault: str, ended: str, journal: Path
 ) -> None:

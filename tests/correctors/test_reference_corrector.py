@@ -30,9 +30,7 @@ TOM = Problem(
 )
 
 
-@pytest.mark.parametrize(
-    ("wrong", "step", "kind", "explanation"), table(__file__, "mistake is named and corrected from there")
-)
+@pytest.mark.parametrize(("wrong", "step", "kind", "explanation"), table(__file__, "mistakes"))
 def test_mistake_is_named_and_corrected_from_there(wrong: str, step: int, kind: str, explanation: str) -> None:
     right = ["Tom has 5 + 3 = 8 apples.", "Tom has 8 - 2 = 6 apples.", "The answer is 6."]
     found = correct(TOM, split_steps(wrong))

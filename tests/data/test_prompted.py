@@ -46,9 +46,7 @@ def test_a_prompt_that_asks_more_than_a_question_is_not_that_question(prompt: st
     assert Q not in prompted.questions(prompt)
 
 
-@pytest.mark.parametrize(
-    ("rest", "expected"), table(__file__, "a prompt that holds an answer or asks for another task is told")
-)
+@pytest.mark.parametrize(("rest", "expected"), table(__file__, "another task, or an answer"))
 def test_a_prompt_that_holds_an_answer_or_asks_for_another_task_is_told(rest: str, expected: bool) -> None:
     assert prompted.asks_otherwise(f"Please look at this.\n{Q}{rest}", Q) is expected
 

@@ -34,19 +34,20 @@ def rows(count: int) -> list[dict[str, str]]:
     return [{"question": f"1+{n}?", "answer": f"1+{n}=<<1+{n}={n + 1}>>{n + 1}\n#### {n + 1}"} for n in range(count)]
 
 
+def loaded(name: str, folder: str | Path, **changes: Any) -> dict[str, list[Problem]]:
+    """The splits of a task whose data set lies in a folder, with no dev cut."""
+    return tasks.load(task(name, dataset_path=str(folder), **{"num_dev": 0} | changes), None)
+
+
 def test_a_gsm8k_row_keeps_its_notes_and_loses_its_answer_line(tmp_path):
     row = {"question": "Tom has 5 and 1,075. Sum?", "answer": "It is 5+1075=<<5+1075=1080>>1080.\nDone.\n#### 1,080"}
-    problem = tasks.load(task("gsm8k", dataset_path=write(tmp_path, train=[row], test=[GOOD]), num_dev=0), None)[
-        "train"
-    ][0]
+    problem = loaded("gsm8k", write(tmp_path, train=[row], test=[GOOD]))["train"][0]
     assert problem == Problem("gsm8k-train-0", row["question"], "It is 5+1075=<<5+1075=1080>>1080.\nDone.", "1,080")
 
 
 def test_a_math_row_keeps_its_level_and_subject(tmp_path):
     row = {"path": "x", "problem": "2?\n", "level": "Level ?", "type": "Algebra", "solution": "It is $\\boxed{2}$."}
-    problem = tasks.load(task("math", dataset_path=write(tmp_path, train=[row], test=[row]), num_dev=0), None)["test"][
-        0
-    ]
+    problem = loaded("math", write(tmp_path, train=[row], test=[row]))["test"][0]
     assert problem == Problem("math-test-0", "2?", "It is $\\boxed{2}$.", "2", "Level ?", "Algebra")
 
 
@@ -65,7 +66,7 @@ def test_question_fields_are_joined_and_numbers_are_text(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "answer"), table(__file__, "the last box is the answer"))
-def test_the_last_box_is_the_answer(tmp_path, text, answer):
+def test_the_last_box_is_the_answer_however_it_is_spaced_and_its_minus_is_one(tmp_path, text, answer):
     assert tasks.load(boxed_task(tmp_path, text), None)["test"][0].answer == answer
 
 
@@ -74,17 +75,10 @@ def boxed_task(folder: Path, solution: str) -> TaskConfig:
     return task("math", dataset_path=write(folder, train=[row], test=[row]), num_dev=0)
 
 
-@pytest.mark.parametrize(
-    ("solution", "answer"), table(__file__, "a box is read however it is spaced and its minus is one")
-)
-def test_a_box_is_read_however_it_is_spaced_and_its_minus_is_one(tmp_path, solution, answer):
-    assert tasks.load(boxed_task(tmp_path, solution), None)["test"][0].answer == answer
-
-
 @pytest.mark.parametrize(("text", "answer"), table(__file__, "a number is read from the line of its mark"))
 def test_a_number_is_read_from_the_line_of_its_mark(tmp_path, text, answer):
     row = {"question": "How many?", "answer": text}
-    [found] = tasks.load(task("gsm8k", dataset_path=write(tmp_path, train=[row], test=[row]), num_dev=0), None)["test"]
+    [found] = loaded("gsm8k", write(tmp_path, train=[row], test=[row]))["test"]
     assert found.answer == answer
     plain = answer.replace("$", "").replace(" apples", "").replace(" ", "").rstrip(".")
     assert number_verdict(f"The answer is {plain}.", found.answer)[1]
@@ -111,7 +105,7 @@ def test_a_plain_gold_answer_that_is_none_is_refused(tmp_path, value):
 
 def test_half_of_a_surrogate_pair_is_a_question_mark(tmp_path):
     folder = write(tmp_path, train=[GOOD | {"question": "a \ud83d b?"}], test=[GOOD])
-    [problem] = tasks.load(task("gsm8k", dataset_path=folder, num_dev=0), None)["train"]
+    [problem] = loaded("gsm8k", folder)["train"]
     assert problem.question == "a ? b?"
 
 
@@ -141,7 +135,7 @@ def test_svamp_is_tested_on_its_own_questions_and_trained_on_gsm8k(tmp_path):
     assert (len(splits["train"]), len(splits["dev"]), len(splits["test"])) == (6, 3, 2)
     assert {problem.id.rpartition("-")[0] for problem in splits["train"]} == {"gsm8k-train"}
     assert tasks.load_test(config, None) == [Problem("svamp-test-0", "Tom has 3. How many?", "", "145")]
-    assert splits == tasks.load(task("gsm8k", dataset_path=other, num_dev=3), None)
+    assert splits == loaded("gsm8k", other, num_dev=3)
     assert list(tasks.source(config, own_test=True)["sha256"]) == ["test.jsonl"]  # type: ignore[call-overload]
 
 
@@ -269,12 +263,12 @@ CSQA = {"answerKey": "B", "id": "1f", "question": {**STEM, "choices": NESTED}}
 def test_csqa_is_read_in_its_own_layout_and_in_the_hubs(tmp_path):
     hub = {"id": "1f", "question": "Where?", "choices": {"label": LABELS, "text": TEXTS}, "answerKey": "B"}
     folder = write(tmp_path, train=[hub], dev=[CSQA])
-    splits = tasks.load(task("csqa", dataset_path=folder, num_dev=0), None)
+    splits = loaded("csqa", folder)
     candidates = ["bank", "mall", "new york"]
     for labels, key in (([1, 2, 3], 2), (["1", "2", "3"], "2")):
         numbered = hub | {"choices": {"label": labels, "text": TEXTS}, "answerKey": key}
         folder = write(tmp_path / "numbered", train=[numbered], dev=[CSQA])
-        assert tasks.load(task("csqa", dataset_path=folder, num_dev=0), None)["train"][0].answer == "mall"
+        assert loaded("csqa", folder)["train"][0].answer == "mall"
     assert splits["test"] == [Problem("csqa-test-0", "Where?", "", "mall", candidates=candidates)]
     assert splits["train"] == [Problem("csqa-train-0", "Where?", "", "mall", candidates=candidates)]
 
@@ -295,18 +289,18 @@ def test_rationales_of_ones_own_stand_in_the_training_rows_that_have_them(tmp_pa
 
 def test_dev_is_a_seeded_cut_of_train(tmp_path):
     folder = write(tmp_path, train=rows(50), test=rows(3))
-    splits = tasks.load(task("gsm8k", dataset_path=folder, num_dev=10), None)
+    splits = loaded("gsm8k", folder, num_dev=10)
     assert (len(splits["train"]), len(splits["dev"]), len(splits["test"])) == (40, 10, 3)
     numbers = [[int(problem.id.split("-")[2]) for problem in part] for part in (splits["train"], splits["dev"])]
     assert sorted(numbers[0] + numbers[1]) == list(range(50))
     assert [sorted(part) for part in numbers] == numbers
-    assert tasks.load(task("gsm8k", dataset_path=folder, num_dev=10), None) == splits
-    assert tasks.load(task("gsm8k", dataset_path=folder, num_dev=10, seed=1), None)["dev"] != splits["dev"]
+    assert loaded("gsm8k", folder, num_dev=10) == splits
+    assert loaded("gsm8k", folder, num_dev=10, seed=1)["dev"] != splits["dev"]
 
 
 def test_a_question_asked_twice_is_never_in_dev(tmp_path):
     folder = write(tmp_path, train=rows(6) * 2 + rows(9)[6:], test=rows(1))
-    splits = tasks.load(task("gsm8k", dataset_path=folder, num_dev=2), None)
+    splits = loaded("gsm8k", folder, num_dev=2)
     assert (len(splits["train"]), len(splits["dev"])) == (13, 2)
     assert not {problem.question for problem in splits["train"]} & {problem.question for problem in splits["dev"]}
 
@@ -390,7 +384,7 @@ def test_blank_lines_at_the_end_and_windows_line_ends_are_read(tmp_path):
     folder = write(tmp_path, test=[GOOD])
     other = LINE.replace("1+1?", "1\u2028+1?").replace("}", ', "x": NaN}')
     (tmp_path / "train.jsonl").write_bytes(b"\xef\xbb\xbf" + f"{LINE}\r\n{other}\r\n\r\n \n".encode())
-    train = tasks.load(task("gsm8k", dataset_path=folder, num_dev=0), None)["train"]
+    train = loaded("gsm8k", folder)["train"]
     assert [problem.question for problem in train] == ["1+1?", "1\u2028+1?"]
 
 

@@ -81,9 +81,7 @@ def test_svamp_and_asdiv_are_rounded_to_two_digits(text, answer, extracted, corr
     assert grade(text, answer, "svamp") == grade(text, answer, "asdiv") == Grade(extracted, correct)
 
 
-@pytest.mark.parametrize(
-    ("text", "answer", "extracted", "correct"), table(__file__, "choices go to the nearest candidate")
-)
+@pytest.mark.parametrize(("text", "answer", "extracted", "correct"), table(__file__, "the nearest choice"))
 def test_choices_go_to_the_nearest_candidate(text, answer, extracted, correct):
     candidates = ["bank", "library", "department store", "mall", "new york"]
     assert grade(text, answer, "csqa", candidates=candidates) == Grade(extracted, correct)
@@ -99,9 +97,7 @@ def test_unknown_names_and_missing_candidates_are_errors_of_the_code_that_calls(
             grade("The answer is bank.", "bank", "csqa", rules)
 
 
-@pytest.mark.parametrize(
-    ("text", "answer", "extracted", "correct"), table(__file__, "latex follows the official rules")
-)
+@pytest.mark.parametrize(("text", "answer", "extracted", "correct"), table(__file__, "latex, officially"))
 def test_latex_follows_the_official_rules(text, answer, extracted, correct):
     assert grade(text, answer, "math") == Grade(extracted, correct)
 

@@ -63,9 +63,7 @@ def test_csqa_says_that_it_has_no_rationales_where_they_are_asked_for(refused, t
         assert line.endswith("task.dataset.solution=FIELD")
 
 
-@pytest.mark.parametrize(
-    ("mix", "part", "refused"), table(__file__, "only an arm with corrections can leave out a part of them")
-)
+@pytest.mark.parametrize(("mix", "part", "refused"), table(__file__, "leaving out a part"))
 def test_only_an_arm_with_corrections_can_leave_out_a_part_of_them(make_config, mix, part, refused) -> None:
     if not refused:
         assert make_config(f"mix={mix}", f"mix.without={part}").mix.without == part
@@ -273,9 +271,7 @@ def test_a_merged_model_needs_room_on_the_disk(refused, tmp_path: Path, override
         assert line.endswith(" GB free: free some, choose another folder with runs_dir=, or train.merge=null")
 
 
-@pytest.mark.parametrize(
-    ("overrides", "lines"), table(__file__, "what asks dev questions where none are held out is refused first")
-)
+@pytest.mark.parametrize(("overrides", "lines"), table(__file__, "asking dev questions"))
 def test_what_asks_dev_questions_where_none_are_held_out_is_refused_first(refused, overrides, lines) -> None:
     found = refused("task.num_dev=0", "train.save_steps=50", *overrides)
     assert [line.split()[1] for line in found] == lines

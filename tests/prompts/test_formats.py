@@ -78,9 +78,7 @@ def test_correction_example_is_in_the_papers_layout() -> None:
     assert later == " Step 2.\nExplanation: Because.\nCorrect Solution:\n{\n...\nStep 2: The answer is 8.\n}"
 
 
-@pytest.mark.parametrize(
-    ("part", "asked", "last", "completion"), table(__file__, "prompt of an ablation asks for the parts that are left")
-)
+@pytest.mark.parametrize(("part", "asked", "last", "completion"), table(__file__, "prompts of ablations"))
 def test_prompt_of_an_ablation_asks_for_the_parts_that_are_left(
     part: str, asked: str, last: str, completion: str
 ) -> None:

@@ -105,10 +105,7 @@ def test_both_rules_stand_in_the_table(tmp_path: Path) -> None:
     assert "| 85.2 (6) | 0.0 | 200 | 300 | 21,000 | 57 | 1.5 | 0 |" in published(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("selection", "split", "label", "words"),
-    table(__file__, "how the checkpoint was chosen stands beside its accuracy"),
-)
+@pytest.mark.parametrize(("selection", "split", "label", "words"), table(__file__, "how the checkpoint was chosen"))
 def test_how_the_checkpoint_was_chosen_stands_beside_its_accuracy(
     tmp_path: Path, selection: str, split: str, label: str, words: str | None
 ) -> None:

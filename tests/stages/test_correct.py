@@ -28,9 +28,7 @@ def item(name: str, level: str | None = None) -> tuple[Problem, Solution, list[s
     return Problem(name, f"{name}: what is 2 + 3?", "2 + 3 = 5.", "5", level), solution, PATH
 
 
-@pytest.mark.parametrize(
-    ("text", "ended", "reason"), table(__file__, "every reply is accepted or rejected with its reason")
-)
+@pytest.mark.parametrize(("text", "ended", "reason"), table(__file__, "replies and their reasons"))
 def test_every_reply_is_accepted_or_rejected_with_its_reason(text: str | None, ended: str, reason: str | None) -> None:
     def answering(asked: list[tuple[str, int]], spent_usd: float) -> tuple[list[Answer], dict[str, Any]]:
         return [Answer(text, ended, "c")], {}
