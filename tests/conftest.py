@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
-from small import ROOT
+from small import ROOT, SMALL
 
 from lema.config import Config
 from lema.config.compose import register, to_config
@@ -57,6 +57,21 @@ def make_config() -> Callable[..., Config]:
         return to_config(tree)
 
     return typed
+
+
+@pytest.fixture
+def run(tmp_path: Path, make_config: Callable[..., Config]) -> Callable[..., dict[str, Path]]:
+    """`run("until=mix")`: run the small cell in this process, below `tmp_path / "runs"`; where its artifacts lie."""
+
+    from lema import pipeline  # its libraries read the variables above
+
+    def run_cell(*overrides: str) -> dict[str, Path]:
+        arguments = [*SMALL, f"runs_dir={tmp_path / 'runs'}", *overrides]
+        pipeline.run(make_config(*arguments), arguments)
+        newest = max((tmp_path / "runs/cells").glob("*/run.json"), key=lambda path: path.stat().st_mtime_ns).parent
+        return {link.name: link.resolve() for link in newest.iterdir() if link.is_symlink()}
+
+    return run_cell
 
 
 @pytest.fixture
