@@ -1,18 +1,20 @@
-"""The only entry point: compose the configuration, check it, run the cell it describes.
+"""The only entry point: compose the configuration, check it, and do what it says.
 
 python run.py                                   a whole cell on a laptop, in minutes
 python run.py backbone=mistral task=math        the paper's recipe
 python run.py sweeps=demo                       every cell of sweeps/demo.yaml
+python run.py do=report                         the report on all runs
 """
 
 from lema import stopping
 
 if __name__ == "__main__":
-    stopping.listen()  # what is imported below takes a second
+    stopping.listen()  # before the imports below, which take a second
 
 import logging
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import hydra
@@ -20,14 +22,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lema.config.compose import at_end, register, to_config
+from lema import sweeps
+from lema.config.compose import register, to_config
 from lema.config.environment import check_arguments
 from lema.launchers import refuse_several
 from lema.privacy import check_shown, guard
+from lema.tracking import service
 from lema.types import UserError
 
 register(Path(__file__).parent / "sweeps")
-# Read by the libraries when they are imported, which happens where they are used.
+# The libraries read these variables when they are imported, which happens where they are used.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 if not (sys.stderr and sys.stderr.isatty()):
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -35,7 +39,7 @@ if not (sys.stderr and sys.stderr.isatty()):
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
 def main(composed: DictConfig) -> None:
-    """Run one cell; in a sweep Hydra calls this once a cell, and goes on after one that failed."""
+    """Do what the command says; in a sweep Hydra calls this for each cell, and goes on when a cell has failed."""
     config = to_config(composed)
     # Imported here, so that --help, --cfg and a mistyped override answer at once.
     from lema import pipeline
@@ -45,7 +49,7 @@ def main(composed: DictConfig) -> None:
     try:
         pipeline.run(config, list(context.overrides.task), in_sweep)
     except UserError as error:
-        if in_sweep:  # Hydra itself shows the first failure only, at the end
+        if in_sweep:  # Hydra shows only the first failure, and only at the end
             logging.getLogger(__name__).error("failed           %s", error)
         raise
 
@@ -54,7 +58,9 @@ if __name__ == "__main__":
     guard()
     refuse_several()
     check_arguments(sys.argv[1:])
-    at_end.push(check_shown)  # after all others
-    at_end.callback(stopping.end)
-    with at_end:
+    with ExitStack() as at_end:  # which calls the last entry first
+        at_end.push(check_shown)
+        at_end.callback(stopping.end)
+        at_end.callback(service.end)
+        at_end.enter_context(sweeps.at_end)
         main()

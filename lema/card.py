@@ -1,8 +1,8 @@
-"""What a run leaves to be used or uploaded: its model in the Hub's layout, with a model card.
+"""A run's model in the layout of the Hugging Face Hub, with a model card.
 
-Artifacts are never changed, and scores come after them. So the run's own folder has `hub/adapter`, `hub/merged` or (all
-weights trained) `hub/model`: links to the files in their artifact, beside a `README.md` that is written again whenever
-more is known. `hf upload me/my-model runs/cells/NAME-KEY/hub/merged` uploads one; no path of this machine is in it.
+An artifact never changes, but its scores come later. So the run's own folder has `hub/adapter`, `hub/merged` or (all
+weights trained) `hub/model`: links to the files of the artifact, and a `README.md` that is written again when more is
+known. `hf upload me/my-model runs/cells/NAME-KEY/hub/merged` uploads it; no path of this machine is in it.
 """
 
 import json
@@ -20,17 +20,17 @@ from lema.identity import portable
 ADAPTER = "adapter_config.json"  # names the base it was loaded from
 
 
-def publish(cell: Cell) -> None:
-    """Write the folders of the selected checkpoint: an adapter, what it is merged into, or a whole model."""
+def write_card(cell: Cell) -> None:
+    """Write the folders of the selected checkpoint: the adapter and the merged model, or the whole model."""
     step = cell.artifacts["select"].summary["step"]
     checkpoint = cell.artifacts["train"].path / "checkpoints" / f"step-{step}"
     whole = cell.config.train.method is Method.full
-    _publish(cell, checkpoint, "model" if whole else "adapter")
+    _write(cell, checkpoint, "model" if whole else "adapter")
     if "merge" in cell.artifacts:
-        _publish(cell, cell.artifacts["merge"].path / "merged", "merged")
+        _write(cell, cell.artifacts["merge"].path / "merged", "merged")
 
 
-def _publish(cell: Cell, source: Path, kind: str) -> None:
+def _write(cell: Cell, source: Path, kind: str) -> None:
     folder = own_folder(own_folder(cell.folder / "hub") / kind)
     for file in sorted(source.iterdir()):
         if file.name == ADAPTER:
@@ -63,16 +63,14 @@ def _card(cell: Cell, kind: str) -> str:
         f"`{config.mix.name}` of {config.task.trained.name}, seed {config.seed}; the checkpoint at step {step}, "
         f"{_chosen(cell)}.",
         "Digests of what it was made from:\n\n" + "\n".join(made),
-        *_merging(cell, kind),
+        *([_merging(cell)] if kind == "merged" else []),
         _scores(cell),
         f"## Configuration\n\n```yaml\n{_yaml(portable(cell.identity))}```",
     ]
     return f"---\n{_yaml(front)}---\n\n" + "\n\n".join(parts) + "\n"
 
 
-def _merging(cell: Cell, kind: str) -> list[str]:
-    if kind != "merged":
-        return []
+def _merging(cell: Cell) -> str:
     trained_on, merge, method = "the weights that it was trained on", cell.config.train.merge, cell.config.train.method
     quantised = "the original weights of its base" if merge is Merge.original else f"{trained_on}, NF4 dequantised"
     onto = quantised if method is Method.qlora else trained_on
@@ -81,7 +79,7 @@ def _merging(cell: Cell, kind: str) -> list[str]:
         f"Against the adapter unmerged on its base, on {found['prompts']} prompts: {found['equal_outputs']:.1%} of the "
         f"greedy outputs are equal, and the largest difference of logits is {found['largest_logit_difference']:.2g}."
     )
-    return [f"## Merging\n\nThe adapter was merged into {onto}. {measured}"]
+    return f"## Merging\n\nThe adapter was merged into {onto}. {measured}"
 
 
 def _scores(cell: Cell) -> str:
@@ -105,7 +103,7 @@ def _chosen(cell: Cell) -> str:
 
 
 def _base(cell: Cell) -> str:
-    """The base's id on the Hub; of a folder, which is on this machine alone, the backbone's name."""
+    """The base's id on the Hub; the backbone's name where the base is a folder of this machine."""
     location = cell.base.location
     return cell.backbone_label if Path(location).is_dir() else location
 

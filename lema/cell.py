@@ -1,22 +1,30 @@
 """A cell of the experiment while it runs: its config, where its artifacts are, what it has made so far."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
 
-from lema.api import estimate
-from lema.api.asking import ask
-from lema.api.journal import Answer
+from lema import engines
 from lema.artifacts import Artifact, Store
-from lema.config import ApiConfig, Ask, Config, Grader, SourceConfig, SourceKind, Split
+from lema.config import Config, SourceKind, Split
 from lema.config.compose import known_tasks
 from lema.data import tasks
 from lema.data.leakage import TestQuestions
-from lema.identity import digest, identity, plain
+from lema.engines import LocalModel, ServedModel, server
+from lema.identity import digest, identity
 from lema.models.weights import Weights, weights
-from lema.prompts.demonstrations import demonstrations
-from lema.prompts.formats import cot_prompt, few_shot_prompt
 from lema.tracking import Tracker
-from lema.types import Problem, UserError
+from lema.types import Corrected, Engine
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage's `build` may use beside its settings and inputs. Nothing of it changes what a stage makes."""
+
+    # The engine of a model, on its weights and with an adapter where it is loaded here.
+    engine: Callable[..., Engine]
+    track: Callable[[dict[str, float], int], None]  # values of the training curve, and their step
+    test_questions: Callable[[], TestQuestions]  # of all known tasks that can be read, which no sample may be about
 
 
 @dataclass
@@ -26,7 +34,6 @@ class Cell:
     config: Config
     store: Store
     artifacts: dict[str, Artifact] = field(default_factory=dict)
-    plain = staticmethod(plain)
 
     def __post_init__(self) -> None:
         config, backbone, task = self.config, self.config.backbone, self.config.task
@@ -67,6 +74,17 @@ class Cell:
         return "test_data" if own_test else "data"
 
     @property
+    def num_questions(self) -> int:
+        """How many training questions there are: as made, as they lie in a folder, or as published."""
+        source, limit = tasks.trained_on(self.config.task), self.config.limit
+        if "data" in self.artifacts:
+            return self.artifacts["data"].summary["train"]
+        if source.dataset and source.path is None:
+            published = source.dataset.train_rows or 0
+            return min(published, limit or published)
+        return len(tasks.load(source, limit)["train"])
+
+    @property
     def base(self) -> Weights:
         """The untuned backbone."""
         if self.builds_base:
@@ -74,15 +92,22 @@ class Cell:
             return Weights(self.config.backbone.name, str(made.path), None, made.digest)
         return weights(self.config.backbone)
 
-    def weights_of(self, source: SourceConfig) -> Weights:
-        """The model of a sampler that is loaded here."""
-        return weights(source.weights) if source.weights else self.base
+    def evaluated(self, four_bit: bool) -> LocalModel:
+        """How the backbone answers when it is scored: greedily."""
+        evaluation = self.config.evaluation
+        return LocalModel(
+            engine=self.config.engine,
+            computation=self.config.backbone.computation,
+            max_new_tokens=evaluation.max_new_tokens,
+            batch_size=evaluation.batch_size,
+            four_bit=four_bit,
+        )
 
     @property
-    def corrector_weights(self) -> Weights:
-        """The corrector that is loaded here."""
-        assert self.config.corrector.weights
-        return weights(self.config.corrector.weights)
+    def correctors(self) -> list[str]:
+        """The models that really corrected what this cell is trained on."""
+        made = [self.artifacts[name] for name in ("correct", "other_correct") if name in self.artifacts]
+        return sorted({name for each in made for name in each.read(Corrected).correctors})
 
     @property
     def other(self) -> "Cell":
@@ -93,82 +118,29 @@ class Cell:
         elif config.sampler.other:
             config = replace(config, sampler=replace(config.sampler, models={"other": config.sampler.other}))
         made = {name.removeprefix("other_"): each for name, each in self.artifacts.items() if name.startswith("other_")}
-        own = {name: each for name, each in self.artifacts.items() if not name.startswith("other_")}
-        if config.budget_usd is not None:  # one budget for both
-            config = replace(config, budget_usd=max(0.0, config.budget_usd - _usd(own)))
-        return Cell(config, self.store, {"data": own["data"], **made} if "data" in own else made)
-
-    def test_questions(self) -> TestQuestions:
-        """Those of every known task that can be read: nothing of them is ever sampled or corrected."""
-        return TestQuestions(tasks.known_tests(self.config.task, known_tasks()))
+        own = {name: each for name, each in self.artifacts.items() if name == "data"}
+        return Cell(config, self.store, own | made)
 
     @property
-    def paper_success(self) -> dict[str, float]:
-        """The paper's share of a model's mistakes that were corrected, by our models' names: MATH's."""
-        models = self.config.sampler.models if self.config.task.trained.grader is Grader.math else {}
-        made = {name: self.artifacts[f"sample_{name}"] for name, each in models.items() if each.paper_success}
-        return {
-            model: models[name].paper_success or 0.0 for name, each in made.items() for model in each.summary["models"]
-        }
+    def context(self) -> Context:
+        """What the stages of this cell may use."""
+        return Context(self._engine, self.tracker.log, self._test_questions)
 
-    def few_shot(self, source: SourceConfig) -> str | None:
-        """The worked solutions that a model of the sampler sees before a question; None when it sees none."""
-        if (source.prompt or (Ask.few_shot if source.api else None)) is not Ask.few_shot:
-            return None
-        return self._solved(self.config.sampler.demonstrations, "sampler.demonstrations")
-
-    def sample_prompt(self, source: SourceConfig, problem: Problem) -> str:
-        """What a model behind a server is asked."""
-        if (shown := self.few_shot(source)) is not None:
-            return few_shot_prompt(shown, problem.question, problem.candidates)
-        return cot_prompt(source.prompt or "lema", problem.question, problem.candidates)
-
-    def rationale_prompt(self, problem: Problem) -> str:
-        """What the strong model of the rationales is asked."""
-        shown = self._solved(self.config.rationales.demonstrations, "rationales.demonstrations")
-        return few_shot_prompt(shown, problem.question, problem.candidates)
-
-    @property
-    def corrections_shown(self) -> str:
-        """The instruction and worked corrections that a corrector sees first."""
-        return demonstrations(
-            "correct", self.config.task.trained.grader, self.config.corrector.prompt, "corrector.prompt"
-        )
-
-    def _solved(self, file: str | None, key: str) -> str:
-        return demonstrations("solve", self.config.task.trained.grader, file, key)
-
-    def ask(
-        self, prompts: list[tuple[str, int]], spent_usd: float = 0.0, *, api: ApiConfig, section: str
-    ) -> tuple[list[Answer], dict[str, Any]]:
-        """An answer to each (prompt, attempt), and what they cost: nothing that the journal holds is paid again.
-
-        The budget is also for `spent_usd`, and for what the artifacts made so far cost. Raises `UserError` when nothing
-        at all was answered, further attempts aside.
-        """
-        price = estimate.price(api, self.config.prices, section)
-        free = price.input_usd == price.output_usd == 0  # needs no consent
-        answers, spending = ask(
-            prompts,
-            api,
-            price,
-            section=section,
-            budget_usd=0.0 if self.config.budget_usd is None and free else self.config.budget_usd,
-            paid_usd=_usd(self.artifacts) + spent_usd,
-            journal_path=self.store.root / "journal.sqlite",
+    def _engine(
+        self, model: LocalModel | ServedModel, held: Weights | None = None, adapter: Path | None = None
+    ) -> Engine:
+        if isinstance(model, LocalModel):
+            assert held
+            return engines.load(model, held, adapter)
+        paid = sum(artifact.summary.get("usd", 0.0) for artifact in self.artifacts.values())  # by whomever
+        account = server.Account(
+            journal=self.store.root / "journal.sqlite",
+            prices=self.config.prices,
+            budget_usd=self.config.budget_usd,
+            paid_usd=paid,
             retry_failed=self.config.retry_failed,
         )
-        if prompts and all(answer.failed for answer in answers) and not all(number for _, number in prompts):
-            why, first = f"{section}: none of {len(answers)} requests was answered", answers[0]
-            raise UserError(f"{why} ({first.ended}: {first.said}): mend that, then run again with retry_failed=true")
-        failed = sum(not answer.usable for answer in answers)
-        return answers, vars(spending) | {"failed": failed}
+        return server.Engine(model, account)
 
-    def problems(self, *splits: str) -> list[Problem]:
-        """The problems of the given splits of the training data, in order."""
-        return [problem for split in splits for problem in self.artifacts["data"].rows(f"{split}.jsonl", Problem)]
-
-
-def _usd(artifacts: dict[str, Artifact]) -> float:
-    """What artifacts cost, in dollars, whoever paid for them."""
-    return sum(artifact.summary.get("usd", 0.0) for artifact in artifacts.values())
+    def _test_questions(self) -> TestQuestions:
+        return TestQuestions(tasks.known_tests(self.config.task, known_tasks()))

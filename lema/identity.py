@@ -4,39 +4,25 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import asdict, fields
-from functools import reduce
-from operator import getitem
+from dataclasses import fields, is_dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from lema.config import ApiConfig, Config
 
-# What does not change a result, and so is not part of a run's identity: whom to ask where, how fast, for how much.
-NOT_IDENTITY = "runs_dir until only compare retry_failed budget_usd prices tracker backbone.sizes".split()
-NOT_IDENTITY_OF_API = (
-    "base_url input_usd output_usd max_concurrent_requests max_requests_per_minute max_tokens_per_minute max_retries "
-    "request_timeout max_wait"
-).split()
+def identity(value: Any) -> Any:
+    """The part of a config, or of a stage's settings, that can change a result, as plain values.
 
-
-def plain(part: Any) -> Any:
-    """A config, or a section of one, as plain values."""
-    return json.loads(json.dumps(asdict(part)))
-
-
-def identity(config: Config) -> dict[str, Any]:
-    """The part of the config that can change a result, as plain values."""
-    values = plain(config)
-    for key in NOT_IDENTITY:
-        *sections, name = key.split(".")
-        del reduce(getitem, sections, values)[name]
-    models = [*values["sampler"]["models"].values(), values["sampler"]["other"] or {}]
-    apis = [values["corrector"], values["rationales"], *(each.get("api") for each in models)]
-    for api in filter(None, apis):
-        for name in NOT_IDENTITY_OF_API:
-            del api[name]
-    return values
+    Fields that are marked with `NO_EFFECT` are left out, at every level.
+    """
+    if is_dataclass(value):
+        names = [each.name for each in fields(value) if each.metadata.get("identity", True)]
+        return {name: identity(getattr(value, name)) for name in names}
+    if isinstance(value, dict):
+        return {str(name): identity(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [identity(part) for part in value]
+    return value.value if isinstance(value, StrEnum) else value
 
 
 def portable(value: Any) -> Any:
@@ -46,12 +32,6 @@ def portable(value: Any) -> Any:
     if isinstance(value, list):
         return [portable(part) for part in value]
     return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
-
-
-def api_identity(api: ApiConfig) -> dict[str, Any]:
-    """What decides the text of a model's answers: its name (a server may call it by a folder) and what is sent."""
-    names = [each.name for each in fields(ApiConfig) if each.name not in NOT_IDENTITY_OF_API]
-    return {name: portable(getattr(api, name)) for name in names}
 
 
 def digest(value: Any) -> str:

@@ -8,8 +8,9 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +19,49 @@ from omegaconf import DictConfig, OmegaConf
 
 from lema import preflight, run_folder, stopping, sweeps
 from lema.api import journal
+from lema.api.estimate import Requests
 from lema.artifacts import Artifact, Recipe, Store, write_text
 from lema.artifacts.faults import explaining
 from lema.artifacts.links import own_folder, refuse_links
 from lema.cell import Cell
-from lema.config import Config, CotPart, Extra, Method, Only, Stage
-from lema.config.compose import at_end
-from lema.stages import base, correct, data, evaluate, merge, mix, rationales, sample, select, train
-from lema.tracking import Tracker, reports, service
+from lema.config import Config, CotPart, Do, Extra, Method
+from lema.tracking import Tracker, reports
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
 
-at_end.callback(service.end)  # after what is registered later
-
-REPORTS = (Only("report"), Only("wandb_report"))
+REPORT = "report"  # what a run ends with: the last choice of `until=`
 
 
 @dataclass(frozen=True)
 class Step:
-    """One artifact of a cell. `name` is its key in `Cell.artifacts`, and its link in the run's directory."""
+    """One artifact of a cell, made by the stage's module. `name` is its key in `Cell.artifacts`, and its link's."""
 
     name: str
-    stage: Stage
-    recipe: Callable[[Cell], Recipe]
-    build: Callable[[Cell, Path], dict[str, Any]]
+    stage: str
+    options: dict[str, Any] = field(default_factory=dict)  # of the stage's functions, beside the cell
+    other: bool = False  # it is about another model's mistakes
+
+    def recipe(self, cell: Cell) -> Recipe:
+        """What its artifact is made from."""
+        return self._module.recipe(cell.other if self.other else cell, **self.options)
+
+    def build(self, recipe: Recipe, cell: Cell, folder: Path) -> dict[str, Any]:
+        """Make its files from its recipe."""
+        return self._module.build(recipe.settings, recipe.inputs, cell.context, folder)
+
+    def requests(self, cell: Cell) -> Requests | None:
+        """What it asks of a server."""
+        asked = getattr(self._module, "requests", None)
+        return asked and asked(cell.other if self.other else cell, **self.options)
+
+    @property
+    def _module(self) -> Any:
+        return import_module(f"lema.stages.{self.stage}")
 
 
 class SweepCallback(Callback):
-    """Composes and checks all cells of a sweep before its first one, and reports on just them after its last."""
+    """Before a sweep's first cell, composes and checks all its cells; after the last, writes the report on them."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         try:
@@ -54,132 +69,176 @@ class SweepCallback(Callback):
                 self._start(config)
         except UserError as error:
             sys.exit(str(error))
-        except Exception:  # a mistake of ours: Hydra would warn of it and run all cells
+        except Exception:  # a mistake of ours, of which Hydra would only warn and then run all cells
             traceback.print_exc()
             sys.exit(1)
 
     def _start(self, config: DictConfig) -> None:
-        root, only, hydras = Path(config.runs_dir), config.only, Path(config.hydra.sweep.dir)
+        root, hydras = Path(config.runs_dir), Path(config.hydra.sweep.dir)
         preflight.check_runs_dir(root)
         refuse_links(hydras, hydras / "multirun.yaml")
-        if only == Only("wandb_sweep"):
-            sweeps.cells(config)  # a cell that cannot be composed is said here, not by the agent that starts it
-            print(f"written to {sweeps.write_for_wandb(config, root)}")
-            sys.exit(0)
-        if only in (Only("export"), Only("compare")):
-            raise UserError(f"only={only}: takes no sweep")
-        if only in REPORTS or (only is None and config.until in (None, Stage.report)):
-            scope = _scope(config, root)
-            if only:
+        scope = first, *_ = _scope(config, root)
+        match first.do:
+            case Do.run:
+                if first.only is None and first.until in (None, REPORT):
+                    sweeps.at_end.callback(_last_report, *scope)
+                # Hydra writes this file next, and shows a traceback where it cannot.
+                write_text(own_folder(hydras) / "multirun.yaml", OmegaConf.to_yaml(config))
+                return
+            case Do.report:
                 _report(*scope)
-                sys.exit(0)
-            at_end.callback(_last_report, *scope)
-        # Hydra writes it next, and shows a traceback where it cannot.
-        write_text(own_folder(hydras) / "multirun.yaml", OmegaConf.to_yaml(config))
+            case Do.wandb_report:
+                _report_at_wandb(*scope)
+            case Do.wandb_sweep:
+                print(f"written to {sweeps.write_for_wandb(config, root)}")
+            case Do.compare | Do.export:
+                raise UserError(f"do={first.do}: takes no sweep; leave out -m, or sweeps=")
+        sys.exit(0)
 
 
 def _scope(config: DictConfig, root: Path) -> tuple[Config, str, list[Path] | None]:
-    """What a sweep's report is about: its own cells, or all runs where its sweeper does not tell them."""
-    if not sweeps.told(config):
-        return sweeps.composed(config, []), "all", None
-    cells = [Cell(each, Store(root)) for each in sweeps.cells(config)]
+    """The first cell of a sweep, and what its report is about: its own cells, or all runs if these are not known yet.
+
+    All cells are composed and checked for this.
+    """
+    if not sweeps.are_cells_known(config):
+        return _cell(sweeps.composed(config, []), root).config, "all", None
+    cells = [_cell(each, root) for each in sweeps.cells(config)]
     folders = [cell.folder for cell in cells]
     return cells[0].config, sweeps.name(config, [folder.name for folder in folders]), folders
 
 
+def _cell(config: Config, root: Path) -> Cell:
+    """The cell of a config; `UserError` when `until=` or `only=` names no stage."""
+    cell = Cell(config, Store(root))
+    stages = list(plan(cell))
+    for key, value, choices in (("until", config.until, [*stages, REPORT]), ("only", config.only, stages)):
+        if value not in (None, *choices):
+            raise UserError(f"{key}={value}: no such stage; choose from {', '.join(choices)}")
+    return cell
+
+
+def plan(cell: Cell) -> dict[str, list[Step]]:
+    """The stages in order, each with the steps that this cell has of it: an arm without corrections needs no samples.
+
+    An arm with another model's mistakes needs the cell's own too, for their number.
+    """
+    config, extra = cell.config, cell.config.mix.extra
+    mistakes, others = extra is not Extra.none, extra is Extra.other_corrections
+    rationales = config.rationales.requests and config.mix.cot is not CotPart.none
+    samples = [Step(f"sample_{name}", "sample", {"name": name}) for name in config.sampler.models if mistakes]
+    other = cell.other if others else cell
+    other_samples = [
+        Step(f"other_sample_{name}", "sample", {"name": name}, other=True)
+        for name in other.config.sampler.models
+        if others
+    ]
+    return {
+        "data": [Step("data", "data"), *when(config.task.train_dataset, Step("test_data", "data", {"own_test": True}))],
+        "base": [
+            *when(cell.builds_base, Step("base", "base")),
+            *when(others and cell.builds_base, Step("other_base", "base", other=True)),
+        ],
+        "sample": [*samples, *other_samples],
+        "correct": [
+            *when(mistakes, Step("correct", "correct")),
+            *when(others, Step("other_correct", "correct", other=True)),
+        ],
+        "rationales": when(rationales, Step("rationales", "rationales")),
+        "mix": [Step("mix", "mix")],
+        "train": [Step("train", "train")],
+        "select": [Step("select", "select")],
+        "merge": when(config.train.merge and config.train.method is not Method.full, Step("merge", "merge")),
+        "evaluate": [
+            Step("evaluate_untuned", "evaluate", {"tuned": False}),
+            Step("evaluate", "evaluate", {"tuned": True}),
+        ],
+    }
+
+
+def when(needed: Any, step: Step) -> list[Step]:
+    return [step] if needed else []
+
+
 def steps(cell: Cell) -> list[Step]:
-    """The steps of a cell, in order; an arm without corrections needs no samples of its own."""
-
-    def step(module: Any, named: str = "", **options: Any) -> Step:
-        stage = Stage(module.__name__.rpartition(".")[2])
-        return Step(named or stage, stage, partial(module.recipe, **options), partial(module.build, **options))
-
-    def mistakes(cell: Cell) -> list[Step]:
-        """What makes the corrections of the mistakes that a cell samples: each model's by itself."""
-        samples = [step(sample, f"sample_{name}", name=name) for name in cell.config.sampler.models]
-        return [*([step(base)] if cell.builds_base else []), *samples, step(correct)]
-
-    def other(own: Step) -> Step:
-        """A step of another model's mistakes: an arm with them needs the cell's own too, for their number."""
-        recipe, build = own.recipe, own.build
-        return Step(
-            f"other_{own.name}", own.stage, lambda cell: recipe(cell.other), lambda cell, to: build(cell.other, to)
-        )
-
-    config, needed = cell.config, mix.needs_corrections(cell)
-    asked = [step(data, "test_data", own_test=True)] if config.task.train_dataset else []
-    own = mistakes(cell) if needed else [step(base)] if cell.builds_base else []
-    others = map(other, mistakes(cell.other)) if config.mix.extra is Extra.other_corrections else ()
-    further = [step(rationales)] if config.rationales.requests and config.mix.cot is not CotPart.none else []
-    merged = [step(merge)] if config.train.merge and config.train.method is not Method.full else []
-    scores = [step(evaluate, "evaluate_untuned", tuned=False), step(evaluate, tuned=True)]
-    return [step(data), *asked, *own, *others, *further, step(mix), step(train), step(select), *merged, *scores]
+    """All steps of a cell, in order."""
+    return [step for steps in plan(cell).values() for step in steps]
 
 
 def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
-    """Run one cell and print the report; in a sweep the report comes once, after its last cell."""
+    """Do what `do=` names; in a sweep this is called once a cell, and the report comes after the last one."""
     try:
         with explaining(Path(config.runs_dir), in_sweep):
-            _run(config, overrides, in_sweep)
+            _do(config, overrides, in_sweep)
     except stopping.Stopped as stop:
         if stop.__cause__:  # its disk refuses all: no report can be written either
-            at_end.pop_all()
-            at_end.callback(stopping.end)
-            at_end.callback(service.end)
+            sweeps.at_end.pop_all()
         raise
 
 
-def _run(config: Config, overrides: list[str], in_sweep: bool) -> None:
+def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
     root = Path(config.runs_dir)
-    stopping.begin(config.only or "preflight")
+    stopping.begin(config.only or ("preflight" if config.do is Do.run else config.do))
     preflight.check_runs_dir(root)
     if config.backbone.tiny is not None:  # read by torch when it is imported, which nothing has done yet
         os.environ.setdefault("OMP_NUM_THREADS", str(config.backbone.tiny.num_threads))
-    if config.only == Only("export"):
-        refuse_links(root / "export")
-        journal.export(root / "journal.sqlite", root / "export")
-        log.info("export           %s", root / "export")
-        return
-    if config.only == Only("wandb_sweep"):
-        raise UserError("only=wandb_sweep: needs a sweep; name one, sweeps=NAME, or values, -m seed=1,2,3")
-    if config.only == Only("compare"):
-        from lema.reporting import compare  # the statistics take half a second to load
+    match config.do:
+        case Do.run:
+            last, cell = config.only or config.until or REPORT, _cell(config, root)
+            with run_folder.recorded(cell, overrides, last, in_sweep) as begin:
+                _run_cell(cell, last, overrides, begin)
+            if last == REPORT and not in_sweep:
+                _report(config)
+        case Do.report:
+            _report(config)
+        case Do.compare:
+            from lema.reporting import compare  # the statistics take half a second to load
 
-        compare.publish(root, config.compare)
-        return
-    if config.only in REPORTS:
-        _report(config)
-        return
-    last = Stage(config.only or config.until or Stage.report)
-    cell = Cell(config, Store(root))
-    with run_folder.recorded(cell, overrides, last, in_sweep) as begin:
-        _run_cell(cell, last, overrides, begin)
-    if last is Stage.report and not in_sweep:
-        _report(config)
+            compare.write_comparison(root, config.compare)
+        case Do.export:
+            refuse_links(root / "export")
+            journal.export(root / "journal.sqlite", root / "export")
+            log.info("export           %s", root / "export")
+        case Do.wandb_report:
+            _report_at_wandb(config)
+        case Do.wandb_sweep:
+            raise UserError("do=wandb_sweep: needs a sweep; name one, sweeps=NAME, or values, -m seed=1,2,3")
 
 
-def _report(config: Config, label: str = "all", folders: list[Path] | None = None) -> None:
-    """Of all runs, or of those of a sweep; logged when it says anything new, and made at W&B when that was asked."""
-    if stopping.received():  # the report on a sweep is left to the run that goes on
-        return
-    stopping.begin("report")
+def _report(config: Config, label: str = "all", folders: list[Path] | None = None) -> tuple[Path, Any] | None:
+    """Write the report on all runs, or on a sweep's, and log it when it says anything new; its folder and numbers.
+
+    None when the run was stopped: the report is then left to the run that goes on.
+    """
+    if stopping.received():
+        return None
+    stopping.begin(REPORT)
     from lema.reporting import report  # as above
 
-    root, project = Path(config.runs_dir), config.tracker.project
-    if config.only == Only("wandb_report") and not project:
-        raise UserError("only=wandb_report: tracker.project is not set; tracker=wandb sets it")
-    folder, comparison, new = report.publish(root, label, folders)
-    if config.only == Only("wandb_report") and not comparison.arms:
-        raise UserError("only=wandb_report: no run has been evaluated yet")
+    root = Path(config.runs_dir)
+    folder, comparison, new = report.write_report(root, label, folders)
     if new and comparison.arms:
         Tracker(config, root).report(folder, report.evaluations(comparison))
-    if config.only == Only("wandb_report") and project:
-        content = report.at_wandb(comparison, root, f"lema: {label}")
-        print(f"W&B report: {reports.publish(content, project, folder / 'wandb_report.json')}")
+    return folder, comparison
+
+
+def _report_at_wandb(config: Config, label: str = "all", folders: list[Path] | None = None) -> None:
+    """Write the report, and make the same one at W&B."""
+    if not (project := config.tracker.project):
+        raise UserError("do=wandb_report: tracker.project is not set; tracker=wandb sets it")
+    if not (written := _report(config, label, folders)):
+        return
+    from lema.reporting import report  # as above
+
+    folder, comparison = written
+    if not comparison.arms:
+        raise UserError("do=wandb_report: no run has been evaluated yet")
+    content = report.at_wandb(comparison, Path(config.runs_dir), f"lema: {label}")
+    print(f"W&B report: {reports.publish_report(content, project, folder / 'wandb_report.json')}")
 
 
 def _last_report(*scope: Any) -> None:
-    """The report of a sweep: after Hydra is done, so that nobody else shows its errors."""
+    """Write a sweep's report. Hydra is done then, so we print its errors ourselves."""
     try:
         with explaining(Path(scope[0].runs_dir)):
             _report(*scope)
@@ -187,20 +246,22 @@ def _last_report(*scope: Any) -> None:
         sys.exit(str(error))
 
 
-def _run_cell(cell: Cell, last: Stage, overrides: list[str], begin: Callable[[], None]) -> None:
+def _run_cell(cell: Cell, last: str, overrides: list[str], begin: Callable[[], None]) -> None:
     """Make what is not current of the steps up to `last`; `begin` is called once nothing is missing for that."""
-    reached = list(Stage)[: list(Stage).index(last) + 1]
+    stages = [*plan(cell), REPORT]
+    reached = stages[: stages.index(last) + 1]
     todo = _without_current(cell, [step for step in steps(cell) if step.stage in reached])
     only = cell.config.only
     if only and (missing := [step.name for step in todo if step.stage != only]):
         raise UserError(f"only={only}: {', '.join(missing)} must be made first; run it without only=")
-    preflight.check(cell, {step.stage for step in todo}, overrides)
+    asked = [requests for step in todo if (requests := step.requests(cell))]
+    preflight.check(cell, {step.stage for step in todo}, asked, overrides)
     begin()
     for step in todo:
         stopping.begin(step.name)
         recipe = step.recipe(cell)
         with cell.tracker.step(step.name, recipe, cell.artifacts) as tracked:
-            build = tracked.starting(partial(step.build, cell))
+            build = tracked.starting(partial(step.build, recipe, cell))
             artifact, made = cell.store.make(recipe, build, partial(_failed, cell))
             if made:
                 tracked.complete(artifact)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 _LEAST = 8  # characters of a secret: shorter values ("true", "none") stand in many texts
-# Names with a part that ends so: OPENAI_API_KEY, HF_TOKEN, PGPASSWORD, accessToken; not TOKENIZERS_PARALLELISM, OLDPWD.
+# Names with a part that ends like this: OPENAI_API_KEY, HF_TOKEN, PGPASSWORD, accessToken; not TOKENIZERS_PARALLELISM.
 _SECRET_NAME = re.compile(
     r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|PASS|CREDENTIAL|AUTH|AUTHORIZATION|BEARER|COOKIE|JWT"
     r"|_PWD|_PAT)S?\d*(?![^_])",
@@ -34,13 +34,14 @@ def is_secret(name: str) -> bool:
 
 
 def secrets() -> dict[str, str]:
-    """Where each secret value of this process comes from: `{"hf_…": "the environment variable HF_TOKEN"}`.
+    """The secrets of this process, each with its source: `{"hf_…": "the environment variable HF_TOKEN"}`.
 
-    Those of the environment, and what `hf auth login` and `wandb login` keep. A path is none: SSH_AUTH_SOCK.
+    They come from the environment, `hf auth login` and `wandb login`. A path is no secret: SSH_AUTH_SOCK.
     """
     found = {value.strip(): where for where, value in (*_of_environment(), *_of_logins())}
-    kept = {value: where for value, where in found.items() if len(value) >= _LEAST and not _is_path(value)}
-    return dict(sorted(kept.items(), key=lambda item: -len(item[0])))  # the longest first: one may hold another
+    longest_first = sorted(found, key=len, reverse=True)  # one secret may be a part of another
+    is_path = {value for value in found if os.path.isabs(value) and os.path.exists(value)}
+    return {value: found[value] for value in longest_first if len(value) >= _LEAST and value not in is_path}
 
 
 def _of_environment() -> Iterator[tuple[str, str]]:
@@ -62,10 +63,6 @@ def _of_logins() -> Iterator[tuple[str, str]]:
         yield from ((f"the login for {host}", password or "") for host, (_, _, password) in hosts.items())
 
 
-def _is_path(value: str) -> bool:
-    return os.path.isabs(value) and os.path.exists(value)
-
-
 def shown(text: str) -> str:
     """A text as a terminal or a log may have it: `\\x1b[31mred` is `[31mred`, a secret is `***`."""
     text = _STEERING.sub("", text)
@@ -77,8 +74,8 @@ def shown(text: str) -> str:
 class Terminal:
     """A text stream that shows only what may be shown. On a real terminal a progress bar still moves the cursor.
 
-    A stream that takes no more (its log's disk is full, `| head` has ended, the terminal is gone) ends no work: one
-    line says so where that can be read, and the exit status at the end.
+    When the stream fails (the disk of a log is full, `| head` has ended, the terminal is gone), the work goes on. One
+    line on stderr says so, and the exit status at the end.
     """
 
     lost = False
@@ -118,14 +115,14 @@ class Terminal:
 
 
 def guard() -> None:
-    """From here on this process prints only what may be shown, whoever prints: Hydra, a library, a traceback."""
+    """Make everything this process prints safe to show, also the output of Hydra, libraries and tracebacks."""
     closed = os.open(os.devnull, os.O_WRONLY)  # `>&-`: Python has None for such a stream
     streams: list[Any] = [Terminal(each or os.fdopen(closed, "w", closefd=False)) for each in (sys.stdout, sys.stderr)]
     sys.stdout, sys.stderr = streams
 
 
 def check_shown(_: object, error: BaseException | None, __: object) -> None:
-    """Exit with 1 what has ended well, but could not print all; for `ExitStack.push`."""
+    """Exit with 1 after a success whose output was not fully printed; for `ExitStack.push`."""
     sys.stdout.flush()
     if Terminal.lost and (error is None or (isinstance(error, SystemExit) and not error.code)):
         sys.exit(1)

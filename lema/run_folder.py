@@ -1,6 +1,6 @@
-"""A run's folder: its state and config from its first step on, links to its artifacts, its metrics in one file.
+"""A run's folder: its state and config, links to its artifacts, and its metrics in one file.
 
-`run.json` is there as soon as anything is made, so a run that dies is known to the report.
+`run.json` is written when the first step begins, so the report knows of a run that dies.
 """
 
 import json
@@ -14,10 +14,9 @@ from lema.artifacts import DAMAGED, links, write_json, write_jsonl
 from lema.artifacts.faults import explained
 from lema.artifacts.locks import TakenOver
 from lema.cell import Cell
-from lema.config import Stage
 from lema.identity import portable
 from lema.privacy import shown
-from lema.reporting.results import STOPPED
+from lema.reporting.runs import STOPPED
 from lema.stopping import Stopped
 from lema.types import UserError
 
@@ -25,11 +24,11 @@ CURVE = "metrics.jsonl"  # of the train step, and of the run
 
 
 @contextmanager
-def recorded(cell: Cell, overrides: list[str], last: Stage, in_sweep: bool) -> Iterator[Callable[[], None]]:
-    """Keep the folder while the steps up to `last` are made: its state is "running", then how it ended.
+def recorded(cell: Cell, overrides: list[str], last: str, in_sweep: bool) -> Iterator[Callable[[], None]]:
+    """Keep the folder while the steps up to `last` are made: its state is "running", then how the run ended.
 
-    Yields a function to call when the first step begins. An error before that is written down only in a sweep, or when
-    an earlier attempt left a run.json. A run that was taken over writes nothing: the folder is the other process's.
+    Yields a function to call when the first step begins. An error before that is recorded only in a sweep, or when an
+    earlier attempt left a run.json. A run that was taken over writes nothing: the folder is the other process's.
     """
     try:
         yield partial(_write, cell, overrides, "running")
@@ -40,12 +39,12 @@ def recorded(cell: Cell, overrides: list[str], last: Stage, in_sweep: bool) -> I
             error = explained(error, cell.store.root) or error
             known = isinstance(error, UserError | Stopped)
             words = shown(" ".join((str(error) if known else f"{type(error).__name__}: {error}").split()))
-            with suppress(OSError, UserError):  # of a full disk, say: the first error is what is to be seen
+            with suppress(OSError, UserError):  # of a full disk, for instance: the user must see the first error
                 _write(cell, overrides, words or type(error).__name__)
         raise
-    _write(cell, overrides, "finished" if last in (Stage.evaluate, Stage.report) else f"{STOPPED} {last}")
+    _write(cell, overrides, "finished" if last in ("evaluate", "report") else f"{STOPPED} {last}")
     if "select" in cell.artifacts:
-        card.publish(cell)
+        card.write_card(cell)
 
 
 def _write(cell: Cell, overrides: list[str], state: str) -> None:
@@ -64,7 +63,7 @@ def _write(cell: Cell, overrides: list[str], state: str) -> None:
 
 
 def _earlier(cell: Cell) -> dict[str, Any]:
-    """What an earlier attempt wrote: its setting holds until the data are read again, its W&B runs for its steps."""
+    """The setting of an earlier attempt, which holds until the data are read again, and the ids of its W&B runs."""
     try:
         facts = json.loads((cell.folder / "run.json").read_text(encoding="utf-8"))
         return {"setting": facts.get("setting"), "wandb": dict(facts.get("wandb") or {})}
@@ -73,7 +72,7 @@ def _earlier(cell: Cell) -> dict[str, Any]:
 
 
 def _metrics(cell: Cell) -> Iterator[dict[str, Any]]:
-    """The training curve, then the summary of each step: also of later ones that this command did not ask for."""
+    """The training curve, then the summary of each step, also of later steps that an earlier command made."""
     train = links.follow(cell.folder / "train") / CURVE
     if train.is_file():
         with train.open(encoding="utf-8") as file:
@@ -82,6 +81,6 @@ def _metrics(cell: Cell) -> Iterator[dict[str, Any]]:
         yield {"stage": name, "summary": artifact.summary}
     for step in sorted(cell.folder.iterdir()):
         if step.name not in cell.artifacts:
-            with suppress(OSError, *DAMAGED):  # a damaged one is the report's to name
+            with suppress(OSError, *DAMAGED):  # the report names a damaged record
                 facts = json.loads((links.follow(step) / "record.json").read_text(encoding="utf-8"))
                 yield {"stage": step.name, "summary": facts["summary"]}

@@ -1,4 +1,4 @@
-"""How a run is stopped: a first signal ends it in one line once what must land has landed, a second leaves at once."""
+"""How a run stops: after a first signal, once pending requests have landed; after a second signal, at once."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 # A terminal's Ctrl-C and its end, a batch system's ways to take the machine back.
 SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-# Seconds within which several signals are one to what must land: `timeout` sends each to the process and to its group.
+# Signals within so many seconds count as one while requests land: `timeout` signals the process and its group.
 ONE = 0.05
 GOES_ON = "; the same command goes on from here"
 
@@ -23,7 +23,7 @@ class Stopped(SystemExit):
 
 
 class _Run:
-    """What this process knows of its end."""
+    """The state of stopping, one for the process."""
 
     received: signal.Signals | None = None
     work = "start"  # what a stop interrupts
@@ -31,7 +31,7 @@ class _Run:
 
 
 def listen() -> None:
-    """Obey the stop signals from here on. For the main thread, once; a signal that is ignored (`nohup`) stays so."""
+    """Obey the stop signals from here on. Call it once, in the main thread. An ignored signal (`nohup`) stays so."""
     while (free := os.open(os.devnull, os.O_RDWR)) <= 2:  # a closed standard stream, which must not become the pipe
         pass
     os.close(free)
@@ -70,14 +70,14 @@ def _leave_at_second(reader: int) -> None:
 
 
 def begin(work: str) -> None:
-    """Name what runs from here on, for the line of a stop; `Stopped` when a signal came that interrupted nothing."""
+    """Name the work that begins, for the message of a stop. Raises `Stopped` when a signal has already come."""
     _Run.work = work
     if _Run.received:
         raise Stopped(f"{work}: stopped by {_Run.received.name}")
 
 
 def end() -> None:
-    """The run is over, and nothing is left to be kept: Python's own end, which takes seconds, may be cut short."""
+    """Restore the default signals after the run: nothing is left to save, so Python's slow exit may be interrupted."""
     for number in SIGNALS:
         if signal.getsignal(number) is _receive:
             signal.signal(number, signal.SIG_DFL)
@@ -90,7 +90,7 @@ def received() -> signal.Signals | None:
 
 @contextmanager
 def landing(tell: Callable[[signal.Signals], object]) -> Iterator[None]:
-    """Within, a stop signal goes to `tell` and interrupts nothing: the work soon ends by itself, with `Stopped`."""
+    """Inside, a stop signal is passed to `tell` and interrupts nothing: the work soon raises `Stopped` itself."""
     _Run.landing = tell
     try:
         yield

@@ -1,6 +1,7 @@
-"""A sweep's cells, as Hydra itself makes them, and the same sweep as a file for W&B's agents: a process a cell."""
+"""The cells of a sweep, as Hydra makes them, and the sweep as a file for W&B's agents, which run one cell a process."""
 
 import logging
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,41 +21,43 @@ from lema.types import UserError
 
 log = logging.getLogger(__name__)
 
-OWN = ("only", "sweeps", "hydra.mode")  # of the command that writes the file, not of the cells
+# Called at the end of a sweep, by `run.py`: Hydra calls nothing once a cell has failed.
+at_end = ExitStack()
+NOT_OF_CELLS = ("do", "sweeps", "hydra.mode")  # keys of the command that writes W&B's file
 
 
 def name(config: DictConfig, content: Any) -> str:
-    """`demo` of `sweeps=demo`; of a sweep from the command line alone, one that its content gives."""
+    """`demo` for `sweeps=demo`; for a sweep from the command line alone, a name that its content determines."""
     return config.hydra.runtime.choices.get("sweeps") or f"multirun-{digest(content)}"
 
 
-def told(config: DictConfig) -> bool:
-    """Whether the cells are known before the first one runs: others than Hydra's own sweeper choose them on the way."""
+def are_cells_known(config: DictConfig) -> bool:
+    """Whether the cells are known before the first one runs: other sweepers than Hydra's own choose them on the way."""
     return config.hydra.sweeper._target_.endswith(".BasicSweeper")
 
 
 def cells(config: DictConfig) -> list[Config]:
-    """The cells of the sweep that Hydra is about to run, composed as it will; `UserError` names one that cannot be.
+    """The cells of the sweep that Hydra is about to run, composed as Hydra will compose them.
 
-    `config` is Hydra's own, as a callback gets it.
+    `config` is the config that Hydra gives to a callback. Raises `UserError` that names a cell with a mistake.
     """
     return [composed(config, overrides) for overrides in expand(config)]
 
 
 def expand(config: DictConfig) -> list[list[str]]:
-    """The command line of each cell, by Hydra's own sweeper; `UserError` for values that it cannot sweep over."""
+    """The overrides of each cell, from Hydra's own sweeper; `UserError` for values that it cannot sweep over."""
     try:
         [commands] = BasicSweeper.split_arguments(_overrides(config), None)
-    except HydraException as error:  # of a range without steps, interval(0,1)
+    except HydraException as error:  # interval(0,1) has no steps
         raise UserError(str(error)) from None
     return commands
 
 
 def _overrides(config: DictConfig) -> list[Override]:
-    """Those of the sweep's file, then the command line's, which win."""
-    if not told(config):
+    """The overrides of the sweep's file, then those of the command line, which win."""
+    if not are_cells_known(config):
         raise UserError(
-            f"hydra/sweeper={config.hydra.sweeper._target_}: only Hydra's own sweeper tells its cells before"
+            f"hydra/sweeper={config.hydra.sweeper._target_}: only Hydra's own sweeper knows its cells beforehand"
         )
     params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     parser = OverridesParser.create(GlobalHydra.instance().config_loader())
@@ -62,15 +65,15 @@ def _overrides(config: DictConfig) -> list[Override]:
         overrides = parser.parse_overrides([*params, *config.hydra.overrides.task])
     except OverrideParseException as error:
         raise UserError(f"hydra.sweeper.params: {error.override} cannot be read: {error.message}") from None
-    for each in overrides:
-        # Hydra would run one cell of each: what a file sweeps over is read before it is known which file.
-        if each.key_or_group == "sweeps" and each.is_sweep_override():
-            raise UserError(f"{each.input_line}: one sweep at a time; run them one after another")
+    for override in overrides:
+        # For `sweeps=a,b` Hydra would run one cell of each, as it reads the file's own values too late.
+        if override.key_or_group in ("sweeps", "do") and override.is_sweep_override():
+            raise UserError(f"{override.input_line}: one at a time; run them one after another")
     return overrides
 
 
 def composed(config: DictConfig, overrides: list[str]) -> Config:
-    """One cell, as Hydra composes it; `UserError` names its overrides."""
+    """The cell of these overrides, as Hydra composes it; `UserError` names the overrides."""
     try:
         tree = GlobalHydra.instance().config_loader().load_sweep_config(config, overrides)
         with open_dict(tree):
@@ -79,44 +82,47 @@ def composed(config: DictConfig, overrides: list[str]) -> Config:
     except UserError as error:
         raise UserError(f"{' '.join(overrides)}: {error}") from None
     except ConfigCompositionException as error:
-        raise UserError(f"{' '.join(overrides)}: {_words(error)}") from None
+        raise UserError(f"{' '.join(overrides)}: {_one_line(error)}") from None
 
 
-def _words(error: ConfigCompositionException) -> str:
-    """What Hydra says in many lines, in one: with the choices or the type, without the folders that it searched."""
-    what = str(error).partition("Config search path:")[0]
-    why = str(error.__cause__ or "").partition("\n")[0]
-    return ": ".join(" ".join(part.split()) for part in (what, why) if part)
+def _one_line(error: ConfigCompositionException) -> str:
+    """Hydra's message in one line: with the choices or the type, but without the folders that Hydra searched."""
+    message = str(error).partition("Config search path:")[0]
+    cause = str(error.__cause__ or "").partition("\n")[0]
+    return ": ".join(" ".join(part.split()) for part in (message, cause) if part)
 
 
 def write_for_wandb(config: DictConfig, root: Path) -> Path:
-    """Write `sweeps/NAME.yaml` below the runs folder: the grid for `wandb sweep`, whose agents run a cell a process."""
+    """Write a sweep as `sweeps/NAME.yaml` below the runs folder, for `wandb sweep`; returns the file.
+
+    W&B's agents run each cell of the grid in a process of its own.
+    """
     swept, fixed = {}, {}
     for override in _overrides(config):
         key = override.get_key_element()
-        for known in (swept, fixed):
-            known.pop(key, None)  # the last one wins
+        for values in (swept, fixed):
+            values.pop(key, None)  # the last override wins
         if override.is_sweep_override() and not override.is_discrete_sweep():
-            raise UserError(f"{key}: only=wandb_sweep writes a grid, which needs a list of values")
+            raise UserError(f"{key}: do=wandb_sweep writes a grid, which needs a list of values")
         if override.is_sweep_override():
             swept[key] = [_scalar(value) for value in override.sweep_string_iterator()]
-        elif key not in OWN:
+        elif key not in NOT_OF_CELLS:
             fixed[key] = f"{key}={override.get_value_element_as_str()}"
     if not swept:
-        raise UserError("only=wandb_sweep: nothing is swept; name a sweep, sweeps=NAME, or values, -m seed=1,2,3")
-    for each in fixed.values():
-        if each != without_paths(each):
-            log.warning("%s names a folder of this machine, and W&B will be shown it", each)
-    chosen = config.hydra.runtime.choices.get("sweeps")
-    # The sweep's other values hold too; without its mode each process runs the one cell that the agent asks for.
-    own = [f"sweeps={chosen}", "hydra.mode=RUN"] if chosen else []
+        raise UserError("do=wandb_sweep: nothing is swept; name a sweep, sweeps=NAME, or values, -m seed=1,2,3")
+    for override in fixed.values():
+        if override != without_paths(override):
+            log.warning("%s names a folder of this machine, and W&B will show it", override)
+    sweep = config.hydra.runtime.choices.get("sweeps")
+    # The other values of the sweep's file apply too. hydra.mode=RUN: each process runs only the agent's cell.
+    file = [f"sweeps={sweep}", "hydra.mode=RUN"] if sweep else []
     grid: dict[str, Any] = {
         "name": name(config, swept),
         **({"project": config.tracker.project} if config.tracker.project else {}),
         "program": "run.py",
         "method": "grid",
         "metric": {"name": "evaluate/accuracy", "goal": "maximize"},
-        "command": ["${env}", "${interpreter}", "${program}", *own, *fixed.values(), "${args_no_hyphens}"],
+        "command": ["${env}", "${interpreter}", "${program}", *file, *fixed.values(), "${args_no_hyphens}"],
         "parameters": {key: {"values": values} for key, values in swept.items()},
     }
     path = root / "sweeps" / f"{grid['name']}.yaml"
@@ -127,6 +133,6 @@ def write_for_wandb(config: DictConfig, root: Path) -> Path:
 
 
 def _scalar(text: str) -> Any:
-    """A value as W&B would print it back: a number if that is written the same."""
+    """A value as W&B's file has it: a number if W&B will print the number in the same way, else the text."""
     value = yaml.safe_load(text) if text else text
     return value if isinstance(value, int | float) and str(value) == text else text

@@ -2,12 +2,16 @@
 
 Problem -> [sample] -> Solution -> [correct] -> Correction -> [mix] -> Example -> [train] -> checkpoint
 Problem -> [evaluate] -> Solution -> Score
+
+Within a stage an engine answers: Prompt -> [engine] -> Completion.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
 from hydra.errors import CompactHydraException
 
@@ -32,6 +36,72 @@ class Problem:
     level: str | None = None  # "Level 3" (MATH)
     subject: str | None = None  # "Algebra" (MATH)
     candidates: list[str] = field(default_factory=list)  # ["bank", "mall", …] (CSQA)
+
+
+NO_PROBLEM = Problem("", "", "", "")  # for the length of a prompt without its question
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model is asked."""
+
+    text: str
+    attempt: int = 0  # 0-based: tells apart what is asked several times
+    stop: str | None = None  # an engine that loads models ends a completion behind it; a server is not told
+
+
+# The beginnings of a finish reason that says why no completion arrived.
+PROMPT_TOO_LONG, CONTENT_REFUSED, TOO_LARGE = "prompt too long", "refused by the server", "reply too large"
+_FAILURES = ("HTTP ", "malformed body", "time-out", "connection lost", PROMPT_TOO_LONG, CONTENT_REFUSED, TOO_LARGE)
+_CUT = ("length", "content_filter", "refusal")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model wrote after a prompt.
+
+    `finish_reason` is the server's ("stop", "length", "content_filter", of some "eos" or "end_turn"), or "refusal" when
+    the model refused. When a request failed for good it says why: "prompt too long", "refused by the server" (for its
+    content), "HTTP 500", "malformed body", "reply too large", "time-out", "connection lost".
+    """
+
+    text: str | None
+    finish_reason: str
+    model: str  # that answered; when the request failed, the model that was asked
+    num_tokens: int | None = field(default=None, compare=False)  # of the completion, where they are known
+    error: str = field(default="", compare=False)  # the server's own words where there is no text: one line
+
+    @property
+    def cut(self) -> bool:
+        """Whether the token limit or a filter ended the text, not the model."""
+        return self.finish_reason in _CUT
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a text, and the model ended it."""
+        return not self.cut and bool(self.text and self.text.strip())
+
+    @property
+    def failed(self) -> bool:
+        """Whether no completion arrived."""
+        return self.text is None and self.finish_reason.startswith(_FAILURES)
+
+
+class Engine(Protocol):
+    """Whatever turns prompts into completions: a model that is loaded here, or one behind a server."""
+
+    @property
+    def costs(self) -> dict[str, Any]:
+        """What its completions cost so far, for a summary: requests, tokens, `usd`; empty when nothing is paid."""
+        ...
+
+    def complete(self, prompts: Sequence[Prompt], resume: Path) -> list[Completion]:
+        """A completion of each prompt, in order.
+
+        `resume` is a path in an artifact's resume folder: with it as their beginning, an engine names the files from
+        which an interrupted call goes on. Raises `UserError` when it cannot go on.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -87,6 +157,38 @@ class Example:
     source: str  # which part of the mix: "cot", "rationale", "correction", "corrected_cot", "random_cot", …
     prompt: str
     completion: str
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What sampling left, of its summary."""
+
+    models: list[str]  # that answered
+    wrong_paths: int
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """What correcting left, of its summary."""
+
+    correctors: list[str]  # the models that really corrected
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training left, of its summary."""
+
+    checkpoints: list[int]  # their steps
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The checkpoint that is evaluated, of the selection's summary; all None for the untuned backbone."""
+
+    step: int | None
+    selection: str | None  # how it was chosen: "dev", "last", or "paper": on the problems of the score, optimistic
+    split: str | None  # on which it was chosen; None: on none
+    accuracies: dict[str, float]  # of each checkpoint on that split, by its step
 
 
 SCORE_VERSION = 5  # of the evaluation: raised when the same answers would get another score

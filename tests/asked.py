@@ -9,14 +9,15 @@ from pathlib import Path
 from openai_server import OpenAIServer
 
 from lema.api.asking import ask
-from lema.api.journal import Answer, Journal, Spending
+from lema.api.journal import Journal, Spending
 from lema.config import ApiConfig, PriceConfig
+from lema.types import Completion
 
 KEY = "sk-secret-of-the-tests"
 PRICE = PriceConfig(2.0, 1.0, 10.0)
 HELLO, OTHER = "b-hello", "a-other"
 REQUEST = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Größe?"}]}, ensure_ascii=False)
-YES = Answer("yes ä😀", "stop", "m")
+YES = Completion("yes ä😀", "stop", "m")
 
 
 def api_for(server: OpenAIServer | str | None, **changes: object) -> ApiConfig:
@@ -46,7 +47,7 @@ def asked(
     budget: float | None = 100.0,
     price: PriceConfig = PRICE,
     retry_failed: bool = False,
-) -> tuple[list[Answer], Spending]:
+) -> tuple[list[Completion], Spending]:
     """What `count` questions are answered, each long enough for a price."""
     prompts = [
         (f"What is {number} + 3? Tell it in the long form that we agreed on before.", 0) for number in range(count)
@@ -74,6 +75,6 @@ def written(*writes: Awaitable[None]) -> None:
     asyncio.run(together())
 
 
-def paid(journal: Journal, key: str, usd: float, answer: Answer | None, worst: float = 2.0) -> None:
+def paid(journal: Journal, key: str, usd: float, answer: Completion | None, worst: float = 2.0) -> None:
     written(journal.reserve(key, REQUEST, worst))
     written(journal.settle(key, worst, bill(usd), answer))

@@ -7,6 +7,10 @@ import random
 from pathlib import Path
 from typing import Any
 
+from lema.config import Config, Pretraining, TaskConfig, Training
+from lema.data import tasks
+from lema.types import Problem
+
 ROOT = Path(__file__).resolve().parents[1]
 # Everything small: an untrained base, whose every answer is a wrong path.
 SMALL = [
@@ -28,6 +32,23 @@ METHODS = {
     "lora": ["train.method=lora", *ADAPTER],
     "qlora": ["train.method=qlora", "train.optimizer=paged_adamw_32bit", *ADAPTER],
 }
+
+
+def training(config: Config) -> Training:
+    """What the training of a cell is decided by."""
+    return Training(config.train, config.backbone.computation, config.seed, last_only=config.selection == "last")
+
+
+def pretraining(config: Config) -> Pretraining:
+    """What the base of a cell is decided by, beside its problems."""
+    backbone = config.backbone
+    assert backbone.tiny
+    return Pretraining(backbone.tiny, backbone.prompt, backbone.seed, made=config.task.dataset is None)
+
+
+def load(task: TaskConfig, limit: int | None = None) -> dict[str, list[Problem]]:
+    """The train, dev and test problems that a task is trained on."""
+    return tasks.load(tasks.trained_on(task), limit)
 
 
 def contents(runs: Path) -> dict[str, str]:

@@ -8,9 +8,16 @@ TESTS = Path(__file__).resolve().parent
 PACKAGE = TESTS.parent / "lema"
 # Each layer imports only from the ones before it (or from its own package).
 LAYERS = [
-    *(["privacy", "generated", "launchers", "stopping"], ["types", "grading"], ["config"]),
-    *(["identity", "prompts", "data"], ["artifacts"], ["api", "models", "tracking", "sweeps"]),
-    *(["correctors", "reporting", "cell"], ["stages", "card"], ["preflight", "run_folder"], ["pipeline"]),
+    ["privacy", "launchers", "stopping"],
+    ["types", "grading"],
+    ["config"],
+    ["identity", "prompts", "data"],
+    ["artifacts"],
+    ["api", "models", "tracking", "sweeps"],
+    ["correctors", "reporting", "cell"],
+    ["stages", "card"],
+    ["preflight", "run_folder"],
+    ["pipeline"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 HOMES = {

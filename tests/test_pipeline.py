@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small import ROOT, SMALL, contents
+from small import ROOT, SMALL, contents, load
 
 from lema import pipeline
 from lema.config import Config
-from lema.data import tasks
 from lema.types import UserError
 
 
@@ -103,7 +102,7 @@ def test_arms_and_seeds_share_data_base_and_corrections(run: Callable[..., dict[
 @pytest.fixture
 def published(tmp_path: Path, make_config: Callable[..., Config]) -> Callable[..., list[str]]:
     """`published("svamp")`: small data sets in their published layouts, and the overrides that make a run small."""
-    problems = tasks.load(make_config(*SMALL).task, None)
+    problems = load(make_config(*SMALL).task)
     gsm8k = {
         name: [{"question": each.question, "answer": f"{each.solution}\n#### {each.answer}"} for each in problems[name]]
         for name in ("train", "test")
@@ -269,7 +268,7 @@ def test_paid_corrections_run_through_the_same_pipeline(
     from openai_server import OpenAIServer, ReferenceReply
 
     config = make_config(*SMALL)
-    problems = tasks.load(config.task, None)
+    problems = load(config.task)
     with OpenAIServer(reply=ReferenceReply([*problems["train"], *problems["dev"]]), model="gpt-6.2-sol") as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         monkeypatch.setenv("OPENAI_API_KEY", "test")

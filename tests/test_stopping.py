@@ -168,7 +168,7 @@ def test_who_waits_for_another_process_is_stopped_at_once(tmp_path: Path) -> Non
 
 ASKING = [
     *("backbone.tiny.steps=4", "backbone.tiny.corpus_size=200", "until=sample", "tracker=none", "budget_usd=100"),
-    *("sampler=server", "sampler.samples=1", "sampler.models.server.api.model=gpt-test"),
+    *("sampler=server", "sampler.samples=1", "sampler.model=gpt-test"),
     *("task.num_train=308", "task.num_test=12", "task.num_dev=8"),
 ]
 

@@ -117,8 +117,8 @@ def test_what_cannot_be_a_grid_is_said(hydra: Hydra, tmp_path: Path) -> None:
         sweeps.write_for_wandb(master(hydra, ["train.learning_rate=interval(0.1,1)"]), tmp_path)
     other = master(hydra, ["seed=1,2"])
     other.hydra.sweeper._target_ = "some.other.Sweeper"
-    assert not sweeps.told(other)
-    with pytest.raises(UserError, match="only Hydra's own sweeper tells its cells before"):
+    assert not sweeps.are_cells_known(other)
+    with pytest.raises(UserError, match="only Hydra's own sweeper knows its cells beforehand"):
         sweeps.write_for_wandb(other, tmp_path)
     with pytest.raises(UserError, match=r"seed=1 limit=0: limit=0: must be at least 1"):
         sweeps.cells(master(hydra, ["seed=1,2", "limit=0"]))
@@ -130,7 +130,8 @@ def test_what_cannot_be_a_grid_is_said(hydra: Hydra, tmp_path: Path) -> None:
         (["seed=1,x"], "seed=x: .*seed=x: Value 'x' of type 'str' could not be converted to Integer$"),
         (["mix=lema,lemma"], "mix=lemma: .*Could not find 'mix/lemma' Available options in 'mix': corrections cot .*"),
         (["train.lrr=1,2"], "train.lrr=1: .*Key 'lrr' not in 'TrainConfig'$"),
-        (["sweeps=demo,ablation"], "sweeps=demo,ablation: one sweep at a time"),
+        (["sweeps=demo,ablation"], "sweeps=demo,ablation: one at a time"),
+        (["do=report,export"], "do=report,export: one at a time"),
         (["train.learning_rate=interval(0,1)"], "INTERVAL_SWEEP"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -152,9 +153,9 @@ def test_a_mistake_in_a_sweeps_file_names_the_place(hydra: Hydra) -> None:
 def test_no_file_is_written_of_a_sweep_with_a_cell_that_cannot_run(
     tmp_path: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    refused = run_cli("-m", "mix=lema,lemma", "only=wandb_sweep", f"runs_dir={tmp_path / 'runs'}")
+    refused = run_cli("-m", "mix=lema,lemma", "do=wandb_sweep", f"runs_dir={tmp_path / 'runs'}")
     assert refused.returncode == 1
-    assert refused.stderr.startswith("mix=lemma only=wandb_sweep")
+    assert refused.stderr.startswith("mix=lemma do=wandb_sweep")
     assert len(refused.stderr.splitlines()) == 1
     assert not (tmp_path / "runs" / "sweeps").exists()
 
@@ -162,16 +163,16 @@ def test_no_file_is_written_of_a_sweep_with_a_cell_that_cannot_run(
 def test_the_command_line_writes_the_file_and_runs_nothing(
     tmp_path: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    done = run_cli("sweeps=demo", "only=wandb_sweep", "mix=cot,lema", f"runs_dir={tmp_path / 'runs'}")
+    done = run_cli("sweeps=demo", "do=wandb_sweep", "mix=cot,lema", f"runs_dir={tmp_path / 'runs'}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"written to {tmp_path / 'runs' / 'sweeps' / 'demo.yaml'}"
     grid = yaml.safe_load((tmp_path / "runs" / "sweeps" / "demo.yaml").read_text())
     assert grid["parameters"] == {"mix": {"values": ["cot", "lema"]}, "seed": {"values": [1, 2, 3, 4, 5]}}
     assert grid["command"][:5] == ["${env}", "${interpreter}", "${program}", "sweeps=demo", "hydra.mode=RUN"]
     assert not (tmp_path / "runs" / "cells").exists()
-    refused = run_cli("sweeps=demo", "only=export")
+    refused = run_cli("sweeps=demo", "do=export")
     assert refused.returncode == 1
-    assert "only=export: takes no sweep" in refused.stderr
-    alone = run_cli("only=wandb_sweep")
+    assert "do=export: takes no sweep" in refused.stderr
+    alone = run_cli("do=wandb_sweep")
     assert alone.returncode == 1
-    assert "only=wandb_sweep: needs a sweep" in alone.stderr
+    assert "do=wandb_sweep: needs a sweep" in alone.stderr

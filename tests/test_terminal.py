@@ -13,11 +13,10 @@ from typing import Any
 import openai_faults
 import pytest
 from openai_server import OpenAIServer
-from small import SMALL
+from small import SMALL, load
 from tqdm import tqdm
 
 from lema import privacy
-from lema.data import tasks
 from lema.privacy import LogFormatter, Terminal, shown
 from lema.types import UserError
 
@@ -139,13 +138,13 @@ def test_a_data_set_steers_nothing(run, tmp_path: Path) -> None:
 @pytest.fixture
 def recorded(run, make_config, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`recorded(row, "until=mix")`: with a wrong answer in a file, and with another row."""
-    question = tasks.load(make_config(*SMALL).task, None)["train"][0].question
+    question = load(make_config(*SMALL).task)["train"][0].question
     wrong = {"question": question, "generation": f"{EVIL} The answer is 999.", "model": f"m{EVIL}"}
 
     def run_with(row: dict[str, Any] | None, *more: str) -> subprocess.CompletedProcess[str]:
         rows = [wrong] if row is None else [wrong, {"question": question, **row}]
         file = write(tmp_path / "recorded.jsonl", *rows)
-        return run("sampler=recorded", f"sampler.models.recorded.recorded={file}", *more)
+        return run("sampler=recorded", f"sampler.file={file}", *more)
 
     return run_with
 

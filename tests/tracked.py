@@ -7,7 +7,7 @@ from pathlib import Path
 
 from small import ROOT, SMALL
 
-from lema.artifacts import Recipe, Store, write_jsonl
+from lema.artifacts import Recipe, Shown, Store, write_jsonl
 from lema.tracking import Tracker
 
 USER = "alicesmith"
@@ -25,7 +25,7 @@ def command(*overrides: str) -> list[str]:
 
 def track(tracker: Tracker, root: Path, steps: range, during: Callable[[int], None] = lambda _: None) -> None:
     """A training step of one small artifact, whose curve has these steps; `during` is called after each."""
-    recipe = Recipe("train", "a-label", 1, {}, {})
+    recipe = Recipe("train", "a-label", 1, {}, {}, Shown("model"))
 
     def build(folder: Path) -> dict[str, float]:
         for step in steps:

@@ -26,12 +26,12 @@ from tqdm import tqdm
 from lema import stopping
 from lema.api.billing import most_usd, usd
 from lema.api.estimate import estimate
-from lema.api.journal import Answer, Journal, Spending, open_journal
+from lema.api.journal import Journal, Spending, open_journal
 from lema.api.pacing import Pace
 from lema.artifacts.locks import lock
 from lema.config import ApiConfig, PriceConfig
 from lema.identity import without_paths
-from lema.types import UserError
+from lema.types import Completion, UserError
 
 if TYPE_CHECKING:
     from lema.api.client import Landed
@@ -51,7 +51,7 @@ def ask(
     journal_path: Path,
     retry_failed: bool = False,
     paid_usd: float = 0.0,
-) -> tuple[list[Answer], Spending]:
+) -> tuple[list[Completion], Spending]:
     """An answer to each (user message, attempt), in order, and what they cost together over all runs and processes.
 
     Only what the journal does not hold is paid for; with `retry_failed` also, once more, what it holds no usable answer
@@ -79,13 +79,13 @@ def ask(
     return [answers[key] for key in keys], spending
 
 
-def _tell_failures(section: str, answers: dict[str, Answer]) -> None:
+def _tell_failures(section: str, answers: dict[str, Completion]) -> None:
     """Log how many requests have no answer, by their reasons, each with what the server said of the first."""
     failed = [answer for answer in answers.values() if answer.failed]
-    first = {answer.ended: answer.said for answer in reversed(failed)}
-    for reason, count in Counter(answer.ended for answer in failed).most_common():
+    first = {answer.finish_reason: answer.error for answer in reversed(failed)}
+    for reason, count in Counter(answer.finish_reason for answer in failed).most_common():
         said = f" ({first[reason]})" if first[reason] else ""
-        told = "%-16s %s: %s of %s requests have no answer: %s%s; only=export writes each one's reason"
+        told = "%-16s %s: %s of %s requests have no answer: %s%s; do=export writes each one's reason"
         log.warning(told, "asking", section, f"{count:,}", f"{len(answers):,}", reason, said)
 
 
@@ -242,7 +242,7 @@ class _Asking:
             self.answered += 1
             self.completion += (bill.completion_tokens - self.completion) / min(self.answered, 100)
 
-    def _judge(self, key: str, sent_at: float, landed: "Landed") -> tuple[Answer | None, float]:
+    def _judge(self, key: str, sent_at: float, landed: "Landed") -> tuple[Completion | None, float]:
         """The answer, or when to try again; what must stop all becomes `problem`."""
         now, server = time.monotonic(), self.client.server
         if landed.hopeless:
@@ -264,7 +264,7 @@ class _Asking:
             return self._failed(key, now, sent_at, landed)
         return landed.answer, now
 
-    def _failed(self, key: str, now: float, sent_at: float, landed: "Landed") -> tuple[Answer | None, float]:
+    def _failed(self, key: str, now: float, sent_at: float, landed: "Landed") -> tuple[Completion | None, float]:
         """A failure is the request's, unless nothing else happens any more: then it is the server's."""
         self.failed_since.add(key)
         self.failures[key] += 1_000_000 if landed.final else not landed.unsent
@@ -277,7 +277,7 @@ class _Asking:
         elif landed.retry_after:
             self.pace.refused(now, sent_at, landed.retry_after)
         if self.failures[key] > retries and self.answered:
-            return Answer(None, landed.failure, without_paths(str(self.api.model)), landed.said), 0.0
+            return Completion(None, landed.failure, without_paths(str(self.api.model)), error=landed.said), 0.0
         backoff = min(_LAST_BACKOFF, _FIRST_BACKOFF * 2 ** min(self.failures[key], 10)) * random.uniform(0.5, 1)
         return None, now + max(backoff, landed.retry_after or 0.0)
 

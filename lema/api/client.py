@@ -22,12 +22,11 @@ import httpx2
 import openai
 
 from lema.api import billing, lengths, refusals
-from lema.api.journal import CONTENT_REFUSED, PROMPT_TOO_LONG, TOO_LARGE, Answer
 from lema.api.pacing import retry_after
 from lema.api.refusals import Means
 from lema.config import ApiConfig
 from lema.identity import without_paths
-from lema.types import UserError
+from lema.types import CONTENT_REFUSED, PROMPT_TOO_LONG, TOO_LARGE, Completion, UserError
 
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # else a line a request
 _LIST_TIMEOUT = 10.0  # seconds, of the list of models
@@ -47,7 +46,7 @@ class Landed:
     """How an attempt ended: with an answer, or with the kind of failure, which tells what to do."""
 
     tokens: billing.Tokens | None = None  # billed; None: unknown
-    answer: Answer | None = None
+    answer: Completion | None = None
     failure: str = ""  # "HTTP 500", "malformed body", "reply too large", "time-out", "connection lost"
     said: str = ""  # by the server, or what happened: one line, without the key and without paths
     remedy: str = ""
@@ -172,7 +171,7 @@ class Client:
         model = "".join(filter(str.isprintable, name))[:100]
         words = refusals.line(refusal) if isinstance(refusal, str) else ""
         tokens = billing.billed(usage, request, self.limit, bool(content or refusal))
-        return Landed(tokens, Answer(content, ended, model, words), headers=response.headers)
+        return Landed(tokens, Completion(content, ended, model, error=words), headers=response.headers)
 
     def _refused(
         self, response: httpx2.Response, request: str, words: refusals.Words | None = None, usage: Any = None
@@ -203,7 +202,7 @@ class Client:
             return landed(remedy=helps, hopeless=True)
         if length or means in (Means.TOO_LONG, Means.CONTENT):
             ended = PROMPT_TOO_LONG if length or means is Means.TOO_LONG else CONTENT_REFUSED
-            return landed(Answer(None, ended, without_paths(str(self.api.model)), said), failure="")
+            return landed(Completion(None, ended, without_paths(str(self.api.model)), error=said), failure="")
         sent = [name for name in refusals.PARAMETERS if getattr(self.api, name) is not None]
         if status in (200, 400, 422) and (removed := refusals.parameter(words, sent, section, limit)):
             return landed(remedy=removed, hopeless=True)

@@ -15,6 +15,24 @@ BYTES_A_TOKEN = (4.5, 2.5)  # plain English, and LaTeX
 COMPLETION_TOKENS = (200, 1500)  # a visible solution or correction, and one with reasoning before it
 WRONG_SHARE = (0.2, 1.0)  # of sampled solutions, before any is sampled
 ANSWER_SECONDS = (2.0, 30.0)
+ITEM_BYTES = (300, 1500)  # of a question, and of a long one with its wrong path
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What a stage asks of a server."""
+
+    what: str  # "corrections"
+    section: str  # of the config, for messages
+    api: ApiConfig
+    number: tuple[int, int]  # from low to high
+    prompt: str  # without a question
+
+    @property
+    def prompt_bytes(self) -> tuple[int, int]:
+        """Of a prompt with its question, from low to high."""
+        size = len(self.prompt.encode())
+        return size + ITEM_BYTES[0], size + ITEM_BYTES[1]
 
 
 @dataclass(frozen=True)

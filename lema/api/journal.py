@@ -15,12 +15,12 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from lema.artifacts.faults import is_full
-from lema.types import UserError
+from lema.types import Completion, UserError
 
 # Of the format, in the file's user_version; 0 had no attempts and no cached_tokens, 1 did not keep what a server said,
 # 2 had no checksums.
@@ -61,54 +61,29 @@ _SETTLE = (
     "answer=case when usable(answer) then answer else ifnull(?, answer) end where key=?"
 )
 _Write = tuple[str, Sequence[Any]]  # a statement and its values
-_NOT_WHOLE = ("length", "content_filter", "refusal")
-PROMPT_TOO_LONG, CONTENT_REFUSED, TOO_LARGE = "prompt too long", "refused by the server", "reply too large"
-# Beginnings of `Answer.ended`.
-_FAILURES = ("HTTP ", "malformed body", "time-out", "connection lost", PROMPT_TOO_LONG, CONTENT_REFUSED, TOO_LARGE)
+_FIELDS = ("text", "ended", "model", "said")  # of a completion, in the journal
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What the server answered; `ended` is its finish reason, or "refusal" when the model refused.
+def _to_json(completion: Completion) -> str:
+    """A completion as it is written, with a checksum. The names of the fields are the journal's own."""
+    facts = [completion.text, completion.finish_reason, completion.model, completion.error]
+    row = dict(zip(_FIELDS, facts, strict=True)) | {"crc": _crc(facts)}
+    return json.dumps(row, ensure_ascii=False)
 
-    Of a request that failed for good it is the reason: "prompt too long", "refused by the server" (for its content),
-    "HTTP 500", "malformed body", "reply too large", "time-out", "connection lost".
-    """
 
-    text: str | None
-    ended: str
-    model: str  # that really answered; of one that failed, that was asked
-    said: str = field(default="", compare=False)  # the server's own words where there is no answer: one line
+def _from_json(text: str | None, num_tokens: int | None = None) -> Completion | None:
+    """What `_to_json` wrote, or an older version without words or checksum; None for anything else."""
+    try:
+        row = {"said": ""} | dict(json.loads(text or ""))
+        crc, (content, ended, model, said) = row.pop("crc", None), (row.pop(name) for name in _FIELDS)
+        whole = not row and isinstance(ended, str) and crc in (None, _crc([content, ended, model, said]))
+        return Completion(content, ended, model, num_tokens, said) if whole else None
+    except (ValueError, TypeError, LookupError):
+        return None
 
-    @property
-    def usable(self) -> bool:
-        """Whether it is a text, and whole, as far as the server says; some call the end of it "eos" or "end_turn"."""
-        return self.ended not in _NOT_WHOLE and bool(self.text and self.text.strip())
 
-    @property
-    def failed(self) -> bool:
-        """Whether no answer arrived."""
-        return self.text is None and self.ended.startswith(_FAILURES)
-
-    @property
-    def json(self) -> str:
-        """As it is written, with a checksum."""
-        return json.dumps(vars(self) | {"crc": self._crc}, ensure_ascii=False)
-
-    @property
-    def _crc(self) -> int:
-        return zlib.crc32(json.dumps(list(vars(self).values())).encode())
-
-    @classmethod
-    def read(cls, text: str | None) -> "Answer | None":
-        """What `json` wrote, or an older version without a checksum; None for anything else."""
-        try:
-            facts = dict(json.loads(text or ""))
-            crc = facts.pop("crc", None)
-            answer = cls(**facts)
-            return answer if crc in (None, answer._crc) and isinstance(answer.ended, str) else None
-        except (ValueError, TypeError):
-            return None
+def _crc(facts: list[Any]) -> int:
+    return zlib.crc32(json.dumps(facts).encode())
 
 
 @dataclass(frozen=True)
@@ -143,13 +118,14 @@ class Journal:
         if found != "ok":
             raise sqlite3.DatabaseError(" ".join(found.split()))
 
-    def answers(self) -> dict[str, Answer]:
+    def answers(self) -> dict[str, Completion]:
         """The answers that are there, by their keys; among them the reasons why there is none."""
-        rows = self._db.execute("select key, answer from requests natural join scope where answer is not null")
-        return {key: self._read(key, answer) for key, answer in rows}
+        columns = "key, answer, completion_tokens"
+        rows = self._db.execute(f"select {columns} from requests natural join scope where answer is not null")
+        return {key: self._read(key, answer, tokens) for key, answer, tokens in rows}
 
-    def _read(self, key: str, text: str) -> Answer:
-        if answer := Answer.read(text):
+    def _read(self, key: str, text: str, num_tokens: int) -> Completion:
+        if answer := _from_json(text, num_tokens):
             return answer
         ask = f"""sqlite3 {self._path} "update requests set answer=null where key='{key}'\""""
         again = f"{_COPY}, or have it asked, and paid, again: {ask}"
@@ -175,9 +151,9 @@ class Journal:
                 self._spare.write(bytes(_SPARE_BYTES - self._spare.tell()))
         await self._durably((_RESERVE, (key, worst_usd, request)))
 
-    async def settle(self, key: str, worst_usd: float, bill: Spending, answer: Answer | None) -> None:
+    async def settle(self, key: str, worst_usd: float, bill: Spending, answer: Completion | None) -> None:
         """The attempt landed, with `bill` for what was reserved and, if it has one, its answer."""
-        text, rest = answer and answer.json, bill.usd - worst_usd
+        text, rest = answer and _to_json(answer), bill.usd - worst_usd
         tokens = (bill.prompt_tokens, bill.cached_tokens, bill.completion_tokens)
         await self._durably((_SETTLE, (*tokens, rest, text, key)))
 
@@ -236,7 +212,7 @@ def open_journal(path: Path, keys: Iterable[str]) -> Iterator[Journal]:
         # One thread at a time uses it, but not always the same.
         with closing(sqlite3.connect(path, timeout=SECONDS, isolation_level=None, check_same_thread=False)) as db:
             db.text_factory = lambda raw: raw.decode("utf-8", "backslashreplace")  # damaged bytes are no JSON then
-            db.create_function("usable", 1, lambda text: bool((read := Answer.read(text)) and read.usable))
+            db.create_function("usable", 1, lambda text: bool((read := _from_json(text)) and read.usable))
             _prepare(db, path)
             with closing(Journal(db, path, keys)) as journal:
                 yield journal
@@ -325,7 +301,7 @@ def export(journal_path: Path, folder: Path) -> int:
                 row = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
                 requests.write(json.dumps(row, ensure_ascii=False) + "\n")
                 if answer:
-                    row = {"custom_id": key, **_response(journal._read(key, answer), *tokens)}
+                    row = {"custom_id": key, **_response(journal._read(key, answer, tokens[-1]), *tokens)}
                     responses.write(json.dumps(row, ensure_ascii=False) + "\n")
                 count += 1
         for name, written in zip(names, partial, strict=True):
@@ -333,17 +309,17 @@ def export(journal_path: Path, folder: Path) -> int:
     return count
 
 
-def _response(answer: Answer, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> dict[str, Any]:
+def _response(answer: Completion, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> dict[str, Any]:
     if answer.failed:
-        message = answer.said or "no answer within the retries"  # an older journal did not keep the words
-        return {"response": None, "error": {"code": answer.ended, "message": message}}
-    message = {"role": "assistant", "content": answer.text} | ({"refusal": answer.said} if answer.said else {})
+        message = answer.error or "no answer within the retries"  # an older journal did not keep the words
+        return {"response": None, "error": {"code": answer.finish_reason, "message": message}}
+    message = {"role": "assistant", "content": answer.text} | ({"refusal": answer.error} if answer.error else {})
     usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
     usage |= {"total_tokens": prompt_tokens + completion_tokens}
     body = {
         "object": "chat.completion",
         "model": answer.model,
-        "choices": [{"index": 0, "message": message, "finish_reason": answer.ended}],
+        "choices": [{"index": 0, "message": message, "finish_reason": answer.finish_reason}],
         "usage": usage | {"prompt_tokens_details": {"cached_tokens": cached_tokens}},
     }
     return {"response": {"status_code": 200, "body": body}, "error": None}

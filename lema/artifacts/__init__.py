@@ -17,14 +17,14 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from lema.artifacts.links import own_folder, refuse_links
 from lema.artifacts.locks import TakenOver, check, lock
 from lema.artifacts.machine import made_on
-from lema.identity import digest
+from lema.identity import digest, identity, portable
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
@@ -33,23 +33,66 @@ Record = TypeVar("Record")
 RESUME = "resume"  # the folder in a partial artifact from which a later attempt can go on
 ATTEMPT = "attempt.json"  # in it: when the attempt began
 FORMAT = 1  # of record.json
-# What reading JSON that is not as we wrote it raises.
+# What may be raised by reading JSON that is not as we wrote it.
 DAMAGED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 VERIFIED_BYTES = 64 << 20  # larger files are not hashed again each time an artifact is read
 
 
 @dataclass(frozen=True)
+class Given:
+    """What an artifact is made from and no step makes: a text or a file. A recipe has its digest alone."""
+
+    digest: Any
+    value: Any
+
+    @classmethod
+    def text(cls, text: str) -> "Given":
+        """A text, such as demonstrations."""
+        return cls(digest(text), text)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the tracker and the report need to know of an artifact; in its record, and no part of its identity."""
+
+    type: str  # W&B's artifact type: "dataset", "model", "predictions"
+    files: tuple[str, ...] = ()  # small files that are uploaded, beside record.json
+    losses: dict[str, str] = field(default_factory=dict)  # field of the summary -> what it counts, in words
+
+    @classmethod
+    def recorded(cls, record: dict[str, Any]) -> "Shown":
+        """By an artifact's `record.json`; one of an earlier version tells its stage alone."""
+        facts = {"type": record["recipe"]["stage"], "files": (), "losses": {}} | record.get("shown", {})
+        return cls(facts["type"], tuple(facts["files"]), dict(facts["losses"]))
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """What an artifact is made from; all but the label is its identity."""
+    """What an artifact is made from; all but the label and `shown` is its identity.
+
+    `settings` and `inputs` are all that a stage's `build` gets to read. What is marked with `NO_EFFECT` in the settings
+    is left out of the identity; of the inputs each one's `digest` stands there, never a path or a time.
+    """
 
     stage: str
     label: str  # readable part of the folder's name
     version: int  # of the stage's code: raise it when the same recipe would give other bytes
-    config: dict[str, Any]
-    inputs: dict[str, Any]  # digests of contents, never paths or times
+    settings: Any  # a dataclass of the stage: `Settings`
+    inputs: Any  # likewise, `Inputs`: artifacts, weights and what is `Given`, or lists and dictionaries of them
+    shown: Shown
 
     def identity(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "label"}
+        """Plain values, as they stand in record.json."""
+        config, inputs = portable(identity(self.settings)), _digests(self.inputs)
+        return {"stage": self.stage, "version": self.version, "config": config, "inputs": inputs}
+
+
+def _digests(value: Any) -> Any:
+    """What stands for inputs in a recipe."""
+    if hasattr(value, "digest"):
+        return value.digest
+    parts = vars(value) if is_dataclass(value) else value
+    return {name: _digests(part) for name, part in parts.items() if part} if isinstance(parts, dict) else parts
 
 
 @dataclass(frozen=True)
@@ -59,6 +102,16 @@ class Artifact:
     path: Path
     digest: str
     summary: dict[str, Any]
+    shown: Shown
+
+    @classmethod
+    def recorded(cls, path: Path, record: dict[str, Any]) -> "Artifact":
+        """The artifact in a folder by its `record.json`."""
+        return cls(path, contents(record), dict(record["summary"]), Shown.recorded(record))
+
+    def read(self, record: type[Record]) -> Record:
+        """The fields of its summary that a dataclass names."""
+        return record(**{each.name: self.summary[each.name] for each in fields(record)})  # pyright: ignore
 
     def rows(self, name: str, record: type[Record]) -> list[Record]:
         """The records of one of its JSON lines files."""
@@ -81,9 +134,9 @@ class Store:
         file, again = folder / "record.json", f"delete {folder} to make it again"
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
-            newer, files = record.get("format", FORMAT) > FORMAT, dict(record["files"])
-            artifact = Artifact(folder, digest([record["recipe"], files]), dict(record["summary"]))
-            whole = is_whole(record)
+            if record.get("format", FORMAT) > FORMAT:
+                raise UserError(f"{file}: written by a newer lema; update lema, or {again}")
+            artifact, files, whole = Artifact.recorded(folder, record), dict(record["files"]), is_whole(record)
         except (FileNotFoundError, NotADirectoryError):
             refuse_links(folder, file)
             if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
@@ -93,8 +146,6 @@ class Store:
             raise UserError(f"{file}: cannot be read ({error.strerror}); mend that, or {again}") from None
         except DAMAGED:
             raise UserError(f"{file}: damaged after it was made; {again}") from None
-        if newer:
-            raise UserError(f"{file}: written by a newer lema; update lema, or {again}")
         if not whole:
             raise UserError(f"{file}: changed after it was made; {again}")
         for file, sha256 in ((folder / name, sha256) for name, sha256 in files.items()):
@@ -137,29 +188,41 @@ class Store:
         return self.root / recipe.stage / f"{recipe.label}-{digest(recipe.identity())}"
 
 
+def contents(record: dict[str, Any]) -> str:
+    """The digest of an artifact by its record: of its recipe, and of the contents of its files."""
+    return digest([record["recipe"], record["files"]])
+
+
+def used(inputs: Any) -> set[str]:
+    """The digests in a recipe's inputs, nested or not."""
+    if isinstance(inputs, dict | list):
+        return set[str]().union(*map(used, inputs.values() if isinstance(inputs, dict) else inputs))
+    return {inputs} if isinstance(inputs, str) else set()
+
+
 def is_whole(record: dict[str, Any]) -> bool:
-    """Whether a record is as it was written. One from before there was a hash in it is taken as it is."""
+    """Whether a record is as it was written. Old records have no hash, and are taken as they are."""
     return "hash" not in record or record["hash"] == _seal(record)
 
 
 def _seal(record: dict[str, Any]) -> str:
-    """The hash of all of a record but the hash itself, as JSON has it: a number is no name there."""
+    """The hash of a record without its own hash. JSON turns keys that are numbers into strings, so it goes first."""
     return digest(json.loads(json.dumps({name: value for name, value in record.items() if name != "hash"})))
 
 
 def _take_over(folder: Path, own: Path) -> None:
-    """Make the folder of a new attempt, `own`, with what earlier ones left to go on from.
+    """Make the folder of a new attempt, `own`, and move the files there from which it can go on.
 
-    An earlier owner may only be paused. So its files are moved one by one: after waking it finds none of them by path,
-    and none in a folder that it holds open. Files that it had not finished stay behind.
+    An earlier owner may only be paused. So its files are moved one by one: when it wakes, it finds none of them by
+    path, and none in a folder that it holds open. Files that it had not finished stay behind.
     """
     name, old = f"{folder.name}.", folder.with_name(folder.name + ".old")
     earlier = [path for path in folder.parent.iterdir() if path.name.startswith(name) and path.suffix == ".partial"]
     refuse_links(folder, old, *earlier, *(path / RESUME for path in earlier))
     refuse_links(*(file for path in earlier for file in (path / RESUME).rglob("*")))
-    check(at_once=True)  # one of them may be that of who took over from this process meanwhile
+    check(at_once=True)  # one of them may belong to a process that took over from this one
     own_folder(own)
-    # First the one that began in order, not one that was written to after it was taken over.
+    # First an attempt with ATTEMPT: one without was written to after it was taken over.
     for path in sorted(earlier, key=lambda path: not (path / RESUME / ATTEMPT).exists()):
         for file in sorted((path / RESUME).rglob("*")):
             moved = own / file.relative_to(path)
@@ -179,11 +242,12 @@ def _made(recipe: Recipe, build: Callable[[Path], dict[str, Any]], own: Path, fo
     seconds = before + time.monotonic() - start
     made = {"seconds": round(seconds, 1), "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **made_on()}
     record = {"format": FORMAT, "recipe": recipe.identity(), "files": files, "summary": summary, "made": made}
+    record["shown"] = asdict(recipe.shown)
     write_json(own / "record.json", record | {"hash": _seal(record)})
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)  # a killed process may have left one
     check(at_once=True)
-    shutil.rmtree(own / RESUME, ignore_errors=True)  # from here on nothing is left to do
+    shutil.rmtree(own / RESUME, ignore_errors=True)
     if replace:
         os.replace(folder, old)
     try:
@@ -193,11 +257,11 @@ def _made(recipe: Recipe, build: Callable[[Path], dict[str, Any]], own: Path, fo
             os.replace(old, folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
-    return Artifact(folder, digest([record["recipe"], files]), summary)
+    return Artifact.recorded(folder, record)
 
 
 def _spent(resume: Path) -> float:
-    """Seconds that earlier attempts took, each up to the last file that it wrote; notes that one begins now."""
+    """The seconds of earlier attempts, each up to its last written file; records that another begins now."""
     begun, spent = resume / ATTEMPT, 0.0
     resume.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError, *DAMAGED):
@@ -244,7 +308,7 @@ def keep(path: Path, value: Any) -> None:
 
 
 def kept(path: Path) -> Any:
-    """What `keep` wrote; None where there is nothing, or nothing whole, which is told: it is made again then."""
+    """What `keep` wrote; None where the file is missing or, with a warning, damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["hash"] == digest([path.name, found["kept"]]):
@@ -259,7 +323,7 @@ def kept(path: Path) -> Any:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
-    """A text file to write, in one step: a reader sees the old file or the whole new one; after an error, the old."""
+    """A text file to write. It replaces the old file in one step; after an error the old file stays."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("w", encoding="utf-8") as file:
@@ -272,9 +336,9 @@ def replacing(path: Path) -> Iterator[TextIO]:
 
 
 def fingerprint(path: Path, sync: bool = False) -> str:
-    """What tells a file from what it was: its hash, of a large one its size. `sync` has it on the disk first."""
-    with path.open("rb") as file:
-        if sync:
+    """A cheap check that a file is unchanged: its SHA-256, or the size of a large one. `sync` flushes it first."""
+    if sync:
+        with path.open("rb") as file:
             os.fsync(file.fileno())
     size = path.stat().st_size
     return _sha256(path) if size <= VERIFIED_BYTES else f"{size} bytes"

@@ -1,4 +1,4 @@
-"""What a disk or its files refuse, as one line: the file, the cause, the remedy; an error of our own code stays one.
+"""Errors of a disk or its files as one line: the file, the cause, the remedy. Errors of our own code stay unchanged.
 
 An error is a file's when the system says so (`OSError` with one of the numbers below), or a library that writes files
 says it in its own way: safetensors and tokenizers quote the number, torch's zip writer does not even know it.
@@ -59,9 +59,9 @@ _FULL_BELOW = 1 << 20  # bytes: a disk with less is full, whatever a library cal
 
 @contextmanager
 def explaining(root: Path, in_sweep: bool = False) -> Iterator[None]:
-    """Raise what a file below `root` refuses as a `UserError`.
+    """Raise the error of a file below `root` as a `UserError`.
 
-    In a sweep `Stopped` where every further cell would meet the same.
+    In a sweep raise `Stopped` where every further cell would meet the same error.
     """
     try:
         yield
@@ -75,13 +75,13 @@ def explaining(root: Path, in_sweep: bool = False) -> Iterator[None]:
 
 
 def explained(error: BaseException, root: Path) -> UserError | None:
-    """The line for an error that is a file's; None for any other, whose traceback is to be seen."""
+    """The line for an error of a file; None for any other error, whose traceback should be shown."""
     found = cause(error, root)
     return UserError(f"{found}{_ON}") if found else None
 
 
 def cause(error: BaseException, root: Path) -> str:
-    """`FILE: what happened; the remedy` of an error that is a file's, else ""."""
+    """`FILE: what happened; the remedy` for an error of a file, else ""."""
     if isinstance(error, UserError):  # whoever raised it has said it
         return ""
     number, named = _number(error, root), _named(error)
@@ -96,7 +96,7 @@ def cause(error: BaseException, root: Path) -> str:
 
 
 def _number(error: BaseException, root: Path) -> int:
-    """The system's number for an error, of whatever library; 0 for one that is no file's."""
+    """The system's number for an error, whichever library raised it; 0 for an error of no file."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
     if quoted := _QUOTED.search(str(error)):
@@ -107,7 +107,7 @@ def _number(error: BaseException, root: Path) -> int:
 
 
 def is_full(folder: Path) -> bool:
-    """Whether next to nothing fits on a folder's disk."""
+    """Whether the disk of a folder has almost no free space."""
     try:
         return shutil.disk_usage(folder).free < _FULL_BELOW
     except OSError:
@@ -124,7 +124,7 @@ def _named(error: BaseException) -> str:
 
 
 def _in_hand(error: BaseException, root: Path) -> str:
-    """The file below `root` that the innermost caller had in hand; "" for none."""
+    """The file below `root` in the local variables of the innermost caller; "" for none."""
     found, frames = "", error.__traceback__
     while frames:
         values = [str(each) for each in frames.tb_frame.f_locals.values() if isinstance(each, str | Path)]

@@ -1,4 +1,4 @@
-"""Links: none is followed for writing, and none is needed: exFAT, network drives and Colab's Drive have no links.
+"""Links: we never write through one and never need one: exFAT, network drives and Colab's Drive have no links.
 
 Where there are no hard links, files are copied. Where there are no symbolic links, a folder is pointed to by a small
 text file (`-> ../../train/LABEL-KEY`), and a file by a hard link or a copy.
@@ -16,7 +16,7 @@ _POINTER = "-> "
 
 
 def own_folder(path: Path) -> Path:
-    """A folder to write in, made where it is missing; `UserError` where a symbolic link has its place."""
+    """A folder to write in, created if missing; `UserError` if it is a symbolic link."""
     refuse_links(path)
     path.mkdir(parents=True, exist_ok=True)
     return path
@@ -39,7 +39,7 @@ def duplicate(source: Path, target: Path) -> None:
 
 
 def point(path: Path, target: Path) -> None:
-    """Make `path` stand for a file or folder `target`, in one step where it stood for another."""
+    """Make `path` point to a file or folder `target`; replace an older pointer in one step."""
     relative = os.path.relpath(target, path.parent)
     if path.is_symlink() and os.readlink(path) == relative:
         return
@@ -60,7 +60,7 @@ def point(path: Path, target: Path) -> None:
 
 
 def follow(path: Path) -> Path:
-    """The folder that `point` made `path` stand for, as a path to read through; any other path as it is."""
+    """The folder that `path` points to, if `point` made it; any other path unchanged."""
     if path.is_symlink() or not path.is_file():
         return path
     with path.open(encoding="utf-8", errors="replace") as file:

@@ -1,7 +1,7 @@
-"""One owner of what is made: a lock file that its owner touches, taken over when the owner is dead or silent.
+"""Lock files: each artifact in the making has one owner, which touches its lock; a dead or silent owner loses it.
 
-A paused owner (SIGSTOP, a suspended laptop) is silent too, and may wake when another has taken over. So whoever holds
-locks calls `check` at each step of the work: it raises once another process holds one of them.
+A paused owner (SIGSTOP, a suspended laptop) is silent too, and may wake after another process has taken over. So the
+owner of locks calls `check` at each step of its work: `check` raises when another process holds one of them.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ LOOK_SECONDS = 1.0  # `check` looks at a lock this often
 
 
 class TakenOver(UserError):
-    """Another process makes what this one was making, and it alone writes down how the run ends."""
+    """Another process has taken over the work of this one, and only that process records how the run ends."""
 
 
 class Held:
@@ -43,7 +43,7 @@ class Held:
         )
 
     def lost(self) -> str:
-        """Why it is this process's no longer, in words; empty while it is: to be asked before results show."""
+        """Why this process no longer holds the lock; "" while it does. Ask before results are made visible."""
         self.looked_at, lost, own = time.monotonic(), self._lease.compromise, f"token={self._lease.token}\n".encode()
         try:
             signed = self.path.read_bytes()
@@ -60,7 +60,7 @@ class Held:
         return f"{self.path}: {taken}; what it makes is {self.target}: run the same command again to go on from there"
 
     def acquire(self) -> None:
-        """Wait until a living owner is done; take the lock of a dead or silent one over, and one that is nobody's."""
+        """Wait for a living owner; take over the lock of a dead or silent owner, or a lock without an owner."""
         seen, since, told, patience = None, 0.0, -math.inf, 0.0
         while True:
             self._refuse_others()
@@ -83,7 +83,7 @@ class Held:
                 self._tell(found[0] / 1e9, lasts)
 
     def release(self) -> None:
-        """Let the next one have it."""
+        """Release the lock for the next process."""
         self._lease.release()
 
     def _refuse_others(self) -> None:
@@ -99,7 +99,7 @@ class Held:
         log.info("%-16s for %s: held by %s, last touched at %s; %s", "waiting", self.path, who, at, then)
 
     def _break(self, found: tuple[int, bytes]) -> None:
-        """Remove the lock unless it is another one by now: then its owner, who may have seen it gone, has it back."""
+        """Remove the lock, unless it is another process's by now: then put it back."""
         aside = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}")
         with contextlib.suppress(FileNotFoundError):
             os.rename(self.path, aside)

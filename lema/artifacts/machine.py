@@ -1,4 +1,4 @@
-"""What made an artifact: the device and the versions of the packages that decide its numbers. Never who or where."""
+"""What an artifact was made on: device, and versions of the packages that affect its numbers; no user, no path."""
 
 import platform
 import sys

@@ -3,120 +3,56 @@
 What a file of conf/ leaves out is null where a field may be null, and must be given everywhere else.
 """
 
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Annotated, Optional
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Optional
 
-from lema.config.allowed import Count, CountOr0, Group, Name, Project, Range, Rate, Seed, Share, ShareBelow1
+from lema.config.allowed import (
+    NO_EFFECT,
+    Count,
+    CountOr0,
+    Group,
+    Made,
+    Name,
+    Project,
+    Range,
+    Rate,
+    Seed,
+    Share,
+    ShareBelow1,
+)
+from lema.config.choices import (
+    AnswerForm as AnswerForm,
+    Ask,
+    Attention,
+    Batches,
+    CorrectionMethod,
+    CotPart,
+    Do,
+    Extra,
+    Grader as Grader,
+    Leakage,
+    Merge,
+    Method,
+    Optimizer,
+    Precision,
+    PromptStyle,
+    Schedule,
+    Selection,
+    SourceKind,
+    Split,
+    TrackerName,
+    Without,
+)
+from lema.config.task import DatasetConfig as DatasetConfig, TaskConfig, TrainDatasetConfig as TrainDatasetConfig
 
-# The stages in the order they run: what `until=` and `only=` take.
-Stage = StrEnum(
-    "Stage",
-    ["data", "base", "sample", "correct", "rationales", "mix", "train", "select", "merge", "evaluate", "report"],
-)
-# Beside the stages: the journal as JSON lines; two runs side by side; a W&B report, or W&B's own file, of a sweep.
-Only = StrEnum("Only", [stage.value for stage in Stage] + ["export", "compare", "wandb_report", "wandb_sweep"])
-# Whose rules compare answers: a task's name in `lema.grading`.
-Grader = StrEnum("Grader", ["arithmetic", "gsm8k", "math", "svamp", "asdiv", "csqa"])
-# How a data set writes the gold answer: the field itself, after the last `####` (GSM8K), in the last box (MATH), as a
-# number and its unit (ASDiv; what is none is left out), as the label of a candidate (CSQA).
-AnswerForm = StrEnum("AnswerForm", ["plain", "hashes", "boxed", "quantity", "label"])
-PromptStyle = StrEnum("PromptStyle", ["lema", "alpaca"])  # a key of `lema.prompts.formats.COT_PROMPTS`
-Ask = StrEnum("Ask", ["lema", "alpaca", "few_shot"])  # few_shot: after worked solutions, as the paper sampled
-# Where wrong solutions come from: the cell's own backbone, other weights, a server, or a file.
-SourceKind = StrEnum("SourceKind", ["backbone", "weights", "api", "recorded"])
-# Who corrects: the reference solution, a model behind an OpenAI-compatible server, or one that is loaded here.
-CorrectionMethod = StrEnum("CorrectionMethod", ["reference", "api", "local"])
-# Training questions that are test questions too: dropped, or (paper) used, as the paper did.
-Leakage = StrEnum("Leakage", ["drop", "paper"])
-CotPart = StrEnum("CotPart", ["all", "cut", "none"])  # which CoT examples a mix has; cut: the extras take their places
-# What a mix adds; other_corrections: of another model's mistakes.
-Extra = StrEnum("Extra", ["none", "corrections", "other_corrections", "corrected_cot", "random_cot", "repeated_cot"])
-Without = StrEnum("Without", ["step", "explanation", "solution"])  # the part of a correction an ablation leaves out
-Method = StrEnum("Method", ["full", "lora", "qlora"])  # all weights, or adapters on a 16-bit or 4-bit (NF4) base
-Batches = StrEnum("Batches", ["padded", "packed"])  # packed: documents side by side in rows, without any padding
-Merge = StrEnum("Merge", ["dequantised", "original"])  # the base an adapter is merged into: as trained, or published
-# Which checkpoint is evaluated: the best on dev, the last, or the best on what is evaluated (as the paper chose).
-Selection = StrEnum("Selection", ["dev", "last", "paper"])
-Precision = StrEnum("Precision", ["fp32", "bf16"])
-Schedule = StrEnum("Schedule", ["constant", "linear"])  # of the learning rate; linearly to zero
-# Those of transformers that need no package but torch and bitsandbytes, and that all of `TrainConfig` applies to.
-Optimizer = StrEnum(
-    "Optimizer",
-    "adamw_torch adamw_torch_fused adamw_8bit adamw_bnb_8bit paged_adamw_32bit paged_adamw_8bit lion_32bit lion_8bit "
-    "paged_lion_32bit paged_lion_8bit ademamix ademamix_8bit paged_ademamix_32bit paged_ademamix_8bit",
-)
-Split = StrEnum("Split", ["dev", "test"])  # what is evaluated; dev is cut out of the training questions
-# `auto` is flash-attention 2 on a GPU if installed; else varlen on packed rows, each document by itself; else sdpa.
-Attention = StrEnum("Attention", ["auto", "sdpa", "eager", "flash_attention_2", "varlen"])
-TrackerName = StrEnum("TrackerName", ["wandb", "none"])
 # Ranges of numbers, beside those of `lema.config.allowed`.
 Repeats = Annotated[int, Range(1, 10_000)]  # of one question
-Made = Annotated[int, Range(1, 1_000_000)]  # texts or problems, no two alike
 Parameters = Annotated[int, Range(1, 10**15)]
 Width = Annotated[int, Range(1, 65_536)]  # of a matrix
 WidthOr0 = Annotated[int, Range(0, 65_536)]
 Temperature = Annotated[float, Range(0.01, 2, zero=True)]  # 0 is greedy; OpenAI takes 2 at most, vLLM 0.01 at least
 Dollars = Annotated[float, Range(0, 10**9)]
 PerMinute = Annotated[float, Range(0.01, 10**9)]
-
-
-@dataclass(kw_only=True)
-class DatasetConfig:
-    """Where rows come from and how they are read: a local folder of `SPLIT.jsonl` (or `.xml`) files, or the Hub."""
-
-    path: Optional[str] = None  # folder; null loads hub_id
-    hub_id: str
-    revision: str
-    subsets: list[str]
-    splits: dict[str, str]  # ours -> the folder's: {train: train, test: test}
-    hub_splits: dict[str, str]  # ours -> the Hub's
-    train_rows: Optional[Count] = None  # as published: for estimates before the data are there
-    question: list[str]  # fields joined by a space; fields are found whatever their case
-    candidates: Optional[str] = None  # field of the choices
-    solution: Optional[str] = None  # field of the reference rationale; null where there is none
-    answer: str  # field of the gold answer
-    answer_form: AnswerForm
-    level: Optional[str] = None
-    subject: Optional[str] = None
-
-
-@dataclass(kw_only=True)
-class TrainDatasetConfig(DatasetConfig):
-    """The data set of another task, which a task without one of its own is trained on."""
-
-    name: Name
-    grader: Grader
-
-
-@dataclass(kw_only=True)
-class TaskConfig:
-    """A task: where its problems come from, how answers are compared, how much is trained on."""
-
-    name: Name
-    real: bool  # a published data set; false when made here
-    grader: Grader
-    seed: Seed  # of the dev cut, of made problems, and of every draw of the mix
-    num_dev: CountOr0  # training questions held out as dev
-    max_cot: Optional[Count] = None  # CoT examples; null is all. The other questions are the pool of the extras
-    max_extra: Optional[Count] = None  # corrections (and their controls); null is all
-    rationales: CountOr0  # further CoT solutions that rationales=gpt4 asks for
-    max_source_tokens: Count
-    max_target_tokens: Count
-    dataset: Optional[DatasetConfig] = None  # null: word problems made by `lema.data.arithmetic`, in these numbers
-    train_dataset: Optional[TrainDatasetConfig] = None  # train and dev come from here; null: from `dataset` too
-    num_train: Optional[Made] = None
-    num_test: Optional[Made] = None
-
-    @property
-    def trained(self) -> "TaskConfig | TrainDatasetConfig":
-        """Whose `name` and `grader` the training problems have."""
-        return self.train_dataset or self
-
-    @property
-    def trained_dataset(self) -> Optional[DatasetConfig]:
-        """Where the training problems come from; None when they are made here."""
-        return self.train_dataset or self.dataset
 
 
 @dataclass(kw_only=True)
@@ -152,6 +88,34 @@ class TinyConfig:
     num_threads: Annotated[int, Range(1, 1024)]  # of torch on a CPU; another number rounds otherwise: another base
 
 
+@dataclass(frozen=True)
+class Computation:
+    """How a model that is loaded here computes."""
+
+    precision: Precision
+    attention: Attention
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """All that decides a base built here, beside the problems of its task."""
+
+    tiny: "TinyConfig"
+    prompt: PromptStyle
+    seed: int
+    made: bool  # the problems are made here, and their texts are drawn anew; else their texts are what is read
+
+
+@dataclass(frozen=True)
+class Training:
+    """All that decides trained weights, beside the examples and the base."""
+
+    train: "TrainConfig"
+    computation: Computation
+    seed: int
+    last_only: bool  # of the checkpoints only the last one is kept
+
+
 @dataclass(kw_only=True)
 class ModelConfig:
     """A model that answers problems."""
@@ -165,13 +129,18 @@ class ModelConfig:
     precision: Precision  # of computation
     attention: Attention
 
+    @property
+    def computation(self) -> Computation:
+        """How it computes, whoever it is."""
+        return Computation(self.precision, self.attention)
+
 
 @dataclass(kw_only=True)
 class BackboneConfig(ModelConfig):
     """The model that is fine-tuned."""
 
     size: Optional[str] = None
-    sizes: dict[Name, SizeConfig]
+    sizes: dict[Name, SizeConfig] = field(metadata=NO_EFFECT)
     learning_rate: Rate  # the paper's by size; train/*.yaml refers to it
     seed: Seed  # of a base built here
     tiny: Optional[TinyConfig] = None
@@ -182,19 +151,24 @@ class ApiConfig:
     """How a model behind an OpenAI-compatible server is asked. All null where none is."""
 
     model: Optional[str] = None
-    base_url: Optional[str] = None  # null is OPENAI_BASE_URL, else OpenAI itself
+    base_url: Optional[str] = field(default=None, metadata=NO_EFFECT)  # null is OPENAI_BASE_URL, else OpenAI itself
     temperature: Optional[Temperature] = None  # sent only when set, as are the next three
     reasoning_effort: Optional[str] = None
     max_completion_tokens: Optional[Count] = None  # one of these two must be set: without a limit no budget can be kept
     max_tokens: Optional[Count] = None  # what older servers call it
-    input_usd: Optional[Dollars] = None  # per million tokens; null looks the model up in conf/prices
-    output_usd: Optional[Dollars] = None  # per million tokens, reasoning included
-    max_concurrent_requests: Optional[Annotated[int, Range(1, 65_535)]] = None  # a server has no more ports
-    max_requests_per_minute: Optional[PerMinute] = None  # null: what the server's headers say
-    max_tokens_per_minute: Optional[PerMinute] = None  # the same
-    max_retries: Optional[Annotated[int, Range(0, 1000)]] = None
-    request_timeout: Optional[Annotated[float, Range(0, 86_400, above=True)]] = None  # seconds, the whole answer
-    max_wait: Optional[Annotated[float, Range(0, 2_592_000)]] = None  # seconds; longer ends the run
+    # Per million tokens; null looks the model up in conf/prices
+    input_usd: Optional[Dollars] = field(default=None, metadata=NO_EFFECT)
+    output_usd: Optional[Dollars] = field(default=None, metadata=NO_EFFECT)  # per million tokens, reasoning included
+    # A server has no more ports
+    max_concurrent_requests: Optional[Annotated[int, Range(1, 65_535)]] = field(default=None, metadata=NO_EFFECT)
+    # Null: what the server's headers say
+    max_requests_per_minute: Optional[PerMinute] = field(default=None, metadata=NO_EFFECT)
+    max_tokens_per_minute: Optional[PerMinute] = field(default=None, metadata=NO_EFFECT)  # the same
+    max_retries: Optional[Annotated[int, Range(0, 1000)]] = field(default=None, metadata=NO_EFFECT)
+    # Seconds, the whole answer
+    request_timeout: Optional[Annotated[float, Range(0, 86_400, above=True)]] = field(default=None, metadata=NO_EFFECT)
+    # Seconds; longer ends the run
+    max_wait: Optional[Annotated[float, Range(0, 2_592_000)]] = field(default=None, metadata=NO_EFFECT)
 
 
 @dataclass
@@ -232,24 +206,40 @@ class SamplerConfig:
     seed: Seed
     demonstrations: Optional[str] = None  # a file of worked solutions for few_shot, in place of ours
     keep_unanswered: bool  # a solution without an answer is a wrong path too
+    # What `models` takes from here, so that it has a short path on the command line.
+    file: Optional[str] = field(default=None, metadata=NO_EFFECT)  # of sampler=recorded
+    model: Optional[str] = field(default=None, metadata=NO_EFFECT)  # of sampler=server: what the server calls it
+    base_url: Optional[str] = field(default=None, metadata=NO_EFFECT)  # of sampler=server
 
 
 @dataclass(kw_only=True)
-class CorrectorConfig(ApiConfig):
-    """Who corrects the mistakes."""
+class WriterConfig(ApiConfig):
+    """A strong model that writes, behind a server, or with `weights` loaded here."""
 
     name: Name
+    weights: Optional[ModelConfig] = None
+    batch_size: Optional[Count] = None  # of weights loaded here, as is the seed
+    seed: Optional[Seed] = None
+
+    @property
+    def api(self) -> ApiConfig:
+        """How it is asked, whatever it writes."""
+        return ApiConfig(**{each.name: getattr(self, each.name) for each in fields(ApiConfig)})
+
+
+@dataclass(kw_only=True)
+class CorrectorConfig(WriterConfig):
+    """Who corrects the mistakes."""
+
     method: CorrectionMethod
-    weights: Optional[ModelConfig] = None  # of corrector.method=local
     prompt: Optional[str] = None  # a prompt file in the paper's form
     tries: Repeats  # corrections asked for of a path, until one is accepted
 
 
 @dataclass(kw_only=True)
-class RationalesConfig(ApiConfig):
+class RationalesConfig(WriterConfig):
     """Further CoT solutions of the training questions, by a strong model: kept when their answer is right."""
 
-    name: Name
     demonstrations: Optional[str] = None  # a file of worked solutions, in place of ours
     requests: Optional[Count] = None  # in all, as evenly over the questions as can be; null: none
     most: Optional[Repeats] = None  # of one question
@@ -291,7 +281,7 @@ class TrainConfig:
     lora_alpha: WidthOr0
     lora_dropout: ShareBelow1
     save_steps: Count  # a checkpoint, to resume from and to select
-    resume_checkpoints: Count  # how many, from the newest, keep what resuming needs
+    resume_checkpoints: Count = field(metadata=NO_EFFECT)  # how many, from the newest, keep what resuming needs
     merge: Optional[Merge] = None  # null: adapters are evaluated unmerged
 
 
@@ -306,7 +296,7 @@ class EvaluationConfig:
 
 @dataclass(kw_only=True)
 class CompareConfig:
-    """What `only=compare` sets side by side: runs by their folder, or by its name or the beginning of it."""
+    """What `do=compare` sets side by side: runs by their folder, or by its name or the beginning of it."""
 
     a: Optional[str] = None
     b: Optional[str] = None
@@ -328,21 +318,25 @@ class Config:
 
     seed: Seed  # the training seed and nothing else
     limit: Optional[Count] = None  # cuts every split to its first N problems
-    runs_dir: str
-    until: Optional[Stage] = None
-    only: Optional[Only] = None
+    runs_dir: str = field(metadata=NO_EFFECT)
+    do: Do = field(metadata=NO_EFFECT)
+    until: Optional[str] = field(default=None, metadata=NO_EFFECT)  # a stage of `lema.pipeline`, or "report"
+    only: Optional[str] = field(default=None, metadata=NO_EFFECT)  # a stage of `lema.pipeline`
     selection: Selection
     leakage: Leakage
-    budget_usd: Optional[Dollars] = None  # of all requests that the run stands on, whoever paid for them
-    retry_failed: bool  # ask those requests again, and only those, that ended without a usable answer
-    prices: dict[str, PriceConfig]  # by model
+    # Of all requests that the run stands on, whoever paid for them
+    budget_usd: Optional[Dollars] = field(default=None, metadata=NO_EFFECT)
+    # Ask those requests again, and only those, that ended without a usable answer
+    retry_failed: bool = field(metadata=NO_EFFECT)
+    engine: Any  # of models that are loaded here: the `Settings` of the module of `lema.engines` that it names
+    prices: dict[str, PriceConfig] = field(metadata=NO_EFFECT)  # by model
     sampler: SamplerConfig
     corrector: CorrectorConfig
     rationales: RationalesConfig
     mix: MixConfig
     train: TrainConfig
     evaluation: EvaluationConfig
-    compare: CompareConfig
-    tracker: TrackerConfig
+    compare: CompareConfig = field(metadata=NO_EFFECT)
+    tracker: TrackerConfig = field(metadata=NO_EFFECT)
     task: TaskConfig
     backbone: BackboneConfig

@@ -1,6 +1,5 @@
-"""From the tree that Hydra composes out of conf/ and sweeps/ to the typed config, with every value checked."""
+"""Turns the tree that Hydra composes from conf/ and sweeps/ into the typed config, and checks every value."""
 
-from contextlib import ExitStack
 from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
@@ -10,6 +9,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from lema import engines
 from lema.config import (
     ApiConfig,
     Ask,
@@ -17,30 +17,31 @@ from lema.config import (
     Config,
     CorrectionMethod,
     CotPart,
+    Do,
     Extra,
     Grader,
     Method,
-    Only,
     SourceKind,
     Split,
     TaskConfig,
     Without,
     environment,
+    renamed,
 )
 from lema.config.allowed import refused
 from lema.types import UserError
-
-# What is left to do once Hydra is done with all cells: it calls nothing at the end of a sweep in which one failed.
-at_end = ExitStack()
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def register(sweeps: Path) -> None:
-    """Tell Hydra the schema, and the files of `sweeps`: on its search path every folder beside it would be a group."""
+    """Give Hydra the schema, and each file of the folder `sweeps` as a choice of `sweeps=`.
+
+    The folder is not on Hydra's search path, where each folder beside it would become a group.
+    """
     environment.register()
     store = ConfigStore.instance()
-    # Hydra copies the whole store for each group it lists (--help: 94 times); what it loads it copies anyway.
+    # Hydra copies the whole store for each group that it lists (94 times for --help), and again what it loads from it.
     setattr(store, "__deepcopy__", lambda memo: store)  # noqa: B010
     store.store(name="schema", node=Config)
     for file in sorted(sweeps.glob("*.yaml")):
@@ -48,34 +49,40 @@ def register(sweeps: Path) -> None:
 
 
 def known_tasks() -> list[TaskConfig]:
-    """Every task of conf/task that has a data set."""
+    """The tasks of conf/task that have a data set."""
     tasks: list[Any] = [OmegaConf.to_object(task(file)) for file in sorted((CONF / "task").glob("*.yaml"))]
     return [each for each in tasks if each.dataset]
 
 
 def task(file: Path) -> Any:
-    """A task by its file, with the data sets that its defaults list names (`dataset@train_dataset: gsm8k`)."""
-    own: Any = OmegaConf.load(file)
-    named = {key: name for entry in own.pop("defaults", []) if entry != "_self_" for key, name in entry.items()}
+    """The task of a file, with the data sets that its defaults list names (`dataset@train_dataset: gsm8k`)."""
+    content: Any = OmegaConf.load(file)
+    named = {key: name for entry in content.pop("defaults", []) if entry != "_self_" for key, name in entry.items()}
     parts = [
         {key.partition("@")[2]: OmegaConf.load(file.parent / "dataset" / f"{name}.yaml")} for key, name in named.items()
     ]
-    return OmegaConf.merge(OmegaConf.structured(TaskConfig), *parts, own)
+    return OmegaConf.merge(OmegaConf.structured(TaskConfig), *parts, content)
 
 
 def to_config(composed: DictConfig) -> Config:
-    """The typed config of a composed tree; `UserError` names the key, the value and the choices."""
+    """The typed config of a composed tree.
+
+    Raises `UserError` that names the key, the value and the choices.
+    """
     environment.check(composed)
+    renamed.refuse(composed)
     untyped: Any = None
     try:
-        # Before anything is resolved: hub_id and its like are looked up by the size.
+        # This comes before anything is resolved: hub_id and other keys are looked up by the size.
         size, sizes = composed.backbone.size, list(composed.backbone.sizes)
         if size not in sizes and (sizes or size is not None):
             choices = ", ".join(sizes) or "one size: leave it null"
             raise UserError(f"backbone.size={size or 'null'}: {composed.backbone.name} comes in {choices}")
-        # Through a plain container: `+train.lr=1` goes round the schema of a typed one (Hydra 1.3).
+        # A plain container first: in a typed one, `+train.lr=1` evades the schema (Hydra 1.3).
         untyped = OmegaConf.create(OmegaConf.to_container(composed, resolve=True, enum_to_str=True))
         environment.check(OmegaConf.to_container(untyped))
+        engine = {"engine": OmegaConf.structured(engines.settings_class(untyped.engine))}
+        untyped = OmegaConf.merge(untyped, OmegaConf.merge(engine, {"engine": untyped.engine}))
         config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), untyped))
     except ConfigKeyError as error:
         key, known = str(error.full_key), ", ".join(map(str, error.parent_node or ()))
@@ -85,16 +92,16 @@ def to_config(composed: DictConfig) -> Config:
         raise UserError(f"{missing}: must be set") from None
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
-    if found := dict(refused(config, Config)):
-        # A value that is taken from another key is mended there.
+    if lines := dict(refused(config, Config)):
+        # The user mends a value that refers to another key at that key.
         tree = OmegaConf.to_container(composed)
-        raise UserError("\n".join([found[path] for path in found if not _refers(tree, path)] or found.values()))
+        raise UserError("\n".join([lines[path] for path in lines if not _refers(tree, path)] or lines.values()))
     _check(config)
     return config
 
 
 def _refers(tree: Any, path: tuple[str, ...]) -> bool:
-    """Whether the value at a path of an unresolved tree is an interpolation, or within one."""
+    """Whether the value at a path of an unresolved tree is an interpolation, or part of one."""
     for name in path:
         if isinstance(tree, dict):
             tree = tree[name]
@@ -134,7 +141,7 @@ def _check(config: Config) -> None:
 
 
 def _check_base(config: Config) -> None:
-    """A base can be built as its recipe says."""
+    """Check that a base can be built from its settings."""
     tiny, seed = config.backbone.tiny, config.backbone.seed
     if tiny is None or config.backbone.path is not None:
         return
@@ -146,20 +153,26 @@ def _check_base(config: Config) -> None:
 
 
 def _check_idle(config: Config) -> None:
-    """A setting that does nothing is a mistake."""
+    """Refuse a setting that does nothing."""
     task, train, mix, sampler = config.task, config.train, config.mix, config.sampler
     sources = [*sampler.models.values(), *([sampler.other] if sampler.other else [])]
     full, rows = train.method is Method.full, task.dataset is not None
-    api = config.corrector.method is CorrectionMethod.api or any(source.api for source in sources)
+    servers, with_sampler = [source.api for source in sources if source.api], f"with sampler={sampler.name}"
+    pays = servers or config.corrector.method is CorrectionMethod.api or config.rationales.requests
+    idle_until = f"with only={config.only}" if config.only else f"with do={config.do}"
     few_shot = any(source.prompt is Ask.few_shot or (source.api and not source.prompt) for source in sources)
     idle = {
         "train.merge": (full and train.merge, "with train.method=full, which makes no adapter: train.merge=null"),
         "train.lora_dropout": (full and train.lora_dropout, "with train.method=full: train.lora_dropout=0"),
         "task.num_train": (rows and task.num_train, "where task.dataset has the rows: null, and limit= for fewer"),
         "task.num_test": (rows and task.num_test, "where task.dataset has the rows: null, and limit= for fewer"),
-        "until": (config.until and config.only, f"with only={config.only}"),
-        "retry_failed": (config.retry_failed and not (api or config.rationales.requests), "where no server is asked"),
+        "only": (config.only and config.do is not Do.run, f"with do={config.do}"),
+        "until": (config.until and (config.only or config.do is not Do.run), idle_until),
+        "retry_failed": (config.retry_failed and not pays, "where no server is asked"),
         "mix.cot": (mix.cot is CotPart.cut and mix.extra is Extra.none, "with mix.extra=none, which takes no places"),
+        "sampler.file": (sampler.file not in (None, *(source.recorded for source in sources)), with_sampler),
+        "sampler.model": (sampler.model not in (None, *(api.model for api in servers)), with_sampler),
+        "sampler.base_url": (sampler.base_url not in (None, *(api.base_url for api in servers)), with_sampler),
         "sampler.demonstrations": (sampler.demonstrations and not few_shot, "where no model is asked few_shot"),
     }
     for key, (nothing, why) in idle.items():
@@ -168,7 +181,7 @@ def _check_idle(config: Config) -> None:
 
 
 def _check_models(config: Config) -> None:
-    """Whoever samples and corrects has what its kind needs."""
+    """Check that each model that samples, corrects or writes rationales has the settings that its kind needs."""
     if not config.sampler.models:
         raise UserError(
             "sampler.models is empty: choose a sampler, or add one, +sampler/model@sampler.models.mine=self"
@@ -177,9 +190,11 @@ def _check_models(config: Config) -> None:
         for kind in (SourceKind.weights, SourceKind.api, SourceKind.recorded):
             if (getattr(source, kind) is not None) != (source.kind is kind):
                 state = "must be set" if source.kind is kind else "must be null"
-                raise UserError(f"sampler.models.{name}.{kind}: {state} with kind={source.kind}")
+                key = renamed.present(f"sampler.models.{name}.{kind}", config.sampler.name)
+                raise UserError(f"{key}: {state} with kind={source.kind}")
         if source.api and source.api.model is None:
-            raise UserError(f"sampler.models.{name}.api.model: must be set to the model that the server is asked for")
+            key = renamed.present(f"sampler.models.{name}.api.model", config.sampler.name)
+            raise UserError(f"{key}: must be set to the model that the server is asked for")
         if source.kind is SourceKind.recorded and source.prompt:
             raise UserError(f"sampler.models.{name}.prompt={source.prompt}: does nothing with kind=recorded")
     corrector = config.corrector
@@ -197,36 +212,36 @@ def _check_models(config: Config) -> None:
 
 
 def _check_tries(config: Config) -> None:
-    """Whoever is asked a thing several times may answer differently."""
+    """Refuse several attempts at temperature 0, which would all give the same answer."""
     sampler, corrector, rationales = config.sampler, config.corrector, config.rationales
-    solvers = [each for each in sampler.models.values() if not each.recorded]
+    solvers = [source for source in sampler.models.values() if not source.recorded]
     tries = {
         "sampler.samples": (
             sampler.samples,
-            [each.api.temperature if each.api else sampler.temperature for each in solvers],
+            [source.api.temperature if source.api else sampler.temperature for source in solvers],
         ),
         "corrector.tries": (corrector.tries, [corrector.temperature]),
         "rationales.most": (rationales.most or 1, [rationales.temperature]),
     }
     for key, (number, temperatures) in tries.items():
         if number > 1 and 0 in temperatures:
-            raise UserError(f"{key}={number}: must be 1 at temperature 0, where every answer is the first again")
+            raise UserError(f"{key}={number}: must be 1 at temperature 0, where all answers are the same")
 
 
 def _check_asked(config: Config) -> None:
-    """Nothing is set for a server that nobody asks: a budget, a prompt or a pace that does nothing is a mistake."""
+    """Refuse settings of requests where no server is asked, and of a comparison where nothing is compared."""
     corrector, rationales = config.corrector, config.rationales
     local = ("temperature", "max_completion_tokens") if corrector.method is CorrectionMethod.local else ()
     unasked = (
         ("corrector", corrector, corrector.method is not CorrectionMethod.api),
         ("rationales", rationales, not rationales.requests),
     )
-    for section, api, none in unasked:
-        names = [each.name for each in fields(ApiConfig) if none and each.name not in local]
-        names += ["demonstrations", "most"] if none and section == "rationales" else []
+    for section, api, idle in unasked:
+        names = [field.name for field in fields(ApiConfig) if idle and field.name not in local]
+        names += ["demonstrations", "most"] if idle and section == "rationales" else []
         if unused := [name for name in names if getattr(api, name) is not None]:
             raise UserError(f"{section}.{unused[0]}: does nothing with {section}={api.name}, which asks no server")
     if corrector.method is CorrectionMethod.reference and (corrector.prompt or corrector.tries > 1):
         raise UserError("corrector.prompt, corrector.tries: do nothing with corrector=reference, which is always right")
-    if config.only != Only("compare") and (named := [key for key in "ab" if getattr(config.compare, key)]):
-        raise UserError(f"compare.{named[0]}: does nothing without only=compare")
+    if config.do is not Do.compare and (named := [key for key in "ab" if getattr(config.compare, key)]):
+        raise UserError(f"compare.{named[0]}: does nothing without do=compare")

@@ -1,7 +1,7 @@
-"""What a config takes from the environment: three settings of our own files, and never a secret.
+"""What a config reads from the environment: three settings of conf/, and never a secret.
 
-What an interpolation is resolved to is written: to run.json, to W&B, into the model card, by Hydra itself. So
-`${oc.env:…}` of anybody else is refused, as is a value that equals or contains a secret, before anything is made.
+The value of an interpolation is written to run.json, to W&B, into the model card and by Hydra itself. So we refuse any
+other `${oc.env:…}`, and a value that contains a secret, before anything is made.
 """
 
 import os
@@ -17,26 +17,26 @@ from omegaconf.errors import InterpolationResolutionError
 from lema.privacy import is_secret, secrets
 from lema.types import UserError
 
-# The settings that read a variable, and how conf/ says so.
+# The settings that may read a variable, and how conf/ writes them.
 _OURS = {
     "budget_usd": "${oc.env:LEMA_BUDGET_USD,null}",
     "project": "${oc.env:WANDB_PROJECT,lema}",
     "base_url": "${oc.env:OPENAI_BASE_URL,http://localhost:8000/v1}",
 }
-_SET = "hydra.job.env_set."  # variables that Hydra sets for a run, and writes to multirun.yaml
+_SET = "hydra.job.env_set."  # the variables that Hydra sets for a run; it writes them to multirun.yaml
 _WRITTEN = "and a config is written into its results"
 _REFUSED = f"reads the environment, {_WRITTEN}: leave a key out (it is found without), write any other value itself"
 
 
 def _env(name: str, default: str | None = None, *, _node_: Node) -> str | None:
-    """OmegaConf's `oc.env` for the settings of `_OURS`: also an interpolation that only arises when it is resolved."""
+    """OmegaConf's `oc.env`, for the settings of `_OURS` alone; so an interpolation that arises late is refused too."""
     if not _OURS.get(str(_node_._key()), "").startswith(f"${{oc.env:{name},"):
         raise InterpolationResolutionError(_REFUSED)
     return os.environ.get(name, default)
 
 
 class EnvironmentCallback(Callback):
-    """Checks all that Hydra composed, its own settings included, before Hydra makes a folder."""
+    """Checks the whole composed config, with Hydra's own settings, before Hydra makes a folder."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         _check_or_exit(config)
@@ -45,14 +45,14 @@ class EnvironmentCallback(Callback):
 
 
 def register() -> None:
-    """Have OmegaConf ask here when a config reads the environment."""
+    """Replace OmegaConf's way to read the environment by ours."""
     OmegaConf.register_new_resolver("oc.env", _env, replace=True)
 
 
 def check_arguments(arguments: Iterable[str]) -> None:
-    """Exit for a command line that Hydra must not read: its messages and files repeat it, and some numbers end it."""
+    """Exit if Hydra must not read a command line: it would repeat a secret in its files, or fail at a number."""
     for argument in arguments:
-        if re.search(r"\d{300}", argument):  # which fits into no float: Hydra's parser ends in a traceback
+        if re.search(r"\d{300}", argument):  # it fits into no float, and Hydra's parser would show a traceback
             sys.exit(f"{argument[:60]}…: no number has 300 digits")
         key, _, value = argument.lstrip("+~").partition("=")
         _check_or_exit({key: value})
@@ -66,23 +66,23 @@ def _check_or_exit(config: Any) -> None:
 
 
 def check(config: Any) -> None:
-    """`UserError` names the first key of a config that reads the environment or holds a secret, and not its value.
+    """Raise `UserError` for the first key that reads the environment or holds a secret; it does not show the value.
 
-    A `DictConfig` is checked as it is written, with its interpolations; plain values are those that were resolved.
+    A `DictConfig` is checked as it is written, with its interpolations; plain values are checked as they are.
     """
     written = OmegaConf.to_container(config, resolve=False) if isinstance(config, DictConfig) else config
-    found = secrets()
+    known = secrets()
     for key, text in _texts(written):
         if "oc.env" in text and text != _OURS.get(key.rpartition(".")[2]):
             raise UserError(f"{key}: {_REFUSED}")
         if key.startswith(_SET) and is_secret(key.removeprefix(_SET)):
             raise UserError(f"{key}: sets a secret, {_WRITTEN}: export the variable instead")
-        if where := next((found[value] for value in found if value in text), None):
-            raise UserError(f"{key}: holds the secret of {where}, {_WRITTEN}: leave it out; keys are found without")
+        if origin := next((known[secret] for secret in known if secret in text), None):
+            raise UserError(f"{key}: holds the secret of {origin}, {_WRITTEN}: leave it out; keys are found without")
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """All that nested values would write, names too, by their dotted keys."""
+    """The texts of nested values, the names of their keys included, each with its dotted key."""
     if not isinstance(value, dict | list):
         yield key, str(value)
         return

@@ -1,4 +1,4 @@
-"""JSON lines in a file, plain or gzipped: each row with its place, and what a file is that has none."""
+"""JSON lines in a file, plain or gzipped: each row with its place, and an error that names any other kind of file."""
 
 import gzip
 import io
@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from lema.types import UserError
 
-# How other files begin, what they are, and how JSON lines are made of them.
+# How other files begin, what they are, and how to make JSON lines of them.
 FROM_TABLE = "python -c \"import pandas; pandas.read_{0}('{file}').to_json('{new}', orient='records', lines=True)\""
 _OTHERS = [
     (rb"PAR1", "a Parquet file", FROM_TABLE.format("parquet", file="{file}", new="{new}")),
@@ -46,7 +46,7 @@ _JSON = json.JSONDecoder(parse_int=_whole)
 
 
 def read(file: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row of a file with the place it stands in, `train.jsonl line 3`; `key` names the file in the config.
+    """Each row of a file with its place, `train.jsonl line 3`; `key` is the setting that names the file.
 
     Blank lines are skipped. Half of a surrogate pair, which JSON can carry and no file, becomes a question mark.
     Raises `UserError` where the file cannot be read, is of another kind, or has a damaged line.
@@ -59,7 +59,7 @@ def read(file: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def unreadable(file: Path, key: str, error: OSError) -> UserError:
-    """Why a file cannot be opened, and what is to be named instead."""
+    """The error for a file that cannot be opened: why, and what to name instead."""
     if isinstance(error, IsADirectoryError):
         inside = ", ".join(sorted(path.name for path in file.iterdir())[:3]) or "nothing"
         return UserError(f"{key}={file} is a folder (it holds {inside}); name a file of JSON lines, plain or .gz")
@@ -67,7 +67,7 @@ def unreadable(file: Path, key: str, error: OSError) -> UserError:
 
 
 def rows(content: io.RawIOBase | io.BytesIO, file: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """As `read`, of an open file, or of bytes; what gzip has packed is unpacked, whatever its name."""
+    """Like `read`, from an open file or bytes; gzip is recognised by its content, not by the name."""
     number = 0
     with ExitStack() as stack:
         try:
@@ -84,7 +84,7 @@ def rows(content: io.RawIOBase | io.BytesIO, file: str) -> Iterator[tuple[str, d
 
 
 def _check(head: bytes, file: str) -> None:
-    """Refuses a file that does not begin as JSON lines do."""
+    """Raise `UserError` for a file that does not begin like JSON lines."""
     if _OBJECT.match(head) or not head.strip():
         return
     new = f"{file}.new"

@@ -1,8 +1,8 @@
 """Leakage: which test question a text repeats.
 
-Texts are compared as words, in lower case and without punctuation: Unicode's compatible forms are one, apostrophes and
-the commas of thousands vanish, every other sign parts two words (`\\frac{1}{2}` is `frac 1 2`). So signs and operators
-do not count: nine training questions of MATH equal a test question, of four of them the signs of a number differ.
+Texts are compared as lower-case words without punctuation. Unicode's compatible forms are equal, apostrophes and the
+commas of thousands are dropped, and every other sign separates two words (`\\frac{1}{2}` is `frac 1 2`). Signs of
+numbers do not count: of the nine MATH training questions that equal a test question, four differ in such a sign.
 """
 
 import re
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from lema.types import Problem
 
-GRAM = 13  # words; the rule's
-_PROBE = 7  # words; of the 13-grams that start at seven words in a row, each holds the seven words after the last start
+GRAM = 13  # words
+_PROBE = 7  # words: a 13-gram holds a probe that starts at a multiple of seven
 _WORD = re.compile(r"[^\W_]+")
 _THOUSANDS = re.compile(r",(?<=\d,)(?=\d{3}(?!\d))")  # starts with a plain letter, which is found fastest
 _LATEX_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!)(?=\d{3}(?!\d))")
@@ -46,7 +46,7 @@ def words(text: str) -> list[str]:
 
 
 class TestQuestions:
-    """The test questions of all known tasks, made ready to be searched."""
+    """An index over the test questions of all known tasks."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = list(problems)
@@ -80,7 +80,8 @@ class TestQuestions:
         if (index := self._equal.get(text)) is not None:
             return Match(self.problems[index], "equal")
         if len(row) < GRAM:
-            index = next((index for index in self._rarest(row) if f" {text} " in self._texts[index]), None)
+            rarest = min((self._words.get(word, []) for word in row), key=len)  # fewest questions have this word
+            index = next((index for index in rarest if f" {text} " in self._texts[index]), None)
             return None if index is None else Match(self.problems[index], "all its words")
         grams: list[str] = []
         found: dict[int, int] = {}
@@ -91,10 +92,6 @@ class TestQuestions:
         if best is None or 2 * found[best] < len(grams):
             return None
         return Match(self.problems[best], f"{100 * found[best] // len(grams)} % of its 13-grams")
-
-    def _rarest(self, row: list[str]) -> list[int]:
-        """The problems with the one of these words that the fewest have."""
-        return min((self._words.get(word, []) for word in row), key=len)
 
     def _candidates(self, row: list[str]) -> list[int]:
         """The only problems that can hold half of the 13-grams.

@@ -1,4 +1,4 @@
-r"""The question within a prompt: chat markup, labels, worked examples and instructions around it are left off.
+r"""The question within a prompt, without the chat markup, labels, worked examples and instructions around it.
 
 >>> questions("<|im_start|>user\nHow many eggs? Let's think step by step.<|im_end|>\n<|im_start|>assistant\n")[-1]
 'How many eggs?'
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import islice
 
-# What a chat template writes around a turn, with the special tokens or (the last) without them.
+# What a chat template writes before a turn; the last alternative has no special tokens.
 _MARKUP = (
     r"<\|(?:im_start|start_header_id|start_of_role)\|>\s*{role}\s*(?:<\|(?:end_header_id|end_of_role|im_sep)\|>)?"
     r"|<\|start\|>{role}(?:<\|channel\|>\w+)?(?:<\|message\|>)?"
@@ -36,7 +36,7 @@ _CLOSES = re.compile(
 )
 _ALL_CLOSES = re.compile(rf"\A(?:\s*+(?:{_CLOSES.pattern}))*+\s*+", _CLOSES.flags)
 _OPTIONS = "\nCandidate Answers: "
-# A sentence says how to answer with one of the first, and asks for something else with one of the second.
+# A sentence with a match of `_HOW` says how to answer; with a match of `_OTHERWISE` it asks for something else.
 _HOW = re.compile(
     r"step[- ]by[- ]step|\bboxed\b|#{3,4}|\bfinal (?:answer|result|number|numerical)|\blet[’']?s\b|\bjson\b"
     r"|/(?:no_)?think|</?(?:think|answer|reasoning)>"
@@ -69,10 +69,9 @@ _MOST = 10  # sentences that are left off at an end
 
 
 def questions(prompt: str) -> list[str]:
-    """What may be the question that a prompt asks, the longest first: all of it, then with ever less around it.
+    """The texts that may be the question of a prompt, the longest first: the whole prompt, then ever less of it.
 
-    What stands behind a question is left off only where that says how to answer: an answer to judge or to correct,
-    or another question, is no such thing.
+    Text behind a question is removed only where it says how to answer: an answer to judge, or another question, stays.
     """
     found, text = [prompt.strip()], prompt[-_WIDEST:].strip()
     while inner := _inside(text):
@@ -85,7 +84,7 @@ def questions(prompt: str) -> list[str]:
 
 
 def asks_otherwise(prompt: str, question: str) -> bool:
-    """Whether a prompt asks for no solution: it says so, or holds an answer behind the question, to be judged."""
+    """Whether a prompt asks for something else than a solution, or holds an answer to judge behind the question."""
     before, found, rest = prompt.rpartition(question)
     if any(map(_OTHER_TASK.search, (before, rest))) and (found or not _OTHER_TASK.search(question)):
         return True
@@ -94,7 +93,7 @@ def asks_otherwise(prompt: str, question: str) -> bool:
 
 
 def without_prompt(text: str, asked: Sequence[str], question: str) -> str:
-    """A text without the prompt, or the question, that stands before what was generated."""
+    """A text without the prompt or the question before the generated part."""
     for prompt in asked:
         if text.startswith(prompt):
             return text[len(prompt) :].lstrip()
@@ -107,7 +106,7 @@ def without_prompt(text: str, asked: Sequence[str], question: str) -> str:
 
 
 def _inside(text: str) -> str:
-    """What the last label or turn asks, up to where an answer is to follow; "" where nothing can be taken off."""
+    """The text of the last label or user turn, up to the place of the answer; "" where nothing can be removed."""
     if not any(sign in text for sign in ("\n", ":", "<", "[", "：")):
         return ""
     for opening in reversed(list(_OPENS.finditer(text))):
@@ -122,7 +121,7 @@ def _inside(text: str) -> str:
 
 
 def _only_how(text: str) -> bool:
-    """Whether nothing but markup and instructions stands here."""
+    """Whether a text consists of markup and instructions only."""
     left = _CLOSES.sub("\n", text)
     return all(_says_how(part) for part in _BOUND.split(left) if part.strip("\"'”’)]}*.:{( \n"))
 
@@ -147,7 +146,7 @@ def _starts(text: str) -> list[int]:
 
 
 def _ends(text: str) -> list[int]:
-    """Where it may end, the last first: before each trailing instruction."""
+    """Where the question may end, the last place first: before each trailing instruction."""
     ends, end = [len(text)], len(text)
     for bound in reversed(list(_BOUND.finditer(text))[-_MOST:]):
         if not _says_how(text[bound.end() : end].strip()):

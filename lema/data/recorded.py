@@ -1,7 +1,7 @@
-"""Recorded solutions: rows of what models answered, each traced to the training question that it is of.
+"""Recorded solutions: rows with the answers of models, each traced to the training question it answers.
 
-`row_shapes` says what a row holds, `prompted` what a prompt asks. A text that is the reference solution itself is no
-model's, in whatever field it stands.
+`row_shapes` finds the fields of a row, `prompted` the question in a prompt. A text that is the reference solution
+itself is not a model's, whatever its field is called.
 """
 
 import hashlib
@@ -13,11 +13,10 @@ from typing import Any
 
 from lema.data import json_lines, prompted, row_shapes
 from lema.data.leakage import GRAM, Match, TestQuestions, words
-from lema.generated import answer_part
-from lema.privacy import shown
+from lema.data.row_shapes import quoted
+from lema.grading.generated import answer_part
 from lema.types import Problem, UserError
 
-_SHOWN = 60  # characters of a text in a message
 _NOTES = re.compile(r"<<[^<>]*>>")
 _SIGNS = str.maketrans("", "", "$*`")
 # What may stand around a reference solution in a text that is nothing else, both as `_bare` writes them.
@@ -36,11 +35,11 @@ def read(
     """(training problem, solution text, model name if the row names one) of each usable row, in order.
 
     `problems` are all of the official training problems, also those that a run leaves out: a row with one of their
-    questions is used, also where that resembles a test question. `counts` gets how many were left out, and why.
+    questions is used even if that resembles a test question. `counts` gets the number of rows left out, by reason.
 
     Raises `UserError` when a row is about a test question or cannot be traced to any, when it is not certain which of
-    its fields a model wrote, when the file is damaged, and when nothing is left. That can be at the last row: then
-    nothing of the file is to be used.
+    its fields a model wrote, when the file is damaged, and when no row is left. The error can come after the last row,
+    so a caller must not use the rows before the iteration has ended.
     """
     training, used = _Training(problems), 0
     for where, row in json_lines.read(Path(file).expanduser(), key):
@@ -76,7 +75,7 @@ def sha256(file: str, key: str) -> str:
 
 
 class _Training:
-    """The training problems, by what a row can know of them."""
+    """The training problems, found by id, question or words."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.by_id = {problem.id: problem for problem in problems}
@@ -89,7 +88,7 @@ class _Training:
             self.by_words.setdefault(" ".join(words(problem.question)), []).append(problem)
 
     def asking(self, question: str, identifiers: list[str]) -> list[Problem]:
-        """The problems with this question; of several, the one that an id names."""
+        """The problems with this question; of several, only those that an id names."""
         found = self.by_question.get(question) or self.by_words.get(" ".join(words(question)), [])
         named = [problem for problem in found if problem.id in identifiers] if len(found) > 1 else []
         return named or found
@@ -111,19 +110,19 @@ def _bare(text: str) -> str:
 def _traced(
     row: dict[str, Any], asked: list[str], where: str, training: _Training, tests: TestQuestions, remedy: str
 ) -> list[Problem]:
-    """The training problems that a row can be a solution of: one, none where it asks something else, or several."""
+    """The training problems that a row may answer: one, several, or none where it asks something else."""
     identifiers = row_shapes.identifiers(row)
     for identifier in identifiers:
         if problem := tests.by_id.get(identifier):
-            said = _shown(prompted.questions(asked[0])[-1]) if asked else "it"
-            test = f"the test question {problem.id} {_shown(problem.question)}"
+            said = quoted(prompted.questions(asked[0])[-1]) if asked else "it"
+            test = f"the test question {problem.id} {quoted(problem.question)}"
             raise UserError(f"{where}: {said} has the id of {test}: {remedy}")
     if not asked:
         if found := [training.by_id[each] for each in dict.fromkeys(identifiers) if each in training.by_id]:
             return found
-        instead = f"its id {_shown(identifiers[0])} is no training problem's" if identifiers else "no id"
+        instead = f"its id {quoted(identifiers[0])} is no training problem's" if identifiers else "no id"
         raise UserError(
-            f"{where}: no question among its fields {_shown(', '.join(row))} and {instead}: it cannot be traced to a "
+            f"{where}: no question among its fields {quoted(', '.join(row))} and {instead}: it cannot be traced to a "
             f"training question; name the field that holds it question, for {remedy}"
         )
     prompt = asked[0].strip()
@@ -146,13 +145,13 @@ def _traced(
             break
     if repeated:
         question, match = repeated
-        test = f"the test question {match.problem.id} {_shown(match.problem.question)}"
-        raise UserError(f"{where}: {_shown(question)} is {test} ({match.why}): {remedy}")
+        test = f"the test question {match.problem.id} {quoted(match.problem.question)}"
+        raise UserError(f"{where}: {quoted(question)} is {test} ({match.why}): {remedy}")
     return []
 
 
 def _check_asked(problem: Problem, asked: list[str], turn: str | None, where: str, training: _Training) -> None:
-    """Refuses a row whose model was asked something else than its question: to judge or to correct an answer, say."""
+    """Raise `UserError` for a row whose prompt asks something else: to judge or to correct an answer, say."""
     if len(asked) > 1 and any(prompted.asks_otherwise(prompt, problem.question.strip()) for prompt in asked[1:]):
         raise UserError(
             f"{where}: its prompt asks for something else than a solution, or holds an answer to the question already; "
@@ -164,9 +163,3 @@ def _check_asked(problem: Problem, asked: list[str], turn: str | None, where: st
         raise UserError(
             f"{where}: the conversation does not end in an answer to the row's question; leave such rows out"
         )
-
-
-def _shown(text: str) -> str:
-    """A text in a message: one line, cut."""
-    line = shown(" ".join(text[: 4 * _SHOWN].split()))
-    return f"'{line}'" if len(line) <= _SHOWN else f"'{line[:_SHOWN]}…'"

@@ -1,4 +1,4 @@
-"""What a recorded row says: what was asked, what a model answered, and which model, in the layouts that are in use.
+"""The fields of a recorded row, in the layouts in use: the question, a model's answer, and the model's name.
 
     question   question, problem, query, prompt, …; in lm-eval's doc; the last turn of the user in a conversation
     solution   what a model certainly wrote (generation, resps, model_output, deepseek_solution, …), else what most
@@ -7,13 +7,14 @@
     model      model, generator, …; never source, which often names a data set
     id         problem_id, id, …: a training problem's (lema's own solutions.jsonl), where there is no question
 
-`solution`, `answer`, `reference` and their like are gold texts, and count never.
+`solution`, `answer`, `reference` and the like are gold texts and are never read.
 """
 
 import re
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from lema.privacy import shown
 from lema.types import UserError
 
 _QUESTION = (
@@ -35,7 +36,7 @@ _NAMED = (
     r"|smollm)(?:_?(?:r1|v?\d+(?:[._]\d+)?[a-z]?|o|x\d+b|mini|nano|turbo|chat|math|coder|instruct|it|base|distill|preview"
     r"|max|plus|pro|flash|opus|sonnet|haiku|large|small|medium|zero|qwen|llama))*"
 )
-# Names that say that a model wrote it; those that as often hold what was taken out of it; those that say less and less.
+# Names by rank: a model certainly wrote it; the field may hold an extract of it; the name says little; it says less.
 _RANKS = [
     rf"generations?|generated|gens?|resps?|rollouts?|continuations?|pre_generated_steps"
     rf"|(?:raw|full|final|text|decoded|inference)_(?:output|response|generation|completion)s?"
@@ -46,7 +47,7 @@ _RANKS = [
     r"samples?|code|steps|choices",
     r"text|content|answers|results?|preds?",
 ]
-# Names of gold texts too: they count where another field shows that a model wrote this one.
+# These names are gold texts too. They count where another field shows that a model wrote the text.
 _BESIDE = {
     "steps": re.compile(r"(?:\w+_)?solution|generator|model|model_name|label|final_answer_correct"),
     "answers": re.compile(r"\w*(?:solution|answer|gold|truth|target|reference|ref|gt)(?:_\w+)?"),
@@ -59,7 +60,7 @@ _ORDER = (
 
 
 class Fields(NamedTuple):
-    """The fields of rows with the same names, by what they are."""
+    """The field names of a row, by role."""
 
     questions: list[str]
     solutions: list[list[str]]  # by rank
@@ -71,7 +72,7 @@ class Fields(NamedTuple):
 
 @lru_cache(maxsize=256)
 def fields(names: tuple[str, ...]) -> Fields:
-    """Which field is what; names go by any case."""
+    """The roles of fields with these names, in any case."""
     plain = {re.sub(r"[-. ]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)).lower(): name for name in names}
     known = [[plain[name] for name in group if name in plain] for group in (_QUESTION, _CHAT, _MODEL, _ID, _WITHIN)]
     sure = [name for name in plain if name not in _BESIDE or any(map(_BESIDE[name].fullmatch, plain))]
@@ -80,11 +81,11 @@ def fields(names: tuple[str, ...]) -> Fields:
 
 
 class NotText(ValueError):
-    """A value that holds no text; its message is what it is instead."""
+    """A value that holds no text; the message says what the value is."""
 
 
 def asked(row: dict[str, Any], where: str) -> list[str]:
-    """The texts of the fields that can hold the question, the surest first; none where all are blank."""
+    """The texts of the fields that can hold the question, the most certain first; none where all are blank."""
     own = fields(tuple(row))
     found, refused = [], None
     for field in own.questions:
@@ -130,7 +131,7 @@ def model(row: dict[str, Any]) -> str | None:
 
 
 def answers(row: dict[str, Any], where: str) -> tuple[list[str], str | None]:
-    """The texts that a model wrote, blank ones too, and, of a conversation, what they answer.
+    """The texts that a model wrote, blank ones too; and, of a conversation, the user's last turn.
 
     Raises `UserError` where no field certainly holds them, or where several hold different ones.
     """
@@ -152,15 +153,12 @@ def answers(row: dict[str, Any], where: str) -> tuple[list[str], str | None]:
     for field in own.chats:
         if _is_chat(row[field]) and _role(row[field][-1]) == "assistant":
             return texts(row[field]), _turn(row[field])
-    names = ", ".join(row)
-    none = (
-        f"{where}: none of its fields {_short(names)} is certainly a model's text; rename the one that is to generation"
-    )
-    raise UserError(refused or none)
+    none = f"none of its fields {quoted(', '.join(row), 200)} is certainly a model's text; rename the one that is to"
+    raise UserError(refused or f"{where}: {none} generation")
 
 
 def _one(found: dict[str, list[str]], where: str) -> list[str]:
-    """The texts of the one field that has any; numbered fields are one, and what repeats a part of another is none."""
+    """The texts of the only field with text. Numbered fields are one; a field that repeats part of another is none."""
     merged: dict[str, list[str]] = {}
     for field, some in found.items():
         if any(text.strip() for text in some):
@@ -171,7 +169,7 @@ def _one(found: dict[str, list[str]], where: str) -> list[str]:
         whole = "\n".join(map(_packed, some))
         if all(_packed(text) in whole for other in merged.values() for text in other):
             return some
-    names = _short(", ".join(merged))
+    names = quoted(", ".join(merged), 200)
     raise UserError(f"{where}: the fields {names} can each be a model's text; rename the one that is to generation")
 
 
@@ -214,7 +212,7 @@ _OF_SERVERS = {"finish_reason", "message", "index", "logprobs"}
 
 
 def _is_reply(choices: Any) -> bool:
-    """Whether these are a server's choices, and not the candidates of a question."""
+    """Whether these are the choices of a server's reply, not the candidates of a question."""
     return isinstance(choices, list) and all(isinstance(part, dict) and _OF_SERVERS & part.keys() for part in choices)
 
 
@@ -251,6 +249,7 @@ def _packed(text: str) -> str:
     return " ".join(text.split())
 
 
-def _short(names: str) -> str:
-    names = "".join(sign if sign.isprintable() else "?" for sign in names[:999])
-    return f"'{names}'" if len(names) <= 200 else f"'{names[:200]}…'"
+def quoted(text: str, most: int = 60) -> str:
+    """A text in a message: one line, at most `most` characters, quoted."""
+    line = shown(" ".join(text[: 4 * most].split()))
+    return f"'{line}'" if len(line) <= most else f"'{line[:most]}…'"

@@ -1,7 +1,7 @@
-"""Tasks: from the rows of a data set, or the word problems made here, to train, dev and test problems.
+"""Tasks: train, dev and test problems, from the rows of a data set or from the generator of word problems.
 
-A data set is a local folder, of JSON lines or XML, or a repository on the Hub; conf/task says which fields of a row are
-what. `key` names the section of the config that a data set is described in, for messages.
+A data set is a local folder of JSON lines or XML, or a repository on the Hub; conf/task names the fields of its rows.
+`key` is the section of the config that describes the data set; error messages name it.
 """
 
 import hashlib
@@ -10,14 +10,14 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, fields, replace
 from io import BytesIO
 from pathlib import Path
 from random import Random
 from typing import Any
 from xml.etree import ElementTree
 
-from lema.config import AnswerForm, DatasetConfig, Grader, TaskConfig, TrainDatasetConfig
+from lema.config import NO_EFFECT, AnswerForm, DatasetConfig, Grader, TaskConfig, TrainDatasetConfig
 from lema.data import json_lines
 from lema.data.arithmetic import make_problems
 from lema.grading.official import last_box
@@ -31,7 +31,7 @@ _NO_ANSWER = {
     "boxed": r"no answer in a closed \boxed{}",
     "label": "not the label of a candidate",
 }
-# Where no number is read from a gold answer, official rules take it for 0, and an answer that says nothing for right.
+# The official rules read a gold answer without a number as 0, and would accept a text without an answer.
 _NUMBERS = (Grader.arithmetic, Grader.gsm8k, Grader.svamp, Grader.asdiv)
 _NUMBER = re.compile(
     r"(?!.*\b(?:hundred|thousand|million|billion|trillion|dozen|half|third|quarter|and|or|to)\b)"
@@ -43,56 +43,129 @@ _MINUS = re.compile(r"\A[‐‑‒–—―﹣－](?= ?[$€£]?[\d.\\])")
 _QUANTITY = re.compile(r"([-+]?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+))\s*(?:\([^()]*\))?")
 
 
-def load(task: TaskConfig, limit: int | None) -> dict[str, list[Problem]]:
-    """The train, dev and test problems that a task is trained on, in order; `limit` keeps the first of each.
+<<<<<<< HEAD
+@dataclass(frozen=True)
+class ProblemSource:
+    """Where problems come from, how they are cut into splits, and whose rules compare their answers."""
 
-    Dev is cut out before. The test problems are the task's own, unless it is trained on another's data (`load_test`).
+    name: str
+    grader: str
+    dataset: DatasetConfig | None  # None: word problems made here, in the numbers below
+    seed: int
+    num_dev: int
+    num_train: int | None
+    num_test: int | None
+    path: str | None = field(metadata=NO_EFFECT)  # the data set's; `digest` stands for what is in the folder
+    key: str = field(metadata=NO_EFFECT)  # the section of the config, for messages
+
+    @property
+    def digest(self) -> dict[str, Any]:
+        """What the problems are made from: a generator's arguments, a repository, the hashes of files."""
+        if self.dataset is None:
+            sizes = {name: getattr(self, name) for name in ("seed", "num_train", "num_test")}
+            return {"generator": "arithmetic", **sizes}
+        if self.path is None:
+            return {name: getattr(self.dataset, name) for name in ("hub_id", "revision", "subsets")}
+        files = [_read(self.path, split, self.key) for split in self.dataset.splits.values()]
+        return {"sha256": {file.name: hashlib.sha256(content).hexdigest() for file, content in files}}
+
+
+def trained_on(task: TaskConfig) -> ProblemSource:
+    """Where the problems come from that a task is trained on: its own, or another task's."""
+    return _source(task, task.trained, task.trained_dataset, "train_dataset" if task.train_dataset else "dataset")
+
+
+def tested_on(task: TaskConfig) -> ProblemSource:
+    """Where the test problems of a task come from."""
+    return _source(task, task, task.dataset, "dataset")
+
+
+def _source(
+    task: TaskConfig, owner: TaskConfig | TrainDatasetConfig, dataset: DatasetConfig | None, key: str
+) -> ProblemSource:
+    described: Any = {each.name: getattr(dataset, each.name, None) for each in fields(DatasetConfig)} | {"path": None}
+    return ProblemSource(
+        name=owner.name,
+        grader=owner.grader,
+        dataset=DatasetConfig(**described) if dataset else None,
+        seed=task.seed,
+        num_dev=task.num_dev,
+        num_train=task.num_train,
+        num_test=task.num_test,
+        path=dataset.path if dataset else None,
+        key=f"task.{key}",
+    )
+
+
+def load(source: ProblemSource, limit: int | None) -> dict[str, list[Problem]]:
+    """The train, dev and test problems, in order; dev is cut out of train before `limit` keeps the first of each."""
+    train, test = published(source)
+=======
+def load(task: TaskConfig, limit: int | None) -> dict[str, list[Problem]]:
+    """The train, dev and test problems of a task's training data, in order; `limit` keeps the first of each.
+
+    Dev is separated before the limit. A task with a training data set of its own has its test problems in `load_test`.
     """
     train, test = published(task)
+>>>>>>> diet
     # A question that occurs twice stays in train.
     once = [question for question, count in Counter(p.question for p in train).items() if count == 1]
-    if task.num_dev and task.num_dev >= len(once):
-        raise UserError(f"task.num_dev={task.num_dev}: must be below the {len(once)} distinct training questions")
-    cut = set(Random(task.seed).sample(once, task.num_dev))
+    if source.num_dev and source.num_dev >= len(once):
+        raise UserError(f"task.num_dev={source.num_dev}: must be below the {len(once)} distinct training questions")
+    cut = set(Random(source.seed).sample(once, source.num_dev))
     train, dev = [p for p in train if p.question not in cut], [p for p in train if p.question in cut]
     return {"train": train[:limit], "dev": dev[:limit], "test": test[:limit]}
 
 
+<<<<<<< HEAD
+def published(source: ProblemSource) -> tuple[list[Problem], list[Problem]]:
+    """All training and test problems, before dev is cut out."""
+    dataset = source.dataset
+=======
 def published(task: TaskConfig) -> tuple[list[Problem], list[Problem]]:
-    """All training and test problems of what a task is trained on, before dev is cut out."""
+    """All training and test problems of a task's training data, before dev is separated."""
     dataset, key = task.trained_dataset, "task.train_dataset" if task.train_dataset else "task.dataset"
+>>>>>>> diet
     if dataset is None:
-        return make_problems(task.seed, task.num_train or 0, task.num_test or 0)
-    train, test = (_problems(task.trained, dataset, split, key) for split in ("train", "test"))
+        return make_problems(source.seed, source.num_train or 0, source.num_test or 0)
+    train, test = (_problems(source, split) for split in ("train", "test"))
     own_field = dataset.solution not in (None, dataset.answer)
     if own_field and train and not any(problem.solution for problem in train):
-        raise UserError(f"{key}.solution={dataset.solution}: no training row has it; name the rationales' field")
+        raise UserError(f"{source.key}.solution={dataset.solution}: no training row has it; name the rationales' field")
     return train, test
 
 
+<<<<<<< HEAD
+def load_test(source: ProblemSource, limit: int | None) -> list[Problem]:
+    """The test problems alone."""
+    return _problems(source, "test")[:limit]
+=======
 def load_test(task: TaskConfig, limit: int | None) -> list[Problem]:
-    """The test problems of a data set that a task is evaluated on and not trained on."""
+    """The test problems of the data set that a task is evaluated on but not trained on."""
     assert task.dataset
     return _problems(task, task.dataset, "test", "task.dataset")[:limit]
+>>>>>>> diet
 
 
 def known_tests(task: TaskConfig, known: list[TaskConfig]) -> Iterator[Problem]:
-    """The test problems of a task, of what it is trained on, and of the other known tasks as far as they can be read.
+    """The test problems of a task, of its training data, and of the other known tasks as far as they can be read.
 
-    Those are looked for where this task's training data are: in the folder beside it, or on the Hub.
+<<<<<<< HEAD
+    The other tasks' are looked for where this task's training data are: in the folder beside it, or on the Hub.
+=======
+    The other tasks are looked for where this task's training data are: in the folder beside it, or on the Hub.
+>>>>>>> diet
     """
-    own = {task.name, task.trained.name}
-    yield from published(task)[1]
+    training, test, unread = trained_on(task), tested_on(task), list[str]()
+    yield from published(training)[1]
     if task.train_dataset:
-        yield from load_test(task, None)
-    unread = []
-    for other in known:
-        if other.name in own or other.dataset is None or task.trained_dataset is None:
+        yield from load_test(test, None)
+    for other in map(tested_on, known):
+        if other.name in (training.name, test.name) or other.dataset is None or training.dataset is None:
             continue
-        path = task.trained_dataset.path
-        beside = replace(other.dataset, path=path and str(Path(path).expanduser().parent / other.name))
+        beside = training.path and str(Path(training.path).expanduser().parent / other.name)
         try:
-            yield from _problems(other, beside, "test", f"task={other.name}")
+            yield from _problems(replace(other, path=beside, key=f"task={other.name}"), "test")
         except UserError as error:
             log.debug("%s", error)
             unread.append(other.name)
@@ -100,8 +173,15 @@ def known_tests(task: TaskConfig, known: list[TaskConfig]) -> Iterator[Problem]:
         log.warning("not compared with the test questions of %s, which are not there", ", ".join(unread))
 
 
+<<<<<<< HEAD
+def _problems(source: ProblemSource, split: str) -> list[Problem]:
+    """The problems of one of our splits; none where the data set does not have it."""
+    dataset, path, key = source.dataset, source.path, source.key
+    assert dataset
+    splits = dataset.hub_splits if path is None else dataset.splits
+=======
 def source(task: TaskConfig, own_test: bool = False) -> dict[str, object]:
-    """What the problems of `load` or `load_test` are made from: a generator's arguments, a repository, files."""
+    """The source of the problems of `load` or `load_test`: the generator's arguments, a repository, or file hashes."""
     dataset = task.dataset if own_test else task.trained_dataset
     if dataset is None:
         return {"generator": "arithmetic", "seed": task.seed, "num_train": task.num_train, "num_test": task.num_test}
@@ -113,21 +193,22 @@ def source(task: TaskConfig, own_test: bool = False) -> dict[str, object]:
 
 
 def _problems(task: TaskConfig | TrainDatasetConfig, dataset: DatasetConfig, split: str, key: str) -> list[Problem]:
-    """The problems of one of our splits; none where the data set does not have it."""
+    """The problems of one of our splits; none where the data set lacks the split."""
     splits = dataset.hub_splits if dataset.path is None else dataset.splits
+>>>>>>> diet
     if split not in splits:
         return []
     theirs = splits[split]
-    rows = _hub_rows(dataset, theirs, key) if dataset.path is None else _local_rows(dataset.path, theirs, key)
+    rows = _hub_rows(dataset, theirs, key) if path is None else _local_rows(path, theirs, key)
     found = {
-        f"{task.name}-{split}-{n}": _problem(f"{task.name}-{split}-{n}", row, dataset, where, task.grader)
+        f"{source.name}-{split}-{n}": _problem(f"{source.name}-{split}-{n}", row, dataset, where, source.grader)
         for n, (where, row) in enumerate(rows)
     }
     if left_out := [identifier for identifier, problem in found.items() if problem is None]:
         some = ", ".join(left_out[:3]) + (", …" if len(left_out) > 3 else "")
         log.info("left out         %d of %d rows, whose answer is not one number: %s", len(left_out), len(found), some)
     if len(left_out) == len(found):
-        raise UserError(f"{key}: no problem in {dataset.path or dataset.hub_id}, {theirs}; copy the data set again")
+        raise UserError(f"{key}: no problem in {path or dataset.hub_id}, {theirs}; copy the data set again")
     return [problem for problem in found.values() if problem]
 
 
@@ -195,10 +276,15 @@ def _hub_rows(dataset: DatasetConfig, split: str, key: str) -> Iterator[tuple[st
             yield f"{dataset.hub_id} {subset}/{split} row {number}", row
 
 
+<<<<<<< HEAD
+def _problem(identifier: str, row: dict[str, Any], dataset: DatasetConfig, where: str, grader: str) -> Problem | None:
+    """The problem of a row; None where the answer is to be a quantity and is none."""
+=======
 def _problem(
     identifier: str, row: dict[str, Any], dataset: DatasetConfig, where: str, grader: Grader
 ) -> Problem | None:
-    """The problem of a row; None where the answer is to be a quantity and is none."""
+    """The problem of a row; None where the answer should be a quantity and is none."""
+>>>>>>> diet
     row = _flat(row)
     question = " ".join(_text(row, field, where) for field in dataset.question).strip()
     if not question:
@@ -212,7 +298,7 @@ def _problem(
     if grader in _NUMBERS and not _NUMBER.fullmatch(answer):
         raise UserError(f"{where}, field '{dataset.answer}': {answer!r:.40} is not one number; mend or remove the row")
     level, subject = (_text(row, field, where) if field else None for field in (dataset.level, dataset.subject))
-    # A row without a rationale is one to be asked, not to be trained on.
+    # A row without a rationale can be asked, but not trained on.
     solution = _text(row, dataset.solution, where) if dataset.solution and dataset.solution.lower() in row else ""
     if dataset.answer_form is AnswerForm.hashes:
         solution = solution.rsplit("####", 1)[0].rstrip()

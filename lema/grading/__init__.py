@@ -72,7 +72,7 @@ def grade_all(
 
 
 def _symbolic(items: list, task: str, deadline: float) -> list[Grade]:
-    """Strings and numbers are compared here, and what they leave undecided by the workers; each pair once."""
+    """Compare strings and numbers here, and send each pair that they leave undecided to the workers once."""
     from lema.grading.symbolic import extract, quick
 
     if task == "csqa" and not all(len(item) > 2 and item[2] for item in items):

@@ -1,7 +1,7 @@
 r"""Whether two single values are equal, worked out by SymPy from LaTeX that latex2sympy2_extended reads.
 
-Runs only in a process that can be killed: a power tower takes for ever. Nothing here evaluates text as Python: the
-LaTeX grammar builds SymPy objects, and only known commands reach it.
+Call it only in a process that can be killed: a power tower never ends. No text is evaluated as Python: the LaTeX
+grammar builds SymPy objects, and only known commands reach the grammar.
 """
 
 import re
@@ -25,9 +25,9 @@ _INDEXED = rf"\\(?:(?:arc)?(?:sin|cos|tan)|(?:sin|cos|tan)h|cot|sec|csc|log|ln)(
 _CALL = re.compile(rf"{_INDEXED} ?\(")
 _OF_FRACTION = re.compile(rf"({_INDEXED}) ?(\\frac(?:{_ARGUMENT}){{2}})(?![\w\\({{^!])")
 _RELATION = re.compile(r"(=|<|>|\\[lg]e(?![a-z])) ?")
-# Digits of agreement that two different short answers never have, and how exactly values are worked out for it.
+# Two different short answers never agree in so many digits; values are worked out to `_DIGITS` digits for that.
 _AGREEMENT, _DIGITS, _MAX_DIGITS = 25, 30, 400
-# Where formulas are compared: the first letter's value and the step to the next one's, of either sign.
+# Points at which formulas are compared: the value of the first letter, and the step to the next letter's value.
 _POINTS = (
     (Fraction(137, 100), Fraction(61, 97)),
     (Fraction(-83, 71), Fraction(53, 31)),
@@ -77,7 +77,7 @@ def _ascending(sides: list[str]) -> tuple[str, str, str]:
 
 
 def _read(text: str) -> Expr:
-    """The expression that a cleaned value stands for. Raises ValueError for what is no formula."""
+    """The SymPy expression of a cleaned value. Raises ValueError when the value is no formula."""
     if not _READABLE.fullmatch(text) or re.search(r"\d \d", text):
         raise ValueError("no formula")
     text = _called(text)
@@ -103,7 +103,7 @@ def _read(text: str) -> Expr:
 
 
 def _called(text: str) -> str:
-    """`\\sin^{2}(x)` and `\\log_{2}\\frac{1}{8}` with their argument in braces: to the parser it is a factor."""
+    """Put the argument of `\\sin^{2}(x)` in braces: the parser would read it as a factor."""
     text, position = _OF_FRACTION.sub(r"\1(\2)", text), 0
     while call := _CALL.search(text, position):
         position, depth = call.start() + 2, 0

@@ -1,4 +1,4 @@
-r"""The candidate that a phrase names, by its text or by its letter in whatever dress; None for none, "" for several.
+r"""The candidate that a phrase names by its text or its letter: None when it names none, "" when it names several.
 
 >>> named("The answer is not a bank but a city.", ["bank", "city"]), named(r"$\mathbf{B}$", ["bank", "city"])
 ('city', 'city')
@@ -16,7 +16,7 @@ _CLAUSE = re.compile(
     r"([,;!?\n]|\.(?!\w)|\b(?:(?<!anything )(?<!all )but|because|since|so|while|whereas|although)\b)", re.IGNORECASE
 )
 _BEST = re.compile(r"\bis the (?:best|correct|right|most \w+) (?:answer|choice|option)\b", re.IGNORECASE)
-# A clause that says what is wrong goes as a whole; behind the other words goes the rest of the clause.
+# A clause with one of these words is dropped whole; of a clause with `_NOT` only the part from that word on.
 _WRONG = re.compile(
     r"\b(?:wrong|incorrect|false|unlikely|ruled out|eliminated?|discard|reject|exclude|rule out)\b"
     r"|(?:\bnot|n't) (?:\w+ )?(?:right|correct|best|possible|suitable|appropriate|likely|valid|answer)\b",
@@ -42,22 +42,18 @@ _LETTERS = re.compile(
 
 
 def named(phrase: str, candidates: Sequence[str]) -> str | None:
-    """The one of `candidates` that `phrase` names. A letter beside another candidate's text names two."""
+    """The one of `candidates` that `phrase` names. A letter beside the text of another candidate names two."""
     clauses = _CLAUSE.split(_DRESS.sub(" ", legible(phrase)))
     clauses = [clause for clause in clauses if _BEST.search(clause)] or clauses
     names = re.compile("|".join(re.escape(name) for name in candidates if name) or "$^", re.IGNORECASE)
     phrase = "".join(_affirmed(clause, names) for clause in clauses)
-    reason = _REASON.search(phrase)
-    if reason:
-        before = _named(phrase[: reason.start()], candidates)
-        if before:
-            return before[0] if len(before) == 1 else ""
-    found = _named(phrase, candidates)
+    # What a reason names counts only where nothing is named before it.
+    found = _named(_REASON.split(phrase, maxsplit=1)[0], candidates) or _named(phrase, candidates)
     return None if not found else found[0] if len(found) == 1 else ""
 
 
 def _affirmed(clause: str, names: re.Pattern[str]) -> str:
-    """What a clause does not deny: `the answer is a city` of `the answer is a city not a bank`."""
+    """The part of a clause before its denial: `the answer is a city` of `the answer is a city not a bank`."""
     said = names.sub(lambda name: "x" * len(name[0]), clause)  # a candidate may be `false information`
     denial = _NOT.search(said)
     if _WRONG.search(said) or (denial and not _ANNOUNCES.search(said, 0, denial.end())):

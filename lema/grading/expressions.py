@@ -12,9 +12,9 @@ from itertools import pairwise
 from numbers import Real
 from typing import Any
 
-# No answer is longer, but for a sum that a model repeats until its limit; below it the parser's depth is bounded too.
+# Only a sum that a model repeats until its token limit is longer. The bound also limits how deep the parser goes.
 _MAX_LENGTH = 4000
-# A float ends at 1,024 bits, so the value of a longer integer is no answer; this leaves room on the way to one.
+# A float ends at 1,024 bits, so no answer has more; intermediate results may.
 _MAX_BITS = 8192
 _ARITHMETIC = re.compile(r"(?:[0-9_.+\-*/%()&|^~<>' \t\n\r\f]|#[^\r\n]*)*")
 _OPERATORS: dict[type[ast.AST], Any] = {
@@ -55,9 +55,9 @@ def evaluate(text: str) -> int | float | None:
 
 
 def value_of(node: ast.expr) -> Any:
-    """The value of a tree; exact where its numbers are strings: `'1/2'`.
+    """The value of a syntax tree, exact where its numbers are strings: `'1/2'`.
 
-    A sum is a chain of left operands, which is walked, so that it may be long.
+    A sum is a chain of left operands. A loop walks the chain, so a sum may be long.
     """
     chain: list[ast.BinOp] = []
     while isinstance(node, ast.BinOp):

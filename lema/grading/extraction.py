@@ -1,10 +1,10 @@
-"""The final answer a solution states, in whichever usual form it does; the last one wins."""
+"""The final answer that a solution states, in any usual form; the last statement wins."""
 
 import re
 from collections.abc import Iterator, Sequence
 
-from lema.generated import first_answer, without_thinking
 from lema.grading.choices import named
+from lema.grading.generated import first_answer, without_thinking
 from lema.grading.numerals import legible
 from lema.grading.quantities import quantity
 
@@ -17,14 +17,14 @@ _MARK = re.compile(
     r"|\b(?:answers?|(?:correct|right|best|likely|suitable|appropriate) (?:choice|option))\b[^.:\n$\\]{0,60}?"
     r"(?:\b(?:is|are|be|equals|becomes)(?:n't)?\b|\b(?:comes|turns) (?:out )?to\b(?! be)|=>?)[:\s]*"
     r"|\b(?:answers?|ans)\b\W{0,3}[:=]"
-    # "Wait, it should be 6": an answer taken back without a word of it.
+    # "Wait, it should be 6" replaces the answer before it.
     r"|(?P<back>\b(?:wait|actually|sorry|oops|correction|hold on|(?<=[.?!]\s)no,)[^\n$\\\d]{0,60}?"
     r"(?:\b(?:should|must) be\b|(?:\b(?:it|that)(?:'s| is)\b(?: actually)?|(?<=correction):)"
     r"(?= \W{0,4}(?:\d|\\|(?-i:[A-E])\b))))",
     re.IGNORECASE | re.MULTILINE,
 )
-# Bounds for what is hostile: how much of a text is read from its end, how many marks are tried there, and how far
-# behind one an answer reaches. 2,048 new tokens are some 8,000 characters.
+# Bounds against hostile texts: the characters read from the end, the marks tried, and the characters read behind a
+# mark. 2,048 new tokens are some 8,000 characters.
 _MAX_TEXT, _MAX_MARKS, _REACH = 100_000, 20, 2000
 _SENTENCE = re.compile(r"(?:\\\$|\$[^$]{1,500}\$|\\\[.{1,500}?\\\]|\\\(.{1,500}?\\\)|\.(?!\s|$)|[^.\n])*+", re.DOTALL)
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
@@ -39,7 +39,7 @@ _FILLER = re.compile(
     r"(?:\s*(?:that|there (?:is|are)|equal to|approximately|about|exactly|simply|just|given by|option)\b:?)+ *",
     re.IGNORECASE,
 )
-# "If the answer is 4", "my previous answer is 4", "I do not think the answer is 4": said of another answer.
+# "If the answer is 4", "my previous answer is 4" and "I do not think the answer is 4" are about another answer.
 _OTHER = re.compile(
     r"(?:\b(?:if|whether|suppose|supposing|assume|assuming|unless|previous|earlier|initial|original|first|old|wrong"
     r"|incorrect|false|other|alternative|your|(?:incorrect|wrong) to \w+"
@@ -50,7 +50,7 @@ _OTHER = re.compile(
 _NOT = re.compile(r"\b(?:not|no longer|never|cannot)\b|n't\b", re.IGNORECASE)
 _WRONG = re.compile(r"[}$ ]*(?:is|was) (?:wrong|incorrect|not (?:the|correct|right))\b")
 _UNBOXED = re.compile(r"(?:\bnot|n't) (?:equal to )?\$?$")
-# What is said about an answer, not what it is.
+# A remark about the answer, which is not the answer.
 _REMARK = re.compile(
     r"\W*(?:\w+ly |thus |then |also |now |indeed )*(?:correct|right|reasonable|verified|consistent|confirmed|valid"
     r"|unique|simplified|sensible|plausible|final|clear|obvious|complete|bigger|larger|greater|smaller|less"
@@ -64,7 +64,7 @@ _COURTESY = re.compile(
     r"|completes)|done|great|verified|check(?:ed)?|q\.?e\.?d)\b",
     re.IGNORECASE,
 )
-# Behind the last sentence with a result stands what is said without a number, or a check of it.
+# A sentence that may follow the result: a courtesy without a number, or a check.
 _ADDED = re.compile(
     rf"(?!.*[\d$\\]){_COURTESY.pattern}|\W*(?:(?:double-?)?check|verif(?:y|ication)|proof)\b\W*:", re.IGNORECASE
 )
@@ -102,7 +102,7 @@ def extract(text: str, task: str, candidates: Sequence[str] = ()) -> str | None:
 
 
 def _readings(text: str, task: str, candidates: Sequence[str]) -> Iterator[str | None]:
-    """What each mark announces, from the last one back, and then what the text closes with."""
+    """Yield what each mark announces, the last mark first, and then what the end of the text states."""
     for phrase, exact in _phrases(text, remarks=task == "csqa"):
         if task == "csqa":
             yield (choice := named(phrase, candidates))
@@ -124,7 +124,7 @@ def _readings(text: str, task: str, candidates: Sequence[str]) -> Iterator[str |
     while len(sentences) > 1 and _ADDED.match(sentences[-1]):
         sentences.pop()
     sentence = sentences[-1]
-    # A text that breaks off, or goes round in circles, states nothing; a text of one value is one.
+    # A text that breaks off or repeats itself states nothing; a text that is one value is the answer.
     finished = re.search(r"[.!?)*$\]]$|= *\S+$", sentence) and text.count(sentence) < 3
     finished = (finished or (len(text) <= 40 and "\n" not in text)) and (task == "csqa" or sentence[-1:] != "?")
     if task == "csqa":
@@ -143,7 +143,7 @@ def _readings(text: str, task: str, candidates: Sequence[str]) -> Iterator[str |
 
 
 def _last_row(formula: str) -> str:
-    """The last line of a displayed derivation, without its alignment."""
+    """The last line of a displayed derivation, without its alignment marks."""
     if "&" not in formula or "matrix}" in formula or "{array}" in formula:
         return formula.strip()
     rows = re.split(r"\\\\(?:\[[^\]]*\])?", re.sub(_ALIGNED, "", formula))
@@ -160,9 +160,9 @@ def stated(gold: str) -> str:
 
 
 def _phrases(text: str, remarks: bool = False) -> Iterator[tuple[str, bool]]:
-    """What stands behind each mark, the last first, and whether it is the answer and nothing else, as in a box.
+    """Yield the text behind each mark, the last mark first, and whether that text is exactly the answer, as in a box.
 
-    Remarks about an answer are left out, unless asked for: `more happiness` and `complete` may be choices.
+    Remarks about an answer are left out unless `remarks` is set: `more happiness` and `complete` may be choices.
     """
     found: list[tuple[str, bool]] = []
     box = inside = 0  # where the last box ends, and the last exact answer: what a box says of the answer is part of it
@@ -190,7 +190,7 @@ def _phrases(text: str, remarks: bool = False) -> Iterator[tuple[str, bool]]:
 
 
 def _exact(mark: re.Match[str], behind: str) -> str | None:
-    """What a box, four hashes, a tag or a field of JSON holds; None for a mark in words, and for a box left open."""
+    """The content of a box, four hashes, a tag or a JSON field; None for a mark in words and for an unclosed box."""
     if mark["box"]:
         return _box(behind)
     if mark["hashes"]:
@@ -204,7 +204,7 @@ def _exact(mark: re.Match[str], behind: str) -> str | None:
 
 
 def _box(behind: str) -> str | None:
-    """The content of a box from its brace on; a box without braces holds one word. None when it is not closed."""
+    """The content of a box, from its brace on; None when it is unclosed. A box without braces holds one word."""
     if not behind.startswith("{"):
         word = re.match(r"\w+", behind)
         return word and word[0]
@@ -217,7 +217,7 @@ def _box(behind: str) -> str | None:
 
 
 def _value(phrase: str) -> str | None:
-    """The answer in a sentence: its formulas, else what it says in few words, else its number."""
+    """The answer in a sentence: its formulas, else the sentence itself if it has few words, else its number."""
     phrase = re.split(r"\s(?:because|since)\b", _DENIED.sub("", phrase), maxsplit=1)[0]
     formulas = _formulas(phrase)
     if formulas:

@@ -1,6 +1,6 @@
-"""One spelling for the many ways of writing the same short answer, and the exact value of those that are numbers.
+"""One spelling for the many ways to write the same short answer, and an approximate value of formulas.
 
-Everything here is plain string work: bounded regular expressions on an answer of at most `MAX_LENGTH` characters.
+Bounded regular expressions rewrite an answer of at most `MAX_LENGTH` characters.
 """
 
 import math
@@ -11,7 +11,7 @@ from zlib import crc32
 from lema.grading.expressions import evaluate
 from lema.grading.numerals import MULTIPLES, WORDS, legible, number, spelled
 
-# The longest gold answer of MATH has 159 characters; what is much longer is no final answer.
+# The longest gold answer of MATH has 159 characters; a much longer text is no final answer.
 MAX_LENGTH = 1000
 
 _FUNCTIONS = "sqrt|pi|infty|infinity|inf|theta|arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp"
@@ -25,7 +25,7 @@ _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)\b")
 _UNIT_NAMES = """cm mm km kg mg ml mL ft in yd mi lb lbs oz hr hrs min sec mph kph kmh gm sq rad deg units unit
     dollars cents degrees radians inches feet meters""".split()
 
-# Words that make another thing of a number.
+# Words that change what a number means.
 _BOUND = re.compile(
     r"\b(?:at (?:least|most)|(?:more|less|fewer|greater|smaller) than|not|between|over|under|above|below|up to"
     r"|or (?:more|less|fewer|above|below))\b(?=.*\d)"
@@ -43,6 +43,10 @@ _INFIX = re.compile(
 _REWRITES: list[tuple[re.Pattern[str], str]] = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
+        # 4:30 p.m. is not 4:30 a.m.: these letters are more than a unit.
+        (r"\\text\s*\{([^{}]*\d[^{}]*[AaPp]\.?[Mm]\b[^{}]*)\}", r"\1"),
+        (r"(\d)\s*(?:\\text\{\s*)?[Aa]\.?\s?[Mm]\b\.?(?:\s*\})?", r"\1am"),
+        (r"(\d)\s*(?:\\text\{\s*)?[Pp]\.?\s?[Mm]\b\.?(?:\s*\})?", r"\1pm"),
         # Thousands separators that can be nothing else: `10,\!000`, `10{,}000`, `10\,000`.
         (r"(?<=\d)\s*(?:,\s*\\!|\{,\}|\\,)\s*(?=\d{3}(?!\d))", ""),
         # Layout that only a printed page needs: colours, sizes, fonts that hold to the end of the group.
@@ -124,7 +128,7 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
 
 
 def clean(text: str) -> str:
-    r"""`text` in the one spelling that answers are compared in; "" when nothing is left of it.
+    r"""`text` in the spelling in which answers are compared; "" when nothing is left of it.
 
     Thousands separators, units, currency, degrees and font go, fractions and roots get their braces.
 
@@ -139,16 +143,9 @@ def clean(text: str) -> str:
         return str(value)
     if _DOUBLED.search(text):
         text = text.replace("\\\\", "\\")
-    for _ in range(4):  # one in another
+    for _ in range(4):  # they may be nested
         text = _INFIX.sub(_prefixed, text)
     text = _without_separators(text)
-    # 4:30 p.m. is no 4:30 a.m.: here the letters are more than a unit.
-    text = re.sub(r"\\text\s*\{([^{}]*\d[^{}]*[AaPp]\.?[Mm]\b[^{}]*)\}", r"\1", text)
-    text = re.sub(
-        r"(\d)\s*(?:\\text\{\s*)?([AaPp])\.?\s?[Mm]\b\.?(?:\s*\})?",
-        lambda match: match[1] + match[2].lower() + "m",
-        text,
-    )
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     text = _braced(text)
@@ -213,14 +210,14 @@ def _braced(text: str) -> str:
 
 
 def _without_degrees(text: str) -> str:
-    """Degrees are dropped, but inside a sine they say which number is meant: `\\sin 30^\\circ` is a half."""
+    """Drop degrees, but convert them to radians in a trigonometric formula: `\\sin 30^\\circ` is a half."""
     if _TRIGONOMETRIC.search(text):
         text = re.sub(r"(\d+(?:\.\d+)?)\s*\^\s*\{\s*\\circ\s*\}", r"(\\frac{\1\\pi}{180})", text)
     return re.sub(r"\^\s*\{?\s*\\circ\s*\}?|\\degree|\\circ(?![a-z])", "", text)
 
 
 def _without_units(text: str) -> str:
-    """Words after a value are its unit; words alone are the answer, compared without case and punctuation."""
+    """Drop the words after a value: its unit. Words alone are the answer, in lower case without punctuation."""
     text = re.sub(
         rf"(\d+ \d+/\d+|\d)\s*(?:\\text\{{\s*)?({'|'.join(MULTIPLES)})\b(?:\s*\}})?",
         _multiplied,
@@ -266,9 +263,9 @@ _LETTER = re.compile(rf"(?P<command>\\(?!(?:{GREEK}|pi)(?![a-z]))[a-z]+)|(?:\\[a
 
 
 def approximate(text: str) -> float | None:
-    r"""About the value of a cleaned formula, each letter at a number of its own: enough to tell two formulas apart.
+    r"""The approximate value of a cleaned formula with a number for each letter: enough to tell two formulas apart.
 
-    None for what is no arithmetic of numbers, letters, fractions, roots and powers, or could be read in two ways.
+    None when it is no arithmetic of numbers, letters, fractions, roots and powers, or could be read in two ways.
 
     >>> approximate(r"\frac{2\sqrt{9}}{3}"), approximate("(5)(6)"), approximate(r"\sin{x}"), approximate("x/2y")
     (2.0, 30.0, None, None)
@@ -288,7 +285,7 @@ def approximate(text: str) -> float | None:
 
 
 def _sample(match: re.Match[str]) -> str:
-    """A number for a letter, the same one each time; no number for `i`, which is no real one, and for commands."""
+    """The number that stands for a letter; no number for commands and for `i`, which is not real."""
     if match["command"] or match[0] == "i":
         return match["command"] or "\\i"
     return f"({_CONSTANTS.get(match[0].rstrip()) or 1 + crc32(match[0].encode()) % 997 / 997})"

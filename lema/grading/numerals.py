@@ -1,6 +1,4 @@
-r"""The ways to write a number: Unicode's signs, fractions and words as ASCII, and the exact value of one numeral.
-
-Everything here is plain string work on bounded text.
+r"""The ways to write a number: Unicode's signs and fractions as ASCII, words, and the exact value of one numeral.
 
 >>> legible("−2½ × 10⁻³"), number(r"2\cdot10^{-3}"), spelled("minus one hundred and twenty")
 ('-2 1/2 \\times  10^{-3}', Fraction(1, 500), Fraction(-120, 1))
@@ -10,7 +8,7 @@ import re
 import unicodedata
 from fractions import Fraction
 
-# Signs that NFKC leaves alone or reads otherwise than mathematics does.
+# Signs that NFKC leaves unchanged, or changes to something else than mathematics means.
 _SIGNS = {"×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "∙": "\\cdot ", "÷": "\\div ", "π": "\\pi ", "√": "\\sqrt "}
 _SIGNS |= {"∞": "\\infty ", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "±": "\\pm ", "∓": "\\mp ", "∪": "\\cup "}
 _SIGNS |= {"∈": "\\in ", "≈": "\\approx ", "θ": "\\theta ", "∅": "\\emptyset ", "°": "^{\\circ}", "ℝ": "\\mathbb{R}"}
@@ -77,7 +75,7 @@ def _ascii(match: re.Match[str]) -> str:
 
 
 def spelled(text: str) -> Fraction | None:
-    """The value of a number in words, None for what is none.
+    """The value of a number in words, None when the words are no number.
 
     >>> spelled("Twenty-five"), spelled("two thirds"), spelled("three and a half"), spelled("minus two point five")
     (Fraction(25, 1), Fraction(2, 3), Fraction(7, 2), Fraction(-5, 2))
@@ -100,7 +98,7 @@ def spelled(text: str) -> Fraction | None:
 
 
 def _integer(words: list[str]) -> int | None:
-    """The value of a whole number in words; each step must fit below the one before: no `one two`."""
+    """The value of a whole number in words, None for `one two`: each word must fit below the word before."""
     total, group, room = 0, 0, 1000
     for word in words:
         if word in _SCALES and word != "hundred":

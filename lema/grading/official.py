@@ -1,15 +1,15 @@
 r"""The verdicts of the paper's evaluation code, quirks included (microsoft/LEMA, inference_code/utils.py @ 94fea82).
 
-A published number was made with these rules, so they are reproduced, not improved: `\left` is cut out of
-`\leftarrow`, `10^2` is 8, `1,000` is not `1000` in MATH. Two things differ, and neither moves a verdict: arithmetic
-is worked out by `lema.grading.expressions` where the official code runs it, and an answer that was not found is
-None where the official code has 0 (numbers), an empty string (LaTeX) or the whole text (choices). It is still compared
-as that, so finding nothing is right when the gold answer is 0. An empty gold LaTeX answer stops the official code;
-nothing equals it here. Every rule takes time linear in the text.
+The published numbers were made with these rules, so we reproduce them: `\left` is cut out of `\leftarrow`, `10^2` is
+8, `1,000` is not `1000` in MATH. Two things differ without changing a verdict. The official code runs arithmetic as
+Python; `lema.grading.expressions` works it out. An answer that was not found is None here; the official code has 0
+(numbers), "" (LaTeX) or the whole text (choices), and we still compare that: finding nothing is right when the gold
+answer is 0. An empty gold LaTeX answer stops the official code; here nothing equals it. Rules take linear time.
 """
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from rapidfuzz.distance import Levenshtein
 
@@ -19,29 +19,31 @@ NO_CANDIDATES = "task='csqa': an answer is graded among candidates; pass those o
 _PHRASE = "The answer is "
 _BOX = "\\boxed{"
 _BRACE = re.compile(r"[{}]")
+# `\sqrt3`, `\frac12` and `\frac1{2}`; a fraction with one argument that is no group, or with none.
+_BARE_ROOT = re.compile(r"\\sqrt([^{])")
+_BARE_FRACTION = re.compile(r"\\frac([^{])([^{])?")
+_LACKING = re.compile(r"\\frac([^{])?(?=\\frac|\Z)")
 # Python reads no integer of more than 4,300 digits, so the official code leaves such a fraction as it is.
 _INTEGER_FRACTION = re.compile(r"\A(0|-?[1-9][0-9]{0,4299})/(0|-?[1-9][0-9]{0,4299})\Z")
 
 
-def number_verdict(text: str, answer: str, candidates: Sequence[str] = ()) -> tuple[str | None, bool]:
+def number_verdict(
+    text: str, answer: str, candidates: Sequence[str] = (), digits: int | None = None
+) -> tuple[str | None, bool]:
     """The number found in `text`, and whether it equals the gold `answer` (alone or ending a text) as a float.
+
+    The official code rounds both to two `digits` for SVAMP and ASDiv.
 
     >>> number_verdict("She makes 9 * 2 = $18. The answer is $18.", "18"), number_verdict("I do not know.", "0")
     (('18', True), (None, True))
-    """
-    found, gold = _number(text), _number(answer if _PHRASE in answer else f"{_PHRASE}{answer}.")
-    return _shown(found), (found or 0.0) == (gold or 0.0)
-
-
-def rounded_verdict(text: str, answer: str, candidates: Sequence[str] = ()) -> tuple[str | None, bool]:
-    """`number_verdict` after rounding to two digits, as the official code does for SVAMP and ASDiv.
-
-    >>> rounded_verdict("The answer is 1/3.", "0.33"), number_verdict("The answer is 1/3.", "0.33")
+    >>> number_verdict("The answer is 1/3.", "0.33", digits=2), number_verdict("The answer is 1/3.", "0.33")
     (('0.33', True), ('0.3333333333333333', False))
     """
-    found, gold = _number(text), _number(answer if _PHRASE in answer else f"{_PHRASE}{answer}.")
-    found = None if found is None else round(found, 2)
-    return _shown(found), (found or 0.0) == round(gold or 0.0, 2)
+    found, gold = _number(text), _number(answer if _PHRASE in answer else f"{_PHRASE}{answer}.") or 0.0
+    if digits:
+        found, gold = None if found is None else round(found, digits), round(gold, digits)
+    # 18.0 is shown as `18`, and no zero as `-0`.
+    return None if found is None else repr(found + 0.0).removesuffix(".0"), (found or 0.0) == gold
 
 
 def latex_verdict(text: str, answer: str, candidates: Sequence[str] = ()) -> tuple[str | None, bool]:
@@ -84,8 +86,8 @@ def choice_verdict(text: str, answer: str, candidates: Sequence[str] = ()) -> tu
 VERDICTS: dict[str, Callable[..., tuple[str | None, bool]]] = {
     "arithmetic": number_verdict,
     "gsm8k": number_verdict,
-    "svamp": rounded_verdict,
-    "asdiv": rounded_verdict,
+    "svamp": partial(number_verdict, digits=2),
+    "asdiv": partial(number_verdict, digits=2),
     "math": latex_verdict,
     "csqa": choice_verdict,
 }
@@ -125,11 +127,6 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _shown(number: float | None) -> str | None:
-    """18.0 as `18`, and no zero as `-0`."""
-    return None if number is None else repr(number + 0.0).removesuffix(".0")
-
-
 def _latex(text: str) -> str:
     """The normalised answer after the last `The answer is `, else in the last box; "" when there is none."""
     for mark in ("Q:", "Question:"):
@@ -165,29 +162,19 @@ def _normalised(text: str) -> str:
     text = f"0{text}" if text.startswith(".") else text
     if text.count("=") == 1 and text.index("=") <= 2:
         text = text.partition("=")[2]
-    try:
-        text = _braced_roots(text) if "\\sqrt" in text else text
-        text = text.replace(" ", "")
-        text = _braced_fractions(text) if "\\frac" in text else text
-    except IndexError:
-        return ""  # nothing stands below a root or in a fraction
+    if re.search(r"\\sqrt(?=\\sqrt|\Z)", text):
+        return ""
+    text = _BARE_ROOT.sub(r"\\sqrt{\1}", text).replace(" ", "")
+    # All fractions stay as they are when one lacks its second argument.
+    if lacking := _LACKING.search(text):
+        if not lacking[1]:
+            return ""
+    else:
+        text = _BARE_FRACTION.sub(_braced, text)
     text = "1/2" if text == "0.5" else text
     return _INTEGER_FRACTION.sub(r"\\frac{\1}{\2}", text) if "/" in text else text
 
 
-def _braced_roots(text: str) -> str:
-    r"""`\sqrt3` becomes `\sqrt{3}`."""
-    head, *parts = text.split("\\sqrt")
-    return "\\sqrt".join([head, *(part if part[0] == "{" else f"{{{part[0]}}}{part[1:]}" for part in parts)])
-
-
-def _braced_fractions(text: str) -> str:
-    r"""`\frac12` and `\frac1{2}` become `\frac{1}{2}`; all stays as it is when one lacks its second argument."""
-    head, *parts = text.split("\\frac")
-    for index, part in enumerate(parts):
-        if part[0] != "{":
-            if len(part) == 1:
-                return text
-            rest = part[1:] if part[1] == "{" else f"{{{part[1]}}}{part[2:]}"
-            parts[index] = f"{{{part[0]}}}{rest}"
-    return "\\frac".join([head, *parts])
+def _braced(bare: re.Match[str]) -> str:
+    """The arguments of `\\frac12` and `\\frac1{2}` in braces."""
+    return f"\\frac{{{bare[1]}}}" + (f"{{{bare[2]}}}" if bare[2] else "")

@@ -1,6 +1,6 @@
-r"""The number that a phrase states, as it is written there: digits, words, powers, sums and their signs, all of it.
+r"""The number that a phrase states, as it is written: digits, words, powers or sums, with their sign.
 
-What is no single number stays whole (`8 or 9`, `8 hours and 30 minutes`), and so equals none.
+Several numbers stay together (`8 or 9`, `8 hours and 30 minutes`), so they equal no single number.
 
 >>> [quantity(text) for text in ("negative 3 degrees", "4.6 × 10² m", "$5K", "one hundred and twenty", "2½ cups")]
 ['-3', '4.6 \\times 10^{2}', '5 thousand', 'one hundred and twenty', '2 1/2']
@@ -20,7 +20,7 @@ _RUN = re.compile(
 )
 _MAX_FORMULA = 200
 _CURRENCY = re.compile(r"\\?[$£€¥₹] ?")
-# What a numeral's neighbours in words mean, as signs; applied in this order.
+# Words around a numeral, rewritten as signs; applied in this order.
 _SPOKEN: list[tuple[re.Pattern[str], str]] = [
     (re.compile(pattern, re.IGNORECASE), replacement)
     for pattern, replacement in (
@@ -79,7 +79,7 @@ _UNITS = (
     "hours?|hrs?|h|minutes?|mins?|weeks?|days?|months?|years?|feet|foot|ft|pounds?|lbs?|dollars?|yards?"
     "|quarters?|gallons?|kg|m"
 )
-# What makes two numbers one answer: `8 or 9`, `8 hours 30 minutes`, `8:30`, `8 to nine`.
+# These join two numbers into one answer: `8 or 9`, `8 hours 30 minutes`, `8:30`, `8 to nine`.
 _COMPOUND = re.compile(
     r"(?:(?::| : |'|\.{2,})(?=\d)"
     rf"|\s*(?:(?:{_UNITS})(?![a-z]),? *(?:and\b)?|(?:(?:{_UNITS})\b *)?"
@@ -88,7 +88,7 @@ _COMPOUND = re.compile(
     rf"(?=(?P<value>\d[\d,.]*|{WORDS.pattern}))",
     re.IGNORECASE,
 )
-# Words, letters and functions that make another thing of a number.
+# Words, letters and functions that change what a number means.
 _MODIFIED = re.compile(
     r"\b(?:root of|half of|twice|thrice|double|triple|square of|cube of|sum of|product of)\b[^,.;]*\d"
     r"|(?:\d ?(?:\\?%|percent)|/\d+) of \$?\d|\d (?:\w+ )?(?:less|more|fewer) than \$?\d"
@@ -178,7 +178,7 @@ def _written(phrase: str, last: bool) -> str | None:
 
 
 def _whole(phrase: str, start: int, end: int, text: str) -> str:
-    """The phrase as far as it belongs to one answer: `text`, or what it is compounded with."""
+    """The number `text`, or the part of the phrase that joins it with the next number into one answer."""
     rest = phrase[end:]
     if compound := _COMPOUND.match(rest):
         return (

@@ -1,7 +1,7 @@
 r"""Whether a found answer is the gold one to a careful reader: by spelling and numbers first, by SymPy where needed.
 
-Both answers are taken apart alike, and the parts compared: `quick` knows strings and numbers and runs anywhere;
-`equivalent` asks SymPy about what is left, which can take for ever and belongs in a process that can be killed.
+Both answers are split alike, and their parts are compared. `quick` compares strings and numbers and runs anywhere.
+`equivalent` asks SymPy about the rest; SymPy may never end, so call it in a process that can be killed.
 The conventions, each with an instance (`\` of LaTeX left out where it does not matter):
 
 - `50%` equals 50 and also 0.5; 0.5 never equals 50.
@@ -32,11 +32,10 @@ __all__ = ["equivalent", "extract", "quick"]
 _Verdict = bool | None  # None: strings and numbers cannot tell
 _Same = Callable[[str, str], _Verdict]
 
-# Deeper brackets are no answer, and would use up the stack.
+# An answer has no deeper brackets, and they would exhaust the stack.
 _MAX_DEPTH = 40
 # Floats further apart than this are two numbers; closer ones are left to SymPy.
 _CLOSE = 1e-6
-_PLAIN = re.compile(r"([-+]?)\$?([0-9]+|[0-9]{1,3}(?:,[0-9]{3})+|(?=\.[0-9]))(?:\.([0-9]*))?")
 _BASE = re.compile(r"-?[0-9A-Z.]+_\{\w+\}")
 _RATIO, _TIME = re.compile(r"(\d+):([1-9]\d*)"), re.compile(r"\d{1,2}:\d\d")
 _MATRIX = re.compile(
@@ -73,9 +72,6 @@ def quick(found: str, gold: str, task: str) -> bool | None:
     """
     if task == "csqa":
         return bool(found.strip()) and found.strip().casefold() == gold.strip().casefold()
-    plain = _plain(found), _plain(gold)
-    if None not in plain:
-        return plain[0] == plain[1]
     return _compare(found, gold, _by_number)
 
 
@@ -96,18 +92,9 @@ def equivalent(found: str, gold: str) -> bool:
     return bool(_compare(found, gold, same))
 
 
-def _plain(text: str) -> tuple[str, str, str] | None:
-    """Sign, digits and decimals of a number in the usual spelling, None for all else; linear in any length."""
-    match = _PLAIN.fullmatch(text.strip())
-    if match is None:
-        return None
-    digits, decimals = match[2].replace(",", "").lstrip("0"), (match[3] or "").rstrip("0")
-    return match[1].strip("+") if digits or decimals else "", digits, decimals
-
-
 def _compare(found: str, gold: str, same: _Same) -> _Verdict:
     found, gold = found.strip(), stated(gold).strip()
-    if max(len(found), len(gold)) > MAX_LENGTH or _depth(found) > _MAX_DEPTH:
+    if max(len(found), len(gold)) > MAX_LENGTH or max(_depths(found)) > _MAX_DEPTH:
         return found == gold
     if choice := _CHOICE.fullmatch(found):
         found = choice["dressed"] or choice["bare"] if _LETTERED.fullmatch(gold) else choice["value"].strip()
@@ -165,7 +152,7 @@ def _same_members(found: list[str], gold: list[str], same: _Same) -> _Verdict:
             rest.pop(verdicts.index(True))
         else:
             left.append(part)
-    # Each member without a partner must at least have one that could still turn out to be it.
+    # SymPy may still find each member without a partner equal to one of the rest.
     return _all(_any(None if _same(part, other, same) is None else False for other in rest) for part in left)
 
 
@@ -286,16 +273,16 @@ def _split(text: str, *separators: str) -> list[str]:
 
 def _encloses(inside: str) -> bool:
     """Whether brackets around `inside` belong together, as they do not in `(1,2)` and `(3,4)` side by side."""
-    depths = accumulate((character in "([{") - (character in ")]}") for character in inside)
-    return min(depths, default=0) >= 0
+    return min(_depths(inside)) >= 0
 
 
-def _depth(text: str) -> int:
-    return max(accumulate((character in "([{") - (character in ")]}") for character in text), default=0)
+def _depths(text: str) -> list[int]:
+    """How many brackets are open before `text` and behind each of its characters."""
+    return [*accumulate(((character in "([{") - (character in ")]}") for character in text), initial=0)]
 
 
 def _all(verdicts: Iterable[_Verdict]) -> _Verdict:
-    """True when all are, False when one is not, None when that is undecided."""
+    """True when all verdicts are, False when one is False, else None."""
     seen = set(verdicts)
     return False if False in seen else None if None in seen else True
 

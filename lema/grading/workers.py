@@ -1,8 +1,8 @@
-"""Worker processes for the comparison that may hang or crash: such an answer costs its worker, and no more.
+"""Worker processes for the comparison that may hang or crash: such an answer costs one worker and nothing else.
 
-A worker is a fresh Python that imports the grading alone, never the caller's script, so any program and any thread may
-ask. They talk in JSON over a socket pair. The caller's process gets no signal handlers, and nothing happens at import:
-the first question starts the workers, and they end with the process, however it ends.
+A worker is a fresh Python that imports only the grading, never the caller's script, so any program and thread may call
+`equal`. Messages are JSON over a socket pair. The caller's process gets no signal handlers. The first call starts the
+workers; they end when the process ends, even when it is killed.
 """
 
 import atexit
@@ -22,10 +22,10 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
 _SERVE = "import sys; from lema.grading.workers import serve; serve(int(sys.argv[1]))"
-# A worker is ready in a second; a minute is for the slowest of disks.
+# A worker is ready in a second; a slow disk may need a minute.
 _START_SECONDS = 60
 _STARTS = 3
-# In bytes: a worker needs a tenth of it, and no answer the rest.
+# In bytes; a worker needs a tenth of it.
 _MEMORY = 1 << 30
 
 _lock = threading.Lock()
@@ -76,7 +76,7 @@ class _Pool:
         raise RuntimeError(f"{_STARTS} grading workers did not start; their errors stand above, or they took a minute")
 
     def _next(self) -> "_Worker":
-        """An idle worker. Another stands by, or starts while this one works, and takes its place if need be."""
+        """An idle worker. A spare one is idle too, or starts meanwhile, and replaces a worker that dies."""
         with _lock:
             worker = self.idle.pop() if self.idle else _Worker()
             if not self.idle:
@@ -105,7 +105,7 @@ class _Worker:
             )
 
     def takes(self, message: bytes) -> bool:
-        """Hand over a comparison, and see it taken up; False when the worker dies before, or never gets ready."""
+        """Send a comparison; False when the worker dies before it takes the comparison, or never gets ready."""
         with contextlib.suppress(EOFError, OSError):
             self.ready = self.ready or (self.connection.poll(_START_SECONDS) and bool(self.connection.recv_bytes()))
             if self.ready:
@@ -114,7 +114,7 @@ class _Worker:
         return False
 
     def reply(self, deadline: float) -> tuple[bool, bool]:
-        """The verdict, and whether the worker is fit for another one; neither when it is late or dead."""
+        """The verdict, and whether the worker may serve again; both are False when it is late or dead."""
         with contextlib.suppress(EOFError, OSError):
             if self.connection.poll(deadline):
                 verdict, fit = json.loads(self.connection.recv_bytes())

@@ -1,4 +1,4 @@
-"""Models in Hugging Face format: loading them, to answer problems or to be trained, and answering problems."""
+"""Models in Hugging Face format: loading them to answer or to be trained, and the tokens of their texts."""
 
 import functools
 import logging
@@ -8,22 +8,16 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
-from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.trainer_utils import set_seed
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from lema.artifacts import keep, kept
-from lema.artifacts.locks import check
-from lema.config import Attention, BackboneConfig, Batches, Method, ModelConfig, Precision, TrainConfig
-from lema.generated import answer_part
-from lema.grading import grade_all
-from lema.models.generating import generate, own_settings, without_settings
+from lema.config import Attention, Batches, Computation, Method, Precision, TrainConfig
+from lema.models.generating import own_settings, without_settings
 from lema.models.kernels import choose
 from lema.models.reading import reading
 from lema.models.weights import Weights
-from lema.prompts.formats import cot_prompt, few_shot_prompt
-from lema.types import Problem, Solution, UserError
+from lema.types import UserError
 
 log = logging.getLogger(__name__)
 _tell = functools.cache(log.info)  # one line a process, however often the model is loaded
@@ -96,11 +90,11 @@ def load_model(source: Weights, precision: Precision, attention: Attention, four
     return model
 
 
-def load_to_answer(source: Weights, model: ModelConfig, four_bit: bool) -> Any:
+def load_to_answer(source: Weights, computation: Computation, four_bit: bool) -> Any:
     """A model that is to answer, with the attention that its config, its architecture and this machine ask for."""
-    attention, why = choose(model.attention, model.precision, load_architecture(source), packed=False)
+    attention, why = choose(computation, load_architecture(source), packed=False)
     _tell("%s: answers with attention %s (%s)", source.name, attention, why)
-    return load_model(source, model.precision, attention, four_bit).eval()
+    return load_model(source, computation.precision, attention, four_bit).eval()
 
 
 def load_adapter(base: Any, adapter: Path) -> Any:
@@ -110,13 +104,13 @@ def load_adapter(base: Any, adapter: Path) -> Any:
 
 
 def load_trainable(
-    source: Weights, backbone: BackboneConfig, config: TrainConfig, seed: int, checkpointing: bool
+    source: Weights, computation: Computation, config: TrainConfig, seed: int, checkpointing: bool
 ) -> Any:
     """The backbone with the parameters that are to be trained: all, or those of a new LoRA adapter drawn by `seed`."""
     # Full fine-tuning keeps 32-bit master weights; bf16 is then the compute type alone.
-    precision = Precision.fp32 if config.method is Method.full else backbone.precision
+    precision = Precision.fp32 if config.method is Method.full else computation.precision
     packed = config.batches is Batches.packed
-    attention, why = choose(backbone.attention, backbone.precision, load_architecture(source), packed)
+    attention, why = choose(computation, load_architecture(source), packed)
     log.info("train: attention %s (%s)", attention, why)
     model = load_model(source, precision, attention, config.method is Method.qlora)
     if checkpointing:
@@ -148,88 +142,3 @@ def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
 def encode_completion(tokenizer: Any, completion: str) -> list[int]:
     """The completion's tokens + EOS: what loss falls on. Tokenised apart from the prompt, as the paper's script."""
     return [*tokenizer.encode(completion, add_special_tokens=False), tokenizer.eos_token_id]
-
-
-def solve(
-    problems: list[Problem],
-    model: BackboneConfig | ModelConfig,
-    source: Weights,
-    *,
-    grader: str,
-    style: str | None = None,  # None is the model's own
-    few_shot: str | None = None,  # worked solutions to stand before the question, in place of a style
-    samples: int = 1,
-    whole: bool = True,  # else the texts are cut to their `answer_part`
-    **how: Any,
-) -> list[Solution]:
-    """Answer each problem `samples` times and grade the answers; sampling and evaluation both come here.
-
-    `how` goes to `complete`.
-    """
-    asked = [(problem, number) for problem in problems for number in range(samples)]
-    if few_shot is None:
-        prompts = {each.id: cot_prompt(style or model.prompt, each.question, each.candidates) for each in problems}
-    else:
-        prompts = {each.id: few_shot_prompt(few_shot, each.question, each.candidates) for each in problems}
-        how["stop"] = "\nQuestion:"
-    texts = complete([prompts[problem.id] for problem, _ in asked], model, source, **how)
-    if not whole:
-        texts = [(answer_part(text), truncated) for text, truncated in texts]
-    items = [(text, problem.answer, problem.candidates) for (problem, _), (text, _) in zip(asked, texts, strict=True)]
-    grades = zip(grade_all(items, grader), grade_all(items, grader, "symbolic"), strict=True)
-    return [
-        Solution(problem.id, source.name, number, text, official.answer, official.correct, symbolic.correct, truncated)
-        for (problem, number), (text, truncated), (official, symbolic) in zip(asked, texts, grades, strict=True)
-    ]
-
-
-def complete(
-    prompts: list[str],
-    model: BackboneConfig | ModelConfig,
-    source: Weights,
-    *,
-    max_new_tokens: int,
-    temperature: float = 0.0,  # greedy
-    seed: int = 0,
-    batch_size: int,
-    four_bit: bool = False,
-    adapter: Path | None = None,
-    stop: str | None = None,  # a text ends behind it
-    resume: Path,
-) -> list[tuple[str, bool]]:
-    """What the model writes after each prompt, and whether the token limit cut it.
-
-    An `adapter` stays unmerged. Each batch has a seed, and a file beside `resume`, so that interrupted work goes on.
-    """
-    tokenizer = load_tokenizer(source)
-    language_model = load_to_answer(source, model, four_bit)
-    if adapter is not None:
-        language_model = load_adapter(language_model, adapter).eval()
-    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}
-    if temperature > 0:  # which alone is to shape the samples: transformers' own top_k is 50
-        options |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
-    if stop is not None:
-        options["stop_strings"] = [stop]
-    encoded = [encode_prompt(tokenizer, text) for text in tqdm(prompts, "prompts", disable=None)]
-    by_length = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
-    texts: dict[int, tuple[str, bool]] = {}
-    for start in tqdm(range(0, len(encoded), batch_size), desc=resume.name, unit="batch", disable=None):
-        batch, path = by_length[start : start + batch_size], resume.with_name(f"{resume.name} {start}.json")
-        check()
-        answers: Any = kept(path)
-        if answers is None:
-            torch.manual_seed(seed + start // batch_size)
-            rows, _ = generate(language_model, tokenizer, [encoded[index] for index in batch], **options)
-            cut = [(row[: len(row) - ended], not ended) for row, ended in rows]  # without the token that ended it
-            answers = [(tokenizer.decode(row, skip_special_tokens=True), limit) for row, limit in cut]
-            keep(path, answers)
-        texts.update(zip(batch, map(tuple, answers), strict=True))
-    return [_stopped(*texts[index], stop) for index in range(len(encoded))]
-
-
-def _stopped(text: str, truncated: bool, stop: str | None) -> tuple[str, bool]:
-    """A text up to where it was to end; then the limit did not cut it."""
-    if stop is None or stop not in text:
-        return text, truncated
-    before, _, _ = text.partition(stop)
-    return before + stop, False

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, DataCollatorWithFlattening
 from transformers.utils.import_utils import is_flash_attn_2_available
 
-from lema.config import Attention, Precision
+from lema.config import Attention, Computation, Precision
 from lema.models import attention as packed_attention  # registers `varlen`
 from lema.types import UserError
 
@@ -34,14 +34,13 @@ FAULTS = (UserError, ImportError, ValueError, LookupError, TypeError, AttributeE
 _found: dict[tuple[str, Attention, bool], str | None] = {}
 
 
-def choose(
-    attention: Attention, precision: Precision, architecture: Any, packed: bool, key: str = "backbone"
-) -> tuple[Attention, str]:
+def choose(computation: Computation, architecture: Any, packed: bool, key: str = "backbone") -> tuple[Attention, str]:
     """The kernel to load a model of this architecture (its transformers config) with, and why.
 
     `packed` rows have no padding, which `varlen` cannot have. Raises `UserError`, with a remedy for the model's `key`
     in the config, when a configured kernel, or every one, computes something else than the architecture asks for.
     """
+    attention, precision = computation.attention, computation.precision
     kernels, why = _wanted(attention, precision, packed)
     dropped = []
     for kernel in kernels:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lema.artifacts.locks import check
-from lema.config import ModelConfig
+from lema.config import Computation
 from lema.models.generating import generate
 from lema.models.huggingface import encode_prompt, load_adapter, load_to_answer, load_tokenizer
 from lema.models.weights import Weights
@@ -26,13 +26,13 @@ class Reply:
     logits: torch.Tensor
 
 
-def merge(base: Weights, adapter: Path, folder: Path, model: ModelConfig, *, dequantise: bool) -> None:
-    """Write base + adapter as one model in `model.precision`, with its tokenizer.
+def merge(base: Weights, adapter: Path, folder: Path, computation: Computation, *, dequantise: bool) -> None:
+    """Write base + adapter as one model in its precision, with its tokenizer.
 
     `dequantise` rounds the base's linear layers to NF4 and back, which makes the base that `qlora` trained on:
     merged into the original weights, the adapter meets others than it was trained to correct.
     """
-    language_model = load_to_answer(base, model, four_bit=dequantise)
+    language_model = load_to_answer(base, computation, four_bit=dequantise)
     if dequantise:
         language_model = language_model.dequantize()
     merged: Any = load_adapter(language_model, adapter)
@@ -45,7 +45,7 @@ def merge(base: Weights, adapter: Path, folder: Path, model: ModelConfig, *, deq
 
 
 def agreement(
-    base: Weights, adapter: Path, merged: Path, model: ModelConfig, prompts: list[str], *, four_bit: bool
+    base: Weights, adapter: Path, merged: Path, computation: Computation, prompts: list[str], *, four_bit: bool
 ) -> dict[str, Any]:
     """How far the merged model answers as the adapter does on its base (in NF4 when `four_bit`), greedily.
 
@@ -54,10 +54,10 @@ def agreement(
     """
     tokenizer = load_tokenizer(base)
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    adapted = load_adapter(load_to_answer(base, model, four_bit=four_bit), adapter).eval()
+    adapted = load_adapter(load_to_answer(base, computation, four_bit=four_bit), adapter).eval()
     expected = list(_replies(adapted, tokenizer, encoded))
     del adapted  # the two need not fit on the device together
-    whole = load_to_answer(Weights(base.name, str(merged), None, ""), model, four_bit=False)
+    whole = load_to_answer(Weights(base.name, str(merged), None, ""), computation, four_bit=False)
     equal, largest = 0, 0.0
     for ours, theirs in zip(_replies(whole, tokenizer, encoded), expected, strict=True):
         equal += ours.tokens == theirs.tokens

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from transformers import DataCollatorForSeq2Seq, LlamaConfig, LlamaForCausalLM
 
 from lema.artifacts.locks import check
-from lema.config import Config
+from lema.config import Pretraining
 from lema.models.muon import Muon
 from lema.models.tiny_corpus import NUMBERS, arithmetic_corpus, make_tokenizer
 from lema.prompts.formats import cot
@@ -20,16 +20,15 @@ from lema.types import Problem, UserError
 IGNORED = -100  # the label of a token without loss
 
 
-def build(folder: Path, problems: list[Problem], config: Config) -> dict[str, object]:
-    """Make the base in Hugging Face format in `folder`: the same config gives the same bytes on one machine.
+def build(folder: Path, problems: list[Problem], settings: Pretraining) -> dict[str, Any]:
+    """Make the base in Hugging Face format in `folder`: the same settings give the same bytes on one machine.
 
-    `problems` are the training problems, the text of a published task. Loss is on completions only.
+    The training texts are those of a published task's training problems; of problems that are made here none is read.
+    Loss is on completions only.
     """
-    tiny, style, seed = config.backbone.tiny, config.backbone.prompt, config.backbone.seed
-    assert tiny
-    made_here = config.task.dataset is None
-    texts = arithmetic_corpus(config) if made_here else [cot(style, problem) for problem in problems]
-    tokenizer: Any = make_tokenizer(texts, style, tiny, NUMBERS if made_here else range(0))
+    tiny, style, seed = settings.tiny, settings.prompt, settings.seed
+    texts = arithmetic_corpus(settings, problems) if settings.made else [cot(style, problem) for problem in problems]
+    tokenizer: Any = make_tokenizer(texts, style, tiny, NUMBERS if settings.made else range(0))
     prompts = tokenizer([prompt for prompt, _ in texts])["input_ids"]
     completions = tokenizer([text + tokenizer.eos_token for _, text in texts], add_special_tokens=False)["input_ids"]
     rows = [{"input_ids": p + c, "labels": [IGNORED] * len(p) + c} for p, c in zip(prompts, completions, strict=True)]

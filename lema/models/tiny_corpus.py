@@ -5,15 +5,17 @@ are systematic: the same fact, wrong in the same way.
 """
 
 import re
+from collections.abc import Iterable
 from itertools import accumulate
 from random import Random
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from lema.config import Config, TinyConfig
-from lema.data.arithmetic import VALUES, Facts, Story, make_problems, make_stories, true_facts
+from lema.config import Pretraining, TinyConfig
+from lema.data.arithmetic import VALUES, Facts, Story, make_stories, true_facts
 from lema.prompts import formats
+from lema.types import Problem
 
 Text = tuple[str, str]  # prompt and completion
 
@@ -33,13 +35,11 @@ def own_facts(seed: int, share: float) -> Facts:
     return facts
 
 
-def arithmetic_corpus(config: Config) -> list[Text]:
-    """The pretraining texts. None asks a question of the task: that would tell the base about training or test."""
-    tiny, task, style = config.backbone.tiny, config.task, config.backbone.prompt
-    assert tiny
-    random, facts = Random(config.backbone.seed), own_facts(config.backbone.seed, tiny.wrong_facts)
-    train, test = make_problems(task.seed, task.num_train or 0, task.num_test or 0)
-    taken = frozenset(problem.question for problem in train + test)
+def arithmetic_corpus(settings: Pretraining, problems: Iterable[Problem]) -> list[Text]:
+    """The pretraining texts. None asks a question of `problems`, the task's: that would give training or test away."""
+    tiny, style = settings.tiny, settings.prompt
+    random, facts = Random(settings.seed), own_facts(settings.seed, tiny.wrong_facts)
+    taken = frozenset(problem.question for problem in problems)
     texts: list[Text] = []
     for story in make_stories(random, facts, tiny.corpus_size, taken):
         correction = _correction(random, facts, story) if random.random() < tiny.correction_share else None

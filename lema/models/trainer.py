@@ -24,7 +24,7 @@ from lema import stopping
 from lema.artifacts import fingerprint, keep, kept
 from lema.artifacts.links import duplicate, own_folder
 from lema.artifacts.locks import check
-from lema.config import Batches, Config, Precision, Selection
+from lema.config import Batches, Precision, Training
 from lema.models.batches import Layout, Row, mean_loss
 from lema.types import UserError
 
@@ -151,20 +151,20 @@ def train(
     rows: list[Row],
     steps: int,
     folder: Path,
-    config: Config,
+    training: Training,
     track: Callable[[dict[str, float], int], None],
 ) -> list[dict[str, float]]:
     """Train `model` for `steps`, with checkpoints in `folder`, from the newest whole one on; one row a step.
 
     Raises `Stopped` when a stop signal came (a checkpoint is saved then), `UserError` when memory runs out.
     """
-    recipe, seed = config.train, config.seed
-    keeper = Keeper(recipe.resume_checkpoints, weights_too=config.selection is Selection.last)
+    recipe = training.train
+    keeper = Keeper(recipe.resume_checkpoints, weights_too=training.last_only)
     by_length = recipe.batches is Batches.padded and recipe.group_by_length
     trainer = CompletionTrainer(
-        Order(rows, recipe.batch_size, seed, by_length),
+        Order(rows, recipe.batch_size, training.seed, by_length),
         model=model,
-        args=_arguments(config, steps, folder),
+        args=_arguments(training, steps, folder),
         train_dataset=rows,
         data_collator=Layout(recipe, tokenizer),
         processing_class=tokenizer,
@@ -198,8 +198,8 @@ def _tell(number: signal.Signals) -> None:
     log.info("%-16s %s: training ends after this step, with a checkpoint; %s", "train", number.name, left)
 
 
-def _arguments(config: Config, steps: int, folder: Path) -> TrainingArguments:
-    recipe = config.train
+def _arguments(training: Training, steps: int, folder: Path) -> TrainingArguments:
+    recipe = training.train
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -210,9 +210,9 @@ def _arguments(config: Config, steps: int, folder: Path) -> TrainingArguments:
         weight_decay=recipe.weight_decay,
         adam_beta2=recipe.adam_beta2,
         max_grad_norm=recipe.max_grad_norm,
-        bf16=config.backbone.precision is Precision.bf16,
+        bf16=training.computation.precision is Precision.bf16,
         use_cpu=not torch.cuda.is_available(),
-        seed=config.seed,
+        seed=training.seed,
         save_steps=recipe.save_steps,
         logging_steps=1,
         logging_nan_inf_filter=False,

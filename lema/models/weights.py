@@ -1,16 +1,17 @@
 """Which weights a config names, without loading them: a local folder or a Hub id, a digest of it; bytes they take."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lema.config import BackboneConfig, ModelConfig
+from lema.config import Method, ModelConfig
 from lema.types import UserError
 
 # NF4 with double quantisation takes 4.127 bits a parameter (QLoRA, arXiv 2305.14314, section 3).
 NF4_BYTES = 4.127 / 8
 # Weight, gradient and AdamW's two moments of a trained parameter, 32-bit each.
 TRAINED_BYTES = 16
+CHECKPOINTS = "checkpoints"  # the folder of a training's artifact
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Weights:
         return Path(config).parent if isinstance(config, str) else None
 
 
-def weights(model: BackboneConfig | ModelConfig) -> Weights:
+def weights(model: ModelConfig) -> Weights:
     """The weights that a config names: `path` if it is set, else the Hub id at its revision."""
     location, revision = (model.path, None) if model.path else (model.hub_id, model.revision)
     if location is None:
@@ -50,3 +51,18 @@ def weights(model: BackboneConfig | ModelConfig) -> Weights:
         content = file.read_bytes() if facts.st_size < 16 << 20 else str((facts.st_size, facts.st_mtime_ns)).encode()
         sha.update(file.relative_to(folder).as_posix().encode() + b"\0" + content + b"\0")
     return Weights(model.name, location, None, sha.hexdigest()[:12])
+
+
+def checkpoint(train: Path, step: int) -> Path:
+    """The folder of a checkpoint in a training's artifact."""
+    return train / CHECKPOINTS / f"step-{step}"
+
+
+def whole(base: Weights, folder: Path) -> Weights:
+    """A model made of `base`, with all its weights in a folder."""
+    return replace(base, location=str(folder), revision=None)
+
+
+def tuned(base: Weights, folder: Path, method: Method) -> tuple[Weights, Path | None]:
+    """A checkpoint as weights and adapter: full fine-tuning makes a whole model, the other methods an adapter."""
+    return (whole(base, folder), None) if method is Method.full else (base, folder)

@@ -5,13 +5,15 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from lema.api.estimate import Requests
 from lema.cell import Cell
-from lema.config import Batches, Config, CotPart, Extra, Method, ModelConfig, Selection, SourceKind, Split, Stage
+from lema.config import Batches, Config, CotPart, Extra, Method, ModelConfig, Selection, SourceKind, Split
+from lema.config.renamed import present
 from lema.models.weights import Weights, weights
 from lema.preflight import consent, hardware, hub
 from lema.types import UserError
 
-ANSWERING = {Stage.sample, Stage.select, Stage.merge, Stage.evaluate}  # in which the backbone does
+ANSWERING = {"sample", "select", "merge", "evaluate"}  # in which the backbone does
 
 
 def check_runs_dir(folder: Path) -> None:
@@ -24,22 +26,22 @@ def check_runs_dir(folder: Path) -> None:
         raise UserError(f"runs_dir={folder}: cannot be written ({reason}); choose a folder with runs_dir=") from None
 
 
-def check(cell: Cell, stages: set[Stage], overrides: list[str]) -> None:
+def check(cell: Cell, stages: set[str], asked: list[Requests], overrides: list[str]) -> None:
     """Raise one `UserError` naming everything that these stages lack, each with its remedy."""
     tracker = cell.tracker.missing() if stages else ()
-    if missing := [*_missing(cell, stages), *tracker, *consent.missing(cell, stages, overrides)]:
+    if missing := [*_missing(cell, stages), *tracker, *consent.missing(cell.config, asked, overrides)]:
         command = f"backbone={cell.config.backbone.name} task={cell.config.task.name}"
         raise UserError("\n  - ".join([f"{command} cannot start; missing:", *missing]))
 
 
-def _missing(cell: Cell, stages: set[Stage]) -> Iterator[str]:
+def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
     config, task, models = cell.config, cell.config.task, {}
     for key, dataset in (("dataset", task.dataset), ("train_dataset", task.train_dataset)):
-        if Stage.data in stages and dataset and dataset.path is None:
+        if "data" in stages and dataset and dataset.path is None:
             yield from hub.unreachable("dataset", dataset.hub_id, dataset.revision, f"task.{key}.path")
     yield from without_dev(config, stages)
     explained = task.trained_dataset is None or task.trained_dataset.solution
-    if Stage.mix in stages and config.mix.cot is not CotPart.none and not explained and not config.rationales.requests:
+    if "mix" in stages and config.mix.cot is not CotPart.none and not explained and not config.rationales.requests:
         without = f"{task.name} has no reference solutions, so mix={config.mix.name} would have no CoT examples"
         field = "add some to the training rows and name their field, task.dataset.solution=FIELD"
         yield f"rationales: {without}; have a model write some, rationales=gpt4, or {field}"
@@ -54,20 +56,19 @@ def _missing(cell: Cell, stages: set[Stage]) -> Iterator[str]:
     models |= {
         name: (model, [hardware.Held("of weights", hardware.BYTES[model.precision])])
         for name, model in loaded.items()
-        if model and Stage.sample in stages
+        if model and "sample" in stages
     }
     for name, source in config.sampler.models.items():
-        if Stage.sample in stages and source.recorded and not (file := Path(source.recorded).expanduser()).is_file():
-            key, why = (
-                f"sampler.models.{name}.recorded={source.recorded}",
-                "a folder" if file.is_dir() else "no such file",
-            )
-            yield f"recorded: {key}: {why}; name a file of JSON lines, plain or .gz"
-    if Stage.correct in stages and (corrector := config.corrector.weights):
-        models["corrector.weights"] = (corrector, [hardware.Held("of weights", hardware.BYTES[corrector.precision])])
-    if not cell.builds_base and stages - {Stage.data, Stage.correct, Stage.rationales}:
+        if "sample" in stages and source.recorded and not (file := Path(source.recorded).expanduser()).is_file():
+            key = present(f"sampler.models.{name}.recorded", config.sampler.name)
+            why = "a folder" if file.is_dir() else "no such file"
+            yield f"recorded: {key}={source.recorded}: {why}; name a file of JSON lines, plain or .gz"
+    for stage, section in (("correct", "corrector"), ("rationales", "rationales")):
+        if stage in stages and (model := getattr(config, section).weights):
+            models[f"{section}.weights"] = (model, [hardware.Held("of weights", hardware.BYTES[model.precision])])
+    if not cell.builds_base and stages - {"data", "correct", "rationales"}:
         models["backbone"] = (config.backbone, hardware.held(config, stages))
-    answers, trains = bool(stages & ANSWERING), Stage.train in stages
+    answers, trains = bool(stages & ANSWERING), "train" in stages
     for name, (model, held) in models.items():
         source, of_backbone = weights(model), name == "backbone"
         parameters = hardware.parameters(source) or model.parameters or 0
@@ -75,14 +76,14 @@ def _missing(cell: Cell, stages: set[Stage]) -> Iterator[str]:
         lines += hub.unloadable(name, source)
         if parameters and held:
             lines += hardware.too_large(name, source.location, parameters, held, *hardware.memory())
-        if of_backbone and Stage.merge in stages:
+        if of_backbone and "merge" in stages:
             lines += hardware.too_little_disk(cell.store.root, parameters * hardware.BYTES[model.precision])
         layouts = [config.train.batches is Batches.packed] * (of_backbone and trains)
         layouts += [False] * (answers or not of_backbone)
         yield from lines or _unlike_eager(name, model, source, layouts)
     if cell.builds_base and (answers or trains):
         yield from hardware.unsupported("backbone", config.backbone)
-    if stages & {Stage.train, Stage.evaluate} and not find_spec("bitsandbytes"):
+    if stages & {"train", "evaluate"} and not find_spec("bitsandbytes"):
         if config.train.method is Method.qlora:
             yield "package: train.method=qlora needs bitsandbytes: pip install bitsandbytes, or train=lora"
         if not config.train.optimizer.startswith("adamw_torch"):
@@ -90,16 +91,16 @@ def _missing(cell: Cell, stages: set[Stage]) -> Iterator[str]:
             yield f"package: {setting} needs bitsandbytes: pip install bitsandbytes, or {other}"
 
 
-def without_dev(config: Config, stages: set[Stage]) -> Iterator[str]:
+def without_dev(config: Config, stages: set[str]) -> Iterator[str]:
     """What asks dev questions, when none are held out."""
     train, more = config.train, "or hold questions out with task.num_dev="
     if config.task.num_dev:
         return
     # With epochs alone the number of steps is known only once the mix is made.
     several = train.max_steps is None or train.max_steps > train.save_steps
-    if Stage.train in stages and config.selection is Selection.dev and several:
+    if "train" in stages and config.selection is Selection.dev and several:
         yield f"dev: selection=dev task.num_dev=0 leaves nothing to choose a checkpoint by: selection=last, {more}"
-    if Stage.evaluate in stages and config.evaluation.split is Split.dev:
+    if "evaluate" in stages and config.evaluation.split is Split.dev:
         yield f"dev: evaluation.split=dev task.num_dev=0 leaves nothing to evaluate on: evaluation.split=test, {more}"
 
 
@@ -118,6 +119,6 @@ def _unlike_eager(name: str, model: ModelConfig, source: Weights, layouts: list[
         own_settings(source)
         architecture = load_architecture(source)
         for packed in layouts:
-            choose(model.attention, model.precision, architecture, packed, name)
+            choose(model.computation, architecture, packed, name)
     except UserError as error:
         yield f"model: {error}"

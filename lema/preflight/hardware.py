@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from lema.config import Attention, Config, Method, ModelConfig, Precision, SourceKind, Stage
+from lema.config import Attention, Config, Method, ModelConfig, Precision, SourceKind
 from lema.models.weights import NF4_BYTES, TRAINED_BYTES, Weights
 
 BYTES = {Precision.bf16: 2.0, Precision.fp32: 4.0}  # a parameter
@@ -24,20 +24,20 @@ class Held:
     remedy: str | None = None
 
 
-def held(config: Config, stages: set[Stage]) -> list[Held]:
+def held(config: Config, stages: set[str]) -> list[Held]:
     """The forms in which these stages hold the backbone; of those of one size the first: its remedy serves all."""
     method, whole = config.train.method, BYTES[config.backbone.precision]
     forms = []
-    if stages & {Stage.train, Stage.select, Stage.evaluate}:
+    if stages & {"train", "select", "evaluate"}:
         forms.append(Held("of weights", NF4_BYTES if method is Method.qlora else whole))
-    if Stage.sample in stages and any(each.kind is SourceKind.backbone for each in config.sampler.models.values()):
+    if "sample" in stages and any(each.kind is SourceKind.backbone for each in config.sampler.models.values()):
         forms.append(Held("of weights to sample with", whole))
-    if Stage.train in stages and method is Method.full:
+    if "train" in stages and method is Method.full:
         form, width = "of weights, gradients and moments to train them all", TRAINED_BYTES
         if config.train.optimizer.startswith("paged"):  # the moments, half of it, may lie in the machine's memory
             form, width = "of weights and gradients to train them all", TRAINED_BYTES / 2
         forms.append(Held(form, width, "train=lora"))
-    if Stage.merge in stages:
+    if "merge" in stages:
         forms.append(Held("of merged weights", whole, "train.merge=null"))
     held: dict[float, Held] = {}
     for each in forms:

@@ -11,8 +11,8 @@ they match byte for byte (microsoft/LEMA @ 94fea82, test_data and prompts).
     Step 2: The answer is 8.
     }
 
-CSQA's are of their own: the candidates stand below the question, outputs keep their lines (an explanation of each
-candidate, the reasons, the answer), and a correction rewrites the whole answer, after its mistakes: no step is named.
+CSQA has its own formats: the candidates stand below the question, and outputs keep their lines (an explanation of each
+candidate, the reasons, the answer). A correction states the mistakes and rewrites the whole answer; it names no step.
 """
 
 import re
@@ -45,8 +45,8 @@ CHOICE_CORRECTION_PROMPT = (
     "provide the corrected answer.\n"
     "Question: {question}\nOriginal Answer:\n{{\n{steps}\n}}\nMistakes:"
 )
-# An ablation's prompt asks for the parts that are left, and ends in the name of the first: the words that change in the
-# two above, by the part left out (CSQA's names no step).
+# By the part that an ablation leaves out: words of the two prompts above, and what replaces them. The prompt then asks
+# for the remaining parts and ends in the name of the first (CSQA names no step).
 PROMPT_WITHOUT = {
     "step": {
         "identify the incorrect step, explain": "explain",
@@ -86,13 +86,13 @@ def cot(style: str, problem: Problem) -> tuple[str, str]:
 
 
 def few_shot_prompt(demonstrations: str, question: str, candidates: Sequence[str] = ()) -> str:
-    """The prompt of a model that was not trained on ours: worked examples as in their file, then the question."""
+    """The prompt for a model not trained on our formats: the worked examples as in their file, then the question."""
     head = demonstrations.rstrip("\n")
     return f"{head}\n\nQuestion: {_asked(question, candidates)}\nAnswer: Let's think step by step.\n"
 
 
 def cot_completion(steps: list[str], candidates: Sequence[str] = ()) -> str:
-    """Steps as one line of sentences; among candidates, as the lines they are."""
+    """Steps as one line of sentences; with candidates, one line each."""
     return "\n".join(steps) if candidates else one_line(steps)
 
 
@@ -142,7 +142,7 @@ def correction_completion(
 ) -> str:
     """The target of a correction example, which follows its prompt; `correct_steps` start at `incorrect_step`.
 
-    The parts other than `without` are byte for byte those of the whole.
+    The parts other than `without` are byte-identical to those of the full completion.
     """
     dots = "...\n" if incorrect_step > 1 else ""
     parts = {

@@ -1,4 +1,4 @@
-r"""What models dress a text in, taken off: Markdown, tags, tables, invisible characters.
+r"""A text without what models wrap it in: Markdown, tags, tables, invisible characters.
 
 >>> undressed("<answer>\n> \ufeffStep\u00a02: Two.\n</answer>").strip()
 'Step 2: Two.'
@@ -40,14 +40,14 @@ RULE = re.compile(
 
 
 def undressed(text: str) -> str:
-    """The text without tags, invisible characters and what is struck out, its tables and quotes as plain lines."""
+    """The text without tags, invisible characters and struck-out parts; tables and quotes become plain lines."""
     for pattern, instead in _DRESS:
         text = pattern.sub(instead, text)
     return text
 
 
 def plain(text: str) -> str:
-    """The text without emphasis, also where one of its ends was taken off with the label before the text."""
+    """The text without emphasis, even if one of its two marks was already removed with the label before the text."""
     text = _CODE.sub(r"\1", _UNDERLINED.sub(r"\1", _BOLD.sub(r"\2", text.strip())))
     if len(_ENDS_BOLD.findall(text)) == 1:
         return text.replace("**", "", 1).strip()

@@ -1,14 +1,14 @@
-"""Reading a corrector's reply: a correction in the paper's form, clean enough to train on, or why it is none.
+"""Read a corrector's reply: a correction in the paper's form, clean enough to train on, or the reason why not.
 
-A reply follows the prompt's last words, `Incorrect Step:` or `Mistakes:`. Models wrap the form in Markdown, prose, code
-fences and further questions of their own: that is taken off. Where two readings are possible, there is none.
+A reply follows the last words of the prompt, `Incorrect Step:` or `Mistakes:`. Models wrap the form in Markdown, prose,
+code fences and invented questions, which are removed. A reply with two possible readings is refused.
 """
 
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lema.generated import NEXT_QUESTION, without_thinking
+from lema.grading.generated import NEXT_QUESTION, without_thinking
 from lema.prompts import wording
 from lema.prompts.formats import SENTENCE_END
 from lema.prompts.markup import FENCE, RULE, plain, undressed
@@ -20,7 +20,7 @@ IDENTICAL = "identical to the wrong path"
 
 
 class ParsedCorrection(NamedTuple):
-    """What a corrector says: `incorrect_step` is 1-based, `correct_steps` stand from it on to the answer line."""
+    """A correction: `incorrect_step` is 1-based, `correct_steps` go from that step to the answer line."""
 
     incorrect_step: int
     explanation: str
@@ -31,7 +31,7 @@ class ParsedCorrection(NamedTuple):
 def read_correction(
     text: str, wrong_steps: list[str], candidates: Sequence[str] = ()
 ) -> tuple[ParsedCorrection | None, str | None]:
-    """The correction, or (as far as it was read) with the reason why it is none.
+    """The correction and None; or as much as was read, and the reason why it is no correction.
 
     The reason is one of `UNPARSABLE`, `NO_SUCH_STEP`, `NOT_KEPT` and `IDENTICAL`; never raises.
 
@@ -73,8 +73,8 @@ def read_correction(
 def _sections(text: str, first: str, header: re.Pattern[str]) -> dict[str, list[str]] | None:
     """The lines under each header, in the reply's order, those before the first under ""; None when one comes twice.
 
-    Prose before the `first` part is left out, and so is what follows the solution from a question of the model's own
-    on. A name in other words than the prompt's is one only once.
+    Prose before the `first` part is left out, and so is the text behind the solution from an invented question on. A
+    header in other words than the prompt's counts only once.
     """
     sections: dict[str, list[str]] = {"": []}
     name = ""
@@ -101,13 +101,13 @@ def _sections(text: str, first: str, header: re.Pattern[str]) -> dict[str, list[
 
 
 def _explanation(sections: dict[str, list[str]], lines: list[str]) -> str:
-    """An explanation after the solution ends with its paragraph: what follows it may be a farewell."""
+    """The explanation. After the solution it is only one paragraph: the next may be a farewell."""
     text = plain("\n".join(line.rstrip() for line in lines))
     return text.partition("\n\n")[0] if list(sections)[-1] == "explanation" else text
 
 
 def _named_step(text: str, wrong_steps: list[str]) -> int | None:
-    """The one step that is named as incorrect; None when there is none, or several."""
+    """The step that is named as incorrect; None when no step is named, or several are."""
     opening = text.strip()
     if number := wording.BARE_NUMBER.fullmatch(opening.partition("\n")[0].strip()):
         return None if wording.NAMED.search(opening) else int(number[1])
@@ -155,7 +155,7 @@ def _inside(lines: list[str]) -> tuple[list[str], bool]:
 
 
 def _answer_behind(lines: list[str], row: int) -> list[str]:
-    """The answer that stands behind the closing brace, where there is none before it."""
+    """The answer line behind the closing brace, if there is none before the brace."""
     behind = [line for line in map(str.strip, lines[row:]) if line][:2]
     if not behind or not concludes(behind[0]) or any(map(concludes, lines[:row])):
         return []
@@ -221,7 +221,7 @@ def _labelled(lines: list[str], first: int) -> tuple[list[str], list[tuple[int, 
 
 
 def _corrected_steps(lines: list[str], first: int, wrong_steps: list[str]) -> tuple[list[str], str | None]:
-    """The steps from `first` on, the earlier ones taken off where they were copied, and a reason against them."""
+    """The steps from `first` on, without copies of the earlier steps, and the reason to refuse them, if any."""
     lines = [line for line in map(str.strip, lines) if line]
     before, labelled = _labelled(lines, first)
     steps = [(number, _step("\n".join(filter(None, body)))) for number, body in labelled]
@@ -254,12 +254,12 @@ def _step(text: str) -> str:
 
 
 def _left_out(line: str) -> bool:
-    """Whether a line stands for steps that stay: `...`, `(unchanged)`, `[Step 1 is right.]`."""
+    """Whether a line stands for unchanged steps: `...`, `(unchanged)`, `[Step 1 is right.]`."""
     return not line or bool(wording.DOTS.fullmatch(line) or wording.UNCHANGED.fullmatch(line))
 
 
 def _to_the_answer(steps: list[str]) -> list[str]:
-    """Steps to the end of the sentence, or line, that states the final answer, for the first time if it is repeated."""
+    """The steps up to the sentence or line that states the final answer, for the first time if it is repeated."""
     stated = [row for row, step in enumerate(steps) if wording.ANSWERS[0].match(step) or wording.BOX_LINE.match(step)]
     last = next((row for row in stated if steps[row] == steps[stated[-1]]), len(steps) - 1)
     *before, step = steps[: last + 1] or [""]
@@ -277,10 +277,10 @@ def _to_the_answer(steps: list[str]) -> list[str]:
 
 
 def _first_sentence(line: str) -> str:
-    """A line without the prose behind its first sentence; the factorial in `$3! \\cdot 2$` ends none."""
+    """The first sentence of a line; the factorial in `$3! \\cdot 2$` ends no sentence."""
     return line[: next((end.start() for end in SENTENCE_END.finditer(line) if line[end.end()].isalpha()), None)]
 
 
 def _said(*steps: str) -> str:
-    """What is compared: white space, bold and full stops at an end are no difference."""
+    """Steps as they are compared: without white space, bold, and full stops at the end."""
     return "".join("".join(plain(step).split()).rstrip(".") for step in steps)

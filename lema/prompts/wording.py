@@ -32,7 +32,7 @@ _LOOSE = (
     r"(?:,? (?:is|are|as|starting|beginning|from)\b[a-z0-9 ]{0,60})?|corrections?|solution"
     r"|(?:starting )?from step [0-9]{1,9}(?: on(?:wards?)?)?))"
 )
-# The prompt's own names, and where they do not name all parts, any names.
+# Headers in the prompt's words; and in any words, for replies in which the former do not name all parts.
 HEADERS = {
     first: re.compile(f"(?i:{_MARKS}(?:{names}){_TAIL})")
     for first, names in (("step", f"{_STEP}|{_EXPLANATION}|{_SOLUTION}"), ("explanation", _CHOICE))
@@ -117,7 +117,7 @@ BARE_NUMBER = re.compile(r"[*_#(\[`]{0,4}([0-9]{1,9})[)\]*_`]{0,4}[.:]?[*_]{0,3}
 # A fence, struck out text, tags, special tokens, half a surrogate pair (no file can hold it).
 UNCLEAN = re.compile("```|~~|</?[a-z]{2,12}>|<\\|[a-z]|[\ud800-\udfff]")
 OLD_STEP = re.compile(r"(?i:(?:original|incorrect|wrong|old)(?: step)?[*_]{0,3}[:：])")  # beside its correction
-# What stands where an explanation was not written.
+# Placeholders for an explanation that was not written.
 PLACEHOLDER = re.compile(
     r"(?i:\W{0,4}(?:n/?a|none)\W{0,4}"
     r"|[\[<](?:your|brief|explain|explanation|insert)\b[^\[\]<>]{0,80}[\]>]\.?)"

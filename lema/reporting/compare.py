@@ -1,4 +1,4 @@
-"""compare: any two runs side by side: in what they differ, what each scored, on which problems they disagree."""
+"""Two runs side by side: the settings in which they differ, their scores, the problems on which they disagree."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -15,20 +15,20 @@ from lema.identity import flat, without_paths
 from lema.privacy import shown
 from lema.reporting.comparing import aligned, flipped
 from lema.reporting.markdown import bullets, chosen, over, table
-from lema.reporting.results import Run, Verdicts, read_runs
+from lema.reporting.runs import Run, Verdicts, read_runs
 from lema.reporting.statistics import accuracy_over_problems, mcnemar, over_problems, smallest_effect
 from lema.types import UserError
 
-LISTED = 20  # ids of flips in the text; all of them are in compare.json
+LISTED = 20  # so many ids stand in the text; compare.json has all
 
 
-def publish(root: Path, config: CompareConfig) -> None:
+def write_comparison(root: Path, config: CompareConfig) -> None:
     """Write `reports/compare-A-B/` (`compare.md`, `compare.json`) and print the text."""
     first, second = _find(root, config.a, "compare.a"), _find(root, config.b, "compare.b")
     pair = aligned(first.verdicts, second.verdicts)
     if pair is None:
         raise UserError(
-            f"only=compare: {first.name} and {second.name} were asked no common problem; choose runs of one task"
+            f"do=compare: {first.name} and {second.name} were asked no common problem; choose runs of one task"
         )
     lost, gained = flipped(*pair)
     folder = own_folder(root / "reports" / f"compare-{first.folder.name}-{second.folder.name}"[:200])
@@ -42,7 +42,7 @@ def publish(root: Path, config: CompareConfig) -> None:
 
 
 def _find(root: Path, named: str | None, key: str) -> Run:
-    """A run by its folder, or by the beginning of its folder's name."""
+    """The run of a folder, or of the beginning of a folder's name."""
     if not named:
         raise UserError(
             f"{key}=null: name a run, {key}=RUN: a folder of {root / 'cells'}, or the beginning of its name"
@@ -76,7 +76,7 @@ def _numbers(first: Run, second: Run, mine: Verdicts, theirs: Verdicts) -> Itera
             ["checkpoint", chosen(first), chosen(second)],
             ["accuracy, %", *(_accuracy(each) for each in (mine, theirs))],
             ["symbolic, %", *(f"{100 * each.symbolic.mean():.1f}" for each in (mine, theirs))],
-            ["no answer", *(f"{run.score['num_unanswered']:,}" for run in (first, second))],
+            ["no answer", *(f"{run.score.num_unanswered:,}" for run in (first, second))],
         ],
         words=3,
     )
@@ -92,7 +92,7 @@ def _numbers(first: Run, second: Run, mine: Verdicts, theirs: Verdicts) -> Itera
         lines.append(
             f"So many problems would have shown a true difference of {100 * smallest:.1f} points four times in five."
         )
-    if len(mine.ids) < max(run.score["num_problems"] for run in (first, second)):
+    if len(mine.ids) < max(run.score.num_problems for run in (first, second)):
         lines.append("Only the problems that both were asked are compared.")
     yield bullets(lines)
 
@@ -102,14 +102,14 @@ def _accuracy(verdicts: Verdicts) -> str:
 
 
 def _differ(first: Run, second: Run) -> dict[str, tuple[str, str]]:
-    """The settings in which two runs differ, and their values, without folders of this machine."""
+    """Config key -> both values, where two runs differ; without folders of this machine."""
     mine, theirs = flat(first.config), flat(second.config)
     keys = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
     return {key: (without_paths(str(mine.get(key, "–"))), without_paths(str(theirs.get(key, "–")))) for key in keys}
 
 
 def _flips(first: Run, second: Run, lost: list[str], gained: list[str], examples: int) -> Iterator[str]:
-    """Which problems only one of them has right, and both answers to some of them."""
+    """The problems that only one of them has right, and both answers to some of these."""
     problems = {row["id"]: row for row in first.asked()}
     answers = [{row["problem_id"]: row for row in run.predictions()} for run in (first, second)]
     for heading, ids in (("Right only in a", gained), ("Right only in b", lost)):
@@ -126,5 +126,5 @@ def _side_by_side(problem: str, facts: dict[str, Any], answers: Iterable[dict[st
 
 
 def _escaped(line: str) -> str:
-    """A line that a model wrote, which cannot write to a page as markup."""
+    """A line that a model wrote, with its HTML tags escaped."""
     return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", line)

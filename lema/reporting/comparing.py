@@ -1,19 +1,18 @@
-"""What the arms of each backbone and task scored, how they differ, how surely, at what price: numbers, no words yet.
+"""The numbers of a report: the accuracy of each arm, and the differences between arms with intervals and tests.
 
 The headline is the mean over training seeds of the paired difference, with Student's t interval over the seeds. Beside
-it stand, named as what they are, the interval over problems at these seeds and McNemar's test within each seed.
+it stand the interval over problems at these seeds, and McNemar's test within each seed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 
 from lema.identity import flat
 from lema.reporting.paper import paper_accuracy
-from lema.reporting.results import Run, Verdicts
+from lema.reporting.runs import Run, Verdicts
 from lema.reporting.statistics import (
     Interval,
     OverSeeds,
@@ -24,8 +23,9 @@ from lema.reporting.statistics import (
     over_seeds,
     smallest_effect,
 )
+from lema.types import Score
 
-# What each arm is for, in the order of the tables; the first four stand in them also before they are run.
+# Arm -> its meaning, in the order of the tables. The first four have a column before they are run.
 ARMS = {
     "cot": "CoT alone",
     "cot_random": "CoT + CoT of random questions",
@@ -59,21 +59,21 @@ UNTUNED = "untuned"
 
 
 @dataclass(frozen=True)
-class Row:
+class Setting:
     """What the arms of one comparison share: a task, a backbone, and everything but mix and seed."""
 
     task: str  # "gsm8k", with its limit "gsm8k, first 300"
-    backbone: str  # "llama2 7b", and what tells it from other rows of this backbone
-    setting: str
+    backbone: str  # "llama2 7b", and what tells it from other settings of this backbone
+    key: str  # `Run.setting` of its runs
 
 
 @dataclass(frozen=True)
 class Arm:
     """An arm's result over its seeds; accuracies in [0, 1]."""
 
-    row: Row
+    setting: Setting
     name: str
-    runs: list[Run]  # by seed; of the untuned backbone one that evaluated it
+    runs: list[Run]  # by seed; of the untuned backbone one run of the setting
     accuracy: OverSeeds
     over_problems: Interval | None
     paper: float | None
@@ -88,21 +88,21 @@ class Arm:
 class Difference:
     """One arm less another, paired by training seed and by problem; in [-1, 1]."""
 
-    row: Row
+    setting: Setting
     arm: str
     other: str
     by_seed: dict[int, float]
     over_seeds: OverSeeds
     over_problems: Interval | None
     mcnemar: dict[int, float]  # within each seed
-    p_holm: float | None  # of `p`, over the rows of this contrast
+    p_holm: float | None  # of `p`, over the settings of this contrast
     smallest: float | None  # the smallest effect that would have been shown
     flips: dict[int, tuple[list[str], list[str]]]  # seed -> problems that only `other` had right, that only `arm` had
     paper: float | None
 
     @property
     def p(self) -> float | None:
-        """Over seeds by Student's t; with one seed McNemar's within it; None where neither is to be had."""
+        """Student's over seeds; with one seed McNemar's within it; None where there is neither."""
         if len(self.by_seed) == 1:
             return next(iter(self.mcnemar.values()), None)
         return self.over_seeds.p
@@ -110,44 +110,46 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that a report says, as numbers."""
+    """All numbers of a report."""
 
-    runs: list[Run]  # all that were looked at
+    runs: list[Run]  # the usable ones, and those with a trouble
     arms: list[Arm]
     differences: list[Difference]
 
     @property
-    def rows(self) -> list[Row]:
-        return list(dict.fromkeys(arm.row for arm in self.arms))
+    def settings(self) -> list[Setting]:
+        return list(dict.fromkeys(arm.setting for arm in self.arms))
 
     @property
     def tasks(self) -> list[str]:
-        return list(dict.fromkeys(row.task for row in self.rows))
+        return list(dict.fromkeys(setting.task for setting in self.settings))
 
-    def find(self, row: Row, name: str) -> Arm | None:
-        return next((arm for arm in self.arms if arm.row == row and arm.name == name), None)
+    def find(self, setting: Setting, name: str) -> Arm | None:
+        return next((arm for arm in self.arms if arm.setting == setting and arm.name == name), None)
 
-    def of(self, row: Row) -> list[Arm]:
-        return [arm for arm in self.arms if arm.row == row]
+    def of(self, setting: Setting) -> list[Arm]:
+        return [arm for arm in self.arms if arm.setting == setting]
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
     """The comparison of all runs whose score can be used."""
-    by_row: dict[Row, list[Run]] = {}
-    usable = [run for run in runs if run.trouble is None]
-    for run, row in zip(usable, _rows(usable), strict=True):
-        by_row.setdefault(row, []).append(run)
+    alike: dict[tuple[str, str], dict[str, list[Run]]] = {}  # task and backbone -> the key of a setting -> its runs
+    for run in (run for run in runs if run.trouble is None):
+        alike.setdefault(_place(run), {}).setdefault(run.setting or "", []).append(run)
+    settings = {
+        Setting(task, backbone + _told_apart(key, by_key), key): own
+        for (task, backbone), by_key in alike.items()
+        for key, own in by_key.items()
+    }
     arms, differences = [], []
-    for row in sorted(by_row, key=lambda row: (row.task, row.backbone)):
+    for setting in sorted(settings, key=lambda each: (each.task, each.backbone)):
         by_arm: dict[str, dict[int, Run]] = {}
-        for run in sorted(by_row[row], key=lambda run: (_rank(run.arm), run.seed)):
+        for run in sorted(settings[setting], key=lambda run: (_rank(run.arm), run.seed)):
             by_arm.setdefault(run.arm, {})[run.seed] = run
-        arms += [
-            _untuned(row, by_row[row]),
-            *(_arm(row, name, list(by_seed.values())) for name, by_seed in by_arm.items()),
-        ]
+        arms.append(_untuned(setting, settings[setting][0]))
+        arms += [_arm(setting, name, list(by_seed.values())) for name, by_seed in by_arm.items()]
         differences += [
-            _difference(row, arm, other, by_arm[arm], by_arm[other])
+            _difference(setting, arm, other, by_arm[arm], by_arm[other])
             for arm, other in CONTRASTS
             if by_arm.get(arm, {}).keys() & by_arm.get(other, {})
         ]
@@ -158,103 +160,74 @@ def _rank(arm: str) -> tuple[int, str]:
     return (list(ARMS).index(arm) if arm in ARMS else len(ARMS), arm)
 
 
-def _rows(runs: Sequence[Run]) -> list[Row]:
-    """The row of each run; rows of one backbone and task are told apart by the settings in which they differ."""
-    settings: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
-    for run in runs:
-        settings.setdefault(_place(run), {}).setdefault(run.setting or "", _shared(run.config))
-    rows = []
-    for run in runs:
-        task, backbone = _place(run)
-        others = settings[task, backbone]
-        if len(others) > 1:
-            own = others[run.setting or ""]
-            differ = sorted(key for key in own if len({repr(each.get(key)) for each in others.values()}) > 1)
-            told = ", ".join(f"{key}={_last(own[key])}" for key in differ[:3]) or "other data"
-            backbone = f"{backbone} ({told}; {run.setting})"
-        rows.append(Row(task, backbone, run.setting or ""))
-    return rows
-
-
 def _place(run: Run) -> tuple[str, str]:
+    """The task and the backbone of a run, as they are shown."""
     config = run.config
     task = config["task"]["name"] + (f", first {config['limit']}" if config["limit"] else "")
-    if run.score["split"] != "test":
-        task += f", {run.score['split']}"
+    if run.score.split != "test":
+        task += f", {run.score.split}"
     size = config["backbone"]["size"]
     return task, config["backbone"]["name"] + (f" {size}" if size else "")
 
 
-def _shared(config: dict[str, Any]) -> dict[str, Any]:
-    """A config's leaves by their keys, without what arms and seeds differ in anyway."""
-    return {key: value for key, value in flat(config).items() if key.split(".")[0] not in ("mix", "seed")}
+def _told_apart(key: str, alike: dict[str, list[Run]]) -> str:
+    """What tells a setting from others of its task and backbone: ` (train.learning_rate=0.001; KEY)`, or nothing."""
+    if len(alike) == 1:
+        return ""
+    configs = {each: flat(runs[0].config) for each, runs in alike.items()}
+    differ = [
+        f"{name}={str(value).rstrip('/').rpartition('/')[2][:24]}"  # of a path the last part
+        for name, value in sorted(configs[key].items())
+        if name.split(".")[0] not in ("mix", "seed") and len({repr(each.get(name)) for each in configs.values()}) > 1
+    ]
+    return f" ({', '.join(differ[:3]) or 'other data'}; {key})"
 
 
-def _last(value: Any) -> str:
-    """A setting's value in few letters; of a path its last part."""
-    return str(value).rstrip("/").rpartition("/")[2][:24]
+def _arm(setting: Setting, name: str, runs: list[Run]) -> Arm:
+    accuracy = over_seeds([run.accuracy for run in runs])
+    if found := accuracy.interval:  # two seeds that differ may have one beyond what an accuracy can be
+        accuracy = replace(accuracy, interval=Interval(max(0.0, found.low), min(1.0, found.high)))
+    interval = _problems_interval([run.verdicts for run in runs])
+    return Arm(setting, name, runs, accuracy, interval, paper(runs[0], name), _means([run.score for run in runs]))
 
 
-def _arm(row: Row, name: str, runs: list[Run]) -> Arm:
-    verdicts = [run.verdicts for run in runs]
-    return Arm(
-        row,
-        name,
-        runs,
-        _accuracy([run.accuracy for run in runs]),
-        _problems_interval(verdicts),
-        paper(runs[0], name),
-        _scores([run.score for run in runs]),
-    )
-
-
-def _accuracy(values: list[float]) -> OverSeeds:
-    """Over seeds; two that differ may have an interval beyond what an accuracy can be, which is cut."""
-    found = over_seeds(values)
-    if found.interval is None:
-        return found
-    low, high = found.interval
-    return replace(found, interval=Interval(max(0.0, low), min(1.0, high)))
-
-
-def _untuned(row: Row, runs: list[Run]) -> Arm:
-    run = runs[0]
-    score = run.records["evaluate_untuned"]["summary"] if "evaluate_untuned" in run.records else None
-    accuracy = OverSeeds(score["accuracy"] if score else float("nan"), None, None, None)
+def _untuned(setting: Setting, run: Run) -> Arm:
+    score = run.untuned_score
+    accuracy = OverSeeds(score.accuracy if score else float("nan"), None, None, None)
     interval = _problems_interval([run.untuned_verdicts]) if score else None
-    return Arm(row, UNTUNED, [run], accuracy, interval, paper(run, UNTUNED), _scores([score] if score else []))
+    return Arm(setting, UNTUNED, [run], accuracy, interval, paper(run, UNTUNED), _means([score] if score else []))
 
 
-def _scores(scores: list[dict[str, Any]]) -> dict[str, float]:
-    def mean(of: Any) -> float:
+def _means(scores: Sequence[Score]) -> dict[str, float]:
+    def mean(of: Callable[[Score], float]) -> float:
         return fmean(map(of, scores)) if scores else float("nan")
 
     return {
-        "symbolic": mean(lambda score: score["accuracy_symbolic"]),
-        "differ": mean(lambda score: len(score["disagreements"])),
-        "unanswered": mean(lambda score: score["num_unanswered"] / score["num_problems"]),
-        "truncated": mean(lambda score: score["num_truncated"] / score["num_problems"]),
+        "symbolic": mean(lambda score: score.accuracy_symbolic),
+        "differ": mean(lambda score: len(score.disagreements)),
+        "unanswered": mean(lambda score: score.num_unanswered / score.num_problems),
+        "truncated": mean(lambda score: score.num_truncated / score.num_problems),
     }
 
 
 def paper(run: Run, arm: str) -> float | None:
-    """The paper's accuracy in [0, 1], of the whole test split; there is none to hold a rehearsal against."""
+    """The paper's accuracy of an arm in [0, 1]: of the whole test split, so None for a rehearsal."""
     config = run.config
-    if config["limit"] or run.score["split"] != "test":
+    if config["limit"] or run.score.split != "test":
         return None
     percent = paper_accuracy(config["backbone"]["name"], config["backbone"]["size"], config["task"]["name"], arm)
     return None if percent is None else percent / 100
 
 
 def _problems_interval(verdicts: Iterable[Verdicts | None]) -> Interval | None:
-    """Over problems at these seeds; None when a run's predictions are gone, or are of other problems."""
+    """Over problems at these seeds; None when a run's predictions are missing, or are of other problems."""
     found = list(verdicts)
     if None in found or len({each.ids for each in found if each}) != 1:
         return None
     return accuracy_over_problems(np.mean([each.correct for each in found if each], axis=0))
 
 
-def _difference(row: Row, arm: str, other: str, first: dict[int, Run], second: dict[int, Run]) -> Difference:
+def _difference(setting: Setting, arm: str, other: str, first: dict[int, Run], second: dict[int, Run]) -> Difference:
     seeds = sorted(first.keys() & second)
     by_seed = {seed: first[seed].accuracy - second[seed].accuracy for seed in seeds}
     pairs = {seed: pair for seed in seeds if (pair := aligned(first[seed].verdicts, second[seed].verdicts))}
@@ -267,24 +240,24 @@ def _difference(row: Row, arm: str, other: str, first: dict[int, Run], second: d
         if discordant and len({mine.ids for mine, _ in pairs.values()}) == 1:  # of no difference at all there is none
             interval = over_problems(np.mean(per_problem, axis=0))
         smallest = smallest_effect(len(per_problem[0]), len(seeds), discordant, spread.sd or 0.0)
-    papers = [paper(runs[seeds[0]], name) for name, runs in ((arm, first), (other, second))]
+    theirs, others = paper(first[seeds[0]], arm), paper(second[seeds[0]], other)
     return Difference(
-        row,
-        arm,
-        other,
-        by_seed,
-        spread,
-        interval,
-        {seed: mcnemar(len(gained), len(lost)) for seed, (lost, gained) in flips.items()},
-        None,
-        smallest,
-        flips,
-        None if None in papers else papers[0] - papers[1],  # pyright: ignore[reportOperatorIssue]
+        setting=setting,
+        arm=arm,
+        other=other,
+        by_seed=by_seed,
+        over_seeds=spread,
+        over_problems=interval,
+        mcnemar={seed: mcnemar(len(gained), len(lost)) for seed, (lost, gained) in flips.items()},
+        p_holm=None,
+        smallest=smallest,
+        flips=flips,
+        paper=None if theirs is None or others is None else theirs - others,
     )
 
 
 def aligned(first: Verdicts | None, second: Verdicts | None) -> tuple[Verdicts, Verdicts] | None:
-    """Two runs' verdicts on the problems that both were asked, in the first one's order; None when there are none."""
+    """The verdicts of two runs on their common problems, in the first run's order; None without a common problem."""
     if first is None or second is None:
         return None
     if first.ids == second.ids:
@@ -293,26 +266,20 @@ def aligned(first: Verdicts | None, second: Verdicts | None) -> tuple[Verdicts, 
     if not common:
         return None
     order = [problem for problem in first.ids if problem in common]
-    return _taken(first, order), _taken(second, order)
-
-
-def _taken(verdicts: Verdicts, order: list[str]) -> Verdicts:
-    place = {problem: number for number, problem in enumerate(verdicts.ids)}
-    chosen = [place[problem] for problem in order]
-    return Verdicts(tuple(order), verdicts.correct[chosen], verdicts.symbolic[chosen])
+    return first.of(order), second.of(order)
 
 
 def flipped(mine: Verdicts, theirs: Verdicts) -> tuple[list[str], list[str]]:
-    """The problems that only the second had right, and those that only the first had."""
+    """The problems that only the second has right, and those that only the first has right."""
     lost, gained = ~mine.correct & theirs.correct, mine.correct & ~theirs.correct
     return [mine.ids[each] for each in np.flatnonzero(lost)], [mine.ids[each] for each in np.flatnonzero(gained)]
 
 
 def _with_holm(differences: list[Difference]) -> list[Difference]:
-    """Each with Holm's adjusted p over the rows of its contrast: the cells of a sweep."""
-    families: dict[tuple[str, str], dict[Row, float]] = {}
+    """Each with Holm's adjusted p over the settings of its contrast: the cells of a sweep."""
+    families: dict[tuple[str, str], dict[Setting, float]] = {}
     for each in differences:
         if each.p is not None:
-            families.setdefault((each.arm, each.other), {})[each.row] = each.p
+            families.setdefault((each.arm, each.other), {})[each.setting] = each.p
     adjusted = {contrast: holm(family) for contrast, family in families.items()}
-    return [replace(each, p_holm=adjusted.get((each.arm, each.other), {}).get(each.row)) for each in differences]
+    return [replace(each, p_holm=adjusted.get((each.arm, each.other), {}).get(each.setting)) for each in differences]

@@ -10,15 +10,15 @@ from typing import Any
 from lema.reporting.comparing import UNTUNED, Arm, Comparison, Difference
 from lema.reporting.markdown import chosen
 from lema.reporting.plots import by_level
-from lema.reporting.results import Run
+from lema.reporting.runs import Run
 from lema.reporting.statistics import Interval
 
 
 def as_json(comparison: Comparison) -> str:
-    """Everything, the flips by problem id included; accuracies and differences in [0, 1]."""
+    """All numbers, with the ids of the flipped problems; accuracies and differences in [0, 1]."""
     values = {
         "arms": [_arm(arm) | {"by_level": by_level(arm)} for arm in comparison.arms],
-        "differences": [_difference(each) | _within(each) for each in comparison.differences],
+        "differences": [_difference(each) | {"flips": _flips(each)} for each in comparison.differences],
         "runs": {run.folder.name: _run(run) for run in comparison.runs},
     }
     return json.dumps(_without_nan(values), indent=1, ensure_ascii=False) + "\n"
@@ -35,7 +35,7 @@ def differences_csv(comparison: Comparison) -> str:
 
 
 def _run(run: Run) -> dict[str, Any]:
-    """What one run scored and took, and the digests of what it made; of one that is not compared, why."""
+    """A run's score, its cost and the digests of its artifacts; of a run that is not compared the reason."""
     if run.trouble:
         return {"trouble": run.trouble, "artifacts": run.digests}
     train = run.records.get("train", {}).get("summary", {})
@@ -44,9 +44,9 @@ def _run(run: Run) -> dict[str, Any]:
         "arm": run.arm,
         "seed": run.seed,
         "accuracy": run.accuracy,
-        "accuracy_symbolic": run.score["accuracy_symbolic"],
+        "accuracy_symbolic": run.score.accuracy_symbolic,
         "tokens": train.get("tokens"),
-        "hours": run.hours(),
+        "hours": run.hours,
         "gpus": run.gpus,
         "usd": run.usd,
         "artifacts": run.digests,
@@ -60,7 +60,7 @@ def _arm(arm: Arm) -> dict[str, Any]:
         **_place(arm),
         "arm": arm.name,
         "seeds": arm.seeds,
-        "problems": run.score["num_problems"],
+        "problems": run.score.num_problems,
         "accuracy": arm.accuracy.mean,
         "sd_over_seeds": arm.accuracy.sd,
         **_interval("over_seeds", arm.accuracy.interval),
@@ -70,7 +70,7 @@ def _arm(arm: Arm) -> dict[str, Any]:
         "checkpoint": sorted({chosen(each) for each in arm.runs}) if tuned else [],
         "grader": run.config["task"].get("grader"),
         **{name: train.get(name) for name in ("examples", "tokens", "target_tokens", "steps")},
-        "hours": sum(each.hours() for each in arm.runs) / len(arm.runs) if tuned else None,
+        "hours": sum(each.hours for each in arm.runs) / len(arm.runs) if tuned else None,
         "device": run.device or None,
         "usd": run.usd if tuned else None,
         "accuracies": {str(each.seed): each.accuracy for each in arm.runs} if tuned else {},
@@ -97,13 +97,13 @@ def _difference(each: Difference) -> dict[str, Any]:
     }
 
 
-def _within(each: Difference) -> dict[str, Any]:
-    """Right only without, and only with, what the first arm has more, by seed."""
-    return {"flips": {str(seed): {"lost": lost, "gained": gained} for seed, (lost, gained) in each.flips.items()}}
+def _flips(each: Difference) -> dict[str, Any]:
+    """Seed -> the problems that only the other arm has right, and those that only the arm has."""
+    return {str(seed): {"lost": lost, "gained": gained} for seed, (lost, gained) in each.flips.items()}
 
 
 def _place(each: Arm | Difference) -> dict[str, Any]:
-    return {"task": each.row.task, "backbone": each.row.backbone, "setting": each.row.setting}
+    return {"task": each.setting.task, "backbone": each.setting.backbone, "setting": each.setting.key}
 
 
 def _interval(name: str, of: Interval | None) -> dict[str, float | None]:
@@ -111,7 +111,7 @@ def _interval(name: str, of: Interval | None) -> dict[str, float | None]:
 
 
 def _csv(rows: Iterable[dict[str, Any]]) -> str:
-    """Lists in a cell are joined by spaces, tables written as `key=value`; nothing is an empty cell."""
+    """Spaces join a list in a cell, a table there is written as `key=value`, and None is an empty cell."""
     file, found = io.StringIO(), list(rows)
     if found:
         writer = csv.DictWriter(file, list(found[0]), lineterminator="\n")
@@ -129,7 +129,7 @@ def _cell(value: Any) -> Any:
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON has no word for it: null."""
+    """The same values with null for NaN, which JSON lacks."""
     if isinstance(value, dict):
         return {name: _without_nan(part) for name, part in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""The report in Markdown: for each task the grid, the differences, what each arm took, and in words what follows.
+"""The report in Markdown: for each task the grid, the differences, the cost of each arm, and what follows in words.
 
 Accuracies and differences are shown in percent and points.
 """
@@ -6,11 +6,10 @@ Accuracies and differences are shown in percent and points.
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
-from typing import Any
 
 from lema.identity import without_paths
-from lema.reporting.comparing import ARMS, CONTRASTS, STANDARD, UNTUNED, Arm, Comparison, Difference, Row, paper
-from lema.reporting.results import OWN_STEPS, Run
+from lema.reporting.comparing import ARMS, CONTRASTS, STANDARD, UNTUNED, Arm, Comparison, Difference, Setting, paper
+from lema.reporting.runs import Run
 from lema.reporting.statistics import Interval, standard_error
 from lema.reporting.words import once, warnings
 
@@ -38,19 +37,21 @@ def render(comparison: Comparison, pictures: dict[str, list[str]]) -> str:
 
 def sections(comparison: Comparison, task: str) -> Iterator[tuple[str, str]]:
     """A task's tables and words, each with its heading."""
-    rows = [row for row in comparison.rows if row.task == task]
-    differences = [each for each in comparison.differences if each.row.task == task]
-    problems = comparison.of(rows[0])[0].runs[0].score["num_problems"]
-    told = bullets([*once({row: [facts(comparison, row)] for row in rows}), *_missing(comparison, rows)])
-    yield f"{task}: {problems:,} problems", f"{grid(comparison, rows)}\n\n{told}"
+    settings = [setting for setting in comparison.settings if setting.task == task]
+    differences = [each for each in comparison.differences if each.setting.task == task]
+    problems = comparison.of(settings[0])[0].runs[0].score.num_problems
+    told = bullets(
+        [*once({setting: [facts(comparison, setting)] for setting in settings}), *_missing(comparison, settings)]
+    )
+    yield f"{task}: {problems:,} problems", f"{grid(comparison, settings)}\n\n{told}"
     if differences:
         yield f"{task}: differences", differences_table(differences)
-    yield f"{task}: what each arm took", took(comparison, rows)
+    yield f"{task}: what each arm took", took(comparison, settings)
     yield f"{task}: what follows, and what does not", bullets(warnings(comparison, task))
 
 
 def not_compared(comparison: Comparison) -> str:
-    """The runs whose scores are not used, and why; nothing when there are none."""
+    """The runs whose scores are not used, each with its reason; empty when all are used."""
     amiss = [f"{run.name}: {run.trouble}" for run in comparison.runs if run.trouble]
     return f"## Not compared\n\n{bullets(amiss)}" if amiss else ""
 
@@ -71,30 +72,30 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) ->
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def grid(comparison: Comparison, rows: Sequence[Row]) -> str:
-    """Backbones by arms: accuracy, interval and seeds, with the paper's line beneath where it has one."""
-    have = {arm.name for row in rows for arm in comparison.of(row)}
+def grid(comparison: Comparison, settings: Sequence[Setting]) -> str:
+    """Backbones by arms: accuracy, interval and number of seeds, and the paper's numbers in the line below."""
+    have = {arm.name for setting in settings for arm in comparison.of(setting)}
     names = [UNTUNED, *(name for name in ARMS if name in have or name in STANDARD), *sorted(have - {UNTUNED, *ARMS})]
     lines = []
-    for row in rows:
-        arms = [comparison.find(row, name) for name in names]
-        lines.append([row.backbone, *(accuracy(arm) if arm else "not run" for arm in arms)])
-        theirs = [_paper_cell(comparison.of(row)[0].runs[0], name) for name in names]
+    for setting in settings:
+        arms = [comparison.find(setting, name) for name in names]
+        lines.append([setting.backbone, *(accuracy(arm) if arm else "not run" for arm in arms)])
+        theirs = [_paper_cell(comparison.of(setting)[0].runs[0], name) for name in names]
         if any(theirs):
             lines.append(["– the paper", *theirs])
     return table(["backbone", *names], lines)
 
 
 def _paper_cell(run: Run, name: str) -> str:
-    """The paper's number, with the standard error that its number of problems gives it; nothing where it has none."""
-    theirs, problems = paper(run, name), run.score["num_problems"]
+    """The paper's number and the standard error that its number of problems gives; empty where it has none."""
+    theirs, problems = paper(run, name), run.score.num_problems
     if theirs is None:
         return ""
     return f"{100 * theirs:.1f} ±{100 * standard_error(round(theirs * problems), problems):.1f}"
 
 
 def accuracy(arm: Arm) -> str:
-    """`73.1 [70.5, 75.7] ×5`; of one seed the interval over problems, `60.7 {56.7, 64.5}`."""
+    """`73.1 [70.5, 75.7] ×5`; with one seed `60.7 {56.7, 64.5} ×1`, whose interval is over problems."""
     mean = f"{100 * arm.accuracy.mean:.1f}"
     if arm.accuracy.interval:
         return f"{mean} {interval(arm.accuracy.interval)} ×{len(arm.runs)}"
@@ -111,31 +112,35 @@ def over(of: Interval | None, sign: str = "") -> str:
     return f"{{{interval(of, sign)[1:-1]}}}" if of else "–"
 
 
-def facts(comparison: Comparison, row: Row) -> str:
-    """How this row's runs were made: who sampled, corrected and really answered, and how training went."""
-    runs = [run for arm in comparison.of(row) for run in arm.runs]
+def facts(comparison: Comparison, setting: Setting) -> str:
+    """How the runs of a setting were made: sampler, corrector, the models that answered, training, device."""
+    runs = [run for arm in comparison.of(setting) for run in arm.runs]
     config, train = runs[0].config, runs[0].config["train"]
-    told = [f"sampler {config['sampler']['name']}"]
+    lines = [f"sampler {config['sampler']['name']}"]
     for what, step, names in (("corrector", "correct", "correctors"), ("rationales", "rationales", "models")):
         name = config[what]["name"]
         answered = sorted(
             {model for run in runs for summary in run.summaries(step) for model in summary[names]} - {name}
         )
         if name != "none":  # and the models that really answered
-            told.append(f"{what} {name}{f' ({chr(44).join(answered)})' if answered else ''}")
-    told.append(f"{train['method']} fine-tuning, learning rate {train['learning_rate']:g}")
-    told.append(f"graded as {config['task']['grader']}" if "grader" in config["task"] else "")
-    told += [f"on {device}" for device in sorted({run.device for run in runs} - {""})]
-    return "; ".join(filter(None, told))
+            lines.append(f"{what} {name}{f' ({chr(44).join(answered)})' if answered else ''}")
+    lines.append(f"{train['method']} fine-tuning, learning rate {train['learning_rate']:g}")
+    if "grader" in config["task"]:
+        lines.append(f"graded as {config['task']['grader']}")
+    return "; ".join([*lines, *(f"on {device}" for device in _devices(runs))])
 
 
-def _missing(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
-    """The standard arms that are not run yet, with the command that runs the first of them."""
+def _devices(runs: Iterable[Run]) -> list[str]:
+    return sorted({run.device for run in runs} - {""})
+
+
+def _missing(comparison: Comparison, settings: Sequence[Setting]) -> Iterator[str]:
+    """The standard arms that were not run, each with the command that runs it."""
     for name in STANDARD:
-        if lacking := [row for row in rows if comparison.find(row, name) is None]:
+        if lacking := [setting for setting in settings if comparison.find(setting, name) is None]:
             overrides = map(without_paths, comparison.of(lacking[0])[0].runs[0].shared_overrides)
             command = shlex.join(["python", "run.py", *overrides, f"mix={name}"])
-            of = f" for {', '.join(row.backbone for row in lacking)}" if len(rows) > 1 else ""
+            of = f" for {', '.join(setting.backbone for setting in lacking)}" if len(settings) > 1 else ""
             yield f"{name} was not run{of}, so nothing is compared with it: `{command}`"
 
 
@@ -151,7 +156,7 @@ def differences_table(differences: Sequence[Difference]) -> str:
         mean_flips = " / ".join(f"{fmean(side):.0f}" for side in zip(*flips, strict=True)) if flips else "–"
         lines.append([
             f"{each.arm} − {each.other}",
-            each.row.backbone,
+            each.setting.backbone,
             f"{100 * each.over_seeds.mean:+.1f}",
             interval(each.over_seeds.interval, "+"),
             _p(each.p) + ("*" if len(each.by_seed) == 1 and each.p is not None else ""),
@@ -184,42 +189,43 @@ def _p(p: float | None) -> str:
     return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
 
 
-def took(comparison: Comparison, rows: Sequence[Row]) -> str:
-    """How each arm's checkpoint was chosen, what its answers lack, and what it cost."""
+def took(comparison: Comparison, settings: Sequence[Setting]) -> str:
+    """How each arm's checkpoint was chosen, its scores by other rules, and its cost."""
+    arms = [arm for setting in settings for arm in comparison.of(setting)]
+    hours = "GPU hours" if all(run.gpus for arm in arms for run in arm.runs) else "hours"
     head = ["backbone", "arm", "checkpoint", "over seeds", "over problems", "symbolic (differ)", "no answer, %"]
-    head += ["problems", "examples", "tokens", "steps", _hours(rows, comparison), "dollars"]
+    head += ["problems", "examples", "tokens", "steps", hours, "dollars"]
     lines = []
-    for arm in (arm for row in rows for arm in comparison.of(row)):
+    for arm in arms:
         tuned, score = arm.name != UNTUNED, arm.score
         train = arm.runs[0].records["train"]["summary"] if tuned and "train" in arm.runs[0].records else {}
         lines.append([
-            arm.row.backbone,
+            arm.setting.backbone,
             f"{arm.name}: {ARMS[arm.name]}" if arm.name in ARMS else arm.name,
             ", ".join(sorted({chosen(run) for run in arm.runs})) if tuned else "–",
             interval(arm.accuracy.interval),
             over(arm.over_problems),
             f"{100 * score['symbolic']:.1f} ({score['differ']:.0f})",
             f"{100 * score['unanswered']:.1f}",
-            f"{arm.runs[0].score['num_problems']:,}",
+            f"{arm.runs[0].score.num_problems:,}",
             *(f"{train[count]:,}" if count in train else "–" for count in ("examples", "tokens", "steps")),
-            f"{fmean(run.hours() for run in arm.runs):.2g}" if tuned else "–",
+            f"{fmean(run.hours for run in arm.runs):.2g}" if tuned else "–",
             f"{arm.runs[0].usd:,.2f}".removesuffix(".00") if tuned else "–",
         ])  # fmt: skip
-    return table(head, lines, words=3) + "\n\n" + bullets(_costs([arm for row in rows for arm in comparison.of(row)]))
-
-
-def _hours(rows: Sequence[Row], comparison: Comparison) -> str:
-    runs = [run for row in rows for arm in comparison.of(row) for run in arm.runs]
-    return "GPU hours" if all(run.gpus for run in runs) else "hours"
+    return table(head, lines, words=3) + "\n\n" + bullets(_costs(arms))
 
 
 def _costs(arms: Sequence[Arm]) -> Iterator[str]:
-    """What the columns of a table of costs mean, and the sums that they do not show."""
+    """What the columns of a table of costs mean, and the sums that it does not show."""
     runs = [run for arm in arms for run in arm.runs]
     yield "*symbolic* is by a careful reader's rules; *differ* counts the problems on which the two rules disagree."
-    devices = sorted({run.device for run in runs} - {""})
-    on = f" on {' and '.join(devices)}" if devices else ""
-    shared = shared_records(runs)
+    on = f" on {' and '.join(_devices(runs))}" if _devices(runs) else ""
+    shared = {
+        (run.folder / step).resolve(): record  # each artifact once
+        for run in runs
+        for step, record in run.records.items()
+        if step not in run.own_steps
+    }
     hours = sum(record["made"]["seconds"] for record in shared.values()) / 3600
     yield (
         f"Hours are a run's own, training to evaluation{on} (mean over seeds); what runs share (data, base, "
@@ -230,18 +236,8 @@ def _costs(arms: Sequence[Arm]) -> Iterator[str]:
         yield f"*dollars* are of all requests that an arm stands on; arms share them: ${paid:,.2f} were paid in all."
 
 
-def shared_records(runs: Iterable[Run]) -> dict[str, dict[str, Any]]:
-    """The artifacts that are not one run's alone, each once, by the folder they are in."""
-    return {
-        str((run.folder / step).resolve()): record
-        for run in runs
-        for step, record in run.records.items()
-        if step not in OWN_STEPS
-    }
-
-
 def chosen(run: Run) -> str:
-    """How its checkpoint was chosen: `last`, `best on dev`; where that is what it is scored on, `…: optimistic`."""
-    selection, split = run.score["selection"], run.score["split"]
+    """How its checkpoint was chosen: `last`, `best on dev`; `…: optimistic` on the split of its score."""
+    selection, split = run.score.selection, run.score.split
     on = split if selection == "paper" else selection
     return "last" if selection == "last" else f"best on {on}" + (": optimistic" if on == split else "")

@@ -1,9 +1,9 @@
 """The pictures of a report, as PNG: accuracy beside the paper's, differences, learning curves, accuracy by MATH level.
 
-The only importer of matplotlib. An arm has one colour in all of them (Okabe and Ito's palette, told apart by everyone).
+An arm has the same colour in all of them. The colours are Okabe and Ito's, which colour-blind readers can tell apart.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,18 +12,18 @@ import numpy as np
 
 from lema.artifacts.locks import check
 from lema.identity import digest
-from lema.reporting.comparing import ARMS, CONTRASTS, UNTUNED, Arm, Comparison, Difference, Row
+from lema.reporting.comparing import ARMS, CONTRASTS, UNTUNED, Arm, Comparison, Difference, Setting
 from lema.reporting.statistics import over_seeds
 
 COLOURS = ["#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#F0E442", "#000000"]
 GREY = "#8A8A8A"
-POINTS = 200  # of a learning curve, at most: as many as can be told apart
+POINTS = 200  # a learning curve has at most so many: more cannot be told apart
 HEADLINES = (("lema", "cot"), ("lema", "cot_matched"), ("cot_matched", "cot_random"))
 DPI = 110
 
 
 def names(task: str) -> list[str]:
-    """The files of a task's pictures, of which some may not be drawn."""
+    """The files of a task's pictures; those with nothing to show are not drawn."""
     own = "".join(letter if letter.isalnum() else "-" for letter in task).replace("--", "-")
     return [f"{kind}-{own}.png" for kind in ("accuracy", "differences", "curves", "levels")]
 
@@ -33,26 +33,18 @@ def draw(comparison: Comparison, folder: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+    from matplotlib import pyplot
+
     for task in comparison.tasks:
-        rows = [row for row in comparison.rows if row.task == task]
-        differences = [each for each in comparison.differences if each.row.task == task]
-        figures = (
-            _accuracy(comparison, rows),
-            _forest(differences),
-            _curves(comparison, rows),
-            _levels(comparison, rows),
-        )
+        settings = [setting for setting in comparison.settings if setting.task == task]
+        differences = [each for each in comparison.differences if each.setting.task == task]
+        arms = {setting: comparison.of(setting) for setting in settings}
+        figures = _accuracy(comparison, settings), _forest(differences), _curves(arms), _levels(arms)
         for name, figure in zip(names(task), figures, strict=True):
             if figure is not None:
                 check()
                 figure.savefig(folder / name, dpi=DPI, metadata={"Software": None})
-                _close(figure)
-
-
-def _close(figure: Any) -> None:
-    from matplotlib import pyplot
-
-    pyplot.close(figure)
+                pyplot.close(figure)
 
 
 def _colour(arm: str) -> str:
@@ -81,15 +73,15 @@ def _figure(width: float, height: float, panels: int = 1, shared: bool = False) 
     return figure, flat[:panels]
 
 
-def _accuracy(comparison: Comparison, rows: Sequence[Row]) -> Any:
+def _accuracy(comparison: Comparison, settings: Sequence[Setting]) -> Any:
     """Accuracy of each arm with its interval, and the paper's as a diamond."""
-    figure, [axis] = _figure(max(5.0, 1.6 + 1.9 * len(rows)), 4.2)
-    names = list(dict.fromkeys(arm.name for row in rows for arm in comparison.of(row)))
+    figure, [axis] = _figure(max(5.0, 1.6 + 1.9 * len(settings)), 4.2)
+    names = list(dict.fromkeys(arm.name for setting in settings for arm in comparison.of(setting)))
     width, paper = 0.8 / len(names), None
     labels: dict[str, Any] = {}
-    for place, row in enumerate(rows):
+    for place, setting in enumerate(settings):
         for number, name in enumerate(names):
-            if (arm := comparison.find(row, name)) is None or np.isnan(arm.accuracy.mean):
+            if (arm := comparison.find(setting, name)) is None or np.isnan(arm.accuracy.mean):
                 continue
             x, mean = place + (number - (len(names) - 1) / 2) * width, 100 * arm.accuracy.mean
             labels[name] = axis.bar(x, mean, width * 0.92, color=_colour(name), alpha=0.75)
@@ -100,9 +92,9 @@ def _accuracy(comparison: Comparison, rows: Sequence[Row]) -> Any:
                 axis.plot([x, x], [low, high], color="black", linewidth=1.1, linestyle=style)
             if arm.paper is not None:
                 [paper] = axis.plot(x, 100 * arm.paper, "D", color="white", markeredgecolor="black", markersize=5)
-    axis.set_xticks(range(len(rows)), [_wrapped(row.backbone) for row in rows])
+    axis.set_xticks(range(len(settings)), [_wrapped(setting.backbone) for setting in settings])
     axis.set_ylabel("accuracy, %")
-    axis.set_title(f"{rows[0].task}: 95 % over seeds (dotted: one seed, over problems)", fontsize=10)
+    axis.set_title(f"{settings[0].task}: 95 % over seeds (dotted: one seed, over problems)", fontsize=10)
     labels |= {"the paper": paper} if paper else {}
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "frameon": False}
     axis.legend(list(labels.values()), list(labels), fontsize=8, ncols=min(6, len(labels)), **below)
@@ -134,16 +126,16 @@ def _forest(differences: Sequence[Difference]) -> Any | None:
         axis.plot(100 * each.over_seeds.mean, place, "o", color=colour, markersize=6)
         if each.paper is not None:
             axis.plot(100 * each.paper, place, "D", color="white", markeredgecolor="black", markersize=5)
-    labels = [f"{each.row.backbone}: {each.arm} − {each.other} ×{len(each.by_seed)}" for each in reversed(ordered)]
+    labels = [f"{each.setting.backbone}: {each.arm} − {each.other} ×{len(each.by_seed)}" for each in reversed(ordered)]
     axis.set_yticks(range(len(ordered)), labels, fontsize=8)
     axis.set_xlabel("points. Thick: 95 % over seeds; thin: over problems; ◇ the paper", fontsize=9)
-    axis.set_title(f"{ordered[0].row.task}: paired differences", fontsize=10)
+    axis.set_title(f"{ordered[0].setting.task}: paired differences", fontsize=10)
     _clip(axis, ordered)
     return figure
 
 
 def _clip(axis: Any, differences: Sequence[Difference]) -> None:
-    """Two seeds may give intervals of a hundred points, beside which nothing else could be seen: cut at the edge."""
+    """Cut intervals at the edge: of two seeds they may be a hundred points wide, and hide everything else."""
     inner = [100 * side for each in differences if each.over_problems for side in each.over_problems]
     inner += [100 * each.over_seeds.mean for each in differences] + [
         100 * each.paper for each in differences if each.paper
@@ -158,21 +150,32 @@ def _clip(axis: Any, differences: Sequence[Difference]) -> None:
                 axis.plot(edge, place, mark, color=_colour(each.other), markersize=7, clip_on=False)
 
 
-def _curves(comparison: Comparison, rows: Sequence[Row]) -> Any | None:
-    """The training loss of each arm, mean over seeds and smoothed."""
-    found = {row: {arm.name: curve for arm in comparison.of(row) if (curve := _curve(arm)) is not None} for row in rows}
-    found = {row: curves for row, curves in found.items() if curves}
+def _panels(
+    found: dict[Setting, dict[str, Any]], x: str, y: str, fill: Callable[..., None], shared: bool = False
+) -> Any | None:
+    """A panel for each setting that has something to show; `fill(axis, arms)` draws in it."""
+    found = {setting: arms for setting, arms in found.items() if arms}
     if not found:
         return None
-    figure, axes = _figure(4.2, 3.2, len(found))
-    for axis, (row, curves) in zip(axes, found.items(), strict=True):
-        for name, (steps, losses) in curves.items():
-            axis.plot(steps, losses, color=_colour(name), label=name, linewidth=1.3)
-        axis.set_title(f"{row.task}, {row.backbone}", fontsize=9)
-        axis.set_xlabel("step")
-        axis.set_ylabel("training loss")
+    figure, axes = _figure(4.2, 3.2, len(found), shared)
+    for axis, (setting, arms) in zip(axes, found.items(), strict=True):
+        fill(axis, arms)
+        axis.set_title(f"{setting.task}, {setting.backbone}", fontsize=9)
+        axis.set_xlabel(x)
+        axis.set_ylabel(y)
         axis.legend(fontsize=7, frameon=False)
     return figure
+
+
+def _curves(arms: dict[Setting, list[Arm]]) -> Any | None:
+    """The training loss of each arm, averaged over seeds and smoothed."""
+
+    def fill(axis: Any, curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+        for name, (steps, losses) in curves.items():
+            axis.plot(steps, losses, color=_colour(name), label=name, linewidth=1.3)
+
+    found = {each: {arm.name: curve for arm in own if (curve := _curve(arm))} for each, own in arms.items()}
+    return _panels(found, "step", "training loss", fill)
 
 
 def _curve(arm: Arm) -> tuple[np.ndarray, np.ndarray] | None:
@@ -188,34 +191,30 @@ def _curve(arm: Arm) -> tuple[np.ndarray, np.ndarray] | None:
     return steps[:whole].reshape(-1, window).mean(1), losses[:whole].reshape(-1, window).mean(1)
 
 
-def _levels(comparison: Comparison, rows: Sequence[Row]) -> Any | None:
+def _levels(arms: dict[Setting, list[Arm]]) -> Any | None:
     """Accuracy by level, where the problems have one: mean over seeds, with Student's interval over them."""
-    found = {row: {arm.name: by_level(arm) for arm in comparison.of(row) if by_level(arm)} for row in rows}
-    found = {row: arms for row, arms in found.items() if arms}
-    if not found:
-        return None
-    figure, axes = _figure(4.2, 3.2, len(found), shared=True)
-    for axis, (row, arms) in zip(axes, found.items(), strict=True):
-        for number, (name, levels) in enumerate(arms.items()):
-            shift = 0.06 * (number - (len(arms) - 1) / 2)
-            means = [100 * fmean(values) for values in levels.values()]
-            places = [place + shift for place in range(len(levels))]
-            axis.plot(places, means, "o-", color=_colour(name), label=name, linewidth=1.2, markersize=4)
+
+    def fill(axis: Any, by_arm: dict[str, dict[str, list[float]]]) -> None:
+        for number, (name, levels) in enumerate(by_arm.items()):
+            shift, colour = 0.06 * (number - (len(by_arm) - 1) / 2), _colour(name)
+            places, means = (
+                [place + shift for place in range(len(levels))],
+                [100 * fmean(each) for each in levels.values()],
+            )
+            axis.plot(places, means, "o-", color=colour, label=name, linewidth=1.2, markersize=4)
             for place, values in zip(places, levels.values(), strict=True):
                 if within := over_seeds(values).interval:
-                    axis.plot([place, place], [100 * side for side in within], color=_colour(name), linewidth=1)
-        labels = list(next(iter(arms.values())))
+                    axis.plot([place, place], [100 * side for side in within], color=colour, linewidth=1)
+        labels = list(next(iter(by_arm.values())))
         axis.set_xticks(range(len(labels)), [label.removeprefix("Level ") for label in labels])
         axis.set_ylim(0, 100)
-        axis.set_title(f"{row.task}, {row.backbone}", fontsize=9)
-        axis.set_xlabel("level")
-        axis.set_ylabel("accuracy, %")
-        axis.legend(fontsize=7, frameon=False)
-    return figure
+
+    found = {each: {arm.name: levels for arm in own if (levels := by_level(arm))} for each, own in arms.items()}
+    return _panels(found, "level", "accuracy, %", fill, shared=True)
 
 
 def by_level(arm: Arm) -> dict[str, list[float]]:
-    """Level -> the accuracy of each seed on its problems, in [0, 1]; empty where problems have no level."""
+    """Level -> the accuracy of each seed on its problems, in [0, 1]; empty where the problems have no level."""
     levels = arm.runs[0].levels
     verdicts = [run.untuned_verdicts if arm.name == UNTUNED else run.verdicts for run in arm.runs]
     found: dict[str, list[float]] = {}

@@ -1,4 +1,4 @@
-"""report: what all runs of a runs folder, or those of one sweep, show together: tables, words and plots on disk."""
+"""The report on all runs of a runs folder, or on those of one sweep: tables, words and plots on disk."""
 
 import re
 from collections.abc import Iterable
@@ -12,18 +12,20 @@ from lema.identity import without_paths
 from lema.privacy import shown
 from lema.reporting import export, markdown, plots
 from lema.reporting.comparing import UNTUNED, Comparison, compare
-from lema.reporting.results import DAMAGE, Run, read_runs
+from lema.reporting.runs import DAMAGE, Run, read_runs
 from lema.tracking import run_id
 from lema.tracking.reports import Content, Task
 
 
-def publish(root: Path, label: str = "all", folders: Iterable[Path] | None = None) -> tuple[Path, Comparison, bool]:
+def write_report(
+    root: Path, label: str = "all", folders: Iterable[Path] | None = None
+) -> tuple[Path, Comparison, bool]:
     """Write `reports/LABEL/` and print its Markdown; returns the folder, the numbers, and whether anything is new.
 
     `folders` are those of a sweep's runs, there or not; None takes every run.
     """
     folder = own_folder(root / "reports" / label)
-    with lock(folder):  # runs that end at the same time write the same report
+    with lock(folder):  # runs that end together write the same report
         comparison = compare([checked(run) for run in read_runs(root, folders)])
         new = _write(comparison, folder)
         text = (folder / "report.md").read_text(encoding="utf-8")
@@ -32,7 +34,7 @@ def publish(root: Path, label: str = "all", folders: Iterable[Path] | None = Non
 
 
 def checked(run: Run) -> Run:
-    """A run whose records would break the report is named in it instead: each is tried alone first."""
+    """The run, tried alone; with a `trouble` where its records would break the report."""
     if run.trouble:
         return run
     try:
@@ -46,7 +48,7 @@ def checked(run: Run) -> Run:
 
 
 def _write(comparison: Comparison, folder: Path) -> bool:
-    """Nothing is drawn again when nothing changed: a run that finds all its artifacts answers at once."""
+    """Write the files and return whether the numbers are new; pictures are drawn only then."""
     numbers, written, drawn = export.as_json(comparison), folder / "report.json", folder / ".drawn.json"
     check()  # reading all runs takes a while
     new = not written.is_file() or written.read_bytes() != numbers.encode() or kept(drawn) != _drawn(folder)
@@ -60,21 +62,21 @@ def _write(comparison: Comparison, folder: Path) -> bool:
         keep(drawn, _drawn(folder))
     pictures = {task: [name for name in plots.names(task) if (folder / name).is_file()] for task in comparison.tasks}
     write_text(folder / "report.md", shown(markdown.render(comparison, pictures)))
-    write_text(folder / "report.json", numbers)  # last: it says that the pictures are those of these numbers
+    write_text(folder / "report.json", numbers)  # last: it vouches for the pictures
     return new
 
 
 def _drawn(folder: Path) -> dict[str, str]:
-    """A fingerprint of each picture and table."""
+    """File name -> fingerprint, of the pictures and tables."""
     return {file.name: fingerprint(file) for kind in ("*.png", "*.csv") for file in sorted(folder.glob(kind))}
 
 
 def evaluations(comparison: Comparison) -> list[Artifact]:
-    """The artifacts that a report is made from."""
+    """The evaluations that a report is made from."""
     runs = [run for arm in comparison.arms for run in arm.runs]
     steps = {run.folder / step: (run, step) for run in runs for step in ("evaluate_untuned", "evaluate")}
     found = {
-        follow(path).resolve(): Artifact(follow(path).resolve(), run.digests[step], run.records[step]["summary"])
+        follow(path).resolve(): Artifact.recorded(follow(path).resolve(), run.records[step])
         for path, (run, step) in steps.items()
         if step in run.records
     }
@@ -82,7 +84,7 @@ def evaluations(comparison: Comparison) -> list[Artifact]:
 
 
 def at_wandb(comparison: Comparison, root: Path, title: str) -> Content:
-    """The report's tables and words for W&B, with the ids of exactly the runs that they are about."""
+    """The report's tables and words for W&B, with the ids of their runs."""
 
     def ids(runs: Iterable[Run], step: str) -> list[str]:
         made = [(run.wandb.get(step), follow(run.folder / step).resolve().name) for run in runs if step in run.records]
@@ -90,7 +92,7 @@ def at_wandb(comparison: Comparison, root: Path, title: str) -> Content:
 
     tasks = []
     for task in comparison.tasks:
-        runs = [run for arm in comparison.arms if arm.row.task == task and arm.name != UNTUNED for run in arm.runs]
+        runs = [run for arm in comparison.arms if arm.setting.task == task and arm.name != UNTUNED for run in arm.runs]
         sections = list(markdown.sections(comparison, task))
         tasks.append(Task(task, sections, ids(runs, "train"), ids(runs, "evaluate")))
     return Content(title, tasks, f"{markdown.LEGEND}\n\n{markdown.not_compared(comparison)}")

@@ -14,9 +14,9 @@ from scipy import optimize, stats
 
 Key = TypeVar("Key", bound=Hashable)
 
-LEVEL = 0.05  # what a 95 % interval leaves out, and a test's size
+LEVEL = 0.05  # the size of a test; an interval has 1 - LEVEL
 POWER = 0.8  # Cohen's convention
-QUANTILES = 20_000  # that stand for a distribution
+QUANTILES = 20_000  # so many represent a distribution
 Z = float(stats.norm.ppf(1 - LEVEL / 2))
 
 

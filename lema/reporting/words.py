@@ -1,22 +1,13 @@
-"""What follows from the numbers and what does not, in sentences: verdicts, and everything that weakens them."""
+"""The report in sentences: the verdict on each difference, and everything that weakens it."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from lema.artifacts import Shown
 from lema.identity import without_paths
-from lema.reporting.comparing import UNTUNED, Comparison, Difference, Row
-from lema.reporting.results import STOPPED, Run
+from lema.reporting.comparing import UNTUNED, Arm, Comparison, Difference, Setting
+from lema.reporting.runs import STOPPED, Run
 
-# What is counted of each arm's first run, by step and field of its summary; the first five are the setting's.
-LOSSES = {
-    ("base", "texts_too_long"): "pretraining texts too long for the base",
-    ("data", "questions_in_test"): "training questions that are test questions",
-    ("test_data", "questions_in_training"): "test questions that are training questions",
-    ("evaluate_untuned", "num_truncated"): "untuned answers cut at the token limit",
-    ("sample", "truncated"): "sampled solutions cut at the token limit",
-    ("train", "truncated"): "{arm}: training examples cut at the length limit",
-    ("evaluate", "num_truncated"): "{arm}: answers cut at the token limit",
-    ("mix", "repeated_random_cot"): "{arm}: random questions that are CoT examples already, the pool having no others",
-}
 VERDICTS = {
     ("lema", "cot"): "Learning from mistakes, with more data than CoT alone",
     ("cot_matched", "cot_random"): "Choosing questions by the model's mistakes, same size, plain CoT",
@@ -25,26 +16,26 @@ VERDICTS = {
 
 
 def warnings(comparison: Comparison, task: str) -> Iterator[str]:
-    """All that is to be said of a task's table."""
-    rows = [row for row in comparison.rows if row.task == task]
+    """The sentences below a task's tables."""
+    settings = [setting for setting in comparison.settings if setting.task == task]
     for contrast, what in VERDICTS.items():
-        for each in (each for each in comparison.differences if each.row.task == task):
+        for each in (each for each in comparison.differences if each.setting.task == task):
             if (each.arm, each.other) == contrast:
-                of = f" ({each.row.backbone})" if len(rows) > 1 else ""
+                of = f" ({each.setting.backbone})" if len(settings) > 1 else ""
                 yield f"{what}{of}: {verdict(each)}."
     for what in (_alone, _unpaired, _seeds, _runs):
-        yield from once({row: list(what(comparison, row)) for row in rows})
+        yield from once({setting: list(what(comparison, setting)) for setting in settings})
 
 
-def once(lines: dict[Row, list[str]]) -> Iterator[str]:
-    """Each line once, with the backbones that it is about unless they are all."""
+def once(lines: dict[Setting, list[str]]) -> Iterator[str]:
+    """Each line once, after the backbones that it is about where it is not about all of them."""
     for line in dict.fromkeys(line for own in lines.values() for line in own):
-        about = [row.backbone for row, own in lines.items() if line in own]
+        about = [setting.backbone for setting, own in lines.items() if line in own]
         yield line if len(about) == len(lines) else f"{', '.join(about)}: {line}"
 
 
-def _alone(comparison: Comparison, row: Row) -> Iterator[str]:
-    found = {(each.arm, each.other) for each in comparison.differences if each.row == row}
+def _alone(comparison: Comparison, setting: Setting) -> Iterator[str]:
+    found = {(each.arm, each.other) for each in comparison.differences if each.setting == setting}
     if ("lema", "cot") in found and ("lema", "cot_matched") not in found:
         yield "lema − cot alone cannot tell more data from learning from mistakes: run mix=cot_matched."
 
@@ -72,9 +63,9 @@ def verdict(difference: Difference) -> str:
     return f"no difference shown, {size} {within}{could}"
 
 
-def _unpaired(comparison: Comparison, row: Row) -> Iterator[str]:
-    """Seeds that one arm has and another lacks."""
-    seeds = {arm.name: set(arm.seeds) for arm in comparison.of(row) if arm.name != UNTUNED}
+def _unpaired(comparison: Comparison, setting: Setting) -> Iterator[str]:
+    """The seeds that an arm lacks and another arm has."""
+    seeds = {arm.name: set(arm.seeds) for arm in comparison.of(setting) if arm.name != UNTUNED}
     everyone = set().union(*seeds.values())
     for name, own in seeds.items():
         if lacking := sorted(everyone - own):
@@ -82,8 +73,8 @@ def _unpaired(comparison: Comparison, row: Row) -> Iterator[str]:
             yield f"{name} has no seed {which}: the other arms' runs of {them} pair with none."
 
 
-def _seeds(comparison: Comparison, row: Row) -> Iterator[str]:
-    arms = [arm for arm in comparison.of(row) if arm.name != UNTUNED]
+def _seeds(comparison: Comparison, setting: Setting) -> Iterator[str]:
+    arms = [arm for arm in comparison.of(setting) if arm.name != UNTUNED]
     if single := [arm.name for arm in arms if len(arm.runs) == 1]:
         seed = next(arm for arm in arms if arm.name in single).seeds[0]
         only = "" if len(single) == len(arms) else f" of {', '.join(single)}"
@@ -95,12 +86,12 @@ def _seeds(comparison: Comparison, row: Row) -> Iterator[str]:
         )
 
 
-def _runs(comparison: Comparison, row: Row) -> Iterator[str]:
-    """What the runs themselves say against their numbers."""
-    arms = [arm for arm in comparison.of(row) if arm.name != UNTUNED]
+def _runs(comparison: Comparison, setting: Setting) -> Iterator[str]:
+    """What weakens the numbers in the runs themselves."""
+    arms = [arm for arm in comparison.of(setting) if arm.name != UNTUNED]
     runs = [run for arm in arms for run in arm.runs]
-    config, scores = runs[0].config, [run.score for run in runs]
-    if split := next((each["split"] for each in scores if each["selection"] in ("paper", each["split"])), None):
+    config = runs[0].config
+    if split := next((run.score.split for run in runs if run.score.selection in ("paper", run.score.split)), None):
         paper = ", as the paper did" if config["selection"] == "paper" else ""
         yield f"Checkpoints were chosen on the {split} split, which they are scored on{paper}: optimistic."
     if config["limit"]:
@@ -117,13 +108,21 @@ def _runs(comparison: Comparison, row: Row) -> Iterator[str]:
             f"The predictions of {', '.join(damaged)} are missing or damaged: the scores stand, but these runs pair "
             "with no other and have no interval over problems; delete their evaluate folder and run them again."
         )
-    losses = {
-        words.format(arm=arm.name): sum(summary.get(field, 0) for summary in arm.runs[0].summaries(step))
-        for arm in arms
-        for (step, field), words in LOSSES.items()
-    }
-    if any(losses.values()):
-        yield f"Counted: {'; '.join(f'{what} {count:,}' for what, count in losses.items() if count)}."
+    if counted := [f"{what} {count:,}" for what, count in _losses(arms) if count]:
+        yield f"Counted: {'; '.join(counted)}."
+
+
+def _losses(arms: Sequence[Arm]) -> list[tuple[str, int]]:
+    """What the artifacts of each arm's first run say was lost: first what all arms share, then what is an arm's."""
+    losses: dict[tuple[bool, str], int] = {}
+    for arm in arms:
+        counts = Counter[tuple[bool, str]]()
+        for step, record in arm.runs[0].records.items():
+            if not step.startswith("other_"):  # the mistakes of another model, which one arm alone learns from
+                for field, words in Shown.recorded(record).losses.items():
+                    counts["{arm}" in words, words.format(arm=arm.name)] += record["summary"].get(field, 0)
+        losses |= counts
+    return [(words, losses[own, words]) for own, words in sorted(losses, key=lambda each: each[0])]
 
 
 def _tiny(run: Run) -> str:
@@ -141,11 +140,11 @@ def _tiny(run: Run) -> str:
 
 
 def _engines(runs: Sequence[Run]) -> Iterator[str]:
-    """Arms whose answers different devices or packages made are not compared like with like."""
+    """Different devices or packages can make a difference by themselves."""
     devices = sorted({run.device for run in runs} - {""})
     if len(devices) > 1:
         yield f"These runs were trained on different devices ({', '.join(devices)}): numbers may differ by that alone."
     packages = sorted({name for run in runs for name in run.versions})
     differ = {name: sorted({run.versions.get(name, "none") for run in runs if run.versions}) for name in packages}
-    if told := [f"{name} {' and '.join(found)}" for name, found in differ.items() if len(found) > 1]:
-        yield f"These runs were answered with different versions: {'; '.join(told)}: numbers may differ by that alone."
+    if mixed := [f"{name} {' and '.join(found)}" for name, found in differ.items() if len(found) > 1]:
+        yield f"These runs were answered with different versions: {'; '.join(mixed)}: numbers may differ by that alone."

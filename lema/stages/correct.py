@@ -6,88 +6,125 @@ A correction is accepted when it keeps to the paper's form and its final answer 
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from functools import partial
+from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from lema.api.journal import Answer
-from lema.artifacts import RESUME, Recipe, write_jsonl
-from lema.cell import Cell
-from lema.config import CorrectionMethod
+from lema.api.estimate import WRONG_SHARE, Requests
+from lema.artifacts import RESUME, Artifact, Given, Recipe, Shown, write_jsonl
+from lema.cell import Cell, Context
+from lema.config import NO_EFFECT, CorrectionMethod, Grader
 from lema.correctors import model, reference
 from lema.correctors.checking import Item, checked
-from lema.identity import api_identity, digest
+from lema.engines import LocalModel, ServedModel, writer
+from lema.models.weights import Weights, weights
+from lema.prompts.demonstrations import demonstrations
 from lema.prompts.formats import split_steps
-from lema.types import Correction, Solution, distinct
+from lema.types import NO_PROBLEM, Correction, Problem, Sampled, Solution, distinct
 
 log = logging.getLogger(__name__)
 
+SHOWN = Shown("corrections", files=("corrections.jsonl",))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Who corrects, and how often a path is tried."""
+
+    model: LocalModel | ServedModel | None  # None: the reference solution corrects
+    tries: int
+    grader: str
+    paper_success: dict[str, float] = field(metadata=NO_EFFECT)  # of the sampler's models, for the table that is shown
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The mistakes, the questions they were made on, and what the corrector is and has seen."""
+
+    data: Artifact
+    samples: dict[str, Artifact]  # by the names of the sampler's models
+    demonstrations: Given | None
+    weights: Weights | None
+
 
 def recipe(cell: Cell) -> Recipe:
-    corrector, grader = cell.config.corrector, cell.config.task.trained.grader
-    config: dict[str, Any] = {"method": corrector.method, "grader": grader}
-    samples = [cell.artifacts[f"sample_{name}"].digest for name in cell.config.sampler.models]
-    inputs: dict[str, Any] = {"data": cell.artifacts["data"].digest, "samples": samples}
-    if corrector.method is not CorrectionMethod.reference:
-        config |= api_identity(corrector) | {"tries": corrector.tries, "demonstrations": digest(cell.corrections_shown)}
-    if corrector.weights:
-        config |= {name: getattr(corrector.weights, name) for name in ("precision", "attention")}
-        config |= {name: getattr(cell.config.sampler, name) for name in ("batch_size", "seed")}
-        inputs["model"] = cell.corrector_weights.digest
-    label = f"{cell.train_label}-{cell.sampler_label}-{corrector.name}"
-    return Recipe("correct", label, version=4, config=config, inputs=inputs)
+    config, task = cell.config.corrector, cell.config.task
+    models = cell.config.sampler.models
+    by_model = config.method is not CorrectionMethod.reference
+    settings = Settings(
+        model=writer(config, cell.config.engine, "corrector") if by_model else None,
+        tries=config.tries,
+        grader=task.trained.grader,
+        # What the paper says of its models is about MATH.
+        paper_success={
+            name: each.paper_success
+            for name, each in models.items()
+            if each.paper_success and task.trained.grader is Grader.math
+        },
+    )
+    inputs = Inputs(
+        data=cell.artifacts["data"],
+        samples={name: cell.artifacts[f"sample_{name}"] for name in models},
+        demonstrations=Given.text(_shown(cell)) if by_model else None,
+        weights=weights(config.weights) if config.weights else None,
+    )
+    label = f"{cell.train_label}-{cell.sampler_label}-{config.name}"
+    return Recipe("correct", label, version=4, settings=settings, inputs=inputs, shown=SHOWN)
 
 
-def build(cell: Cell, folder: Path) -> dict[str, Any]:
+def _shown(cell: Cell) -> str:
+    """The instruction and worked corrections that a corrector sees first."""
+    grader = cell.config.task.trained.grader
+    return demonstrations("correct", grader, cell.config.corrector.prompt, "corrector.prompt")
+
+
+def requests(cell: Cell) -> Requests | None:
+    """What is asked of a server: every wrong path, at most as often as it is tried."""
+    config = cell.config.corrector
+    if config.method is not CorrectionMethod.api:
+        return None
+    low = high = 0
+    for name in cell.config.sampler.models:
+        if made := cell.artifacts.get(f"sample_{name}"):
+            paths = (made.read(Sampled).wrong_paths,) * 2
+        else:
+            sampled = cell.num_questions * cell.config.sampler.samples
+            paths = tuple(ceil(sampled * share) for share in WRONG_SHARE)
+        low, high = low + paths[0], high + paths[1]
+    prompt = model.prompt(_shown(cell), NO_PROBLEM, [])
+    return Requests("corrections", "corrector", config.api, (low, high * config.tries), prompt)
+
+
+def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:
     """Writes `corrections.jsonl`, accepted and rejected."""
-    corrector, grader, spent = cell.config.corrector, cell.config.task.trained.grader, {}
-    found: Counter[str] = Counter()
-    wrong = _wrong(cell, found)
-    if corrector.method is CorrectionMethod.reference:  # one by one: recorded solutions may be millions
+    grader, counts, costs = settings.grader, Counter[str](), {}
+    problems = {problem.id: problem for problem in inputs.data.rows("train.jsonl", Problem)}
+    wrong = _wrong(problems, inputs.samples.values(), counts)
+    if settings.model is None:  # one by one: recorded solutions may be millions
         corrections: Iterable[Correction] = (
             checked(item, reference.correct(item[0], item[2]), None, "reference", grader)
             for item in tqdm(wrong, desc="correct", disable=None)
         )
     else:
-        local = partial(_locally, cell, folder / RESUME)
-        answering = local if corrector.weights else partial(cell.ask, api=corrector, section="corrector")
-        corrections, spent = model.correct_all(list(wrong), cell.corrections_shown, corrector.tries, grader, answering)
-    tally = Tally({problem.id: problem.level for problem in cell.problems("train")})
+        assert inputs.demonstrations
+        engine, shown = context.engine(settings.model, inputs.weights), inputs.demonstrations.value
+        corrections = model.correct_all(list(wrong), shown, settings.tries, grader, engine, folder / RESUME)
+        costs = engine.costs
+    tally = Tally({problem.id: problem.level for problem in problems.values()})
     write_jsonl(folder / "corrections.jsonl", tally.counted(corrections))
-    tally.show(cell.paper_success)
-    return tally.summary() | {"repeated": found["repeated"]} | spent
+    theirs = {name: inputs.samples[name].read(Sampled).models for name in settings.paper_success}
+    tally.show({model: settings.paper_success[name] for name, models in theirs.items() for model in models})
+    return tally.summary() | {"repeated": counts["repeated"]} | costs
 
 
-def _wrong(cell: Cell, counts: Counter[str]) -> Iterator[Item]:
+def _wrong(problems: dict[str, Problem], samples: Iterable[Artifact], counts: Counter[str]) -> Iterator[Item]:
     """The wrong solutions of training questions, of all models, each text of a problem once."""
-    problems = {problem.id: problem for problem in cell.problems("train")}
-    sampled = (cell.artifacts[f"sample_{name}"] for name in cell.config.sampler.models)
-    wrong = (each for artifact in sampled for each in artifact.stream("wrong.jsonl", Solution))
+    wrong = (each for artifact in samples for each in artifact.stream("wrong.jsonl", Solution))
     for solution in distinct((each for each in wrong if each.problem_id in problems), counts):  # not dev questions
         yield problems[solution.problem_id], solution, split_steps(solution.text)
-
-
-def _locally(cell: Cell, resume: Path, asked: list[tuple[str, int]], _: float) -> tuple[list[Answer], dict[str, Any]]:
-    """The answers of a model that is loaded here; each try has a seed of its own."""
-    from lema.models.huggingface import complete
-
-    corrector, source = cell.config.corrector, cell.corrector_weights
-    assert corrector.weights
-    number = asked[0][1] if asked else 0
-    texts = complete(
-        [prompt for prompt, _ in asked],
-        corrector.weights,
-        source,
-        max_new_tokens=corrector.max_completion_tokens or 0,
-        temperature=corrector.temperature or 0.0,
-        seed=cell.config.sampler.seed + 1_000_003 * number,
-        batch_size=cell.config.sampler.batch_size,
-        stop="\n}",  # a correction ends so, and a base model would go on
-        resume=resume / f"try {number}",
-    )
-    return [Answer(text, "length" if cut else "stop", source.name) for text, cut in texts], {}
 
 
 class Tally:

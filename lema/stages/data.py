@@ -1,14 +1,15 @@
 """data: the task's problems, read once and cut into train, dev and test.
 
-A task that is trained on another's data has these from there, as the other has, and its own test problems beside them.
+SVAMP and ASDiv have no training split: train and dev come from GSM8K, and their test problems are a second artifact.
 """
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import Recipe, write_jsonl
-from lema.cell import Cell
+from lema.artifacts import Artifact, Given, Recipe, Shown, write_jsonl
+from lema.cell import Cell, Context
 from lema.config import Leakage
 from lema.data import tasks
 from lema.data.leakage import TestQuestions, overlap
@@ -16,51 +17,72 @@ from lema.types import Problem
 
 log = logging.getLogger(__name__)
 
+SHOWN = Shown(
+    "dataset",
+    losses={
+        "questions_in_test": "training questions that are test questions",
+        "questions_in_training": "test questions that are training questions",
+    },
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where the problems come from, and which are used."""
+
+    problems: tasks.ProblemSource
+    limit: int | None  # of each split
+    leakage: Leakage
+    own_test: bool  # the test problems alone, of a task that is trained on another's data
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What lies behind the source; for test problems also the training data that they are compared with."""
+
+    source: Given
+    training: Artifact | None
+
 
 def recipe(cell: Cell, own_test: bool = False) -> Recipe:
-    task = cell.config.task
-    dataset = task.dataset if own_test else task.trained_dataset
-    config: dict[str, Any] = {"name": task.name if own_test else task.trained.name, "limit": cell.config.limit}
-    if not own_test:  # the other fields belong to mix and train
-        config |= {name: getattr(task, name) for name in ("seed", "num_dev", "num_train", "num_test")}
-        config["leakage"] = cell.config.leakage
-    if dataset:
-        config["dataset"] = {
-            key: value for key, value in cell.plain(dataset).items() if key not in ("path", "name", "grader")
-        }
-    inputs: dict[str, Any] = {"source": tasks.source(task, own_test)}
-    if own_test:
-        inputs["training"] = cell.artifacts["data"].digest
-    return Recipe("data", cell.task_label if own_test else cell.train_label, version=3, config=config, inputs=inputs)
+    config = cell.config
+    problems = tasks.tested_on(config.task) if own_test else tasks.trained_on(config.task)
+    settings = Settings(problems, config.limit, config.leakage, own_test)
+    inputs = Inputs(Given(problems.digest, None), cell.artifacts["data"] if own_test else None)
+    label = cell.task_label if own_test else cell.train_label
+    return Recipe("data", label, version=3, settings=settings, inputs=inputs, shown=SHOWN)
 
 
-def build(cell: Cell, folder: Path, own_test: bool = False) -> dict[str, Any]:
-    task, limit = cell.config.task, cell.config.limit
-    splits = {"test": tasks.load_test(task, limit)} if own_test else tasks.load(task, limit)
-    leaked: dict[str, Any] = {} if own_test else _without_leaks(splits, cell)
-    for name, problems in splits.items():
-        write_jsonl(folder / f"{name}.jsonl", problems)
-    counts = {name: len(problems) for name, problems in splits.items()} | leaked
-    if own_test:
-        trained = {problem.question for problem in cell.problems("train", "dev")}
-        counts["questions_in_training"] = sum(problem.question in trained for problem in splits["test"])
-    return counts
+def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:
+    """Writes `train.jsonl`, `dev.jsonl` and `test.jsonl`, or the last alone."""
+    problems, limit = settings.problems, settings.limit
+    if inputs.training:
+        splits = {"test": tasks.load_test(problems, limit)}
+        training = (inputs.training.stream(f"{split}.jsonl", Problem) for split in ("train", "dev"))
+        trained = {problem.question for problems in training for problem in problems}
+        shared = {"questions_in_training": sum(problem.question in trained for problem in splits["test"])}
+    else:
+        splits = tasks.load(problems, limit)
+        shared = _without_leaks(splits, settings)
+    for name, rows in splits.items():
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    return {name: len(rows) for name, rows in splits.items()} | shared
 
 
-def _without_leaks(splits: dict[str, list[Problem]], cell: Cell) -> dict[str, Any]:
-    """Drop training questions that are test questions too, unless they are to stay; say how many are, or nearly are.
+def _without_leaks(splits: dict[str, list[Problem]], settings: Settings) -> dict[str, int]:
+    """Drop the training questions that are test questions too, unless they are to stay, and count them.
 
-    They are otherwise used as they are: a rule that refuses what is nearly a test question is for new text.
+    Near-duplicates are only counted: the rule that refuses them is meant for generated text, not for published data.
     """
-    tests = TestQuestions(tasks.published(cell.config.task)[1])
+    tests = TestQuestions(tasks.published(settings.problems)[1])
     training = [problem for split in ("train", "dev") for problem in splits[split]]
     matches = overlap(training, tests)
     same = {name for name, match in matches.items() if match.equal}
-    if cell.config.leakage is Leakage.drop:
+    if settings.leakage is Leakage.drop:
         for split in ("train", "dev"):
             splits[split] = [problem for problem in splits[split] if problem.id not in same]
     share = 100 * len(matches) / max(1, len(training))
-    done = "dropped" if cell.config.leakage is Leakage.drop else "kept"
-    told = "%d of %d training questions are test questions (%s), %.2f %% overlap with one"
-    log.info(f"%-16s {told}", "leakage", len(same), len(training), done, share)
+    done = "dropped" if settings.leakage is Leakage.drop else "kept"
+    words = "%d of %d training questions are test questions (%s), %.2f %% overlap with one"
+    log.info(f"%-16s {words}", "leakage", len(same), len(training), done, share)
     return {"questions_in_test": len(same), "questions_overlapping_test": len(matches)}

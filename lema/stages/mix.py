@@ -9,16 +9,17 @@ arm takes is its file in `conf/mix/`.
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from lema.artifacts import Recipe, write_jsonl
-from lema.cell import Cell
-from lema.config import CotPart, Extra, MixConfig
+from lema.artifacts import Artifact, Recipe, Shown, write_jsonl
+from lema.cell import Cell, Context
+from lema.config import NO_EFFECT, CotPart, Extra, MixConfig, TrainConfig
+from lema.models.weights import Weights
 from lema.prompts import formats
 from lema.types import Correction, Example, Problem, Solution, UserError
 
@@ -27,53 +28,77 @@ Item = TypeVar("Item")
 Drawn = list[tuple[Problem, Correction]]
 CountTokens = Callable[[Example], tuple[int, int]]  # of the prompt, and of the completion
 
+SHOWN = Shown(
+    "mix",
+    losses={
+        "repeated_random_cot": "{arm}: random questions that are CoT examples already, the pool having no others",
+    },
+)
 
-def needs_corrections(cell: Cell) -> bool:
-    """Whether this arm uses corrections, if only their number."""
-    return cell.config.mix.extra is not Extra.none
+
+@dataclass(frozen=True)
+class Settings:
+    """What the arm is made of."""
+
+    mix: MixConfig
+    prompt: str
+    seed: int
+    max_cot: int | None
+    max_extra: int | None
+    train: TrainConfig = field(metadata=NO_EFFECT)  # its limits, for the examples that are shown
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What examples are made from, and the tokenizer that counts them."""
+
+    data: Artifact
+    tokenizer: Weights
+    rationales: Artifact | None
+    corrections: Artifact | None  # of an arm that needs at least their number
+    other_corrections: Artifact | None  # of another model's mistakes
 
 
 def recipe(cell: Cell) -> Recipe:
-    task = cell.plain(cell.config.task)
-    config = cell.plain(cell.config.mix) | {name: task[name] for name in ("seed", "max_cot", "max_extra")}
-    config["prompt"] = cell.config.backbone.prompt
-    inputs = {"data": cell.artifacts["data"].digest, "tokenizer": cell.base.digest}
-    if "rationales" in cell.artifacts:
-        inputs["rationales"] = cell.artifacts["rationales"].digest
-    if needs_corrections(cell):
-        inputs["corrections"] = cell.artifacts["correct"].digest
-    if cell.config.mix.extra is Extra.other_corrections:
-        inputs["other_corrections"] = cell.artifacts["other_correct"].digest
-    label = f"{cell.train_label}-{cell.backbone_label}-{config['name']}"
-    return Recipe("mix", label, version=2, config=config, inputs=inputs)
+    config, task, made = cell.config, cell.config.task, cell.artifacts
+    style = config.backbone.prompt
+    settings = Settings(config.mix, style, task.seed, task.max_cot, task.max_extra, config.train)
+    inputs = Inputs(
+        data=made["data"],
+        tokenizer=cell.base,
+        rationales=made.get("rationales"),
+        corrections=made.get("correct"),
+        other_corrections=made.get("other_correct"),
+    )
+    label = f"{cell.train_label}-{cell.backbone_label}-{config.mix.name}"
+    return Recipe("mix", label, version=2, settings=settings, inputs=inputs, shown=SHOWN)
 
 
-def build(cell: Cell, folder: Path) -> dict[str, Any]:
+def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:
     """Writes `examples.jsonl`."""
-    task, mix, style = cell.config.task, cell.config.mix, cell.config.backbone.prompt
-    train = {problem.id: problem for problem in cell.problems("train")}
-    chosen = set(random.Random(task.seed).sample(list(train), min(task.max_cot or len(train), len(train))))
+    mix, style, seed = settings.mix, settings.prompt, settings.seed
+    train = {problem.id: problem for problem in inputs.data.rows("train.jsonl", Problem)}
+    chosen = set(random.Random(seed).sample(list(train), min(settings.max_cot or len(train), len(train))))
     pool = {name: problem for name, problem in train.items() if name not in chosen} or train
     # Two MATH training rows have an empty answer: nothing to train on.
     explained = [problem for problem in train.values() if problem.solution and problem.answer]
     cot = [Example(each.id, "cot", *formats.cot(style, each)) for each in explained if each.id in chosen]
     spare = [Example(each.id, "random_cot", *formats.cot(style, each)) for each in explained if each.id in pool]
-    further = [
-        _rationale(train[each.problem_id], each, style) for each in _rationales(cell) if each.problem_id in train
-    ]
+    rationales = inputs.rationales.rows("rationales.jsonl", Solution) if inputs.rationales else []
+    further = [_rationale(train[each.problem_id], each, style) for each in rationales if each.problem_id in train]
     cot += [example for example in further if example.problem_id in chosen]
     spare += [replace(example, source="random_cot") for example in further if example.problem_id in pool]
-    drawn = _drawn(cell, "correct", pool, task.max_extra) if needs_corrections(cell) else []
-    extra, count = _extra(cell, pool, drawn, cot, spare), _token_counter(cell)
+    drawn = _drawn(inputs.corrections, settings, pool, settings.max_extra) if inputs.corrections else []
+    extra, count = _extra(settings, inputs, pool, drawn, cot, spare), _token_counter(inputs.tokenizer)
     if mix.match_tokens:
         lema = [_correction(*each) for each in drawn]  # the CoT examples are the same
         missing = sum(sum(count(each)) for each in lema) - sum(sum(count(each)) for each in extra)
-        extra += filling(spare, missing, count, task.seed)
-    examples = _joined(mix, cot, extra, task.seed)
+        extra += filling(spare, missing, count, seed)
+    examples = _joined(mix, cot, extra, seed)
     if not examples:
-        raise UserError(f"mix={mix.name}: no example; {task.name} has no reference solutions")
+        raise UserError(f"mix={mix.name}: no example; the task has no reference solutions")
     write_jsonl(folder / "examples.jsonl", examples)
-    _preview(cell, examples)
+    _preview(settings, inputs.tokenizer, examples)
     random_cot = [(example.problem_id, example.completion) for example in examples if example.source == "random_cot"]
     return {
         **_table(examples, count),
@@ -81,41 +106,40 @@ def build(cell: Cell, folder: Path) -> dict[str, Any]:
     }
 
 
-def _drawn(cell: Cell, step: str, pool: dict[str, Problem], most: int | None) -> Drawn:
-    """The accepted corrections that `step` made for questions of the pool, at most so many: the same for every arm."""
-    mix, source = cell.config.mix, cell.artifacts[step]
+def _drawn(source: Artifact, settings: Settings, pool: dict[str, Problem], most: int | None) -> Drawn:
+    """The accepted corrections of questions of the pool, at most so many: the same for every arm."""
     corrections = source.rows("corrections.jsonl", Correction)
     drawn = [each for each in corrections if each.accepted and each.problem_id in pool]
     if not drawn:
         raise UserError(
-            f"mix={mix.name}: not one of {len(corrections)} corrections was accepted for the "
+            f"mix={settings.mix.name}: not one of {len(corrections)} corrections was accepted for the "
             f"{len(pool)} questions they are drawn from ({source.path / 'corrections.jsonl'} says why); "
             "sample more solutions (sampler.samples=, limit=) or choose another corrector, or mix=cot"
         )
     if most is not None and most < len(drawn):
-        drawn = random.Random(cell.config.task.seed).sample(drawn, most)
+        drawn = random.Random(settings.seed).sample(drawn, most)
     return [(pool[each.problem_id], each) for each in drawn]
 
 
 def _extra(
-    cell: Cell, pool: dict[str, Problem], drawn: Drawn, cot: list[Example], spare: list[Example]
+    settings: Settings,
+    inputs: Inputs,
+    pool: dict[str, Problem],
+    drawn: Drawn,
+    cot: list[Example],
+    spare: list[Example],
 ) -> list[Example]:
     """The corrections as examples, or as many others."""
-    mix, style, seed = cell.config.mix, cell.config.backbone.prompt, cell.config.task.seed
+    mix, seed = settings.mix, settings.seed
     if mix.extra is Extra.corrections:
         return [_correction(*each, mix.without) for each in drawn]
-    if mix.extra is Extra.other_corrections:
-        return [_correction(*each) for each in _drawn(cell, "other_correct", pool, len(drawn))]
+    if mix.extra is Extra.other_corrections and inputs.other_corrections:
+        return [_correction(*each) for each in _drawn(inputs.other_corrections, settings, pool, len(drawn))]
     if mix.extra is Extra.corrected_cot:
-        return [_corrected_cot(*each, style) for each in drawn]
+        return [_corrected_cot(*each, settings.prompt) for each in drawn]
     if mix.extra is Extra.repeated_cot:
         return [replace(example, source="repeated_cot") for example in _rounds(cot, len(drawn), seed)]
     return _rounds(spare, len(drawn), seed)
-
-
-def _rationales(cell: Cell) -> list[Solution]:
-    made = cell.artifacts.get("rationales")
-    return made.rows("rationales.jsonl", Solution) if made else []
 
 
 def _rationale(problem: Problem, solution: Solution, style: str) -> Example:
@@ -183,11 +207,11 @@ def _some(items: list[Item], number: int, rng: random.Random) -> list[Item]:
     return [items[index] for index in sorted(rng.sample(range(len(items)), number))]
 
 
-def _token_counter(cell: Cell) -> CountTokens:
+def _token_counter(source: Weights) -> CountTokens:
     """Counts an example's tokens by the backbone's tokenizer, BOS and EOS included, before training cuts any."""
     from lema.models.huggingface import encode_completion, encode_prompt, load_tokenizer
 
-    tokenizer = load_tokenizer(cell.base)
+    tokenizer = load_tokenizer(source)
 
     @cache
     def count(example: Example) -> tuple[int, int]:
@@ -196,16 +220,13 @@ def _token_counter(cell: Cell) -> CountTokens:
     return count
 
 
-def _preview(cell: Cell, examples: list[Example]) -> None:
+def _preview(settings: Settings, source: Weights, examples: list[Example]) -> None:
     """Show three of them as training gets them."""
     from lema.models.batches import encode, preview
     from lema.models.huggingface import load_tokenizer
 
-    shown, tokenizer = (
-        _some(examples, min(3, len(examples)), random.Random(cell.config.task.seed)),
-        load_tokenizer(cell.base),
-    )
-    rows, _ = encode(shown, tokenizer, cell.config.train)
+    tokenizer, shown = load_tokenizer(source), _some(examples, min(3, len(examples)), random.Random(settings.seed))
+    rows, _ = encode(shown, tokenizer, settings.train)
     log.info("%-16s %d of the examples, trained on between ⟦ and ⟧\n%s", "mix", len(shown), preview(rows, tokenizer))
 
 

@@ -1,50 +1,85 @@
 """rationales: further CoT solutions of the training questions, by a strong model; those with the right answer are kept.
 
-As in the paper (section 2 of its data: 30,000 asked of GPT-4 for GSM8K, of which 24,948 were kept).
+This is sampling with the other filter. As in the paper (section 2 of its data: 30,000 asked of GPT-4 for GSM8K, of
+which 24,948 were kept).
 """
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import Recipe, write_jsonl
-from lema.cell import Cell
-from lema.generated import answer_part
-from lema.grading import grade_all
-from lema.identity import api_identity, digest
-from lema.types import Problem, Solution, distinct
+from lema.api.estimate import Requests
+from lema.artifacts import RESUME, Artifact, Given, Recipe, Shown, write_jsonl
+from lema.cell import Cell, Context
+from lema.engines import LocalModel, ServedModel, writer
+from lema.models.weights import Weights, weights
+from lema.prompts.demonstrations import demonstrations
+from lema.solving import Wording, solve
+from lema.types import NO_PROBLEM, Problem, distinct
+
+SHOWN = Shown("solutions", files=("rationales.jsonl",))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Who is asked, and how often."""
+
+    model: LocalModel | ServedModel
+    requests: int  # in all
+    most: int | None  # of one question
+    grader: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The problems, and what the model is and has seen."""
+
+    data: Artifact
+    demonstrations: Given
+    weights: Weights | None
 
 
 def recipe(cell: Cell) -> Recipe:
-    rationales, grader = cell.config.rationales, cell.config.task.trained.grader
-    config = api_identity(rationales) | {"requests": rationales.requests, "most": rationales.most, "grader": grader}
-    config["demonstrations"] = digest(cell.rationale_prompt(Problem("", "", "", "")))
-    inputs = {"data": cell.artifacts["data"].digest}
-    return Recipe("rationales", f"{cell.train_label}-{rationales.name}", version=2, config=config, inputs=inputs)
+    config, grader = cell.config.rationales, cell.config.task.trained.grader
+    model = writer(config, cell.config.engine, "rationales")
+    settings = Settings(model, config.requests or 0, config.most, grader)
+    held = weights(config.weights) if config.weights else None
+    inputs = Inputs(cell.artifacts["data"], Given.text(_shown(cell)), held)
+    return Recipe(
+        "rationales", f"{cell.train_label}-{config.name}", version=2, settings=settings, inputs=inputs, shown=SHOWN
+    )
 
 
-def build(cell: Cell, folder: Path) -> dict[str, Any]:
+def _shown(cell: Cell) -> str:
+    file, grader = cell.config.rationales.demonstrations, cell.config.task.trained.grader
+    return demonstrations("solve", grader, file, "rationales.demonstrations")
+
+
+def requests(cell: Cell) -> Requests | None:
+    """What is asked of a server."""
+    config = cell.config.rationales
+    if config.weights:
+        return None
+    number = min(config.requests or 0, cell.num_questions * (config.most or 1))
+    prompt = Wording(None, _shown(cell)).text(NO_PROBLEM)
+    return Requests("rationales", "rationales", config.api, (number, number), prompt)
+
+
+def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:
     """Writes `rationales.jsonl`: the right ones whose answer can be read, each text of a problem once."""
-    grader, asked = cell.config.task.trained.grader, shares(cell)
-    prompts = {problem.id: cell.rationale_prompt(problem) for problem, _ in asked}
-    wanted = [(prompts[problem.id], number) for problem, number in asked]
-    answers, spent = cell.ask(wanted, api=cell.config.rationales, section="rationales")
-    usable = [(*each, answer) for each, answer in zip(asked, answers, strict=True) if answer.usable]
-    items = [(answer_part(answer.text or ""), problem.answer, problem.candidates) for problem, _, answer in usable]
-    verdicts = zip(grade_all(items, grader), grade_all(items, grader, "symbolic"), strict=True)
-    solutions = [
-        Solution(problem.id, answer.model, number, text, official.answer, official.correct, symbolic.correct, False)
-        for (problem, number, answer), (text, *_), (official, symbolic) in zip(usable, items, verdicts, strict=True)
-    ]
-    right = [each for each in solutions if each.correct and each.answer is not None]
+    asked = shares(inputs.data.rows("train.jsonl", Problem), settings.requests, settings.most)
+    engine, wording = context.engine(settings.model, inputs.weights), Wording(None, inputs.demonstrations.value)
+    solutions = solve(asked, wording, engine, settings.grader, folder / RESUME / "rationales", whole=False)
+    whole = [each for each in solutions if each.text.strip() and not each.truncated]
+    right = [each for each in whole if each.correct and each.answer is not None]
     write_jsonl(folder / "rationales.jsonl", kept := list(distinct(right, Counter())))
-    counts = {"asked": len(asked), "answered": len(solutions), "correct": len(right), "kept": len(kept)}
-    return counts | {"models": sorted({each.model for each in solutions})} | spent
+    counts = {"asked": len(asked), "answered": len(whole), "correct": len(right), "kept": len(kept)}
+    return counts | {"models": sorted({each.model for each in whole})} | engine.costs
 
 
-def shares(cell: Cell) -> list[tuple[Problem, int]]:
-    """Each question as often as it is asked, with the number of the time: evenly, as many as the config says."""
-    rationales, problems = cell.config.rationales, cell.problems("train")
-    each, more = divmod(rationales.requests or 0, len(problems))
-    times = [min(each + (index < more), rationales.most or each + 1) for index in range(len(problems))]
-    return [(problem, number) for problem, most in zip(problems, times, strict=True) for number in range(most)]
+def shares(problems: list[Problem], requests: int, most: int | None) -> list[tuple[Problem, int]]:
+    """Each question as often as it is asked, with the number of the time: evenly, `requests` in all."""
+    each, more = divmod(requests, len(problems))
+    times = [min(each + (index < more), most or each + 1) for index in range(len(problems))]
+    return [(problem, number) for problem, count in zip(problems, times, strict=True) for number in range(count)]

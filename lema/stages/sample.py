@@ -6,67 +6,128 @@ backbone, other weights, a model behind a server, or a file of solutions that we
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from lema.artifacts import RESUME, Recipe, read_jsonl, write_jsonl
-from lema.cell import Cell
-from lema.config import SourceKind
+from lema.api.estimate import Requests
+from lema.artifacts import RESUME, Artifact, Given, Recipe, Shown, read_jsonl, write_jsonl
+from lema.cell import Cell, Context
+from lema.config import NO_EFFECT, Ask, SourceConfig, SourceKind
+from lema.config.renamed import present
 from lema.data import recorded, tasks
-from lema.generated import answer_part
-from lema.grading import grade_all
-from lema.identity import api_identity, digest
-from lema.types import Problem, Solution, distinct
+from lema.engines import LocalModel, ServedModel
+from lema.grading.generated import answer_part
+from lema.models.weights import Weights, weights
+from lema.prompts.demonstrations import demonstrations
+from lema.solving import Text, Wording, graded, solve
+from lema.types import NO_PROBLEM, Problem, Solution, distinct
 
-_CHUNK = 10_000  # texts that are graded together: enough to keep the symbolic workers busy
 _FACTS = ("solutions", "correct", "unanswered", "truncated", "wrong_paths")
 
+SHOWN = Shown("solutions", losses={"truncated": "sampled solutions cut at the token limit"})
 
-class Sampled(NamedTuple):
-    """A text that is to be graded."""
 
-    problem: Problem
-    model: str
-    sample: int
-    text: str
-    truncated: bool
+@dataclass(frozen=True)
+class Settings:
+    """Who answers, how often, and which solutions are wrong paths."""
+
+    model: LocalModel | ServedModel | None  # None: recorded solutions
+    style: str | None  # of the prompt; None after worked solutions
+    samples: int | None  # of each question
+    recorded_as: str | None  # the model's name, where a row of the file names none
+    grader: str
+    keep_unanswered: bool
+    key: str = field(metadata=NO_EFFECT)  # where the model stands in the config
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The problems, and what the model is or has seen."""
+
+    data: Artifact
+    weights: Weights | None = None
+    demonstrations: Given | None = None
+    recorded: Given | None = None  # the file
+    published: Given | None = None  # the source of all training problems: a file may have solutions of any of them
 
 
 def recipe(cell: Cell, name: str) -> Recipe:
-    sampler, source = cell.config.sampler, cell.config.sampler.models[name]
-    config: dict[str, Any] = {"grader": cell.config.task.trained.grader, "keep_unanswered": sampler.keep_unanswered}
-    inputs, label = {"data": cell.artifacts["data"].digest}, name
+    config, source, data = cell.config, cell.config.sampler.models[name], cell.artifacts["data"]
+    label, model, style, demonstrated = name, None, None, None
     if source.kind is SourceKind.recorded:
-        inputs["recorded"] = recorded.sha256(source.recorded or "", _key(name, "recorded"))
+        key, published = present(f"sampler.models.{name}.recorded", config.sampler.name), tasks.trained_on(config.task)
+        file = Given(recorded.sha256(source.recorded or "", key), source.recorded)
+        inputs = Inputs(data, recorded=file, published=Given(published.digest, published))
     else:
-        few_shot = cell.few_shot(source)
-        config |= {"samples": sampler.samples, "few_shot": few_shot and digest(few_shot), "style": source.prompt}
+        style, demonstrated = _wording(cell, source)
+        held = None if source.api else weights(source.weights) if source.weights else cell.base
+        inputs, model = Inputs(data, held, demonstrated), _model(cell, name)
+        key, label = f"sampler.models.{name}.api", held.name if held else name
+    settings = Settings(
+        model=model,
+        style=style,
+        samples=config.sampler.samples if model else None,
+        recorded_as=None if model else name,
+        grader=config.task.trained.grader,
+        keep_unanswered=config.sampler.keep_unanswered,
+        key=key,
+    )
+    return Recipe("sample", f"{cell.train_label}-{label}", version=4, settings=settings, inputs=inputs, shown=SHOWN)
+
+
+def _model(cell: Cell, name: str) -> LocalModel | ServedModel:
+    sampler, source = cell.config.sampler, cell.config.sampler.models[name]
     if source.api:
-        config |= api_identity(source.api)
-    elif source.kind is not SourceKind.recorded:
-        model, weights = source.weights or cell.config.backbone, cell.weights_of(source)
-        own = {field: getattr(model, field) for field in ("prompt", "precision", "attention")}
-        how = {field: getattr(sampler, field) for field in ("temperature", "max_new_tokens", "batch_size", "seed")}
-        config, inputs["model"], label = config | own | how, weights.digest, weights.name
-    return Recipe("sample", f"{cell.train_label}-{label}", version=4, config=config, inputs=inputs)
+        return ServedModel(source.api, f"sampler.models.{name}.api")
+    return LocalModel(
+        engine=cell.config.engine,
+        computation=(source.weights or cell.config.backbone).computation,
+        max_new_tokens=sampler.max_new_tokens,
+        batch_size=sampler.batch_size,
+        temperature=sampler.temperature,
+        seed=sampler.seed,
+    )
 
 
-def build(cell: Cell, folder: Path, name: str) -> dict[str, Any]:
+def _wording(cell: Cell, source: SourceConfig) -> tuple[str | None, Given | None]:
+    """The style in which a model is asked, or the worked solutions that it sees first."""
+    if (source.prompt or (Ask.few_shot if source.api else None)) is not Ask.few_shot:
+        return source.prompt or (source.weights or cell.config.backbone).prompt, None
+    file, grader = cell.config.sampler.demonstrations, cell.config.task.trained.grader
+    return None, Given.text(demonstrations("solve", grader, file, "sampler.demonstrations"))
+
+
+def requests(cell: Cell, name: str) -> Requests | None:
+    """What is asked of a server: each training question, as often as it is sampled."""
+    source = cell.config.sampler.models[name]
+    if source.api is None:
+        return None
+    style, shown = _wording(cell, source)
+    prompt, number = Wording(style, shown and shown.value).text(NO_PROBLEM), cell.num_questions
+    number *= cell.config.sampler.samples
+    return Requests(f"solutions of {name}", f"sampler.models.{name}.api", source.api, (number, number), prompt)
+
+
+def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:
     """Writes `solutions.jsonl`, all of them, and `wrong.jsonl`, each wrong text of a problem once."""
-    kind, counts, spent = cell.config.sampler.models[name].kind, Counter[str](), {}
-    if kind is SourceKind.recorded:
-        solutions = _graded(cell, _recorded(cell, name, counts))
-    elif kind is SourceKind.api:
-        asked, spent = _asked(cell, name)
-        solutions = _graded(cell, asked)
+    counts, costs = Counter[str](), {}
+    if settings.model is None:
+        solutions = graded(_recorded(settings, inputs, context, counts), settings.grader)
     else:
-        solutions = _solved(cell, name, folder / RESUME / "sample")
+        # A server is paid by the question; what is loaded here also answers those that another run holds out as dev.
+        splits = ("train",) if isinstance(settings.model, ServedModel) else ("train", "dev")
+        problems = [each for split in splits for each in inputs.data.rows(f"{split}.jsonl", Problem)]
+        asked = [(problem, number) for problem in problems for number in range(settings.samples or 1)]
+        wording = Wording(settings.style, inputs.demonstrations and inputs.demonstrations.value)
+        engine = context.engine(settings.model, inputs.weights)
+        solutions = solve(asked, wording, engine, settings.grader, folder / RESUME / "sample", whole=False)
+        costs = engine.costs and engine.costs | {"failed": len(asked) - len(solutions)}  # a text cut off is a solution
     write_jsonl(folder / "solutions.jsonl", solutions)
     made, models = read_jsonl(folder / "solutions.jsonl", Solution), set[str]()
-    wrong = _wrong(made, cell.config.sampler.keep_unanswered, counts, models)
+    wrong = _wrong(made, settings.keep_unanswered, counts, models)
     write_jsonl(folder / "wrong.jsonl", distinct(wrong, counts))
-    return {fact: counts.pop(fact, 0) for fact in _FACTS} | dict(counts) | {"models": sorted(models)} | spent
+    return {fact: counts.pop(fact, 0) for fact in _FACTS} | dict(counts) | {"models": sorted(models)} | costs
 
 
 def _wrong(
@@ -84,67 +145,19 @@ def _wrong(
             yield solution
 
 
-def _solved(cell: Cell, name: str, resume: Path) -> list[Solution]:
-    """By weights that are loaded here."""
-    from lema.models.huggingface import solve
-
-    sampler, source = cell.config.sampler, cell.config.sampler.models[name]
-    return solve(
-        cell.problems("train", "dev"),  # so these solutions serve whichever questions a mix holds out
-        source.weights or cell.config.backbone,
-        cell.weights_of(source),
-        grader=cell.config.task.trained.grader,
-        style=source.prompt,
-        few_shot=cell.few_shot(source),
-        max_new_tokens=sampler.max_new_tokens,
-        temperature=sampler.temperature,
-        samples=sampler.samples,
-        seed=sampler.seed,
-        batch_size=sampler.batch_size,
-        resume=resume,
-        whole=False,
-    )
-
-
-def _asked(cell: Cell, name: str) -> tuple[Iterator[Sampled], dict[str, Any]]:
-    """By a model behind a server: its texts, and what they cost. One that never came is no solution, and counted."""
-    source, samples = cell.config.sampler.models[name], range(cell.config.sampler.samples)
-    assert source.api
-    asked = [(problem, number) for problem in cell.problems("train") for number in samples]
-    prompts = {problem.id: cell.sample_prompt(source, problem) for problem, _ in asked}
-    wanted = [(prompts[problem.id], number) for problem, number in asked]
-    answers, spent = cell.ask(wanted, api=source.api, section=_key(name, "api"))
-    texts = (
-        Sampled(problem, answer.model, number, answer_part(answer.text), answer.ended == "length")
-        for (problem, number), answer in zip(asked, answers, strict=True)
-        if answer.text is not None
-    )
-    return texts, spent | {"failed": sum(answer.text is None for answer in answers)}  # one cut off is a solution
-
-
-def _recorded(cell: Cell, name: str, counts: Counter[str]) -> Iterator[Sampled]:
-    """From a file; `sample` numbers the texts of each problem."""
-    file, number = cell.config.sampler.models[name].recorded or "", Counter[str]()
-    own = {problem.id for problem in cell.problems("train")}
-    official = tasks.published(cell.config.task)[0]  # those too that are held out, or beyond `limit`
-    for problem, text, model in recorded.read(file, official, cell.test_questions(), _key(name, "recorded"), counts):
+def _recorded(settings: Settings, inputs: Inputs, context: Context, counts: Counter[str]) -> Iterator[Text]:
+    """The texts of a file; `sample` numbers those of each problem."""
+    assert inputs.recorded
+    assert inputs.published
+    assert settings.recorded_as
+    number = Counter[str]()
+    own = {problem.id for problem in inputs.data.rows("train.jsonl", Problem)}
+    official = tasks.published(inputs.published.value)[0]  # those too that are held out, or beyond `limit`
+    rows = recorded.read(inputs.recorded.value, official, context.test_questions(), settings.key, counts)
+    for problem, text, model in rows:
         if problem.id in own:
-            yield Sampled(problem, model or name, number[problem.id], answer_part(text), truncated=False)
+            name, part = model or settings.recorded_as, answer_part(text)
+            yield Text(problem, name, number[problem.id], part, truncated=False)
             number[problem.id] += 1
         else:
             counts["question that is not trained on"] += 1
-
-
-def _graded(cell: Cell, texts: Iterator[Sampled]) -> Iterator[Solution]:
-    grader = cell.config.task.trained.grader
-    while chunk := list(islice(texts, _CHUNK)):
-        items = [(each.text, each.problem.answer, each.problem.candidates) for each in chunk]
-        verdicts = zip(grade_all(items, grader), grade_all(items, grader, "symbolic"), strict=True)
-        for (problem, model, sample, text, truncated), (official, symbolic) in zip(chunk, verdicts, strict=True):
-            verdict = (official.answer, official.correct, symbolic.correct)
-            yield Solution(problem.id, model, sample, text, *verdict, truncated)
-
-
-def _key(name: str, field: str) -> str:
-    """Where a setting of a model stands in the config."""
-    return f"sampler.models.{name}.{field}"

@@ -3,39 +3,78 @@
 Best is the highest accuracy by the official rules; of equals the one with the fewest steps. Adapters answer unmerged.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lema.artifacts import RESUME, Artifact, Recipe, keep, kept, write_jsonl
-from lema.cell import Cell
+from lema.artifacts import RESUME, Artifact, Recipe, Shown, keep, kept, write_jsonl
+from lema.cell import Cell, Context
 from lema.config import Method, Selection, Split
-from lema.types import Problem, Solution, UserError
+from lema.engines import LocalModel
+from lema.models.weights import Weights, checkpoint, tuned
+from lema.solving import Wording, solve
+from lema.types import Problem, Solution, Trained, UserError
+
+SHOWN = Shown("selection", files=("accuracies.jsonl",))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What every checkpoint is asked."""
+
+    split: Split
+    grader: str
+    prompt: str
+    model: LocalModel
+    method: Method  # a checkpoint is a whole model, or an adapter
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to choose; None asks no checkpoint and takes the last."""
+
+    selection: Selection
+    asked: Asked | None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The checkpoints, and what they are asked on what base; both None when none is asked."""
+
+    train: Artifact
+    data: Artifact | None = None
+    base: Weights | None = None
 
 
 def recipe(cell: Cell) -> Recipe:
-    selection, split = _decided(cell)
-    config: dict[str, Any] = {"selection": selection}
-    inputs = {"train": cell.artifacts["train"].digest}
-    if split:
-        backbone, evaluation = cell.plain(cell.config.backbone), cell.plain(cell.config.evaluation)
-        config |= {name: backbone[name] for name in ("prompt", "precision", "attention")}
-        config |= evaluation | {"split": split, "grader": _grader(cell, split)}
-        config["method"] = cell.config.train.method
-        inputs |= {"data": _asked(cell, split).digest, "base": cell.base.digest}
+    """With one checkpoint there is nothing to choose."""
+    config, train = cell.config, cell.artifacts["train"]
+    checkpoints = train.read(Trained).checkpoints
+    selection = Selection.last if len(checkpoints) == 1 else config.selection
     label = f"{cell.task_label if selection is Selection.paper else cell.train_label}-{cell.arm}"
-    return Recipe("select", label, version=2, config=config, inputs=inputs)
+    settings, inputs = Settings(selection, None), Inputs(train)
+    if selection is not Selection.last:
+        split = config.evaluation.split if selection is Selection.paper else Split.dev
+        if split is Split.dev and config.task.num_dev == 0:
+            raise UserError(
+                f"selection=dev task.num_dev=0: no dev question to choose one of {len(checkpoints)} checkpoints by; "
+                "take the last with selection=last, or hold some out with task.num_dev="
+            )
+        model = cell.evaluated(four_bit=config.train.method is Method.qlora)
+        asked = Asked(split, config.task.grader_of(split), config.backbone.prompt, model, config.train.method)
+        data = cell.artifacts["data"] if split is Split.dev else cell.asked
+        settings, inputs = Settings(selection, asked), Inputs(train, data, cell.base)
+    return Recipe("select", label, version=2, settings=settings, inputs=inputs, shown=SHOWN)
 
 
-def build(cell: Cell, folder: Path) -> dict[str, Any]:
+def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:
     """Writes `accuracies.jsonl`, a row a checkpoint, and `step-N.jsonl`, what each answered.
 
     With one checkpoint, or `last`, none is asked: then the summary's `selection` is `last`, and its `split` null.
     """
-    selection, split = _decided(cell)
-    steps = cell.artifacts["train"].summary["checkpoints"]
-    answers = {step: _predictions(cell, folder, step, split) for step in steps} if split else {}
+    steps, asked = inputs.train.read(Trained).checkpoints, settings.asked
+    answers = {step: _predictions(asked, inputs, context, folder, step) for step in steps} if asked else {}
     accuracies, symbolic = (
         {step: fmean(getattr(each, rule) for each in predictions) for step, predictions in answers.items()}
         for rule in ("correct", "symbolic")
@@ -44,56 +83,23 @@ def build(cell: Cell, folder: Path) -> dict[str, Any]:
     write_jsonl(folder / "accuracies.jsonl", rows)
     step = max(accuracies, key=lambda each: (accuracies[each], -each)) if rows else steps[-1]
     table = {str(each): accuracy for each, accuracy in accuracies.items()}
-    return {"step": step, "selection": selection, "split": split, "accuracies": table}
+    split = asked.split if asked else None
+    return {"step": step, "selection": settings.selection, "split": split, "accuracies": table}
 
 
-def _decided(cell: Cell) -> tuple[Selection, Split | None]:
-    """How to choose among the checkpoints there are, and on which split; `UserError` when that split is empty."""
-    selection, checkpoints = cell.config.selection, cell.artifacts["train"].summary["checkpoints"]
-    if selection is Selection.last or len(checkpoints) == 1:
-        return Selection.last, None
-    if selection is Selection.paper:
-        return selection, cell.config.evaluation.split
-    if cell.config.task.num_dev == 0:
-        raise UserError(
-            f"selection=dev task.num_dev=0: no dev question to choose one of {len(checkpoints)} checkpoints by; "
-            "take the last with selection=last, or hold some out with task.num_dev="
-        )
-    return selection, Split.dev
-
-
-def _predictions(cell: Cell, folder: Path, step: int, split: Split) -> list[Solution]:
+def _predictions(asked: Asked, inputs: Inputs, context: Context, folder: Path, step: int) -> list[Solution]:
     """What a checkpoint answers; kept in the folder to resume from until all have answered."""
-    from lema.models.huggingface import solve
-
-    config, name = cell.config, f"step-{step}"
+    name = f"step-{step}"
     done = folder / RESUME / f"{name}.json"
     rows = kept(done)
     if rows is None:
-        checkpoint = cell.artifacts["train"].path / "checkpoints" / name
-        method, base = config.train.method, cell.base
-        whole = method is Method.full
-        predictions = solve(
-            _asked(cell, split).rows(f"{split}.jsonl", Problem),
-            config.backbone,
-            replace(base, location=str(checkpoint), revision=None) if whole else base,
-            grader=_grader(cell, split),
-            max_new_tokens=config.evaluation.max_new_tokens,
-            batch_size=config.evaluation.batch_size,
-            four_bit=method is Method.qlora,
-            adapter=None if whole else checkpoint,
-            resume=folder / RESUME / f"select {name}",
-        )
+        assert inputs.data
+        assert inputs.base
+        held, adapter = tuned(inputs.base, checkpoint(inputs.train.path, step), asked.method)
+        problems = [(each, 0) for each in inputs.data.rows(f"{asked.split}.jsonl", Problem)]
+        engine, resume = context.engine(asked.model, held, adapter), folder / RESUME / f"select {name}"
+        predictions = solve(problems, Wording(asked.prompt), engine, asked.grader, resume, whole=True)
         rows = [vars(each) for each in predictions]
         keep(done, rows)
     write_jsonl(folder / f"{name}.jsonl", rows)
     return [Solution(**row) for row in rows]
-
-
-def _asked(cell: Cell, split: Split) -> Artifact:
-    return cell.artifacts["data"] if split is Split.dev else cell.asked
-
-
-def _grader(cell: Cell, split: Split) -> str:
-    task = cell.config.task
-    return task.grader if split is Split.test else task.trained.grader

@@ -1,6 +1,6 @@
-"""What W&B refuses: its settings before anything is made, and a run when it starts, each in one true line.
+"""What W&B refuses, in one line: its settings, before anything is made, and a run, when it starts.
 
-W&B's own words are shown on one line, without the key and without what a terminal would obey.
+W&B's own words are shown on one line, without secrets and without control characters.
 """
 
 import json
@@ -13,7 +13,7 @@ from lema.config import Config
 from lema.privacy import secrets, shown
 
 MAX_WORDS = 300
-# What an error's words tell, the first that fits: what happened, and the remedy.
+# (pattern of an error's words, what happened, the remedy); the first that matches counts.
 _KINDS = [
     (r"\b(?:HTTP|error) (?:429|5\d\d)\b", "W&B's server fails", "it may be well again later"),
     (
@@ -27,13 +27,13 @@ _KINDS = [
         "check the network and WANDB_BASE_URL",
     ),
 ]
-# What wandb's own process logs, and tells nobody, when something of a run has not arrived or is not on the disk.
+# wandb's own process only logs this when a part of a run has not arrived or is not on the disk.
 _LOST = r"filestream: fatal error|sender: failed to log artifact|file transfer: upload: failed|writer: failed to save"
 _SETTINGS = "correct tracker.project or the WANDB_ variable of that name, or set tracker=none"
 
 
 def settings(config: Config) -> Iterator[str]:
-    """What of the tracker's settings W&B would refuse: `tracker: …`, with the remedy. Asks no server."""
+    """The tracker's settings that W&B would refuse: `tracker: …`, with the remedy. No server is asked."""
     if not config.tracker.project:
         yield "tracker: tracker.project is empty, and W&B files runs by it: name one, or set tracker=none"
         return
@@ -55,28 +55,27 @@ def settings(config: Config) -> Iterator[str]:
 
 
 def happened(error: Exception) -> str:
-    """What kept a run from starting: `W&B cannot be reached (its words): the remedy`."""
-    said = words(error)
+    """Why a run did not start: `W&B cannot be reached (its words): the remedy`."""
+    text = words(error)
     for pattern, what, remedy in _KINDS:
-        if re.search(pattern, said, re.IGNORECASE):
-            return f"{what} ({said}): {remedy}"
-    return f"W&B started no run ({said}): mend that, or set tracker=none"
+        if re.search(pattern, text, re.IGNORECASE):
+            return f"{what} ({text}): {remedy}"
+    return f"W&B started no run ({text}): mend that, or set tracker=none"
 
 
 def lost(run: Path) -> Exception | None:
-    """What of a run that is finished W&B has lost without a word to us, by its own log in the run's folder."""
+    """The part of a finished run that W&B has lost, by wandb's own log in the run's folder; None when it has all."""
     log = run / "logs" / "debug-internal.log"
-    found = re.search(
-        rf'"msg":("(?:{_LOST})(?:[^"\\]|\\.)*")', log.read_text("utf-8", "replace") if log.is_file() else ""
-    )
+    text = log.read_text("utf-8", "replace") if log.is_file() else ""
+    found = re.search(rf'"msg":("(?:{_LOST})(?:[^"\\]|\\.)*")', text)
     return RuntimeError(json.loads(found[1], strict=False)) if found else None
 
 
 def words(error: Exception) -> str:
     """An error's own words on one line."""
-    told = getattr(error, "errors", None)
-    if callable(told):  # pydantic's text repeats the value, which may be a key
-        found = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in told())  # pyright: ignore
+    errors = getattr(error, "errors", None)
+    if callable(errors):  # pydantic's text repeats the value, which may be a key
+        found = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in errors())  # pyright: ignore
     else:
         found = str(error) or type(error).__name__
     return shown(" ".join(found.split()))[:MAX_WORDS]

@@ -1,6 +1,6 @@
-"""A report at W&B of exactly the runs that it is about: our tables and words, with W&B's live panels beside them.
+"""A report at W&B: our tables and words, and W&B's live panels of exactly the runs that they are about.
 
-Made again it is the same report, updated. It exists only at the server: there is nothing to write offline.
+Making it again updates it. It exists only at W&B's server, so nothing of it can be written offline.
 """
 
 import json
@@ -25,10 +25,10 @@ HEIGHT = 8  # of a panel, in W&B's grid of 24 columns
 
 @dataclass(frozen=True)
 class Task:
-    """What is shown of a task: Markdown by its headings, and the W&B ids of its runs."""
+    """The part of a task: Markdown sections, and the W&B ids of its runs."""
 
     name: str
-    sections: list[tuple[str, str]]
+    sections: list[tuple[str, str]]  # heading, Markdown
     trained: list[str]  # runs with a curve
     evaluated: list[str]  # runs with a score
 
@@ -42,46 +42,46 @@ class Content:
     closing: str  # Markdown
 
 
-def publish(content: Content, project: str, state: Path) -> str:
+def publish_report(content: Content, project: str, state: Path) -> str:
     """Make the report, or update the one that the file `state` names; returns its address.
 
-    `UserError` when there is no server to ask, or it refuses.
+    `UserError` when the server cannot be reached or refuses.
     """
     mode = os.environ.get("WANDB_MODE", "online")
     if mode not in ("online", "shared", "run"):
-        raise UserError(f"only=wandb_report: WANDB_MODE={mode}, and a report is made at W&B's server: unset it")
+        raise UserError(f"do=wandb_report: WANDB_MODE={mode}, and a report is made at W&B's server: unset it")
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
         import wandb
 
         if not wandb.login(prompt=False, verify=False):
-            raise UserError("only=wandb_report: not logged in to W&B: run wandb login, or set WANDB_API_KEY")
-        return _publish(content, project, state)
+            raise UserError("do=wandb_report: not logged in to W&B: run wandb login, or set WANDB_API_KEY")
+        return _published(content, project, state)
     except UserError:
         raise
-    except Exception as error:  # the client's and the server's are of many kinds, and none has more to say than this
+    except Exception as error:  # the client and the server raise many kinds
         where, why = os.environ.get("WANDB_BASE_URL", "W&B"), refusals.words(error)
         remedy = "check the network, the login (wandb login --relogin) and WANDB_BASE_URL, then again"
-        raise UserError(f"only=wandb_report: {where} did not take it ({why}): {remedy}") from None
+        raise UserError(f"do=wandb_report: {where} did not take it ({why}): {remedy}") from None
     finally:
         service.end()
 
 
-def _publish(content: Content, project: str, state: Path) -> str:
+def _published(content: Content, project: str, state: Path) -> str:
     import wandb
 
     api, wr = wandb.Api(timeout=TIMEOUT), _workspaces()
     entity = os.environ.get("WANDB_ENTITY") or api.default_entity
     if not entity:
-        raise UserError("only=wandb_report: W&B names no entity for this login: set WANDB_ENTITY")
+        raise UserError("do=wandb_report: W&B names no entity for this login: set WANDB_ENTITY")
     asked = {run for task in content.tasks for run in (*task.trained, *task.evaluated)}
     missing = len(asked - _known(api, f"{entity}/{project}", asked))
-    told = f"{missing} of {len(asked)} runs are not at W&B ({entity}/{project})"
-    told += ": upload with wandb sync what was logged offline, then again"
+    lacking = f"{missing} of {len(asked)} runs are not at W&B ({entity}/{project})"
+    lacking += ": upload with wandb sync what was logged offline, then again"
     if missing == len(asked):
-        raise UserError(f"only=wandb_report: {told}")
+        raise UserError(f"do=wandb_report: {lacking}")
     if missing:
-        log.warning("%-16s %s", "W&B report", told)
+        log.warning("%-16s %s", "W&B report", lacking)
     report = wr.Report(project=project, entity=entity, title=content.title[:MAX_TITLE], width="fluid")
     report.blocks = _blocks(content, project, entity, missing)
     before = _read(state)
@@ -105,11 +105,11 @@ def _blocks(content: Content, project: str, entity: str, missing: int) -> list[A
 
 
 def _panels(task: Task, project: str, entity: str) -> list[Any]:
-    """Accuracy by backbone and arm, the comparer of runs, and the curves: each over the task's own runs alone."""
+    """Accuracy by backbone and arm, the curves, and the comparer of runs, each over the runs of the task."""
     wr = _workspaces()
 
     def runs(name: str, ids: Sequence[str], **options: Any) -> Any:
-        # `in`, as an equality does not survive the report's own editor.
+        # `in`: the report's own editor drops an equality.
         return wr.Runset(entity=entity, project=project, name=name, filters=f"ID in {list(ids)}", **options)
 
     def place(column: int, width: int) -> Any:
@@ -152,7 +152,7 @@ def _workspaces() -> Any:
 
 
 def _known(api: Any, path: str, asked: set[str]) -> set[str]:
-    """Those of some run ids that the server has; a project that does not exist has none."""
+    """The run ids that the server has; none when the project does not exist."""
     try:
         return {run.id for run in api.runs(path, {"name": {"$in": sorted(asked)}}, per_page=500)}
     except ValueError as error:
@@ -170,13 +170,13 @@ def _read(state: Path) -> dict[str, str]:
 
 
 def _exists(api: Any, report: str) -> bool:
-    """Whether a report is still there: one that was deleted is made anew, under another address."""
+    """Whether the report is still there; a deleted one is made anew, with another address."""
     from wandb_workspaces.reports.v2 import gql, interface
 
     client: Any = interface
     try:
         found = client.execute_graphql(api, gql.view_report, {"reportId": report}).get("view")
-    except Exception as error:  # of many kinds; a server may say nothing of it, or say that it has none
+    except Exception as error:  # of many kinds, one of which says that there is no such report
         if not re.search("find|found|exist|deleted", str(error), re.IGNORECASE):
             raise
         found = None

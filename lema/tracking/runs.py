@@ -1,8 +1,8 @@
-"""One W&B run for each step that is really made: its config, its curve, its result, and what that was made from.
+"""One W&B run for each step that is made, not found: its config, its curve, its result and its inputs.
 
-WANDB_MODE and the other WANDB_* variables are honoured; without WANDB_MODE a run is online when logged in, offline
-otherwise, and `wandb sync` uploads it later. What W&B collects by itself is switched off where it names the user:
-host, git remote, command line, paths, and the console, whose lines name folders; the system's load is kept.
+WANDB_MODE and the other WANDB_* variables are honoured. Without WANDB_MODE a run is online when W&B is logged in, and
+otherwise offline, to be uploaded with `wandb sync`. What W&B collects by itself is switched off where it names the
+user: host, git remote, command line, paths and console. The system's load is kept.
 """
 
 import contextlib
@@ -16,19 +16,18 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import Artifact, Recipe, write_text
+from lema.artifacts import Artifact, Recipe, used, write_text
 from lema.artifacts.faults import cause
 from lema.artifacts.locks import lock
-from lema.config import Config, Stage
+from lema.config import Config
 from lema.identity import digest, identity, portable
-from lema.tracking import refusals, results, service
+from lema.tracking import artifacts, refusals, service
 
 log = logging.getLogger(__name__)
 
 STEP = "train/step"  # the axis of all curves
 MAX_TAG = 64  # W&B's limit
-# Seconds to find that W&B is out of reach: at a run's start, and at its end. Its own retries go on for hours, and to
-# bound those loses data without a word.
+# Seconds after which W&B counts as unreachable. Its retries go on for hours; a limit on them loses data silently.
 TIMEOUTS = {"INIT_TIMEOUT": "30", "FINISH_TIMEOUT": "30", "FINISH_TIMEOUT_RAISES": "true"}
 PRIVATE: dict[str, Any] = {
     "x_disable_meta": True,
@@ -37,23 +36,24 @@ PRIVATE: dict[str, Any] = {
     "disable_git": True,
     "disable_code": True,
 }
-# Seconds between writes to an offline run's log. wandb's own 15 leave it empty when a run is killed before, and
-# `wandb sync` refuses all folders it is given when the log of one of them is empty.
+# Seconds between writes to an offline run's log. With wandb's 15 a run that is killed early has an empty log, and
+# `wandb sync` refuses all folders when the log of one is empty.
 FLUSH: dict[str, Any] = {"x_transaction_log_flush_interval": 1.0}
-# Set by `wandb agent`: the one run that it waits for.
+# `wandb agent` sets these: they name the one run that it waits for.
 AGENT = ("WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RUN_ID")
 
 
 def run_id(root: Path, stage: str, key: str) -> str:
-    """The W&B id of what is made from a recipe: the same when it is resumed, another in another runs folder.
+    """The W&B id for a recipe in this runs folder: the same when the step is resumed.
 
-    W&B refuses the id of a deleted run for ever, and two machines must not write into one run.
+    Another runs folder has other ids: W&B refuses the id of a deleted run for ever, and two machines must not write
+    into one run.
     """
     token = root / "wandb" / "id"
     if not token.exists():
         token.parent.mkdir(parents=True, exist_ok=True)
         with lock(token):
-            if not token.exists():  # else another process was first
+            if not token.exists():  # another process may have been first
                 write_text(token, uuid.uuid4().hex)
     return digest([token.read_text(encoding="utf-8", errors="replace"), stage, key])
 
@@ -65,21 +65,20 @@ class Tracker:
     config: Config
     root: Path  # the runs folder
     ids: dict[str, str] = field(default_factory=dict)  # step -> the id of its run
-    offline: bool = False  # W&B was found to be out of reach
+    offline: bool = False  # W&B cannot be reached
 
     def __post_init__(self) -> None:
         self.on = self.config.tracker.name == "wandb" and os.environ.get("WANDB_MODE") != "disabled"
         self._run: StepRun | None = None
 
     def missing(self) -> Iterator[str]:
-        """What of its settings W&B would refuse."""
+        """The settings that W&B would refuse."""
         return refusals.settings(self.config) if self.on else iter(())
 
     @contextlib.contextmanager
     def step(self, name: str, recipe: Recipe, made: dict[str, Artifact]) -> Iterator["StepRun"]:
-        """The run of a step, not started yet; `made` are the steps before it. An error marks the run as failed."""
-        used = set(_strings(recipe.inputs))
-        inputs = {each: artifact for each, artifact in made.items() if artifact.digest in used}
+        """The run of a step, still to be started; `made` are the earlier steps. An error marks the run as failed."""
+        inputs = {each: artifact for each, artifact in made.items() if artifact.digest in used(recipe.inputs)}
         run = self._run = StepRun(self, name, recipe.stage, recipe.label, digest(recipe.identity()), inputs)
         try:
             yield run
@@ -91,13 +90,13 @@ class Tracker:
         run.close()
 
     def log(self, values: dict[str, float], step: int) -> None:
-        """Values of the present step's curve at a training step."""
+        """Add values at a training step to the curve of the present step."""
         if self._run:
             self._run.log({**values, STEP: step})
 
     def show_current(self, name: str, artifact: Artifact | None) -> None:
-        """Under `wandb agent`: a result that was there already is logged all the same, as the agent's run."""
-        if self.on and artifact and name == Stage.evaluate and os.environ.get("WANDB_SWEEP_ID"):
+        """Under `wandb agent`, log also a result that was made earlier, as the agent's run."""
+        if self.on and artifact and name == "evaluate" and os.environ.get("WANDB_SWEEP_ID"):
             stage, (label, _, key) = artifact.path.parent.name, artifact.path.name.rpartition("-")
             run = StepRun(self, name, stage, label, key, {})
             run.start()
@@ -105,22 +104,22 @@ class Tracker:
             run.close()
 
     def report(self, folder: Path, inputs: Iterable[Artifact]) -> None:
-        """Log a folder's report, tables and figures as an artifact of type `report` that uses the given artifacts.
+        """Log a folder's report, tables and figures as an artifact of type `report` with the given inputs.
 
-        One run for each runs folder and report: when it says more it is another version of the same artifact.
+        Each report of a runs folder has one run; when it changes, the run gets another version of the artifact.
         """
         name = folder.name
         run = StepRun(self, "report", "report", name, name, {each.path.name: each for each in inputs})
         files = [file for name in ("report.md", "*.json", "*.csv", "*.png") for file in sorted(folder.glob(name))]
         run.start()
-        run.publish(partial(_publish_report, name=f"report-{name}", files=files, inputs=run.inputs.values()))
+        run.show(partial(_log_report, name=f"report-{name}", files=files, inputs=run.inputs.values()))
         run.close()
 
 
 class StepRun:
-    """One run, online or offline. What W&B raises becomes one warning: tracking never costs a result.
+    """One run, online or offline. An error of W&B becomes one warning: tracking never costs a result.
 
-    When W&B is lost on the way, the whole run is written again offline at its end, from what is kept here.
+    When W&B fails during the run, the whole run is written again offline at its end, from what is kept here.
     """
 
     def __init__(
@@ -131,26 +130,26 @@ class StepRun:
         self._config: dict[str, Any] = {"inputs": {name: artifact.digest for name, artifact in inputs.items()}}
         self._place: dict[str, Any] = {
             "project": config.tracker.project,
-            "dir": results.here(tracker.root),
-            "group": _group(config),
+            "dir": artifacts.here(tracker.root),
+            "group": os.environ.get("WANDB_RUN_GROUP") or config.tracker.group,
             "job_type": stage,
             "name": f"{stage} {label}",
             "resume": "allow",
         }
-        if stage != Stage.report:  # which is of many cells
+        if stage != "report":  # a report is of many cells
             tags = [config.backbone.name, config.task.name, config.mix.name]
             self._place["tags"] = [tag[:MAX_TAG] for tag in tags]
             self._config |= portable(identity(config)) | {"recipe": key}
         self._key, self._stage = key, stage
         self._rows: list[dict[str, Any]] = []
         self._logged_until = -1  # the last step of the curve that W&B has
-        self._publish: Callable[[Any], None] | None = None
+        self._show: Callable[[Any], None] | None = None
         self._run: Any = None
         self._lost: Exception | None = None
-        self._renamed = False  # its own id is that of a deleted run
+        self._renamed = False  # its usual id is that of a deleted run
 
     def starting(self, build: Callable[[Path], dict[str, Any]]) -> Callable[[Path], dict[str, Any]]:
-        """`build`, with the run started first: not while another process makes the same."""
+        """`build`, with the run started first: under the artifact's lock, so one process starts it."""
 
         def started(folder: Path) -> dict[str, Any]:
             self.start()
@@ -159,7 +158,7 @@ class StepRun:
         return started
 
     def start(self) -> None:
-        """Start the run, or go on with it; offline where W&B does not take it."""
+        """Start or resume the run; offline where W&B refuses it or cannot be reached."""
         if not self.tracker.on:
             return
         _prepare(self.tracker.root)
@@ -174,7 +173,7 @@ class StepRun:
                 found = cause(error, self.tracker.root)
                 problem = f"W&B started no run ({found})" if found else refusals.happened(error)
                 service.end()  # or the run id counts as in use
-                self._renamed = "previously created and deleted" in str(error)  # which is refused later too
+                self._renamed = "previously created and deleted" in str(error)  # W&B refuses that id for ever
                 if not self.tracker.offline:
                     self.tracker.offline = True
                     self._attempt(self._start)
@@ -184,10 +183,10 @@ class StepRun:
             return
         if problem:
             log.warning("%s logged offline; upload it later with %s", problem, self._sync)
-        elif not run.offline or not self.tracker.ids:  # offline the first stands for all
+        elif not run.offline or not self.tracker.ids:  # of offline runs one line is enough
             log.info("%-16s %s", "W&B run", run.url or f"offline; upload it later with {self._sync}")
         self.tracker.ids[self.step] = run.id
-        if os.path.isabs(results.here(self.tracker.root)):
+        if os.path.isabs(artifacts.here(self.tracker.root)):
             _warn_of(self.tracker.root.absolute())
 
     def log(self, row: dict[str, Any]) -> None:
@@ -197,12 +196,12 @@ class StepRun:
             self._attempt(partial(self._run.log, row))
 
     def complete(self, artifact: Artifact) -> None:
-        """Show the result."""
-        self.publish(partial(results.publish, step=self.step, artifact=artifact, inputs=self.inputs.values()))
+        """Log the result."""
+        self.show(partial(artifacts.log_result, step=self.step, artifact=artifact, inputs=self.inputs.values()))
 
-    def publish(self, action: Callable[[Any], None]) -> None:
-        """Have `action` log to the `wandb.Run`, now, and again should this be lost."""
-        self._publish = action
+    def show(self, action: Callable[[Any], None]) -> None:
+        """Let `action` log to the `wandb.Run`, now, and again if the run must be written again."""
+        self._show = action
         if self._run is not None:
             self._attempt(partial(action, self._run))
 
@@ -218,23 +217,23 @@ class StepRun:
                 self._attempt(self._write_offline)
             self._finish(int(failed))
             if not self._lost:
-                told = "W&B did not take all of %s (%s): it is written again offline; upload it later with %s"
-                log.warning(told, self.step, refusals.words(reason), self._sync)
+                why = "W&B did not take all of %s (%s): it is written again offline; upload it later with %s"
+                log.warning(why, self.step, refusals.words(reason), self._sync)
         if self._run.offline and not self._lost and not failed:
             self._drop_older()
         if self._lost:
             log.warning("W&B: %s is not logged as a whole: %s", self.step, refusals.words(self._lost))
-        if self.step == Stage.evaluate:  # the agent's run is one cell's
+        if self.step == "evaluate":  # the agent waits for one cell alone
             for name in AGENT:
                 os.environ.pop(name, None)
 
     @property
     def _sync(self) -> str:
-        """The command that uploads what is offline; one by one, or what two runs use can become two artifacts.
+        """The command that uploads the offline runs: one by one, or an input of two runs can become two artifacts.
 
-        wandb itself chose the folder: where it may not write it takes the system's for temporary files.
+        Its folder is the run's, as wandb uses the system's temporary folder where it may not write to ours.
         """
-        return f"wandb sync -n 1 {results.here(Path(self._run.dir).parents[1] / 'offline-run-*')}"
+        return f"wandb sync -n 1 {artifacts.here(Path(self._run.dir).parents[1] / 'offline-run-*')}"
 
     def _start(self) -> None:
         import wandb
@@ -248,7 +247,7 @@ class StepRun:
             settings=wandb.Settings(console="off", **PRIVATE, **FLUSH),
         )
         run.define_metric("train/*", step_metric=STEP)
-        # Offline W&B cannot know what it has of a run: then all is logged, so that the newest folder is complete.
+        # Offline W&B cannot tell what it has of a run: then everything is logged, and the newest folder is complete.
         self._logged_until = run.summary.get(STEP, -1) if run.resumed else -1
         self._run = run
 
@@ -257,15 +256,15 @@ class StepRun:
         self._start()
         for row in self._rows:
             self._run.log(row)
-        if self._publish:
-            self._publish(self._run)
+        if self._show:
+            self._show(self._run)
 
     def _drop_older(self) -> None:
-        """Remove what an earlier, killed attempt logged offline: this one has it all."""
+        """Remove the offline folders of earlier, killed attempts: this one has everything."""
         newest = Path(self._run.dir).parent
         older = [each for each in newest.parent.glob(f"offline-run-*-{self._run.id}*") if each.name != newest.name]
         if older:
-            service.end()  # which writes to the disk what is on its way
+            service.end()  # it writes what it still holds to the disk
         for each in older:
             if not each.is_symlink():
                 shutil.rmtree(each)
@@ -278,7 +277,7 @@ class StepRun:
             self._lost = self._lost or error
 
     def _attempt(self, action: Callable[[], Any]) -> None:
-        """Do it, unless W&B was lost before: each further call would wait again."""
+        """Call `action`, unless W&B failed before: each further call would wait again."""
         if self._lost is None:
             try:
                 action()
@@ -288,16 +287,16 @@ class StepRun:
 
 @contextlib.contextmanager
 def _agent(step: str) -> Iterator[None]:
-    """Leave the run that `wandb agent` waits for to the evaluation, whose score it is about: to others it is unknown.
+    """Hide the variables of `wandb agent` from all steps but the evaluation, whose score the agent waits for.
 
-    wandb reads these variables once; so it is begun anew where they are set.
+    wandb reads them once; so its process is ended where they are set.
     """
     if "WANDB_SWEEP_ID" not in os.environ:
         yield
         return
 
     service.end()
-    held = {name: os.environ.pop(name) for name in AGENT if name in os.environ and step != Stage.evaluate}
+    held = {name: os.environ.pop(name) for name in AGENT if name in os.environ and step != "evaluate"}
     try:
         yield
     finally:
@@ -305,9 +304,9 @@ def _agent(step: str) -> Iterator[None]:
 
 
 def _prepare(root: Path) -> None:
-    """What wandb reads from its variables, where the user has not set them: all its files go below the runs folder."""
-    folder = results.here(root / "wandb")
-    # The path of a staged table is uploaded with it. On Linux the working directory has a name that tells nobody's.
+    """Set the variables of wandb that the user has not set: all its files go below the runs folder."""
+    folder = artifacts.here(root / "wandb")
+    # The path of a staged table is uploaded with it. On Linux the working directory has a name without the user's.
     cwd = Path("/proc/self/cwd")
     staged = folder if os.path.isabs(folder) or not cwd.exists() else str(cwd / folder)
     for variable, value in ({"DATA_DIR": staged, "CACHE_DIR": folder, "SILENT": "true"} | TIMEOUTS).items():
@@ -316,29 +315,16 @@ def _prepare(root: Path) -> None:
 
 @cache
 def _warn_of(root: Path) -> None:
-    """W&B uploads where each file of an artifact lay; once a process."""
+    """Warn, once a process, that W&B uploads the path of each file of an artifact."""
     log.warning("W&B is shown the path %s: with a runs_dir below the working directory it is not", root)
 
 
-def _publish_report(run: Any, name: str, files: list[Path], inputs: Iterable[Artifact]) -> None:
+def _log_report(run: Any, name: str, files: list[Path], inputs: Iterable[Artifact]) -> None:
     import wandb
 
     for each in inputs:
-        results.use(run, each)
+        artifacts.use(run, each)
     made = wandb.Artifact(name, "report")
-    for file in files:  # copied: the next report is written in their place
-        made.add_file(results.here(file), name=file.name)
+    for file in files:  # as copies: the next report takes their place
+        made.add_file(artifacts.here(file), name=file.name)
     run.log_artifact(made)
-
-
-def _group(config: Config) -> str | None:
-    return os.environ.get("WANDB_RUN_GROUP") or config.tracker.group
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """All texts in plain values."""
-    if isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _strings(part)
-    elif isinstance(value, str):
-        yield value

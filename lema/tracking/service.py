@@ -1,16 +1,13 @@
-"""W&B's own process, ended within a bound: one that loses the word that it should end is waited for without an end."""
+"""Shut W&B's service process down with a timeout: `wandb.teardown` waits for ever if the process misses its message."""
 
 import sys
 import threading
 
-SECONDS = 30.0  # runs are finished before, so little is left to do
+SECONDS = 30.0  # the runs are finished by then, so the process has little left to do
 
 
 def end() -> None:
-    """As `wandb.teardown`, which also runs at exit if this has not; after the bound the process is left to itself.
-
-    It ends with ours.
-    """
+    """Call `wandb.teardown`; after the timeout the process is left alone, and ends with this one."""
     if (wandb := sys.modules.get("wandb")) is None:
         return
     ending = threading.Thread(target=wandb.teardown, daemon=True)

@@ -17,15 +17,15 @@ from openai_server import OpenAIServer
 from tables import table
 
 from lema.api.asking import ask
-from lema.api.journal import Answer, Spending
+from lema.api.journal import Spending
 from lema.config import PriceConfig
-from lema.types import UserError
+from lema.types import Completion, UserError
 
 
 def test_answers_come_in_order_and_cost_what_the_server_billed(journal: Path) -> None:
     with OpenAIServer(reply=lambda prompt: prompt[8:11]) as server:
         answers, spending = asked(30, api_for(server), journal)
-    assert answers == [Answer(f"{number} + 3"[:3], "stop", "gpt-test") for number in range(30)]
+    assert answers == [Completion(f"{number} + 3"[:3], "stop", "gpt-test") for number in range(30)]
     assert all(answer.usable for answer in answers)
     assert {frozenset(request) for request in server.requests} == {
         frozenset({"model", "messages", "max_completion_tokens"})
@@ -71,17 +71,17 @@ def test_half_a_surrogate_pair_goes_over_no_wire(journal: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "answer"),
     [
-        ("ok", Answer("Hello.", "stop", "gpt-2026")),
-        ("length", Answer("Hel", "length", "gpt-2026")),
-        ("content_filter", Answer(None, "content_filter", "gpt-2026")),
-        ("refusal", Answer(None, "refusal", "gpt-2026")),
-        ("null", Answer(None, "stop", "gpt-2026")),
-        ("too_long", Answer(None, "prompt too long", "gpt-test")),
-        ("no_usage", Answer("Hello.", "stop", "gpt-2026")),
-        ("wrong_model", Answer("Hello.", "stop", "another-model")),
+        ("ok", Completion("Hello.", "stop", "gpt-2026")),
+        ("length", Completion("Hel", "length", "gpt-2026")),
+        ("content_filter", Completion(None, "content_filter", "gpt-2026")),
+        ("refusal", Completion(None, "refusal", "gpt-2026")),
+        ("null", Completion(None, "stop", "gpt-2026")),
+        ("too_long", Completion(None, "prompt too long", "gpt-test")),
+        ("no_usage", Completion("Hello.", "stop", "gpt-2026")),
+        ("wrong_model", Completion("Hello.", "stop", "another-model")),
     ],
 )
-def test_every_answer_is_paid_once_and_kept(fault: str, answer: Answer, journal: Path) -> None:
+def test_every_answer_is_paid_once_and_kept(fault: str, answer: Completion, journal: Path) -> None:
     with OpenAIServer(faults=[fault], model="gpt-2026") as server:
         for _ in range(2):
             assert asked(1, api_for(server), journal)[0] == [answer]
@@ -170,7 +170,7 @@ def test_a_prompt_that_the_server_cannot_read_is_asked_once_and_stops_nothing(jo
     with OpenAIServer(faults=lambda body: "echo" if number_of(body) == 3 else "ok") as server:
         for _ in range(2):
             answers, _ = asked(8, api_for(server), journal)
-            assert [answer.ended for answer in answers] == ["stop"] * 3 + ["HTTP 400"] + ["stop"] * 4
+            assert [answer.finish_reason for answer in answers] == ["stop"] * 3 + ["HTTP 400"] + ["stop"] * 4
     assert len(server.requests) == 8
 
 
@@ -282,7 +282,7 @@ def test_what_fails_for_good_gets_a_reason_and_is_asked_again_only_on_demand(
         answers, before = asked(12, api, journal)
         for _ in range(2):
             assert asked(12, api, journal) == (answers, before)
-            assert [answer.ended for answer in answers] == ["stop"] * 3 + [ended] + ["stop"] * 8
+            assert [answer.finish_reason for answer in answers] == ["stop"] * 3 + [ended] + ["stop"] * 8
             assert answers[3].failed
             assert not answers[3].usable
         assert len(server.requests) == 13
@@ -435,7 +435,7 @@ def test_requests_of_older_journals_stay_answered(journal: Path) -> None:
         answer = json.dumps({"text": "groß", "ended": "stop", "model": "m"})
         db.execute("insert into requests values (?, 3, 4, 0.5, ?, ?)", (key, request, answer))
     answers, spending = ask([("Größe?", 0)], api_for(None), PRICE, section="s", budget_usd=None, journal_path=journal)
-    assert answers == [Answer("groß", "stop", "m")]
+    assert answers == [Completion("groß", "stop", "m")]
     assert spending == Spending(1, 3, 4, 0.5)
 
 

@@ -40,9 +40,9 @@ def test_one_reply_that_is_too_large_is_tried_again_and_counts_at_its_worst_case
 def test_a_reply_that_stays_too_large_is_one_failed_request_with_its_reason(journal: Path) -> None:
     with RawServer(*[GOOD] * 11, bomb(1)) as server:
         answers, _ = asked(12, api_for(server.url, max_retries=1, max_concurrent_requests=1), journal)
-    assert [answer.ended for answer in answers] == ["stop"] * 11 + ["reply too large"]
+    assert [answer.finish_reason for answer in answers] == ["stop"] * 11 + ["reply too large"]
     assert answers[-1].failed
-    assert answers[-1].said == "reply too large: it has more than 97,536 bytes, for 500 tokens each"
+    assert answers[-1].error == "reply too large: it has more than 97,536 bytes, for 500 tokens each"
 
 
 @pytest.mark.parametrize("status", [400, 401, 500])
@@ -65,7 +65,7 @@ def test_an_answer_may_have_all_its_tokens_in_the_longest_words_twice(journal: P
 def test_a_text_beyond_all_tokens_is_one_that_was_cut(journal: Path) -> None:
     with RawServer(reply(completion("x" * 50_000)), keep=True) as server:
         answers, _ = asked(2, api_for(server.url), journal)
-    assert {(answer.text, answer.ended) for answer in answers} == {("x" * 9000, "length")}
+    assert {(answer.text, answer.finish_reason) for answer in answers} == {("x" * 9000, "length")}
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip", "X-GZIP" * 9])

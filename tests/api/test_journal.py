@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from asked import HELLO, OTHER, REQUEST, YES, bill, paid, written
 
-from lema.api.journal import VERSION, Answer, Journal, Spending, export, open_journal
-from lema.types import UserError
+from lema.api.journal import VERSION, Journal, Spending, export, open_journal
+from lema.types import Completion, UserError
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def test_answer_and_its_cost_outlive_the_process(journal: Journal, path: Path) -
 
 
 def test_every_attempt_counts_and_the_first_usable_answer_stands(journal: Journal) -> None:
-    cut, lost = Answer("ye", "length", "m"), Answer(None, "HTTP 500", "m")
-    for usd, answer in ((1.0, None), (0.5, lost), (0.5, cut), (0.5, YES), (0.25, Answer("no", "stop", "m"))):
+    cut, lost = Completion("ye", "length", "m"), Completion(None, "HTTP 500", "m")
+    for usd, answer in ((1.0, None), (0.5, lost), (0.5, cut), (0.5, YES), (0.25, Completion("no", "stop", "m"))):
         paid(journal, HELLO, usd, answer)
         assert answer in (None, *journal.answers().values()) or usd == 0.25
     assert journal.answers() == {HELLO: YES}
@@ -57,14 +57,18 @@ def test_every_attempt_counts_and_the_first_usable_answer_stands(journal: Journa
 @pytest.mark.parametrize(
     ("answer", "usable", "failed"),
     [
-        *((YES, True, False), (Answer(" \n", "stop", "m"), False, False), (Answer("", "stop", "m"), False, False)),
-        *((Answer(None, "stop", "m"), False, False), (Answer("yes", "end_turn", "m"), True, False)),
-        *((Answer("ye", "length", "m"), False, False), (Answer(None, "refusal", "m"), False, False)),
-        *((Answer(None, "prompt too long", "m"), False, True), (Answer(None, "HTTP 502", "m"), False, True)),
-        (Answer(None, "time-out", "m"), False, True),
+        *(
+            (YES, True, False),
+            (Completion(" \n", "stop", "m"), False, False),
+            (Completion("", "stop", "m"), False, False),
+        ),
+        *((Completion(None, "stop", "m"), False, False), (Completion("yes", "end_turn", "m"), True, False)),
+        *((Completion("ye", "length", "m"), False, False), (Completion(None, "refusal", "m"), False, False)),
+        *((Completion(None, "prompt too long", "m"), False, True), (Completion(None, "HTTP 502", "m"), False, True)),
+        (Completion(None, "time-out", "m"), False, True),
     ],
 )
-def test_only_a_whole_text_is_usable(answer: Answer, usable: bool, failed: bool, journal: Journal) -> None:
+def test_only_a_whole_text_is_usable(answer: Completion, usable: bool, failed: bool, journal: Journal) -> None:
     paid(journal, HELLO, 1.0, answer)
     assert (answer.usable, answer.failed) == (usable, failed)
     assert journal.unusable() == ({} if usable else {HELLO: 1})
@@ -107,7 +111,7 @@ def test_older_journals_are_read_and_added_to(columns: str, path: Path) -> None:
         db.execute(f"insert into requests ({names}) values (?, 5, 6, 1.5, ?, ?)", (OTHER, REQUEST, answer))
     for _ in range(2):
         with open_journal(path, [HELLO, OTHER]) as journal:
-            assert journal.answers()[OTHER] == Answer("old", "length", "m")
+            assert journal.answers()[OTHER] == Completion("old", "length", "m")
             assert OTHER in journal.unusable()
             paid(journal, HELLO, 0.5, YES)
             assert journal.answers()[HELLO] == YES
@@ -130,9 +134,9 @@ def test_a_journal_that_kept_no_words_is_read_and_says_so_when_exported(path: Pa
                 (key, REQUEST, json.dumps(answer)),
             )
     with open_journal(path, ["a", "b", HELLO]) as journal:
-        assert [journal.answers()[key].ended for key in "ab"] == ["refusal", "HTTP 400"]
-        paid(journal, HELLO, 0.0, Answer(None, "prompt too long", "m", "HTTP 400: of 9000 tokens"))
-        assert journal.answers()[HELLO].said == "HTTP 400: of 9000 tokens"
+        assert [journal.answers()[key].finish_reason for key in "ab"] == ["refusal", "HTTP 400"]
+        paid(journal, HELLO, 0.0, Completion(None, "prompt too long", "m", error="HTTP 400: of 9000 tokens"))
+        assert journal.answers()[HELLO].error == "HTTP 400: of 9000 tokens"
     export(path, tmp_path / "out")
     rows = map(json.loads, (tmp_path / "out" / "responses.jsonl").read_text().splitlines())
     errors = {row["custom_id"]: row["error"] for row in rows}
@@ -170,7 +174,7 @@ def test_full_disk_is_a_user_error_and_loses_nothing(path: Path) -> None:
             written(journal.reserve(HELLO, REQUEST, 1.0))
             pages = journal._db.execute("pragma page_count").fetchone()[0]
             journal._db.execute(f"pragma max_page_count={pages}")
-            written(journal.settle(HELLO, 1.0, bill(0.1), Answer("long" * 10_000, "stop", "m")))
+            written(journal.settle(HELLO, 1.0, bill(0.1), Completion("long" * 10_000, "stop", "m")))
 
     with pytest.raises(UserError, match=r"no space is left on its disk .* free some, .*; 1 paid answers could not"):
         fill()
@@ -185,7 +189,7 @@ def test_what_a_full_disk_refused_is_written_when_there_is_room_at_the_end(path:
         pages = journal._db.execute("pragma page_count").fetchone()[0]
         journal._db.execute(f"pragma max_page_count={pages}")
         with pytest.raises(sqlite3.OperationalError, match="full"):
-            written(journal.settle(HELLO, 1.0, bill(0.1), Answer("long" * 10_000, "stop", "m")))
+            written(journal.settle(HELLO, 1.0, bill(0.1), Completion("long" * 10_000, "stop", "m")))
         journal._db.execute("pragma max_page_count=100000")
     with open_journal(path, [HELLO]) as journal:
         assert journal.answers()[HELLO].usable
@@ -193,7 +197,7 @@ def test_what_a_full_disk_refused_is_written_when_there_is_room_at_the_end(path:
 
 def test_export_is_in_the_shape_of_batches(journal: Journal, path: Path, tmp_path: Path) -> None:
     paid(journal, HELLO, 1.0, YES)
-    paid(journal, OTHER, 1.0, Answer(None, "HTTP 500", "m"))
+    paid(journal, OTHER, 1.0, Completion(None, "HTTP 500", "m"))
     with open_journal(path, ["c-open"]) as other:
         written(other.reserve("c-open", REQUEST, 1.0))
     assert export(path, tmp_path / "out") == 3

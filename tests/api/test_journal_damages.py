@@ -15,9 +15,9 @@ from disks import unprivileged
 from openai_server import OpenAIServer
 
 from lema.api import journal
-from lema.api.journal import VERSION, Answer, open_journal
+from lema.api.journal import VERSION, open_journal
 from lema.artifacts import faults
-from lema.types import UserError
+from lema.types import Completion, UserError
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def path(tmp_path: Path) -> Path:
     file = tmp_path / "runs" / "journal.sqlite"
     with open_journal(file, [HELLO, OTHER]) as opened:
         paid(opened, HELLO, 1.0, YES)
-        paid(opened, OTHER, 1.0, Answer("another", "stop", "m"))
+        paid(opened, OTHER, 1.0, Completion("another", "stop", "m"))
     return file
 
 
@@ -38,7 +38,7 @@ def line(path: Path) -> str:
             paid(opened, "another-key", 1.0, YES)
     except UserError as error:
         return str(error)
-    assert answers == {HELLO: YES, OTHER: Answer("another", "stop", "m")}
+    assert answers == {HELLO: YES, OTHER: Completion("another", "stop", "m")}
     return ""
 
 
@@ -143,7 +143,7 @@ def test_what_a_damaged_file_still_holds_is_saved_as_the_line_says(path: Path) -
         pytest.skip("the sqlite3 command is not installed")
     with open_journal(path, []) as opened:
         for number in range(40):
-            paid(opened, f"c{number}", 1.0, Answer("long" * 500, "stop", "m"))
+            paid(opened, f"c{number}", 1.0, Completion("long" * 500, "stop", "m"))
     overwritten(path, path.stat().st_size - 8192, b"\xee" * 4096)
     found = line(path)
     if not found:  # where the page is one that these keys do not need

@@ -39,8 +39,8 @@ def test_a_prompt_that_is_too_long_is_counted_as_that_and_the_servers_words_are_
         api = api_for(server, max_completion_tokens=limit)
         first, (answers, spending) = asked(6, api, journal), asked(6, api, journal)
     assert first == (answers, spending)
-    assert [answer.ended for answer in answers] == ["prompt too long"] * 4 + ["stop"] * 2
-    assert all(words[:200] in answer.said for answer in answers[:4])
+    assert [answer.finish_reason for answer in answers] == ["prompt too long"] * 4 + ["stop"] * 2
+    assert all(words[:200] in answer.error for answer in answers[:4])
     assert all(answer.failed and not answer.usable for answer in answers[:4])
     assert len(server.requests) == 6, "it is not asked again"
     assert spending.usd == pytest.approx(server.usd), "nor paid for"
@@ -75,10 +75,10 @@ def test_another_refusal_of_one_prompt_keeps_its_words_on_one_safe_line(
 ) -> None:
     with OpenAIServer(instead=lambda body: shapes(words)[0] if number_of(body) == 2 else None) as server:
         answers, _ = asked(6, api_for(server), journal)
-    assert [answer.ended for answer in answers] == ["stop"] * 2 + [reason] + ["stop"] * 3
-    assert answers[2].said.startswith(f"HTTP 400: {words[:7]}")
-    assert answers[2].said.isprintable()
-    assert "alice" not in answers[2].said
+    assert [answer.finish_reason for answer in answers] == ["stop"] * 2 + [reason] + ["stop"] * 3
+    assert answers[2].error.startswith(f"HTTP 400: {words[:7]}")
+    assert answers[2].error.isprintable()
+    assert "alice" not in answers[2].error
     assert "\x1b" not in caplog.text
     assert "1 of 6 requests have no answer: HTTP 400" in caplog.text
 
@@ -88,8 +88,8 @@ def test_what_a_server_refuses_for_its_content_is_no_refusal_of_the_model(code: 
     body = json.dumps({"error": {"message": "Your prompt was flagged.", "code": code}})
     with OpenAIServer(instead=lambda sent: (400, body) if number_of(sent) == 2 else None, faults=["refusal"]) as server:
         answers, _ = asked(4, api_for(server, max_concurrent_requests=1), journal)
-    assert [answer.ended for answer in answers] == ["refusal", "stop", "refused by the server", "stop"]
-    assert [answer.said for answer in answers] == [
+    assert [answer.finish_reason for answer in answers] == ["refusal", "stop", "refused by the server", "stop"]
+    assert [answer.error for answer in answers] == [
         *("I cannot help with that.", "", "HTTP 400: Your prompt was flagged.", ""),
     ]
 
@@ -118,7 +118,7 @@ def test_against_the_words_of_vllm_all_is_said_before_and_counted_after(journal:
         fits = api_for(server, max_completion_tokens=40)
         assert check_model(fits, "corrector", 15) is None
         answers, _ = asked(3, fits, journal)
-        assert [answer.ended for answer in answers] == ["stop"] * 3
+        assert [answer.finish_reason for answer in answers] == ["stop"] * 3
         with pytest.raises(UserError, match=r"corrector\.max_completion_tokens=2000 is too much: it allows 40 tokens"):
             asked(3, api, journal)
 

@@ -62,7 +62,7 @@ def test_a_real_server_samples_and_corrects_real_questions(
     shown.write_text("Solve.\n")
     overrides = ["task=gsm8k", f"task.dataset.path={data_dir / 'gsm8k'}", "limit=30", "until=correct", "tracker=none"]
     overrides += ["backbone.tiny.steps=1", "backbone.tiny.corpus_size=50", f"runs_dir={tmp_path / 'runs'}"]
-    overrides += ["sampler=server", f"sampler.models.server.api.model={server}", f"sampler.demonstrations={shown}"]
+    overrides += ["sampler=server", f"sampler.model={server}", f"sampler.demonstrations={shown}"]
     overrides += ["sampler.max_new_tokens=40", "sampler.models.server.api.max_concurrent_requests=2"]
     overrides += ["corrector=gpt4", f"corrector.model={server}", f"corrector.prompt={shown}", "corrector.input_usd=0"]
     overrides += ["corrector.output_usd=0", "corrector.max_completion_tokens=40", "corrector.max_concurrent_requests=2"]

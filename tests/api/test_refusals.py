@@ -43,7 +43,7 @@ def landed(status: int, body: str, **headers: str) -> tuple[Landed, RawServer]:
 
 def kind(found: Landed) -> str:
     if found.answer:
-        return found.answer.ended
+        return found.answer.finish_reason
     kinds = {LATER: found.limited, PROMPT: found.final, END: found.hopeless}
     return " ".join(name for name, so in kinds.items() if so) or AGAIN
 
@@ -53,7 +53,7 @@ def test_the_words_of_a_server_are_shown_with_one_remedy_that_fits(
     status: int, body: str, made: str, words: str, remedy: str | None
 ) -> None:
     found, server = landed(status, body)
-    shown = found.answer.said if found.answer else found.said
+    shown = found.answer.error if found.answer else found.said
     assert kind(found) == made, found
     assert re.search(words, shown), shown
     assert len(shown) <= 300
@@ -117,7 +117,7 @@ def test_a_limit_that_is_told_with_a_time_to_come_back_passes() -> None:
 def test_the_reason_why_an_answer_ends_is_short_and_plain(reason: object, ended: str) -> None:
     found, _ = landed(200, completion(choices=[{"message": {"content": "Hi"}, "finish_reason": reason}]))
     assert found.answer
-    assert found.answer.ended == ended
+    assert found.answer.finish_reason == ended
 
 
 def test_an_error_among_answers_is_kept_in_the_servers_words(journal: Path, tmp_path: Path) -> None:
@@ -126,8 +126,8 @@ def test_an_error_among_answers_is_kept_in_the_servers_words(journal: Path, tmp_
 
     with OpenAIServer(instead=instead) as server:
         answers, _ = asked(12, api_for(server, max_retries=1), journal)
-    assert [answer.ended for answer in answers] == ["stop"] * 3 + ["HTTP 502"] + ["stop"] * 8
-    assert answers[3].said == "HTTP 200, error 502: Upstream died"
+    assert [answer.finish_reason for answer in answers] == ["stop"] * 3 + ["HTTP 502"] + ["stop"] * 8
+    assert answers[3].error == "HTTP 200, error 502: Upstream died"
     export(journal, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "responses.jsonl").read_text().splitlines()]
     [error] = [row["error"] for row in rows if row["error"]]

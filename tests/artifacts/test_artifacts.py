@@ -16,13 +16,13 @@ import pytest
 from small import texts
 
 from lema import artifacts
-from lema.artifacts import RESUME, Artifact, Recipe, Store, locks, write_jsonl
+from lema.artifacts import RESUME, Artifact, Recipe, Shown, Store, locks, write_jsonl
 from lema.artifacts.locks import lock
 from lema.types import Problem, Solution, UserError
 
 
 def recipe(**config: object) -> Recipe:
-    return Recipe("sample", "label", 1, dict(config), {"data": "abc"})
+    return Recipe("sample", "label", 1, dict(config), {"data": "abc"}, Shown("solutions"))
 
 
 def write(folder: Path, text: str = "content") -> dict[str, object]:
@@ -41,9 +41,9 @@ def test_current_artifact_is_not_made_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        Recipe("sample", "label", 2, {"a": 1}, {"data": "abc"}),
-        Recipe("sample", "label", 1, {"a": 2}, {"data": "abc"}),
-        Recipe("sample", "label", 1, {"a": 1}, {"data": "abd"}),
+        Recipe("sample", "label", 2, {"a": 1}, {"data": "abc"}, Shown("solutions")),
+        Recipe("sample", "label", 1, {"a": 2}, {"data": "abc"}, Shown("solutions")),
+        Recipe("sample", "label", 1, {"a": 1}, {"data": "abd"}, Shown("solutions")),
     ],
     ids=["version", "config", "input"],
 )
@@ -299,6 +299,15 @@ def test_a_record_from_before_it_had_a_hash_still_stands_with_the_same_digest(tm
     assert Store(tmp_path).find(recipe()) == made
 
 
+def test_what_is_shown_of_an_artifact_is_in_its_record_and_no_part_of_its_identity(tmp_path: Path) -> None:
+    shown = Shown("solutions", ("file.txt",), {"lines": "lines that were cut"})
+    made, _ = Store(tmp_path).make(replace(recipe(), shown=shown), write)
+    assert made.shown == shown
+    assert Store(tmp_path).find(recipe()) == made
+    rewrite(made.path / "record.json", lambda record: (record.pop("hash"), record.pop("shown")))  # an earlier version's
+    assert Store(tmp_path).find(recipe()) == replace(made, shown=Shown("sample"))
+
+
 def test_a_summary_of_any_plain_values_is_found_as_it_was_written(tmp_path: Path) -> None:
     summary = {"by_level": {10: 0.1, 9: 1 / 3}, "empty": None, "text": "é ⟦", "list": (1, 2), "nan": float("nan")}
     Store(tmp_path).make(recipe(), lambda folder: write(folder) and summary)
@@ -428,7 +437,7 @@ def test_json_lines_come_back_one_by_one_as_they_were_written(tmp_path: Path) ->
         write_jsonl(tmp_path / "rows.jsonl", iter(records))
         text = "".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
         assert (tmp_path / "rows.jsonl").read_bytes() == text.encode()
-        artifact, kind = Artifact(tmp_path, "", {}), type(records[0]) if records else Solution
+        artifact, kind = Artifact(tmp_path, "", {}, Shown("solutions")), type(records[0]) if records else Solution
         stream = artifact.stream("rows.jsonl", kind)
         assert [next(stream) for _ in records] == records == artifact.rows("rows.jsonl", kind)
         assert next(stream, None) is None
@@ -437,7 +446,7 @@ def test_json_lines_come_back_one_by_one_as_they_were_written(tmp_path: Path) ->
 def test_json_lines_never_stand_in_memory_together(tmp_path: Path) -> None:
     tracemalloc.start()
     write_jsonl(tmp_path / "rows.jsonl", (replace(SOLUTION, text=f"{n} " * 500) for n in range(5000)))
-    read = sum(1 for _ in Artifact(tmp_path, "", {}).stream("rows.jsonl", Solution))
+    read = sum(1 for _ in Artifact(tmp_path, "", {}, Shown("solutions")).stream("rows.jsonl", Solution))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert read == 5000

@@ -14,7 +14,7 @@ from small import SMALL
 from tables import table
 
 from lema import pipeline
-from lema.artifacts import Artifact, keep, kept, write_json, write_jsonl
+from lema.artifacts import Artifact, Shown, keep, kept, write_json, write_jsonl
 from lema.artifacts.faults import explained, explaining
 from lema.models.reading import reading
 from lema.models.weights import Weights
@@ -167,7 +167,7 @@ def test_a_damaged_row_is_named_by_its_file_and_line(tmp_path: Path, line: bytes
     file.write_bytes(b"\n".join([*lines[:2], line, lines[2], b""]))
     message = rf"^{file} line 3: damaged after it was made; delete {file.parent} to make it again$"
     with pytest.raises(UserError, match=message):
-        Artifact(file.parent, "", {}).rows("train.jsonl", Problem)
+        Artifact(file.parent, "", {}, Shown("dataset")).rows("train.jsonl", Problem)
 
 
 def test_what_is_kept_for_a_later_attempt_is_whole_or_not_used(

@@ -4,12 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small import SMALL, record, texts
+from small import SMALL, load, record, texts
 
 from lema import pipeline
 from lema.api import journal
 from lema.config import Config
-from lema.data import tasks
 from lema.types import UserError
 
 
@@ -28,11 +27,11 @@ def theirs(tmp_path: Path) -> Path:
 @pytest.fixture
 def run(tmp_path: Path, make_config: Callable[..., Config]) -> Callable[..., None]:
     """`run("until=mix")`: a cell whose mistakes come from a file; it is made in seconds."""
-    problem = tasks.load(make_config(*SMALL).task, None)["train"][0]
+    problem = load(make_config(*SMALL).task)["train"][0]
     file = record(tmp_path / "recorded.jsonl", {"question": problem.question, "text": "The answer is 999."})
 
     def run_cell(*overrides: str) -> None:
-        recorded = ("sampler=recorded", f"sampler.models.recorded.recorded={file}", "until=sample")
+        recorded = ("sampler=recorded", f"sampler.file={file}", "until=sample")
         arguments = [*SMALL, *recorded, f"runs_dir={tmp_path / 'runs'}", *overrides]
         pipeline.run(make_config(*arguments), arguments)
 
@@ -59,7 +58,7 @@ def test_a_report_does_not_empty_what_a_link_points_to(run, tmp_path: Path, thei
     run()
     before, folder = texts(theirs), link(tmp_path / "runs" / "reports" / "all", theirs)
     with pytest.raises(UserError, match=f"^{folder}: a symbolic link"):
-        run("only=report", "until=null")
+        run("do=report", "until=null")
     assert texts(theirs) == before
 
 
@@ -69,11 +68,11 @@ def test_an_export_does_not_write_through_a_link(run, tmp_path: Path, theirs: Pa
         pass
     folder = link(runs / "export", theirs)
     with pytest.raises(UserError, match=f"^{folder}: a symbolic link"):
-        run("only=export", "until=null")
+        run("do=export", "until=null")
     folder.unlink()
     for name in ("requests.jsonl", ".requests.jsonl.partial", ".responses.jsonl.partial"):
         link(folder / name, theirs / "report.md")
-    run("only=export", "until=null")
+    run("do=export", "until=null")
     assert not [path for path in folder.iterdir() if path.is_symlink()]
     assert texts(theirs) == before
 

@@ -19,7 +19,7 @@ from small import METHODS, ROOT, TRAINING
 from lema.artifacts import locks
 from lema.artifacts.locks import TakenOver
 from lema.reporting import plots, report
-from lema.reporting.report import publish
+from lema.reporting.report import write_report
 
 STALE = 3.0
 MERGED = [*METHODS["lora"], "train.merge=original", "selection=last"]
@@ -134,7 +134,7 @@ def test_who_has_lost_the_journal_sends_no_more_and_nothing_is_paid_twice(tmp_pa
 def test_a_report_that_was_taken_over_meanwhile_leaves_what_is_there(
     tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = publish(tmp_path)[0]
+    folder = write_report(tmp_path)[0]
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     run(tmp_path, "lema", 1, answers(20, 5), **TINY)
     place, _, name = f"lema.reporting.report.{when}".rpartition(".")
@@ -149,5 +149,5 @@ def test_a_report_that_was_taken_over_meanwhile_leaves_what_is_there(
 
     monkeypatch.setattr(f"{place}.{name}", meanwhile)
     with pytest.raises(TakenOver, match=re.escape(f"what it makes is {folder}")):
-        publish(tmp_path)
+        write_report(tmp_path)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -30,7 +30,7 @@ def test_20000_corrections_end_accepted_or_with_a_reason(tmp_path: Path) -> None
     with subprocess.Popen([*command, "--faults", json.dumps(BAD_HOUR)], stdout=subprocess.PIPE, text=True) as server:
         url = server.stdout.readline().rpartition("=")[2].strip() if server.stdout else ""
         environment = {**os.environ, "OPENAI_BASE_URL": url, "OPENAI_API_KEY": "test", "NO_PROXY": "127.0.0.1"}
-        run = [sys.executable, str(ROOT / "run.py"), "sampler=recorded", f"sampler.models.recorded.recorded={file}"]
+        run = [sys.executable, str(ROOT / "run.py"), "sampler=recorded", f"sampler.file={file}"]
         run += ["task.num_train=5000", "task.num_test=10", f"runs_dir={tmp_path / 'runs'}", "tracker=none"]
         run += ["backbone.tiny.steps=1", "backbone.tiny.corpus_size=50", "until=correct"]
         try:

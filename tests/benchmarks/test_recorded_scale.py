@@ -21,7 +21,7 @@ def run(folder: Path, number: int) -> tuple[float, float, dict]:
     with file.open("w", encoding="utf-8") as lines:
         lines.writelines(json.dumps(row) + "\n" for row in solutions(number))
     runs = folder / f"runs-{number}"
-    command = [sys.executable, str(ROOT / "run.py"), "sampler=recorded", f"sampler.models.recorded.recorded={file}"]
+    command = [sys.executable, str(ROOT / "run.py"), "sampler=recorded", f"sampler.file={file}"]
     command += ["until=correct", f"task.num_train={QUESTIONS}", "task.num_test=10", f"runs_dir={runs}", "tracker=none"]
     command += ["backbone.tiny.steps=1", "backbone.tiny.corpus_size=50"]
     subprocess.run([*command, "until=base"], check=True, stdout=subprocess.DEVNULL)  # the same for both

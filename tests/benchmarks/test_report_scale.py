@@ -20,7 +20,7 @@ import resource, sys, time
 from pathlib import Path
 from lema.reporting import report
 start = time.monotonic()
-report.publish(Path(sys.argv[1]))
+report.write_report(Path(sys.argv[1]))
 print("seconds", time.monotonic() - start, "kilobytes", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+from small import training
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PrinterCallback
 
 from lema.config import Attention, Config
@@ -90,7 +91,15 @@ class Clock:
 def ours(config: Config, model: Any, tokenizer: Any, rows: list[Row], steps: int, folder: Path) -> float:
     """Target tokens a second of the suite's own trainer."""
     clock = Clock()
-    train(model, tokenizer, rows, steps, folder, config, lambda row, _: clock.stamp(int(row["train/target_tokens"])))
+    train(
+        model,
+        tokenizer,
+        rows,
+        steps,
+        folder,
+        training(config),
+        lambda row, _: clock.stamp(int(row["train/target_tokens"])),
+    )
     return clock.speed()
 
 
@@ -185,7 +194,7 @@ def lanes(make_config: Callable[..., Config], architecture: Any, mean_tokens: fl
 def drive(lane: Lane, source: Weights, tokenizer: Any, rows: list[Row], steps: int, folder: Path) -> None:
     """One run of one contender: load the model, train, note the speed."""
     config = lane.config
-    model = load_trainable(source, config.backbone, config.train, config.seed, lane.checkpointing)
+    model = load_trainable(source, config.backbone.computation, config.train, config.seed, lane.checkpointing)
     if GPU:
         torch.cuda.reset_peak_memory_stats()
     if lane.of_trl:

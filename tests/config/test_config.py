@@ -20,8 +20,16 @@ from lema.config import Config, CorrectionMethod, Grader, Method, Optimizer, Sch
 from lema.config.allowed import Name, Range, refused, rule
 from lema.config.compose import to_config
 from lema.grading.official import VERDICTS
-from lema.identity import NOT_IDENTITY, NOT_IDENTITY_OF_API, digest, identity
+from lema.identity import digest, identity
 from lema.types import UserError
+
+WITHOUT_EFFECT = "runs_dir until only compare retry_failed budget_usd prices tracker backbone.sizes".split()
+WITHOUT_EFFECT += ["train.resume_checkpoints"]
+WITHOUT_EFFECT_ON_TEXTS = (
+    "base_url input_usd output_usd max_concurrent_requests max_requests_per_minute max_tokens_per_minute max_retries "
+    "request_timeout max_wait"
+).split()
+
 
 # conf/api is chosen by the files of the groups that ask a server.
 GROUP_FILES = sorted(file for file in (ROOT / "conf").glob("*/*.yaml") if file.parent.name != "api")
@@ -232,6 +240,19 @@ def test_consent_to_pay_comes_from_the_command_line_or_the_environment(make_conf
         make_config()
 
 
+def test_a_short_path_is_where_the_sampler_takes_its_model_from(make_config, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://there/v1")
+    config = make_config("sampler=server", "sampler.model=m")
+    api = config.sampler.models["server"].api
+    assert (api.model, api.base_url) == ("m", "http://there/v1")
+    elsewhere = make_config("sampler=server", "sampler.model=m", "sampler.base_url=http://here/v1")
+    assert elsewhere.sampler.models["server"].api.base_url == "http://here/v1"
+    assert identity(elsewhere) == identity(config) != identity(make_config("sampler=server", "sampler.model=n"))
+    recorded = make_config("sampler=recorded", "sampler.file=f")
+    assert recorded.sampler.models["recorded"].recorded == "f"
+    assert identity(recorded) != identity(make_config("sampler=recorded", "sampler.file=g"))
+
+
 def leaves(node: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """Paths of all plain values in a tree of dataclasses and dicts; an absent sub-config is none."""
     if dataclasses.is_dataclass(node):
@@ -274,8 +295,8 @@ def test_identity_changes_with_everything_but_what_cannot_change_a_result(make_c
         else:
             setattr(node, path[-1], other(getattr(node, path[-1])))
         key = ".".join(path)
-        ignored = any(key == name or key.startswith(f"{name}.") for name in NOT_IDENTITY)
-        ignored |= path[-1] in NOT_IDENTITY_OF_API
+        ignored = any(key == name or key.startswith(f"{name}.") for name in WITHOUT_EFFECT)
+        ignored |= path[-1] in WITHOUT_EFFECT_ON_TEXTS
         assert (digest(identity(changed)) == before) is ignored, key
 
 
@@ -292,7 +313,13 @@ def test_digest_is_stable_across_key_order_and_processes():
         ("+train.lr=1", ["train.lr=1", "no such key", "learning_rate", "max_steps"]),
         ("++bogus=1", ["bogus=1", "no such key", "backbone", "limit"]),
         ("backbone=llama2 backbone.size=99b", ["backbone.size=99b", "llama2", "7b, 13b, 70b"]),
-        ("until=foo", ["until", "'foo'", "sample", "report"]),
+        ("until=foo", ["until=foo: no such stage; choose from data, base, sample", "evaluate, report"]),
+        ("only=foo", ["only=foo: no such stage; choose from data, base, sample", "merge, evaluate"]),
+        ("do=foo", ["do", "'foo'", "report", "compare", "export"]),
+        ("sweeps=demo mix=cot,lema seed=1 until=foo", ["until=foo: no such stage; choose from data, base"]),
+        ("sweeps=demo mix=cot,lema seed=1 only=mix,foo", ["only=foo: no such stage; choose from data, base"]),
+        ("only=export", ["only=export: write do=export instead"]),
+        ("sweeps=demo mix=cot seed=1 only=report", ["only=report: write do=report instead"]),
         ("evaluation.split=train", ["evaluation.split=train", "'train'", "dev, test"]),
         ("sweeps=gridd", ["sweeps/gridd", "demo", "main_table"]),
         ("sweeps=demo mix=cot,lema seed=1 +train.lr=1", ["train.lr=1", "no such key", "learning_rate"]),
@@ -362,7 +389,7 @@ NUMBERS = {path: hint for path, hint in FIELDS.items() if plain_type(hint) in (i
 # Together they have every section of the schema.
 WHOLE = [
     ["backbone=mistral", "task=svamp", "corrector=local", "sampler=self", "sampler/model@sampler.other=gpt4"],
-    *(["backbone=mistral", "task=math"], ["sampler=server", "sampler.models.server.api.model=mine"], []),
+    *(["backbone=mistral", "task=math"], ["sampler=server", "sampler.model=mine"], []),
 ]
 # What a number outside a range may be, by kind; a whole number has those of the first four kinds.
 OUTSIDE = {

@@ -12,7 +12,7 @@ import hub_server
 import pytest
 from hub_server import Answer
 from questions import task
-from small import ROOT
+from small import ROOT, load
 from tables import table
 
 from lema.config import TaskConfig
@@ -21,6 +21,14 @@ from lema.grading.official import number_verdict
 from lema.types import Problem, UserError
 
 GOOD = {"question": "1+1?", "answer": "1+1=<<1+1=2>>2\n#### 2"}
+
+
+def load_test(task: TaskConfig) -> list[Problem]:
+    return tasks.load_test(tasks.tested_on(task), None)
+
+
+def source(task: TaskConfig) -> dict[str, Any]:
+    return tasks.trained_on(task).digest
 
 
 def write(folder: Path, **splits: list[Any]) -> str:
@@ -36,7 +44,7 @@ def rows(count: int) -> list[dict[str, str]]:
 
 def loaded(name: str, folder: str | Path, **changes: Any) -> dict[str, list[Problem]]:
     """The splits of a task whose data set lies in a folder, with no dev cut."""
-    return tasks.load(task(name, dataset_path=str(folder), **{"num_dev": 0} | changes), None)
+    return load(task(name, dataset_path=str(folder), **{"num_dev": 0} | changes))
 
 
 def test_a_gsm8k_row_keeps_its_notes_and_loses_its_answer_line(tmp_path):
@@ -60,14 +68,14 @@ def test_question_fields_are_joined_and_numbers_are_text(tmp_path):
         dataset_path=write(tmp_path, train=[row], test=[{**row, "Answer": 2.5}]),
         **{f"dataset_{key}": value for key, value in fields.items()},
     )
-    splits = tasks.load(config, None)
+    splits = load(config)
     assert splits["train"] == [Problem("gsm8k-train-0", "Tom has 3. How many?", "", "145")]
     assert splits["test"][0].answer == "2.5"
 
 
 @pytest.mark.parametrize(("text", "answer"), table(__file__, "the last box is the answer"))
 def test_the_last_box_is_the_answer_however_it_is_spaced_and_its_minus_is_one(tmp_path, text, answer):
-    assert tasks.load(boxed_task(tmp_path, text), None)["test"][0].answer == answer
+    assert load(boxed_task(tmp_path, text))["test"][0].answer == answer
 
 
 def boxed_task(folder: Path, solution: str) -> TaskConfig:
@@ -100,7 +108,7 @@ def test_a_gold_answer_that_is_no_number_is_refused_where_numbers_are_graded(tmp
 def test_a_plain_gold_answer_that_is_none_is_refused(tmp_path, value):
     config = task("svamp", dataset_path=write(tmp_path, test=[SVAMP | {"Answer": value}]))
     with pytest.raises(UserError, match=r"test\.jsonl line 1, field 'Answer': .*; mend or remove the row"):
-        tasks.load_test(config, None)
+        load_test(config)
 
 
 def test_half_of_a_surrogate_pair_is_a_question_mark(tmp_path):
@@ -121,7 +129,7 @@ def test_math_500_is_read_once_its_fields_are_named(tmp_path):
     folder = write(tmp_path, train=[row], test=[row])
     message = refused(task("math", dataset_path=folder, num_dev=0))
     assert "no field 'type' among problem, solution, answer, subject, level, unique_id; " in message
-    [problem] = tasks.load(task("math", dataset_path=folder, dataset_subject="subject", num_dev=0), None)["test"]
+    [problem] = load(task("math", dataset_path=folder, dataset_subject="subject", num_dev=0))["test"]
     assert problem == Problem("math-test-0", "2?", "So $\\boxed{2}$.", "2", "3", "Algebra")
 
 
@@ -131,12 +139,12 @@ SVAMP = {"Body": "Tom has 3.", "Question": "How many?", "Answer": 145.0, "Type":
 def test_svamp_is_tested_on_its_own_questions_and_trained_on_gsm8k(tmp_path):
     own, other = write(tmp_path / "svamp", test=[SVAMP]), write(tmp_path / "gsm8k", train=rows(9), test=rows(2))
     config = task("svamp", dataset_path=own, train_dataset={"path": other}, num_dev=3)
-    splits = tasks.load(config, None)
+    splits = load(config)
     assert (len(splits["train"]), len(splits["dev"]), len(splits["test"])) == (6, 3, 2)
     assert {problem.id.rpartition("-")[0] for problem in splits["train"]} == {"gsm8k-train"}
-    assert tasks.load_test(config, None) == [Problem("svamp-test-0", "Tom has 3. How many?", "", "145")]
+    assert load_test(config) == [Problem("svamp-test-0", "Tom has 3. How many?", "", "145")]
     assert splits == loaded("gsm8k", other, num_dev=3)
-    assert list(tasks.source(config, own_test=True)["sha256"]) == ["test.jsonl"]  # type: ignore[call-overload]
+    assert list(tasks.tested_on(config).digest["sha256"]) == ["test.jsonl"]  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("name", ["svamp", "asdiv"])
@@ -169,7 +177,7 @@ ASDIV = """<?xml version="1.0" encoding="UTF-8"?>
 def test_asdiv_is_read_as_published_or_as_lines_and_other_answers_are_left_out(tmp_path, caplog):
     caplog.set_level("INFO")
     (tmp_path / "ASDiv.xml").write_text(ASDIV, encoding="utf-8")
-    published = tasks.load_test(task("asdiv", dataset_path=str(tmp_path)), None)
+    published = load_test(task("asdiv", dataset_path=str(tmp_path)))
     question = "Mia has seven red and two blue kites. How many kites has she & how many are hers?"
     assert published == [
         Problem("asdiv-test-0", question, "", "9"),
@@ -181,14 +189,14 @@ def test_asdiv_is_read_as_published_or_as_lines_and_other_answers_are_left_out(t
         {"body": "The ratio?", "question": "Say it.", "answer": "3:5"},
         {"body": "Ann pours.", "question": "How much?", "answer": "1,250.5 (ml)"},
     ]
-    assert tasks.load_test(task("asdiv", dataset_path=write(tmp_path / "lines", ASDiv=lines)), None) == published
+    assert load_test(task("asdiv", dataset_path=write(tmp_path / "lines", ASDiv=lines))) == published
 
 
 @pytest.mark.parametrize(("text", "answer"), table(__file__, "a quantity is one number and what it counts"))
 def test_a_quantity_is_one_number_and_what_it_counts(tmp_path, text, answer):
     row = {"Body": "Tom has some.", "Question": "How many?", "Answer": text}
     certain = {"Body": "Ann has 1.", "Question": "How many?", "Answer": "1"}
-    first, *_ = tasks.load_test(task("asdiv", dataset_path=write(tmp_path, ASDiv=[row, certain])), None)
+    first, *_ = load_test(task("asdiv", dataset_path=write(tmp_path, ASDiv=[row, certain])))
     assert first.answer == (answer or "1")
 
 
@@ -198,14 +206,14 @@ def test_a_quantity_is_one_number_and_what_it_counts(tmp_path, text, answer):
 def test_a_data_set_without_a_problem_is_refused(tmp_path, content):
     (tmp_path / "ASDiv.xml").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"task\.dataset: no problem in .*, ASDiv; copy the data set again"):
-        tasks.load_test(task("asdiv", dataset_path=str(tmp_path)), None)
+        load_test(task("asdiv", dataset_path=str(tmp_path)))
 
 
 @pytest.mark.parametrize(("body", "expected"), table(__file__, "text within and behind markup is read"))
 def test_text_within_and_behind_markup_is_read(tmp_path, body, expected):
     content = ASDIV.replace("Mia has seven red and two blue kites.", body)
     (tmp_path / "ASDiv.xml").write_text(content, encoding="utf-8")
-    first, *_ = tasks.load_test(task("asdiv", dataset_path=str(tmp_path)), None)
+    first, *_ = load_test(task("asdiv", dataset_path=str(tmp_path)))
     assert first.question == f"{expected} How many kites has she & how many are hers?"
 
 
@@ -213,7 +221,7 @@ def test_text_within_and_behind_markup_is_read(tmp_path, body, expected):
 def test_text_that_would_be_lost_is_refused(tmp_path, more):
     (tmp_path / "ASDiv.xml").write_text(ASDIV.replace("</Body>", f"</Body>{more}", 1), encoding="utf-8")
     with pytest.raises(UserError, match=r"ASDiv\.xml Problem own-1: a second Body, or text behind it"):
-        tasks.load_test(task("asdiv", dataset_path=str(tmp_path)), None)
+        load_test(task("asdiv", dataset_path=str(tmp_path)))
 
 
 def test_a_folder_in_the_place_of_a_repository_is_told(tmp_path):
@@ -221,7 +229,7 @@ def test_a_folder_in_the_place_of_a_repository_is_told(tmp_path):
     with pytest.raises(
         UserError, match=rf"task\.dataset\.hub_id={table} is a folder here; name it task\.dataset\.path="
     ):
-        tasks.load(task("gsm8k", dataset_hub_id=table, num_dev=0), None)
+        load(task("gsm8k", dataset_hub_id=table, num_dev=0))
 
 
 def test_the_clone_of_a_repository_is_read_as_the_message_says(tmp_path):
@@ -232,11 +240,11 @@ def test_the_clone_of_a_repository_is_read_as_the_message_says(tmp_path):
     config = task("gsm8k", dataset_path=str(tmp_path), num_dev=0)
     for _ in ("train", "test"):
         with pytest.raises(UserError) as caught:
-            tasks.load(config, None)
+            load(config)
         assert "main/test-00000-of-00001.parquet, main/train-00000-of-00001.parquet" in str(caught.value)
         command = str(caught.value).partition("make it: python ")[2]
         subprocess.run(f"{sys.executable} {command}", shell=True, check=True)
-    splits = tasks.load(config, None)
+    splits = load(config)
     assert [len(splits[split]) for split in ("train", "test")] == [1, 1]
 
 
@@ -244,14 +252,14 @@ def test_the_clone_of_a_repository_is_read_as_the_message_says(tmp_path):
 def test_damaged_xml_is_named_in_one_line(tmp_path, content):
     (tmp_path / "ASDiv.xml").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"ASDiv\.xml: not valid XML \(.*\); copy the file again"):
-        tasks.load_test(task("asdiv", dataset_path=str(tmp_path)), None)
+        load_test(task("asdiv", dataset_path=str(tmp_path)))
 
 
 def test_an_xml_row_without_a_field_is_named_by_its_id(tmp_path):
     text = ASDIV.replace("<Answer>9 (kites)</Answer>", "")
     (tmp_path / "ASDiv.xml").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"ASDiv\.xml Problem own-1: no field 'Answer' among body, question"):
-        tasks.load_test(task("asdiv", dataset_path=str(tmp_path)), None)
+        load_test(task("asdiv", dataset_path=str(tmp_path)))
 
 
 LABELS, TEXTS = list("ABC"), ["bank", " mall ", "new york"]
@@ -281,7 +289,7 @@ def test_damaged_choices_are_named_in_one_line(tmp_path, changes, said):
 
 def test_rationales_of_ones_own_stand_in_the_training_rows_that_have_them(tmp_path):
     folder = write(tmp_path, train=[CSQA | {"why": "A mall has one.\nThe answer is mall."}, CSQA], dev=[CSQA])
-    splits = tasks.load(task("csqa", dataset_path=folder, dataset_solution="why", num_dev=0), None)
+    splits = load(task("csqa", dataset_path=folder, dataset_solution="why", num_dev=0))
     assert [problem.solution for problem in splits["train"] + splits["test"]] == ["A mall has one.", "", ""]
     message = refused(task("csqa", dataset_path=folder, dataset_solution="wy", num_dev=0))
     assert message.startswith("task.dataset.solution=wy: no training row has it")
@@ -308,7 +316,7 @@ def test_a_question_asked_twice_is_never_in_dev(tmp_path):
 def test_limit_cuts_every_split_after_dev_was_cut(tmp_path):
     folder = write(tmp_path, train=rows(50), test=rows(9))
     config = task("gsm8k", dataset_path=folder, num_dev=10)
-    whole, cut = tasks.load(config, None), tasks.load(config, 4)
+    whole, cut = load(config), load(config, 4)
     assert (cut["train"], cut["dev"], cut["test"]) == (whole["train"][:4], whole["dev"][:4], whole["test"][:4])
 
 
@@ -317,25 +325,25 @@ def test_a_data_set_may_have_no_train_split(tmp_path):
     config = task("gsm8k", dataset_path=folder, num_dev=0)
     assert config.dataset
     config.dataset.splits = {"test": "test"}
-    splits = tasks.load(config, None)
+    splits = load(config)
     assert (splits["train"], splits["dev"], len(splits["test"])) == ([], [], 3)
 
 
 def test_arithmetic_is_made_and_its_source_is_the_generator():
     config = task("gsm8k", name="arithmetic", num_dev=5, dataset=None, num_train=30, num_test=8)
-    splits = tasks.load(config, None)
+    splits = load(config)
     assert (len(splits["train"]), len(splits["dev"]), len(splits["test"])) == (25, 5, 8)
-    assert tasks.source(config) == {"generator": "arithmetic", "seed": config.seed, "num_train": 30, "num_test": 8}
+    assert source(config) == {"generator": "arithmetic", "seed": config.seed, "num_train": 30, "num_test": 8}
 
 
 def test_the_source_of_a_folder_is_its_content_wherever_it_lies(tmp_path):
     here, there = (write(tmp_path / name, train=rows(5), test=rows(2)) for name in ("here", "there"))
     content = (tmp_path / "here/train.jsonl").read_bytes()
-    source = tasks.source(task("gsm8k", dataset_path=here))
-    assert source == tasks.source(task("gsm8k", dataset_path=there))
+    found = source(task("gsm8k", dataset_path=here))
+    assert found == source(task("gsm8k", dataset_path=there))
     assert source["sha256"]["train.jsonl"] == hashlib.sha256(content).hexdigest()  # type: ignore[index]
     (tmp_path / "there/train.jsonl").write_bytes(content + b"\n")
-    assert source != tasks.source(task("gsm8k", dataset_path=there))
+    assert found != source(task("gsm8k", dataset_path=there))
 
 
 LINE = json.dumps(GOOD)
@@ -390,7 +398,7 @@ def test_blank_lines_at_the_end_and_windows_line_ends_are_read(tmp_path):
 
 def refused(config: TaskConfig) -> str:
     with pytest.raises(UserError) as caught:
-        tasks.load(config, None)
+        load(config)
     message = str(caught.value)
     assert "\n" not in message
     assert len(message) < 500
@@ -418,11 +426,12 @@ import json, sys
 from lema.data import tasks
 from lema.types import UserError
 from questions import task
+from small import load
 try:
     config = task("gsm8k", num_dev=0, **json.loads(sys.argv[1]))
-    splits = tasks.load(config, None)
+    splits = load(config)
     print(json.dumps([[[p.id, p.question, p.answer] for p in part] for part in (splits["train"], splits["test"])]))
-    print(json.dumps(tasks.source(config)))
+    print(json.dumps(tasks.trained_on(config).digest))
 except UserError as error:
     print("refused:", error)
 """
@@ -550,7 +559,7 @@ def test_all_cases_are_read_as_labelled(data_dir, tmp_path):
             if case["expected"] == "refused or left out":
                 assert "is not one number" in refused(config) or "no answer" in refused(config)
             else:
-                gold = tasks.load(config, None)["test"][0].answer
+                gold = load(config)["test"][0].answer
                 expected = case["expected"].removeprefix("gold ").removesuffix(" …").strip('"')
                 assert gold.removeprefix("$") in ("1,008", expected)
 
@@ -564,7 +573,7 @@ def test_all_cases_are_read_as_labelled(data_dir, tmp_path):
     ],
 )
 def test_every_real_row_is_read(data_dir, name, sizes, unanswered):
-    splits = tasks.load(task(name, dataset_path=str(data_dir / name)), None)
+    splits = load(task(name, dataset_path=str(data_dir / name)))
     problems = [*splits["train"], *splits["dev"], *splits["test"]]
     assert (len(splits["train"]), len(splits["dev"]), len(splits["test"])) == sizes
     assert len({problem.id for problem in problems}) == len(problems)
@@ -575,12 +584,12 @@ def test_every_real_row_is_read(data_dir, name, sizes, unanswered):
 
 
 def test_every_real_row_of_svamp_and_csqa_is_read(data_dir):
-    svamp = tasks.load_test(task("svamp", dataset_path=str(data_dir / "svamp")), None)
+    svamp = load_test(task("svamp", dataset_path=str(data_dir / "svamp")))
     assert len(svamp) == 1000
     assert all(float(problem.answer).is_integer() and problem.question for problem in svamp)
-    trained = tasks.load(task("gsm8k", dataset_path=str(data_dir / "gsm8k")), None)["train"]
+    trained = load(task("gsm8k", dataset_path=str(data_dir / "gsm8k")))["train"]
     assert not {problem.question for problem in svamp} & {problem.question for problem in trained}
-    splits = tasks.load(task("csqa", dataset_path=str(data_dir / "csqa")), None)
+    splits = load(task("csqa", dataset_path=str(data_dir / "csqa")))
     assert [len(splits[name]) for name in ("train", "dev", "test")] == [9541, 200, 1221]
     problems = [problem for part in splits.values() for problem in part]
     assert all(len(problem.candidates) == 5 and problem.answer in problem.candidates for problem in problems)
@@ -590,7 +599,7 @@ def test_every_real_row_of_svamp_and_csqa_is_read(data_dir):
 def test_real_test_questions_are_not_trained_on_but_for_one_of_math(data_dir):
     shared = []
     for name in ("gsm8k", "math"):
-        splits = tasks.load(task(name, dataset_path=str(data_dir / name)), None)
+        splits = load(task(name, dataset_path=str(data_dir / name)))
         asked = {problem.question: problem.id for problem in splits["test"]}
         shared += [(p.id, asked[p.question]) for p in (*splits["train"], *splits["dev"]) if p.question in asked]
     # One problem was published in both splits, under two subjects.
@@ -599,6 +608,6 @@ def test_real_test_questions_are_not_trained_on_but_for_one_of_math(data_dir):
 
 def test_real_rationales_keep_the_number_they_end_in(data_dir):
     """Only the answer line is cut off: nearly every rationale (not all: 0.50 against .5) still holds the answer."""
-    splits = tasks.load(task("gsm8k", dataset_path=str(data_dir / "gsm8k")), None)
+    splits = load(task("gsm8k", dataset_path=str(data_dir / "gsm8k")))
     held = sum(problem.answer.replace(",", "") in problem.solution.replace(",", "") for problem in splits["train"])
     assert held > 0.99 * len(splits["train"])

@@ -100,7 +100,7 @@ def main() -> None:
     answers, spending = ask(wanted, api, price, **settings)
     told = {
         "seconds": time.monotonic() - start,
-        "ended": Counter(answer.ended for answer in answers),
+        "ended": Counter(answer.finish_reason for answer in answers),
         "usable": sum(answer.usable for answer in answers),
         "digest": hashlib.sha256(repr(answers).encode()).hexdigest(),
         "spending": vars(spending),

@@ -46,9 +46,14 @@ def record(folder: Path, stage: str, summary: dict[str, Any], inputs: dict[str, 
 
 def score(correct: np.ndarray, **changes: Any) -> dict[str, Any]:
     facts = {
-        "split": "test",
+        "task": "gsm8k",
+        "backbone": "llama2",
+        "mix": "lema",
+        "seed": 1,
         "step": 50,
         "selection": "dev",
+        "split": "test",
+        "limit": None,
         "num_problems": len(correct),
         "num_unanswered": 0,
         "num_truncated": 0,
@@ -56,6 +61,8 @@ def score(correct: np.ndarray, **changes: Any) -> dict[str, Any]:
         "accuracy": float(correct.mean()),
         "accuracy_symbolic": float(correct.mean()),
         "disagreements": [],
+        "model": "m",
+        "correctors": [],
     }
     return facts | changes
 

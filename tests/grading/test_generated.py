@@ -3,7 +3,7 @@
 import pytest
 from tables import table
 
-from lema.generated import answer_part, first_answer, without_thinking
+from lema.grading.generated import answer_part, first_answer, without_thinking
 
 
 @pytest.mark.parametrize(("text", "answer"), table(__file__, "first answer ends where the next question is made up"))

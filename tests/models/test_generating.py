@@ -9,19 +9,22 @@ from typing import Any
 
 import pytest
 import torch
+from small import training
 from tables import table
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lema import pipeline
+from lema import engines, pipeline
 from lema.config import BackboneConfig
 from lema.data.arithmetic import make_problems
+from lema.engines import LocalModel
+from lema.engines.transformers import Settings
 from lema.models import merge, trainer
 from lema.models.generating import own_settings
-from lema.models.huggingface import complete, encode_prompt, load_to_answer, load_tokenizer, load_trainable
+from lema.models.huggingface import encode_prompt, load_to_answer, load_tokenizer, load_trainable
 from lema.models.weights import Weights
 from lema.prompts.formats import cot_prompt
-from lema.types import UserError
+from lema.types import Prompt, UserError
 
 WORDS = ["<unk>", "<s>", "</s>", "<pad>", "<turn>", *(f"w{number}" for number in range(27))]
 PROMPTS = ["w1 w2 w3", "w4", "w9 w9 w9 w9 w9 w9", "w5 w20 w7 w1", "w11 w12"]
@@ -91,11 +94,18 @@ def ask(backbone: BackboneConfig, tmp_path_factory: pytest.TempPathFactory) -> C
         found: list[Any] = []
         for number, temperature in enumerate((0.0, 0.8)):
             resume = tmp_path_factory.mktemp("resume") / f"{number}"
-            how: Any = {"max_new_tokens": 12, "temperature": temperature, "batch_size": 4, "resume": resume}
-            found.append(complete(prompts, backbone, source, adapter=adapter, **how))
+            how = LocalModel(
+                Settings(name="transformers"),
+                backbone.computation,
+                max_new_tokens=12,
+                batch_size=4,
+                temperature=temperature,
+            )
+            answers = engines.load(how, source, adapter).complete([Prompt(text) for text in prompts], resume)
+            found.append([(each.text, each.finish_reason) for each in answers])
         tokenizer = load_tokenizer(source)
         encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-        replies = list(merge._replies(load_to_answer(source, backbone, four_bit=False), tokenizer, encoded))
+        replies = list(merge._replies(load_to_answer(source, backbone.computation, four_bit=False), tokenizer, encoded))
         return [*found, [reply.tokens for reply in replies], torch.cat([reply.logits for reply in replies])]
 
     return asked
@@ -138,7 +148,7 @@ def test_an_adapter_answers_and_is_merged_as_if_the_base_had_shipped_nothing(
     settings = TOGETHER[0]
     base, bare = shipped(settings, "config.json", shipped(settings).folder), Weights("plain", str(plain), None, "")
     config = make_config("backbone.attention=sdpa", "train=lora")
-    adapted: Any = load_trainable(base, backbone, config.train, 1, checkpointing=False)
+    adapted: Any = load_trainable(base, backbone.computation, config.train, 1, checkpointing=False)
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.3)
@@ -148,9 +158,9 @@ def test_an_adapter_answers_and_is_merged_as_if_the_base_had_shipped_nothing(
     found = []
     for source in (base, bare):
         merged = tmp_path / f"merged {len(found)}"
-        merge.merge(source, adapter, merged, backbone, dequantise=False)
+        merge.merge(source, adapter, merged, backbone.computation, dequantise=False)
         assert ask(Weights("merged", str(merged), None, ""))[0] == ask(source, adapter=adapter)[0]
-        measured = merge.agreement(source, adapter, merged, backbone, PROMPTS, four_bit=False)
+        measured = merge.agreement(source, adapter, merged, backbone.computation, PROMPTS, four_bit=False)
         assert measured["equal_outputs"] == 1
         written = json.loads((merged / "generation_config.json").read_text())
         assert not [name for name in written if name not in ("_from_model_config", "transformers_version")]
@@ -163,9 +173,9 @@ def test_an_adapter_answers_and_is_merged_as_if_the_base_had_shipped_nothing(
 def test_a_trained_model_is_saved_whatever_its_base_shipped(make_config, backbone, shipped, tmp_path, settings) -> None:
     source = shipped(settings | {"eos_token_id": [2, 4]}, "config.json", shipped(settings).folder)
     config, tokenizer = make_config("train=full", "train.batch_size=1"), load_tokenizer(source)
-    model = load_trainable(source, backbone, config.train, 1, checkpointing=False)
+    model = load_trainable(source, backbone.computation, config.train, 1, checkpointing=False)
     rows = [{"id": "one", "input_ids": [1, 9, 8, 2], "labels": [-100, -100, 8, 2]}]
-    trainer.train(model, tokenizer, rows, 1, tmp_path / "out", config, lambda *_: None)
+    trainer.train(model, tokenizer, rows, 1, tmp_path / "out", training(config), lambda *_: None)
     [checkpoint] = trainer.saved(tmp_path / "out")
     assert own_settings(Weights("trained", str(checkpoint), None, "")).eos_token_id == [2, 4]
 

@@ -12,7 +12,7 @@ from small import token_rows
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from lema import pipeline
-from lema.config import Attention, Precision, TrainConfig
+from lema.config import Attention, Computation, Precision, TrainConfig
 from lema.models import attention, kernels
 from lema.models.batches import Layout, check_packing, mean_loss
 from lema.models.huggingface import load_architecture, load_trainable
@@ -73,13 +73,13 @@ def test_packed_rows_have_the_loss_of_eager_one_by_one_or_are_refused(config, na
     remedy, asked = ARCHITECTURES[name][kernel], Attention(kernel)
     if remedy is not None:
         with pytest.raises(UserError) as raised:
-            choose(asked, Precision.fp32, architecture(name), packed=True)
+            choose(Computation(Precision.fp32, asked), architecture(name), packed=True)
         start = f"backbone.attention={kernel} on packed rows: {kernel} does not compute the attention of {name} ("
         assert str(raised.value).startswith(start)
         assert str(raised.value).endswith(f"): {remedy}")
         assert "\n" not in str(raised.value)
         return
-    assert choose(asked, Precision.fp32, architecture(name), packed=True) == (asked, "as configured")
+    assert choose(Computation(Precision.fp32, asked), architecture(name), packed=True) == (asked, "as configured")
     layout, made = Layout(config, None), token_rows(8)
     loss, gradient = step(model(name, kernel), [layout(made)])
     alone, expected = step(model(name, "eager"), [layout([row]) for row in made])
@@ -90,17 +90,17 @@ def test_packed_rows_have_the_loss_of_eager_one_by_one_or_are_refused(config, na
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what is chosen without a GPU")
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_auto_takes_the_first_kernel_that_computes_what_eager_does_and_says_why(name: str) -> None:
-    kernel, why = choose(Attention.auto, Precision.fp32, architecture(name), packed=False)
+    kernel, why = choose(Computation(Precision.fp32, Attention.auto), architecture(name), packed=False)
     assert kernel == DEFAULTS.get(name, "sdpa")
     assert why.startswith("no GPU; sdpa does not compute" if name in DEFAULTS else "no GPU")
     fitting = [kernel for kernel, remedy in ARCHITECTURES[name].items() if remedy is None]
     if fitting:
-        kernel, why = choose(Attention.auto, Precision.fp32, architecture(name), packed=True)
+        kernel, why = choose(Computation(Precision.fp32, Attention.auto), architecture(name), packed=True)
         assert kernel == fitting[0]
         assert why.count(" does not compute the attention of ") == list(ALL).index(fitting[0])
     else:
         with pytest.raises(UserError, match=f"backbone.attention=auto on packed rows: .*: {PADDED}$"):
-            choose(Attention.auto, Precision.fp32, architecture(name), packed=True)
+            choose(Computation(Precision.fp32, Attention.auto), architecture(name), packed=True)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_each_that_packs_is_counted_loaded_and_passes_the_check_at_the_start(
     run = estimate(load_architecture(source), recipe, Precision.fp32, 100.0, steps=2)
     assert run.memory(checkpointing=True) < run.memory(checkpointing=False)
     with caplog.at_level(logging.INFO):
-        net = load_trainable(source, given.backbone, recipe, seed=1, checkpointing=False)
+        net = load_trainable(source, given.backbone.computation, recipe, seed=1, checkpointing=False)
     kernel = net.config._attn_implementation
     assert f"train: attention {kernel} (" in caplog.text
     check_packing(net, token_rows(8), recipe, None, Precision.fp32)
@@ -149,7 +149,7 @@ def test_a_kernel_that_says_nothing_of_what_it_drops_is_found_by_its_answers(mon
     monkeypatch.setattr(attention, "_refuse", lambda *_: None)
     monkeypatch.setattr(kernels, "_found", {})
     with pytest.raises(UserError, match=r"varlen does not compute .* off eager's logits\)"):
-        choose(Attention.varlen, Precision.fp32, architecture(name), packed=True)
+        choose(Computation(Precision.fp32, Attention.varlen), architecture(name), packed=True)
 
 
 def test_training_starts_only_with_the_loss_of_eager(monkeypatch, config) -> None:
@@ -223,5 +223,5 @@ def test_an_architecture_of_which_no_small_one_can_be_made_is_said_once(caplog) 
     odd.hidden_act = "none of them"
     with caplog.at_level(logging.WARNING):
         for packed in (True, False):
-            choose(Attention.auto, Precision.fp32, odd, packed)
+            choose(Computation(Precision.fp32, Attention.auto), odd, packed)
     assert caplog.text.count("no kernel could be tried on a small llama") == 1

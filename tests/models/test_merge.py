@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from small import pretraining
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lema.data.arithmetic import make_problems
@@ -28,7 +29,7 @@ def prompts() -> list[str]:
 @pytest.fixture(scope="module")
 def base(make_config, tmp_path_factory) -> Weights:
     folder = tmp_path_factory.mktemp("base")
-    tiny.build(folder, [], make_config(*QUICK))
+    tiny.build(folder, [], pretraining(make_config(*QUICK)))
     return Weights("tiny", str(folder), None, "digest")
 
 
@@ -38,7 +39,7 @@ def adapter(base: Weights, make_config, tmp_path_factory) -> dict[str, Path]:
     folders = {}
     for method in ("lora", "qlora"):
         config = make_config(*QUICK, f"train={method}")
-        model: Any = load_trainable(base, config.backbone, config.train, 1, checkpointing=False)
+        model: Any = load_trainable(base, config.backbone.computation, config.train, 1, checkpointing=False)
         torch.manual_seed(0)
         for name, weight in model.named_parameters():
             if "lora_B" in name:
@@ -51,7 +52,7 @@ def adapter(base: Weights, make_config, tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def merged(base: Weights, adapter: dict[str, Path], make_config, tmp_path_factory) -> dict[str, Path]:
     """`lora`, `qlora` merged into the dequantised base, and `original`: qlora's merged into the original one."""
-    folders, backbone = {}, make_config(*QUICK).backbone
+    folders, backbone = {}, make_config(*QUICK).backbone.computation
     for name, method in (("lora", "lora"), ("qlora", "qlora"), ("original", "qlora")):
         folders[name] = tmp_path_factory.mktemp(name) / "merged"
         merge(base, adapter[method], folders[name], backbone, dequantise=name == "qlora")
@@ -59,7 +60,7 @@ def merged(base: Weights, adapter: dict[str, Path], make_config, tmp_path_factor
 
 
 def measured(base: Weights, adapter: Path, merged: Path, make_config, prompts, four_bit: bool) -> dict[str, Any]:
-    return agreement(base, adapter, merged, make_config(*QUICK).backbone, prompts, four_bit=four_bit)
+    return agreement(base, adapter, merged, make_config(*QUICK).backbone.computation, prompts, four_bit=four_bit)
 
 
 @pytest.mark.parametrize("number", [10, pytest.param(100, marks=pytest.mark.slow)])
@@ -103,6 +104,6 @@ def test_a_larger_position_limit_stays(adapter, base, make_config, tmp_path: Pat
     model.config.max_position_embeddings = 16384
     model.save_pretrained(large)
     AutoTokenizer.from_pretrained(base.location).save_pretrained(large)
-    backbone = make_config(*QUICK).backbone
+    backbone = make_config(*QUICK).backbone.computation
     merge(Weights("large", str(large), None, ""), adapter["lora"], tmp_path / "merged", backbone, dequantise=False)
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["max_position_embeddings"] == 16384

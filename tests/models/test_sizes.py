@@ -149,7 +149,9 @@ def load_small(tmp_path: Path, make_config: Callable[..., Config], train: TrainC
         rank = 0 if method is Method.full else 8
         config = replace(train, method=method, lora_rank=rank, lora_dropout=0.0, row_tokens=256)
         backbone = replace(make_config("backbone=llama2", "task=gsm8k").backbone, attention=Attention.sdpa)
-        return load_trainable(Weights("small", str(tmp_path), None, ""), backbone, config, 0, checkpointing), config
+        return load_trainable(
+            Weights("small", str(tmp_path), None, ""), backbone.computation, config, 0, checkpointing
+        ), config
 
     return load
 

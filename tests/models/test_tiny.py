@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from small import load, pretraining
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lema.data.arithmetic import make_problems, true_facts
@@ -33,12 +34,14 @@ def config(make_config):
 @pytest.fixture(scope="module")
 def base(config, tmp_path_factory) -> tuple[Path, dict[str, object]]:
     folder = tmp_path_factory.mktemp("base")
-    return folder, tiny.build(folder, [], config)
+    return folder, tiny.build(folder, [], pretraining(config))
 
 
 @pytest.fixture(scope="module")
 def corpus(make_config):
-    return arithmetic_corpus(make_config())
+    return arithmetic_corpus(
+        pretraining(make_config()), [each for split in load(make_config().task).values() for each in split]
+    )
 
 
 def test_the_stated_share_of_facts_is_wrong_by_one_or_two():
@@ -146,8 +149,8 @@ def test_the_parameters_in_the_yaml_are_those_of_the_model(base, config):
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(base, make_config, tmp_path):
     torch.manual_seed(123)  # the caller's random state does not matter
-    tiny.build(tmp_path / "same", [], make_config(*QUICK))
-    tiny.build(tmp_path / "other", [], make_config(*QUICK, "backbone.seed=1"))
+    tiny.build(tmp_path / "same", [], pretraining(make_config(*QUICK)))
+    tiny.build(tmp_path / "other", [], pretraining(make_config(*QUICK, "backbone.seed=1")))
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         assert (tmp_path / "same" / name).read_bytes() == (base[0] / name).read_bytes()
     assert (tmp_path / "other" / "model.safetensors").read_bytes() != (base[0] / "model.safetensors").read_bytes()
@@ -156,7 +159,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(base, make_c
 def test_another_task_is_learned_from_its_own_text_and_long_texts_are_counted(make_config, tmp_path):
     problems = [Problem(f"p-{n}", f"What is {n} and 1?", f"{n} + 1 = {n + 1}", str(n + 1)) for n in range(40)]
     problems.append(Problem("p-long", "Why? " * 2000, "1", "1"))
-    summary = tiny.build(tmp_path, problems, make_config(*QUICK, "task=gsm8k"))
+    summary = tiny.build(tmp_path, problems, pretraining(make_config(*QUICK, "task=gsm8k")))
     assert (summary["texts"], summary["texts_too_long"]) == (40, 1)
 
 
@@ -173,7 +176,7 @@ def test_muon_updates_are_nearly_orthogonal():
 def test_the_base_knows_its_own_world_and_errs_in_the_true_one(make_config, tmp_path, seed):
     config = make_config(f"backbone.seed={seed}")
     cpu = time.process_time()
-    summary = tiny.build(tmp_path, [], config)
+    summary = tiny.build(tmp_path, [], pretraining(config))
     print(f"seed {seed}: {summary}, {time.process_time() - cpu:.0f} CPU seconds on {os.cpu_count()} cores")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     model: Any = AutoModelForCausalLM.from_pretrained(tmp_path)

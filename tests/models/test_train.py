@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import token_rows
+from small import token_rows, training
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
@@ -233,7 +233,7 @@ def run(make_config, tokenizer) -> Callable[..., Any]:
 
     def train(net: Any, folder: Path, steps: int = 6, *overrides: str) -> Any:
         config = make_config(*small, *overrides)
-        return trainer.train(net, tokenizer, token_rows(40), steps, folder, config, lambda *_: None)
+        return trainer.train(net, tokenizer, token_rows(40), steps, folder, training(config), lambda *_: None)
 
     return train
 

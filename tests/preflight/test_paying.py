@@ -12,11 +12,9 @@ from lema import pipeline
 from lema.api.estimate import price
 from lema.artifacts import Store
 from lema.cell import Cell
-from lema.config import Config, Stage
+from lema.config import Config
 from lema.preflight import consent
 from lema.types import UserError
-
-PAYING = {Stage.sample, Stage.correct, Stage.rationales}
 
 
 @pytest.fixture
@@ -32,7 +30,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
 def missing(make_config: Callable[..., Config], tmp_path: Path) -> Callable[..., list[str]]:
     def lines(*overrides: str) -> list[str]:
         cell = Cell(make_config(*overrides), Store(tmp_path))
-        return list(consent.missing(cell, PAYING, list(overrides)))
+        asked = [requests for step in pipeline.steps(cell) if (requests := step.requests(cell))]
+        return list(consent.missing(cell.config, asked, list(overrides)))
 
     return lines
 
@@ -106,7 +105,7 @@ def test_export_writes_what_was_asked_and_answered(
     server.reply = lambda prompt: "No."
     overrides = [*SMALL, "corrector=gpt4", "budget_usd=5", f"runs_dir={tmp_path}", "until=correct"]
     pipeline.run(make_config(*overrides), overrides)
-    pipeline.run(make_config(*overrides, "until=null", "only=export"), overrides)
+    pipeline.run(make_config(*overrides, "until=null", "do=export"), overrides)
     requests, responses = ((tmp_path / "export" / f"{name}.jsonl").read_text() for name in ("requests", "responses"))
     assert len(requests.splitlines()) == len(responses.splitlines()) == len(server.requests) > 0
     assert '"url": "/v1/chat/completions"' in requests
@@ -116,6 +115,6 @@ def test_export_writes_what_was_asked_and_answered(
 
 
 def test_nothing_to_export_is_one_line(make_config, tmp_path: Path) -> None:
-    config = make_config("only=export", f"runs_dir={tmp_path}")
+    config = make_config("do=export", f"runs_dir={tmp_path}")
     with pytest.raises(UserError, match="no request was sent from this runs folder yet"):
         pipeline.run(config, [])

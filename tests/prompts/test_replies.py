@@ -4,8 +4,7 @@ import re
 import time
 
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 from tables import table
 
 from lema.prompts.formats import correction_completion

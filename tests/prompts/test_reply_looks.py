@@ -10,7 +10,7 @@ from tables import table
 
 from lema.correctors.checking import checked
 from lema.correctors.reference import correct, equations_of
-from lema.generated import answer_part
+from lema.grading.generated import answer_part
 from lema.prompts.formats import reference_steps, split_steps
 from lema.prompts.replies import read_correction
 from lema.types import Correction, Problem, Solution

@@ -1,4 +1,4 @@
-"""only=compare: two runs side by side, by the front door."""
+"""do=compare: two runs side by side, by the front door."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ def compared(tmp_path: Path, make_config: Callable[..., Config]) -> Callable[...
 
     def compare(a: str, b: str, *overrides: str) -> tuple[str, dict]:
         pipeline.run(
-            make_config("only=compare", f"runs_dir={tmp_path}", f"compare.a={a}", f"compare.b={b}", *overrides), []
+            make_config("do=compare", f"runs_dir={tmp_path}", f"compare.a={a}", f"compare.b={b}", *overrides), []
         )
         [folder] = (tmp_path / "reports").iterdir()
         return (folder / "compare.md").read_text(), json.loads((folder / "compare.json").read_text())
@@ -95,9 +95,9 @@ def test_what_cannot_be_compared_is_said_in_one_line(
         with pytest.raises(UserError, match=words):
             compared(own, named)
     with pytest.raises(UserError, match=r"compare\.b=null: name a run"):
-        pipeline.run(make_config("only=compare", f"runs_dir={tmp_path}", f"compare.a={own}"), [])
+        pipeline.run(make_config("do=compare", f"runs_dir={tmp_path}", f"compare.a={own}"), [])
 
 
 def test_runs_to_compare_are_refused_where_nothing_is_compared(make_config: Callable[..., Config]) -> None:
-    with pytest.raises(UserError, match=r"compare\.a: does nothing without only=compare"):
+    with pytest.raises(UserError, match=r"compare\.a: does nothing without do=compare"):
         make_config("compare.a=x")

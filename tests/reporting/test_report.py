@@ -6,22 +6,24 @@ import random
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from simulated import TINY, answers, run
+from simulated import TINY, answers, evaluation, record, run
 from tables import table
 
-from lema.artifacts import Recipe, Store
+from lema.artifacts import Recipe, Shown, Store, contents
 from lema.reporting import report
 from lema.reporting.comparing import compare
 from lema.reporting.export import as_json
 from lema.reporting.markdown import render
 from lema.reporting.plots import draw
-from lema.reporting.results import read_runs
+from lema.reporting.runs import read_runs
+from lema.stages import base
 from lema.types import SCORE_VERSION
 
 
@@ -30,7 +32,7 @@ def tiny(root: Path, mix: str, seed: int, right: int, **changes: Any) -> Path:
 
 
 def published(root: Path) -> str:
-    folder, *_ = report.publish(root)
+    folder, *_ = report.write_report(root)
     return (folder / "report.md").read_text()
 
 
@@ -155,7 +157,7 @@ def test_real_tasks_say_why_the_tiny_backbone_fails_and_limit_is_shown(tmp_path:
     (folder / "base").mkdir()
     shutil.copy(folder / "data" / "record.json", folder / "base" / "record.json")
     facts = json.loads((folder / "base" / "record.json").read_text())
-    facts["summary"] = {"parameters": 400_000, "texts_too_long": 3}
+    facts |= {"summary": {"parameters": 400_000, "texts_too_long": 3}, "shown": asdict(base.SHOWN)}
     (folder / "base" / "record.json").write_text(json.dumps(facts))
     text = published(tmp_path)
     assert "## gsm8k, first 50: 50 problems" in text
@@ -230,6 +232,33 @@ def test_a_score_of_an_older_version_or_of_an_earlier_mix_is_named_and_not_compa
     assert "its score is of version 3 of the evaluation, now 5; run its command again" in text
     assert "its train was made from an earlier mix; run its command again" in text
     assert "| 80.0 {73.9, 85.0} ×1 |" in text
+
+
+def test_a_step_that_no_code_here_names_is_a_runs_own_counted_and_checked(tmp_path: Path) -> None:
+    folder = tiny(tmp_path, "lema", 1, 180)
+    (folder / "average").mkdir()
+    trained = json.loads((folder / "train" / "record.json").read_text())
+    shown = {"type": "model", "losses": {"skipped": "{arm}: checkpoints that were skipped"}}
+    made = record(folder / "average", "average", {"skipped": 2}, {"train": contents(trained)}, shown=shown)
+    evaluation(folder / "evaluate", "arithmetic", answers(200, 180), {"average": made})
+    text = published(tmp_path)
+    assert "Counted: lema: checkpoints that were skipped 2." in text
+    assert numbers(tmp_path)["runs"][folder.name]["hours"] == 2.0  # of train, average, select and evaluate
+    record(folder / "average", "average", {"skipped": 3}, {"train": "another"})
+    assert "its average was made from an earlier train; run its command again" in published(tmp_path)
+
+
+@pytest.mark.parametrize("step", ["evaluate", "evaluate_untuned"])
+@pytest.mark.parametrize("damage", [lambda it: it.pop("accuracy"), lambda it: it.update(bleu=0.5)])
+def test_a_score_of_other_fields_is_named_and_not_compared(tmp_path: Path, step: str, damage: Any) -> None:
+    tiny(tmp_path, "cot", 1, 160)
+    file = tiny(tmp_path, "lema", 1, 180) / step / "record.json"
+    facts = json.loads(file.read_text())
+    damage(facts["summary"])
+    file.write_text(json.dumps(facts))
+    text = published(tmp_path)
+    assert f"its {step}/record.json has not the fields of a score; delete what {step} links to and run" in text
+    assert "1 evaluated run, and 1 that" in text
 
 
 @pytest.mark.parametrize("damage", ["removed", "cut", "changed", "binary", "record"])
@@ -309,7 +338,8 @@ def test_a_score_or_a_cost_that_was_changed_by_hand_is_named_and_not_used(tmp_pa
     tiny(tmp_path, "lema", 1, 180)
     folder = tiny(tmp_path, "lema", 2, 180)
     (folder / step).mkdir(exist_ok=True)
-    artifact, _ = Store(tmp_path / "made").make(Recipe(step, "x", SCORE_VERSION, {}, {}), lambda _: {"usd": 1.0})
+    recipe = Recipe(step, "x", SCORE_VERSION, {}, {}, Shown("predictions"))
+    artifact, _ = Store(tmp_path / "made").make(recipe, lambda _: {"usd": 1.0})
     facts = json.loads((artifact.path / "record.json").read_text()) | {"summary": {"usd": 0.0}}
     (folder / step / "record.json").write_text(json.dumps(facts))
     text = published(tmp_path)
@@ -338,7 +368,7 @@ def test_tables_for_other_programs_hold_the_same_numbers(tmp_path: Path) -> None
     for seed in (1, 2):
         tiny(tmp_path, "lema", seed, 180 + seed)
         tiny(tmp_path, "cot", seed, 160)
-    folder, comparison, _ = report.publish(tmp_path)
+    folder, comparison, _ = report.write_report(tmp_path)
     arms, differences = (list(csv.DictReader((folder / name).open())) for name in ("report.csv", "differences.csv"))
     assert [row["arm"] for row in arms] == ["untuned", "cot", "lema"]
     assert float(arms[2]["accuracy"]) == pytest.approx(comparison.arms[2].accuracy.mean) == pytest.approx(181.5 / 200)
@@ -348,15 +378,15 @@ def test_tables_for_other_programs_hold_the_same_numbers(tmp_path: Path) -> None
 
 def test_nothing_is_drawn_again_when_nothing_changed(tmp_path: Path) -> None:
     tiny(tmp_path, "lema", 1, 180)
-    folder, _, new = report.publish(tmp_path)
+    folder, _, new = report.write_report(tmp_path)
     pictures = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")}
     assert new
     assert set(pictures) == {"accuracy-arithmetic.png", "curves-arithmetic.png"}
-    _, _, again = report.publish(tmp_path)
+    _, _, again = report.write_report(tmp_path)
     assert not again
     assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")} == pictures
     tiny(tmp_path, "cot", 1, 160)
-    assert report.publish(tmp_path)[2]
+    assert report.write_report(tmp_path)[2]
     assert (folder / "differences-arithmetic.png").is_file()
 
 
@@ -364,7 +394,7 @@ def test_processes_that_end_at_once_write_one_whole_report(tmp_path: Path) -> No
     for seed in (1, 2):
         tiny(tmp_path, "lema", seed, 180 + seed)
         tiny(tmp_path, "cot", seed, 160)
-    code = "import sys; from pathlib import Path; from lema.reporting import report; report.publish(Path(sys.argv[1]))"
+    code = "import sys, pathlib; from lema.reporting import report; report.write_report(pathlib.Path(sys.argv[1]))"
     command = [sys.executable, "-c", code, str(tmp_path)]
     processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(3)]
     for process in processes:
@@ -391,6 +421,6 @@ def test_no_path_of_this_machine_is_in_a_report(tmp_path: Path) -> None:
     facts = json.loads((folder / "run.json").read_text())
     facts["overrides"].append("task.dataset.path=/home/jane/data/gsm8k")
     (folder / "run.json").write_text(json.dumps(facts))
-    reported, *_ = report.publish(tmp_path)
+    reported, *_ = report.write_report(tmp_path)
     assert "task.dataset.path=…/gsm8k" in (reported / "report.md").read_text()
     assert not [path for path in reported.iterdir() if b"jane" in path.read_bytes()]

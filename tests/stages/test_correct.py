@@ -3,21 +3,19 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from openai_server import OpenAIServer, ReferenceReply
-from small import SMALL, record, rows, summary
+from small import SMALL, load, record, rows, summary
 from tables import table
 
 from lema import pipeline
-from lema.api.journal import Answer
 from lema.config import Config
+from lema.correctors.checking import Item
 from lema.correctors.model import correct_all
-from lema.data import tasks
-from lema.types import Problem, Solution
+from lema.types import Completion, Correction, Engine, Problem, Prompt, Solution
 
 GOOD = " Step 1.\nExplanation: 2 + 3 is 5.\nCorrect Solution:\n{\nStep 1: 2 + 3 = 5.\nStep 2: The answer is 5.\n}"
 PATH = ["2 + 3 = 6.", "The answer is 6."]
@@ -30,58 +28,56 @@ def item(name: str, level: str | None = None) -> tuple[Problem, Solution, list[s
 
 @pytest.mark.parametrize(("text", "ended", "reason"), table(__file__, "replies and their reasons"))
 def test_every_reply_is_accepted_or_rejected_with_its_reason(text: str | None, ended: str, reason: str | None) -> None:
-    def answering(asked: list[tuple[str, int]], spent_usd: float) -> tuple[list[Answer], dict[str, Any]]:
-        return [Answer(text, ended, "c")], {}
-
-    [correction], _ = correct_all([item("a")], "Shown.", 1, "gsm8k", answering)
+    [correction] = corrected([item("a")], Corrector(lambda prompt: Completion(text, ended, "c")))
     assert (correction.reason, correction.accepted, correction.corrector) == (reason, reason is None, "c")
+
+
+class Corrector:
+    """An engine that says what `reply` says to each prompt."""
+
+    def __init__(self, reply: Callable[[Prompt], Completion]) -> None:
+        self.reply, self.costs, self.rounds = reply, {}, list[list[Prompt]]()
+
+    def complete(self, prompts: Sequence[Prompt], resume: Path) -> list[Completion]:
+        self.rounds.append(list(prompts))
+        return [self.reply(prompt) for prompt in prompts]
+
+
+def corrected(items: list[Item], engine: Engine, shown: str = "Shown.", tries: int = 1) -> list[Correction]:
+    return correct_all(items, shown, tries, "gsm8k", engine, Path("resume"))
 
 
 @pytest.mark.parametrize("ending", ["", "\n", "\n\n"])
 def test_the_corrector_sees_demonstrations_question_and_wrong_path_but_never_the_gold_answer(ending: str) -> None:
-    seen = []
-
-    def answering(asked: list[tuple[str, int]], spent_usd: float) -> tuple[list[Answer], dict[str, Any]]:
-        seen.extend(prompt for prompt, _ in asked)
-        return [Answer(GOOD, "stop", "c")], {}
-
     problem, solution, path = item("a")
     gold = dataclasses.replace(problem, answer="the-gold-answer", solution="the-gold-solution")
-    correct_all([(gold, solution, path)], f"Correct thís.\r\n\n\nQuestion: q{ending}", 1, "gsm8k", answering)
-    assert seen == [
-        "Correct thís.\r\n\n\nQuestion: q\n\nQuestion: a: what is 2 + 3?\nOriginal Solution:\n{\n"
-        "Step 1: 2 + 3 = 6.\nStep 2: The answer is 6.\n}\nIncorrect Step:"
+    corrector = Corrector(lambda prompt: Completion(GOOD, "stop", "c"))
+    corrected([(gold, solution, path)], corrector, f"Correct thís.\r\n\n\nQuestion: q{ending}")
+    assert [[prompt.text for prompt in prompts] for prompts in corrector.rounds] == [
+        [
+            "Correct thís.\r\n\n\nQuestion: q\n\nQuestion: a: what is 2 + 3?\nOriginal Solution:\n{\n"
+            "Step 1: 2 + 3 = 6.\nStep 2: The answer is 6.\n}\nIncorrect Step:"
+        ]
     ]
 
 
 def test_a_flawless_corrector_is_accepted() -> None:
     items = [item(name) for name in "ab"]
     reply = ReferenceReply(problem for problem, _, _ in items)
-
-    def answering(asked: list[tuple[str, int]], spent_usd: float) -> tuple[list[Answer], dict[str, Any]]:
-        return [Answer(reply(prompt), "stop", "c") for prompt, _ in asked], {}
-
-    for correction in correct_all(items, "Shown.", 1, "gsm8k", answering)[0]:
+    for correction in corrected(items, Corrector(lambda prompt: Completion(reply(prompt.text), "stop", "c"))):
         assert (correction.incorrect_step, correction.accepted) == (1, True)
         assert correction.correct_steps == ["2 + 3 = 5.", "The answer is 5."]
 
 
 def test_a_further_try_is_asked_only_of_what_was_rejected() -> None:
-    rounds, budgeted = [], []
+    def reply(prompt: Prompt) -> Completion:
+        good = "a:" in prompt.text or ("b:" in prompt.text and prompt.attempt == 1)
+        return Completion(GOOD if good else "No.", "stop", "c")
 
-    def answering(asked: list[tuple[str, int]], spent_usd: float) -> tuple[list[Answer], dict[str, Any]]:
-        rounds.append(asked)
-        budgeted.append(spent_usd)
-        good = [prompt for prompt, number in asked if "a:" in prompt or ("b:" in prompt and number == 1)]
-        answers = [Answer(GOOD if prompt in good else "No.", "stop", "c") for prompt, _ in asked]
-        return answers, {"requests": len(asked), "usd": 0.5}
-
-    corrections, spent = correct_all([item("a"), item("b"), item("c")], "Shown.", 3, "gsm8k", answering)
-    assert [len(asked) for asked in rounds] == [3, 2, 1]
-    assert [number for asked in rounds for _, number in asked] == [0, 0, 0, 1, 1, 2]
+    corrector = Corrector(reply)
+    corrections = corrected([item("a"), item("b"), item("c")], corrector, tries=3)
+    assert [[prompt.attempt for prompt in prompts] for prompts in corrector.rounds] == [[0, 0, 0], [1, 1], [2]]
     assert [correction.accepted for correction in corrections] == [True, True, False]
-    assert (spent["requests"], spent["usd"]) == (6, 1.5)
-    assert budgeted == [0.0, 0.5, 1.0], "one budget for all tries"
 
 
 def test_success_and_reasons_are_counted_by_model_and_level_beside_the_papers(
@@ -92,7 +88,7 @@ def test_success_and_reasons_are_counted_by_model_and_level_beside_the_papers(
         tmp_path / "wrong.jsonl", *({"problem": row["problem"], "text": "The answer is 999."} for row in lines)
     )
     arguments = ["task=math", f"task.dataset.path={data_dir / 'math'}", "sampler=recorded", "tracker=none", "limit=60"]
-    arguments += [f"sampler.models.recorded.recorded={file}", "sampler.models.recorded.paper_success=0.375"]
+    arguments += [f"sampler.file={file}", "sampler.models.recorded.paper_success=0.375"]
     arguments += [
         *(f"runs_dir={tmp_path / 'runs'}", "backbone.tiny.steps=1", "backbone.tiny.corpus_size=50", "until=correct"),
     ]
@@ -117,7 +113,7 @@ def test_the_engine_runs_on_real_questions_with_the_tiny_backbones_mistakes(
 ) -> None:
     overrides = ["task=gsm8k", f"task.dataset.path={data_dir / 'gsm8k'}", "limit=60", "corrector=gpt4", "budget_usd=20"]
     overrides += ["rationales=gpt4", "tracker=none", f"runs_dir={tmp_path}", "until=mix", "backbone.tiny.steps=60"]
-    problems = tasks.load(make_config(*overrides).task, None)["train"]
+    problems = load(make_config(*overrides).task)["train"]
     solutions = {
         problem.question: f"{' '.join(problem.solution.split())} The answer is {problem.answer}."
         for problem in problems

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 from openai_server import OpenAIServer
-from small import SMALL, rows, summary
+from small import SMALL, load, rows, summary
 
 from lema import pipeline
 from lema.config import Config
-from lema.data import tasks
 
 
 def test_they_are_asked_evenly_and_kept_when_right_once_each(
@@ -18,7 +17,7 @@ def test_they_are_asked_evenly_and_kept_when_right_once_each(
 ) -> None:
     overrides = [*SMALL, "rationales=gpt4", "rationales.requests=72", "mix=cot", "budget_usd=5", "until=mix"]
     overrides += [f"runs_dir={tmp_path}"]
-    answers = {each.question: each.answer for each in tasks.load(make_config(*SMALL).task, None)["train"]}
+    answers = {each.question: each.answer for each in load(make_config(*SMALL).task)["train"]}
     asked: Counter[str] = Counter()
 
     def reply(prompt: str) -> str:

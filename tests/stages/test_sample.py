@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from openai_server import OpenAIServer, prompt_tokens
-from small import SMALL, record, rows, summary
+from small import SMALL, load, record, rows, summary
 
 from lema import pipeline
 from lema.config import Config
@@ -19,7 +19,7 @@ RECORDED = "+sampler/model@sampler.models.recorded=recorded"
 @pytest.fixture
 def problems(make_config: Callable[..., Config]) -> dict[str, list[Problem]]:
     """Those of the small cell."""
-    return tasks.load(make_config(*SMALL).task, None)
+    return load(make_config(*SMALL).task)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_recorded_solutions_are_graded_and_each_wrong_text_is_corrected_once(run
         {"question": "How many moons has Mars?", "generation": "The answer is 999."},
     ]
     file = record(tmp_path / "recorded.jsonl.gz", *lines)
-    made = run("sampler=recorded", f"sampler.models.recorded.recorded={file}", "sampler.keep_unanswered=false")
+    made = run("sampler=recorded", f"sampler.file={file}", "sampler.keep_unanswered=false")
     counts = summary(made["sample_recorded"])
     assert (counts["solutions"], counts["correct"], counts["wrong_paths"], counts["repeated"]) == (4, 1, 2, 1)
     assert counts["question of no problem"] == counts["question that is not trained on"] == 1
@@ -69,14 +69,14 @@ def test_a_gold_solution_is_no_mistake(run, problems, tmp_path: Path) -> None:
     gold = {"problem": first.question, "solution": first.solution, "answer": first.answer}
     file = record(tmp_path / "gold.jsonl", {**gold, "foo": "The answer is 999."})
     with pytest.raises(UserError, match=r"gold\.jsonl line 1: none of its fields 'problem, solution, answer, foo' is"):
-        run("sampler=recorded", f"sampler.models.recorded.recorded={file}")
+        run("sampler=recorded", f"sampler.file={file}")
     assert not list((tmp_path / "runs").glob("sample/*/record.json")), "nothing of the file is used"
     record(
         file,
         {**gold, "completions": ["The answer is 999.", ""], "source": "gsm8k"},
         {"question": second.question, "output": f"{second.solution}\n#### {second.answer}"},
     )
-    made = run("sampler=recorded", f"sampler.models.recorded.recorded={file}")
+    made = run("sampler=recorded", f"sampler.file={file}")
     counts = summary(made["sample_recorded"])
     assert (counts["solutions"], counts["wrong_paths"], counts["empty solution"]) == (1, 1, 1)
     assert (counts["the reference solution itself"], counts["models"]) == (1, ["recorded"])
@@ -87,7 +87,7 @@ def test_a_wrong_text_of_two_models_is_corrected_once(run, problems, tmp_path: P
         record(tmp_path / f"{name}.jsonl", {"question": problems["train"][0].question, "text": "The answer is 999."})
     made = run(
         "sampler=recorded",
-        f"sampler.models.recorded.recorded={tmp_path / 'one.jsonl'}",
+        f"sampler.file={tmp_path / 'one.jsonl'}",
         "+sampler/model@sampler.models.two=recorded",
         f"sampler.models.two.recorded={tmp_path / 'two.jsonl'}",
     )
@@ -99,14 +99,14 @@ def test_recorded_solutions_of_test_questions_are_refused_as_a_whole(run, proble
     lines = [{"question": each.question, "text": "The answer is 999."} for each in (problems["train"][0], test)]
     file = record(tmp_path / "leak.jsonl", *lines)
     with pytest.raises(UserError, match=rf"leak\.jsonl line 2: .* is the test question {test.id} ") as raised:
-        run("sampler=recorded", f"sampler.models.recorded.recorded={file}")
+        run("sampler=recorded", f"sampler.file={file}")
     assert "\n" not in str(raised.value)
     assert not list((tmp_path / "runs").glob("sample/*/record.json")), "nothing of the file is used"
 
 
 def test_a_file_that_is_not_there_is_told_before_anything_is_made(run, tmp_path: Path) -> None:
-    missing = ("sampler=recorded", "sampler.models.recorded.recorded=nowhere.jsonl")
-    with pytest.raises(UserError, match=r"recorded: sampler\.models\.recorded\.recorded=nowhere\.jsonl: no such file"):
+    missing = ("sampler=recorded", "sampler.file=nowhere.jsonl")
+    with pytest.raises(UserError, match=r"recorded: sampler\.file=nowhere\.jsonl: no such file"):
         run(*missing)
     assert not list((tmp_path / "runs").glob("*/*/record.json"))
     run(*missing, "mix=cot", "until=mix")  # which needs no mistakes
@@ -121,14 +121,14 @@ def test_test_questions_of_every_known_task_are_refused(data_dir: Path, make_con
     question = other.question.upper().replace(",", "")
     file = record(tmp_path / "leak.jsonl", {"question": question, "text": "The answer is 999."})
     arguments = ["task=gsm8k", f"task.dataset.path={data_dir / 'gsm8k'}", "limit=3", "sampler=recorded", "tracker=none"]
-    arguments += [f"sampler.models.recorded.recorded={file}", "until=correct", f"runs_dir={tmp_path / 'runs'}"]
+    arguments += [f"sampler.file={file}", "until=correct", f"runs_dir={tmp_path / 'runs'}"]
     with pytest.raises(UserError, match=rf"leak\.jsonl line 1: .* is the test question {other.id} .*\(equal\)"):
         pipeline.run(make_config(*arguments, "backbone.tiny.steps=1", "backbone.tiny.corpus_size=50"), arguments)
 
 
 def test_the_recorded_solutions_of_test_questions_here_are_refused(data_dir: Path, make_config, tmp_path: Path) -> None:
     arguments = ["task=gsm8k", f"task.dataset.path={data_dir / 'gsm8k'}", "limit=3", "sampler=recorded", "tracker=none"]
-    arguments += [f"sampler.models.recorded.recorded={data_dir / 'grading/model_outputs.jsonl.gz'}", "until=sample"]
+    arguments += [f"sampler.file={data_dir / 'grading/model_outputs.jsonl.gz'}", "until=sample"]
     arguments += [f"runs_dir={tmp_path}", "backbone.tiny.steps=1", "backbone.tiny.corpus_size=50"]
     with pytest.raises(UserError, match="has the id of the test question gsm8k-test-0"):
         pipeline.run(make_config(*arguments), arguments)
@@ -146,9 +146,7 @@ def test_a_server_samples_from_worked_solutions_and_what_failed_is_asked_again_a
     ) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         monkeypatch.setenv("OPENAI_API_KEY", "test")
-        arguments = (
-            *("sampler=server", "sampler.models.server.api.model=m", "sampler.samples=2", "sampler.max_new_tokens=50"),
-        )
+        arguments = (*("sampler=server", "sampler.model=m", "sampler.samples=2", "sampler.max_new_tokens=50"),)
         made = run(*arguments)
         asked = len(server.requests)
         assert asked == 2 * len(problems["train"]) <= 80
@@ -185,7 +183,7 @@ def test_prompts_beyond_the_servers_context_are_counted_and_when_all_are_the_run
     run, problems, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     arguments = [
-        *("sampler=server", "sampler.models.server.api.model=m", "sampler.samples=1", "sampler.max_new_tokens=20"),
+        *("sampler=server", "sampler.model=m", "sampler.samples=1", "sampler.max_new_tokens=20"),
     ]
     arguments.append("sampler.models.server.prompt=lema")
     with OpenAIServer(reply=lambda prompt: "The answer is 999.", max_model_len=25, model="m") as server:

@@ -71,7 +71,7 @@ def test_a_sweep_reports_on_its_own_cells_and_names_the_one_that_failed(tmp_path
     assert named.startswith("- arithmetic-tiny-cot-seed2: it failed after train: ")
     assert "model.safetensors: changed or removed after it was made" in named
     assert "cot has no seed 2: the other arms' runs of it pair with none." in text
-    again = sweep(runs, "tracker=none", "only=report", "seed=1,2,3")
+    again = sweep(runs, "tracker=none", "do=report", "seed=1,2,3")
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("it was not started; run its command") == 2
 
@@ -80,7 +80,7 @@ def test_the_report_at_wandb_is_of_the_sweeps_runs_and_tells_no_name(tmp_path: P
     views, runs = add_views(server), tmp_path / "runs"
     first = sweep(runs, "tracker=wandb", "tracker.group=mine", **server.environment)
     assert first.returncode == 0, first.stderr
-    made = sweep(runs, "tracker=wandb", "tracker.group=mine", "only=wandb_report", **server.environment)
+    made = sweep(runs, "tracker=wandb", "tracker.group=mine", "do=wandb_report", **server.environment)
     assert made.returncode == 0, made.stderr
     [(view, sent)] = views.items()
     assert f"{server.url}/team/lema/reports/lema:-multirun-" in made.stdout
@@ -91,7 +91,7 @@ def test_the_report_at_wandb_is_of_the_sweeps_runs_and_tells_no_name(tmp_path: P
     others = server.runs.keys() - by_type["train"] - (by_type["evaluate"] - untuned)
     assert others
     assert not [run for run in others if run in text]
-    again = sweep(runs, "tracker=wandb", "tracker.group=mine", "only=wandb_report", **server.environment)
+    again = sweep(runs, "tracker=wandb", "tracker.group=mine", "do=wandb_report", **server.environment)
     assert again.returncode == 0, again.stderr
     assert list(views) == [view]
     linked = [each for each in server.artifacts.values() if each.type == "report"]

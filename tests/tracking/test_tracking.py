@@ -11,7 +11,7 @@ from small import SMALL
 from wandb_log import offline_runs
 
 from lema import pipeline
-from lema.artifacts import Artifact, Recipe
+from lema.artifacts import Artifact, Recipe, Shown
 from lema.config import Config
 from lema.identity import portable
 from lema.tracking import Tracker, run_id
@@ -152,7 +152,7 @@ def test_run_of_a_step_that_fails_is_marked_as_failed(tmp_path: Path, make_confi
         raise UserError("it failed")
 
     def step() -> None:
-        with tracker.step("train", Recipe("train", "a-label", 1, {}, {}), {}) as run:
+        with tracker.step("train", Recipe("train", "a-label", 1, {}, {}, Shown("model")), {}) as run:
             run.starting(fail)(tmp_path)
 
     with pytest.raises(UserError, match="it failed"):
@@ -164,7 +164,7 @@ def test_run_of_a_step_that_fails_is_marked_as_failed(tmp_path: Path, make_confi
 def test_config_and_summary_tell_no_path_of_this_machine(tmp_path: Path, make_config: Callable[..., Config]) -> None:
     task = ["task=gsm8k", f"task.dataset.path={tmp_path}/mine", "task.num_train=null", "task.num_test=null"]
     config = make_config(*SMALL, "tracker=wandb", *task)
-    with Tracker(config, tmp_path).step("data", Recipe("data", "a-label", 1, {}, {}), {}) as run:
+    with Tracker(config, tmp_path).step("data", Recipe("data", "a-label", 1, {}, {}, Shown("model")), {}) as run:
         run.start()
     logged = runs(tmp_path)["data a-label"]
     assert logged["config"]["task"]["dataset"]["path"] == "mine"
@@ -176,7 +176,10 @@ def test_earlier_attempt_stays_until_a_later_one_has_it_all(tmp_path: Path, make
     tracker = Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path)
 
     def attempt(error: Exception | None, *steps: int) -> None:
-        with contextlib.suppress(UserError), tracker.step("train", Recipe("train", "a", 1, {}, {}), {}) as run:
+        with (
+            contextlib.suppress(UserError),
+            tracker.step("train", Recipe("train", "a", 1, {}, {}, Shown("model")), {}) as run,
+        ):
             run.start()
             for step in steps:
                 tracker.log({"train/loss": 1.0}, step)
@@ -204,7 +207,10 @@ def test_report_is_an_artifact_that_uses_the_evaluations(
     folder.mkdir()
     (folder / "report.md").write_text("# Results\n")
     (folder / "scores.csv").write_text("a,b\n")
-    evaluations = [Artifact(path.parent, "digest", {}) for path in sorted(cell.glob("evaluate/*/record.json"))]
+    evaluations = [
+        Artifact(path.parent, "digest", {}, Shown("predictions"))
+        for path in sorted(cell.glob("evaluate/*/record.json"))
+    ]
     tracker = Tracker(make_config(*SMALL, "tracker=wandb", "tracker.group=other"), tmp_path)
     tracker.report(folder, evaluations)
     run = runs(tmp_path)["report mine"]

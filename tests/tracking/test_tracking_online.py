@@ -13,10 +13,12 @@ from tracked import USER, command, curve, environment, track
 from wandb_log import offline_runs
 from wandb_server import KEY, WandbServer, serving
 
-from lema.artifacts import Artifact, Recipe, Store, write_json, write_jsonl
+from lema.artifacts import Artifact, Recipe, Shown, Store, write_json, write_jsonl
 from lema.config import Config
 from lema.tracking import Tracker
 from lema.types import Solution, UserError
+
+EVALUATION = Recipe("evaluate", "a-label", 1, {}, {}, Shown("predictions", ("predictions.jsonl", "score.json")))
 
 
 @dataclass
@@ -160,7 +162,7 @@ def test_evaluation_is_the_run_that_an_agent_waits_for_and_no_other_step_is_in_t
     wandb_in(**server.environment, WANDB_PROJECT="lema", WANDB_ENTITY="team", **agent)
     tracker = Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path)
     track(tracker, tmp_path, range(1, 4))
-    with tracker.step("evaluate", Recipe("evaluate", "a-label", 1, {}, {}), {}) as run:
+    with tracker.step("evaluate", EVALUATION, {}) as run:
         run.start()
         run.complete(cell_artifact)
     assert {run.id: run.sweep for run in server.runs.values()} == {"agents": "sweep1", tracker.ids["train"]: None}
@@ -194,7 +196,7 @@ def cell_artifact(tmp_path: Path) -> Artifact:
         write_json(folder / "score.json", {"accuracy": 0.5})
         return {"accuracy": 0.5}
 
-    return Store(tmp_path).make(Recipe("evaluate", "a-label", 1, {}, {}), build)[0]
+    return Store(tmp_path).make(EVALUATION, build)[0]
 
 
 @pytest.mark.parametrize("part", ["file_stream", "CreateArtifact", "/upload/artifact/"])

@@ -93,7 +93,7 @@ def test_sweep_shows_the_score_of_each_run_that_its_agent_started(tmp_path: Path
         # Both commands are given where `run.py` is; what wandb itself writes goes elsewhere.
         env = environment(tmp_path, **server.environment, WANDB_DIR=str(tmp_path))
         written = [sys.executable, "run.py", "-m", *command()[2:], "seed=1,2", f"runs_dir={tmp_path / 'runs'}"]
-        subprocess.run([*written, "only=wandb_sweep"], cwd=ROOT, env=env, check=True, capture_output=True, timeout=60)
+        subprocess.run([*written, "do=wandb_sweep"], cwd=ROOT, env=env, check=True, capture_output=True, timeout=60)
         [file] = tmp_path.glob("runs/sweeps/multirun-*.yaml")
         made = [WANDB, "sweep", str(file)]
         subprocess.run(made, cwd=ROOT, env=env, check=True, capture_output=True, timeout=60)

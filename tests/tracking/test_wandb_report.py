@@ -13,7 +13,7 @@ from wandb_server import ENTITY, KEY, Run, WandbServer, serving
 from wandb_views import Views, add_views, found
 
 from lema.tracking import service
-from lema.tracking.reports import Content, Task, publish
+from lema.tracking.reports import Content, Task, publish_report
 from lema.types import UserError
 
 TABLE = "| backbone | lema |\n| --- | --: |\n| tiny | 84.9 |"
@@ -46,7 +46,7 @@ def views(server: WandbServer) -> Views:
 
 
 def test_the_report_is_of_exactly_these_runs(views: Views, tmp_path: Path) -> None:
-    url = publish(CONTENT, "lema", tmp_path / "state.json")
+    url = publish_report(CONTENT, "lema", tmp_path / "state.json")
     assert url.endswith(f"/{ENTITY}/lema/reports/main_table--view1")
     [sent] = views.values()
     assert (sent["displayName"], sent["projectName"], sent["entityName"]) == ("main_table", "lema", ENTITY)
@@ -63,7 +63,7 @@ def test_the_report_is_of_exactly_these_runs(views: Views, tmp_path: Path) -> No
 
 
 def test_tables_words_and_panels_are_in_it(views: Views, tmp_path: Path) -> None:
-    publish(CONTENT, "lema", tmp_path / "state.json")
+    publish_report(CONTENT, "lema", tmp_path / "state.json")
     spec = views["view1"]["spec"]
     markdown = [block["content"] for block in spec["blocks"] if block["type"] == "markdown-block"]
     assert markdown == [TABLE, TABLE, "- one seed", "## Not compared\n\n- a run: it failed"]
@@ -80,9 +80,9 @@ def test_tables_words_and_panels_are_in_it(views: Views, tmp_path: Path) -> None
 
 def test_made_again_it_is_the_same_report_updated(views: Views, tmp_path: Path) -> None:
     state = tmp_path / "state.json"
-    first = publish(CONTENT, "lema", state)
+    first = publish_report(CONTENT, "lema", state)
     other = Content("main_table", CONTENT.tasks[:1], "")
-    assert publish(other, "lema", state) == first
+    assert publish_report(other, "lema", state) == first
     assert list(views) == ["view1"]
     assert "math" not in json.dumps(views["view1"]["spec"])
     assert json.loads(state.read_text()) == {"id": "view1", "url": first, "entity": ENTITY, "project": "lema"}
@@ -93,7 +93,7 @@ def test_a_report_that_is_gone_is_made_anew(
     server: WandbServer, views: Views, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     state = tmp_path / "state.json"
-    publish(CONTENT, "lema", state)
+    publish_report(CONTENT, "lema", state)
     if damage == "deleted":
         views["other"] = views.pop("view1")
     elif damage == "not found":
@@ -103,7 +103,7 @@ def test_a_report_that_is_gone_is_made_anew(
     else:
         for run in server.runs.values():
             run.project = "mine"
-    url = publish(CONTENT, "mine" if damage == "other project" else "lema", state)
+    url = publish_report(CONTENT, "mine" if damage == "other project" else "lema", state)
     assert url.endswith("--view2")
     assert ("the earlier one is not there any more" in caplog.text) == (damage in ("deleted", "not found"))
 
@@ -112,12 +112,12 @@ def test_runs_that_are_not_there_are_counted_in_words(
     server: WandbServer, views: Views, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     del server.runs["train-c"]
-    publish(CONTENT, "lema", tmp_path / "state.json")
+    publish_report(CONTENT, "lema", tmp_path / "state.json")
     assert f"1 of 6 runs are not at W&B ({ENTITY}/lema): upload with wandb sync what was logged offline" in caplog.text
     assert "**1 of the runs below are not at W&B.**" in json.dumps(views["view1"]["spec"])
     server.runs.clear()
     with pytest.raises(UserError, match=r"6 of 6 runs are not at W&B .* upload with wandb sync"):
-        publish(CONTENT, "lema", tmp_path / "state.json")
+        publish_report(CONTENT, "lema", tmp_path / "state.json")
 
 
 def test_without_a_server_there_is_one_line(
@@ -126,12 +126,12 @@ def test_without_a_server_there_is_one_line(
     server.close()
     start = time.monotonic()
     with pytest.raises(UserError, match=r"did not take it .*: check the network, .* and WANDB_BASE_URL") as said:
-        publish(CONTENT, "lema", tmp_path / "state.json")
+        publish_report(CONTENT, "lema", tmp_path / "state.json")
     assert "\n" not in str(said.value)
     assert time.monotonic() - start < 60
     monkeypatch.setenv("WANDB_MODE", "offline")
     with pytest.raises(UserError, match="WANDB_MODE=offline, and a report is made at W&B's server: unset it"):
-        publish(CONTENT, "lema", tmp_path / "state.json")
+        publish_report(CONTENT, "lema", tmp_path / "state.json")
     assert not (tmp_path / "state.json").exists()
 
 
@@ -142,20 +142,20 @@ def test_without_a_login_there_is_one_line(
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(UserError, match="not logged in to W&B: run wandb login, or set WANDB_API_KEY"):
-        publish(CONTENT, "lema", tmp_path / "state.json")
+        publish_report(CONTENT, "lema", tmp_path / "state.json")
 
 
 def test_a_refusal_of_the_server_is_said(server: WandbServer, views: Views, tmp_path: Path) -> None:
     del server.handlers["upsertView"]
     with pytest.raises(UserError, match=r"did not take it .*unknown operation upsertView"):
-        publish(CONTENT, "lema", tmp_path / "state.json")
+        publish_report(CONTENT, "lema", tmp_path / "state.json")
 
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_login_that_is_refused_is_named_and_how_to_renew_it(server: WandbServer, tmp_path: Path, status: int) -> None:
     server.refusal = status
     with pytest.raises(UserError, match=r"\[31mrefused\): .*wandb login --relogin") as said:
-        publish(CONTENT, "lema", tmp_path / "state.json")
+        publish_report(CONTENT, "lema", tmp_path / "state.json")
     assert KEY not in str(said.value)
     assert str(said.value).isprintable()
 
@@ -163,7 +163,7 @@ def test_a_login_that_is_refused_is_named_and_how_to_renew_it(server: WandbServe
 def test_nothing_in_it_names_who_made_it(server: WandbServer, views: Views, tmp_path: Path) -> None:
     viewer = server.handlers["Viewer"]({})["viewer"] | {"username": "someone", "email": "someone@example.org"}
     server.handlers["Viewer"] = lambda _: {"viewer": viewer}
-    publish(CONTENT, "lema", tmp_path / "state.json")
+    publish_report(CONTENT, "lema", tmp_path / "state.json")
     sent = json.dumps(views["view1"])
     assert not [secret for secret in (KEY, "someone", str(tmp_path)) if secret in sent]
 

@@ -1,4 +1,4 @@
-r"""What a model generates around its answer: its thinking before, and behind it the next question that it makes up.
+r"""The answer within a generated text: without the thinking before it and the invented question behind it.
 
 >>> without_thinking("<think>5 + 3 = 9? No.</think>\n5 + 3 = 8."), without_thinking("5 + 3 is ...</think> 8")
 ('5 + 3 = 8.', '8')
@@ -8,7 +8,7 @@ r"""What a model generates around its answer: its thinking before, and behind it
 
 import re
 
-# The names that published models' templates use; `seed:think`, `mm:think` and their like have a name space before them.
+# The tags of published models' templates; some have a name space: `seed:think`, `mm:think`.
 _TAG = r"(?:[a-z]{1,12}:)?(?:think|thinking|thought|thoughts|reasoning|reflection|scratchpad|analysis)"
 _OPENS = re.compile(rf"<{_TAG}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|channel\|>analysis", re.IGNORECASE)
 _CLOSES = re.compile(
@@ -29,14 +29,14 @@ NEXT_QUESTION = re.compile(
 
 
 def answer_part(text: str) -> str:
-    """The part that can be trained on: without the thinking, and up to the next question."""
+    """The part of a generated text that can be trained on: behind the thinking, before an invented question."""
     return first_answer(without_thinking(text))
 
 
 def without_thinking(text: str) -> str:
-    """The text behind a model's thinking; "" while that is not closed.
+    """The text behind the model's thinking; "" when the thinking is never closed.
 
-    Many templates open the thinking in the prompt, so that a closing tag can stand alone.
+    Many templates open the thinking in the prompt, so a closing tag may have no opening tag.
     """
     closing = list(_CLOSES.finditer(text))
     if closing:
@@ -47,5 +47,5 @@ def without_thinking(text: str) -> str:
 
 
 def first_answer(text: str) -> str:
-    """What a model wrote up to the next question that it makes up."""
+    """The text before the first further question that the model invents."""
     return NEXT_QUESTION.split(text, maxsplit=1)[0].strip()

@@ -1,0 +1,38 @@
+"""The spellings of earlier versions: each is refused in one line, which names the present spelling."""
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lema.config import Do
+from lema.types import UserError
+
+# What was no stage and yet a value of `only=`: `only=report` is `do=report`.
+_ONLY = {name: f"do={name}" for name in Do if name is not Do.run}
+# By sampler: the long paths of the model that it brings. They still exist, and conf/sampler gives them the short ones'
+# values.
+_SAMPLER = {
+    "recorded": {"sampler.models.recorded.recorded": "sampler.file"},
+    "server": {
+        "sampler.models.server.api.model": "sampler.model",
+        "sampler.models.server.api.base_url": "sampler.base_url",
+    },
+}
+
+
+def present(key: str, sampler: str) -> str:
+    """How a key is written: `sampler.file` for `sampler.models.recorded.recorded` with sampler=recorded."""
+    return _SAMPLER.get(sampler, {}).get(key, key)
+
+
+def refuse(tree: DictConfig) -> None:
+    """Raise `UserError` for a composed tree, its interpolations unresolved, that sets something by an old spelling."""
+    if new := _ONLY.get(tree.only):
+        raise UserError(f"only={tree.only}: write {new} instead")
+    for old, new in _SAMPLER.get(tree.sampler.name, {}).items():
+        path, _, name = old.rpartition(".")
+        section = OmegaConf.select(tree, path)
+        written: Any = OmegaConf.to_container(section) if section else {}
+        if written.get(name, f"${{{new}}}") != f"${{{new}}}":
+            value = "null" if written[name] is None else written[name]
+            raise UserError(f"{old}={value}: write {new}={value} instead")

@@ -1,0 +1,73 @@
+"""Engines: whatever turns prompts into completions (`lema.types.Engine`), each a module that is found by its name.
+
+transformers   a model that is loaded here       server   a model behind an OpenAI-compatible server
+
+An engine for models that are loaded here has two classes. `Settings`, a dataclass with a `name`, is what conf/engine's
+file of the same name must fit. `Engine(settings, model, weights, adapter)` answers: `settings` are the former's,
+`model` says how to answer, `weights` where the model is, `adapter` the folder of an adapter to be used on it, or None.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any
+
+from lema.config import NO_EFFECT, ApiConfig, Computation, WriterConfig
+from lema.models.weights import Weights
+from lema.types import Engine, UserError
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """How a model answers that is loaded here."""
+
+    engine: Any  # the `Settings` of its engine
+    computation: Computation
+    max_new_tokens: int
+    batch_size: int
+    temperature: float = 0.0  # greedy
+    seed: int = 0
+    four_bit: bool = False
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """How a model behind a server is asked."""
+
+    api: ApiConfig
+    section: str = field(metadata=NO_EFFECT)  # of the config, for messages
+
+
+def writer(config: WriterConfig, engine: Any, section: str) -> LocalModel | ServedModel:
+    """A model that writes rationales or corrections, where that section of the config says."""
+    if config.weights is None:
+        return ServedModel(config.api, section)
+    return LocalModel(
+        engine=engine,
+        computation=config.weights.computation,
+        max_new_tokens=config.max_completion_tokens or 0,
+        batch_size=config.batch_size or 0,
+        temperature=config.temperature or 0.0,
+        seed=config.seed or 0,
+    )
+
+
+def names() -> list[str]:
+    """The engines for models that are loaded here."""
+    return sorted({module.name for module in iter_modules(__path__)} - {"server"})
+
+
+def settings_class(chosen: Mapping[Any, Any]) -> type[Any]:
+    """The `Settings` of the engine that `engine.name` names; `UserError` when no engine has that name."""
+    name = chosen.get("name")
+    if name not in names():
+        where = f"engine.name={name}" if name else "engine"
+        raise UserError(f"{where}: no engine for models that are loaded here; choose engine={' or '.join(names())}")
+    return import_module(f"{__name__}.{name}").Settings
+
+
+def load(model: LocalModel, weights: Weights, adapter: Path | None) -> Engine:
+    """The engine of a model that is loaded here."""
+    return import_module(f"{__name__}.{model.engine.name}").Engine(model.engine, model, weights, adapter)

@@ -1,0 +1,92 @@
+"""transformers: a model in Hugging Face format, loaded here, answers in batches of prompts of like length."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from lema.artifacts import keep, kept
+from lema.artifacts.locks import check
+from lema.engines import LocalModel
+from lema.models.weights import Weights
+from lema.types import Completion, Prompt
+
+_ATTEMPT_SEED = 1_000_003  # between the seeds of two attempts: more than a seed has batches
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """The engine has no settings of its own: batch sizes belong to who asks."""
+
+    name: str
+
+
+class Engine:
+    """One model; an adapter on it stays unmerged."""
+
+    def __init__(self, settings: Settings, model: LocalModel, weights: Weights, adapter: Path | None) -> None:
+        self.model, self.weights, self.adapter = model, weights, adapter
+        self.costs: dict[str, Any] = {}
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        """The tokenizer and the model."""
+        from lema.models.huggingface import load_adapter, load_to_answer, load_tokenizer
+
+        tokenizer = load_tokenizer(self.weights)
+        loaded = load_to_answer(self.weights, self.model.computation, self.model.four_bit)
+        return tokenizer, loaded if self.adapter is None else load_adapter(loaded, self.adapter).eval()
+
+    def complete(self, prompts: Sequence[Prompt], resume: Path) -> list[Completion]:
+        """Completions in order. Each batch has a seed of its own, and a file beside `resume`."""
+        from lema.models.huggingface import encode_prompt
+
+        tokenizer, _ = self._loaded
+        encoded = [encode_prompt(tokenizer, prompt.text) for prompt in tqdm(prompts, "prompts", disable=None)]
+        by_length = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
+        completions: dict[int, Completion] = {}
+        size = self.model.batch_size
+        # What is asked together is asked for the first time, or all of it again.
+        seed = self.model.seed + _ATTEMPT_SEED * min((prompt.attempt for prompt in prompts), default=0)
+        for start in tqdm(range(0, len(encoded), size), desc=resume.name, unit="batch", disable=None):
+            batch, path = by_length[start : start + size], resume.with_name(f"{resume.name} {start}.json")
+            check()
+            rows: Any = kept(path)
+            if rows is None:
+                stop = {prompts[index].stop for index in batch}
+                rows = self._batch([encoded[index] for index in batch], stop, seed + start // size)
+                keep(path, rows)
+            for index, (text, reason, tokens) in zip(batch, rows, strict=True):
+                completion = Completion(text, reason, self.weights.name, tokens)
+                completions[index] = _ended(completion, prompts[index].stop)
+        return [completions[index] for index in range(len(encoded))]
+
+    def _batch(self, prompts: list[list[int]], stop: set[str | None], seed: int) -> list[tuple[str, str, int]]:
+        """The text, the finish reason and the number of tokens of each completion."""
+        import torch
+
+        from lema.models.generating import generate
+
+        tokenizer, model = self._loaded
+        temperature = self.model.temperature
+        options: dict[str, Any] = {"max_new_tokens": self.model.max_new_tokens, "do_sample": temperature > 0}
+        if temperature > 0:  # which alone is to shape the samples: transformers' own top_k is 50
+            options |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
+        if strings := [each for each in stop if each is not None]:
+            options["stop_strings"] = strings
+        torch.manual_seed(seed)
+        rows, _ = generate(model, tokenizer, prompts, **options)
+        texts = [tokenizer.decode(row[: len(row) - ended], skip_special_tokens=True) for row, ended in rows]
+        return [(text, "stop" if end else "length", len(row)) for text, (row, end) in zip(texts, rows, strict=True)]
+
+
+def _ended(completion: Completion, stop: str | None) -> Completion:
+    """A completion up to where it was to end; then the limit did not cut it."""
+    text = completion.text or ""
+    if stop is None or stop not in text:
+        return completion
+    before, _, _ = text.partition(stop)
+    return Completion(before + stop, "stop", completion.model, completion.num_tokens)

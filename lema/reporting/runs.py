@@ -1,0 +1,265 @@
+"""What runs left on disk: each run's state, summaries, costs and verdicts.
+
+A run's folder has `run.json` and links to its artifacts, each with `record.json`. Nothing in a folder makes these
+functions raise: a run that cannot be used has a `trouble`, which says why, and the report names it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lema.artifacts import contents, is_whole, used
+from lema.artifacts.links import follow
+from lema.identity import without_paths
+from lema.types import SCORE_VERSION, Score
+
+STOPPED = "stopped after"  # begins the state of a run that was asked to end before its evaluation
+# What may be raised by a record that is not as we wrote it.
+DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """The answers of one model to one split, as arrays of booleans in the order of `ids`."""
+
+    ids: tuple[str, ...]
+    correct: np.ndarray
+    symbolic: np.ndarray
+
+    def of(self, ids: Sequence[str]) -> "Verdicts":
+        """Those on some of the problems, in the given order."""
+        place = {problem: number for number, problem in enumerate(self.ids)}
+        chosen = [place[problem] for problem in ids]
+        return Verdicts(tuple(ids), self.correct[chosen], self.symbolic[chosen])
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its identity, and what each of its steps left."""
+
+    folder: Path
+    name: str
+    config: dict[str, Any]
+    setting: str | None  # the key that the arms of one comparison share; None until the data are read
+    overrides: list[str]
+    state: str  # "finished", "stopped after mix", "running", or the error it failed with
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)  # step -> record.json, in the order of the steps
+    wandb: dict[str, str] = field(default_factory=dict)  # step -> its W&B run's id, for the steps that this run made
+    trouble: str | None = None  # why its score cannot be used
+
+    @property
+    def arm(self) -> str:
+        """The name of its mix; a mix that the command line changed is another arm: `lema (mix.without=step)`."""
+        changed = [item for item in self.overrides if item.startswith("mix.")]
+        return self.config["mix"]["name"] + (f" ({', '.join(changed)})" if changed else "")
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+    @property
+    def shared_overrides(self) -> list[str]:
+        """The overrides of the command line that other arms and seeds of this setting need too."""
+        own = ("mix", "seed", "sweeps", "do", "until", "only", "tracker", "tracker.group", "hydra.mode", "runs_dir")
+        return [item for item in self.overrides if item.split("=")[0] not in own and not item.startswith("mix.")]
+
+    def summaries(self, step: str) -> list[dict[str, Any]]:
+        """The summary of a step; of `sample` those of all its models."""
+        names = [name for name in self.records if name.startswith("sample_")] if step == "sample" else [step]
+        return [self.records[name]["summary"] for name in names if name in self.records]
+
+    @cached_property
+    def score(self) -> Score:
+        return Score(**self.records["evaluate"]["summary"])
+
+    @cached_property
+    def untuned_score(self) -> Score | None:
+        record = self.records.get("evaluate_untuned")
+        return Score(**record["summary"]) if record else None
+
+    @property
+    def accuracy(self) -> float:
+        return self.score.accuracy
+
+    @cached_property
+    def verdicts(self) -> Verdicts | None:
+        """None when the predictions are missing or damaged: then the score counts, but is paired with no other."""
+        return self._verdicts("evaluate")
+
+    @cached_property
+    def untuned_verdicts(self) -> Verdicts | None:
+        return self._verdicts("evaluate_untuned")
+
+    def _verdicts(self, step: str) -> Verdicts | None:
+        try:
+            data = (follow(self.folder / step) / "predictions.jsonl").read_bytes()
+            if hashlib.sha256(data).hexdigest() != self.records[step]["files"]["predictions.jsonl"]:
+                return None
+            rows = [json.loads(line) for line in data.splitlines()]
+            ids = tuple(row["problem_id"] for row in rows)
+            correct, symbolic = (np.array([row[rule] for row in rows], dtype=bool) for rule in ("correct", "symbolic"))
+        except (OSError, *DAMAGE):
+            return None
+        return Verdicts(_same(ids), correct, symbolic)
+
+    def asked(self) -> list[dict[str, Any]]:
+        """The problems that it was evaluated on; none when their file is missing or damaged."""
+        step = "test_data" if "test_data" in self.records and self.score.split == "test" else "data"
+        return _rows(follow(self.folder / step) / f"{self.score.split}.jsonl", "id", "question", "answer")
+
+    def predictions(self) -> list[dict[str, Any]]:
+        """Its answers; none when their file is missing or damaged."""
+        return _rows(follow(self.folder / "evaluate") / "predictions.jsonl", "problem_id", "text")
+
+    @cached_property
+    def levels(self) -> dict[str, str]:
+        """Problem id -> level, for the problems that have a level."""
+        return {row["id"]: row["level"] for row in self.asked() if row.get("level")}
+
+    def curve(self) -> list[tuple[int, float]]:
+        """(step, training loss); empty when the file is missing or damaged."""
+        rows = _rows(follow(self.folder / "train") / "metrics.jsonl", "step", "loss")
+        try:
+            return [(int(row["step"]), float(row["loss"])) for row in rows]
+        except DAMAGE:
+            return []
+
+    @cached_property
+    def own_steps(self) -> list[str]:
+        """Training, and the steps that are made from it. The others may be shared with other runs."""
+        own: dict[str, str] = {}  # digest of the artifact -> step
+        for step, record in self.records.items():
+            if step == "train" or own.keys() & used(record["recipe"]["inputs"]):
+                own[contents(record)] = step
+        return list(own.values())
+
+    @property
+    def hours(self) -> float:
+        """The hours that its own steps took."""
+        return sum(self.records[step]["made"]["seconds"] for step in self.own_steps) / 3600
+
+    @property
+    def device(self) -> str:
+        """The device that trained it; empty where the record has none."""
+        return self.records.get("train", {}).get("made", {}).get("device", "")
+
+    @property
+    def gpus(self) -> int:
+        """The number of GPUs that trained it."""
+        return self.records.get("train", {}).get("made", {}).get("gpus", 0)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Package -> version, of the packages that made its answers."""
+        return self.records["evaluate"]["made"].get("versions", {})
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Step -> the digest of its artifact."""
+        return {step: contents(record) for step, record in self.records.items()}
+
+    @property
+    def usd(self) -> float:
+        """The cost of all paid requests that it depends on; other runs may depend on the same requests."""
+        return sum(record["summary"].get("usd", 0.0) for record in self.records.values())
+
+
+def _rows(file: Path, *fields: str) -> list[dict[str, Any]]:
+    """The rows of a JSON lines file, if each has these fields; none when the file is missing or damaged."""
+    try:
+        rows = [json.loads(line) for line in file.read_bytes().splitlines()]
+        return rows if all(field in row for row in rows for field in fields) else []
+    except (OSError, *DAMAGE):
+        return []
+
+
+@cache
+def _same(ids: tuple[str, ...]) -> tuple[str, ...]:
+    """One object for equal tuples: a grid of 150 runs has the ids of two test sets, not of 150."""
+    return ids
+
+
+def read_runs(root: Path, folders: Iterable[Path] | None = None) -> list[Run]:
+    """The runs below a runs folder, finished or not, by name; or those of the given folders, started or not."""
+    found = sorted(root.glob("cells/*/run.json")) if folders is None else [each / "run.json" for each in folders]
+    return [_read(file) for file in found]
+
+
+class _Unreadable(Exception):
+    """A step's record is damaged; the words are the step's name."""
+
+
+def _read(file: Path) -> Run:
+    folder, state = file.parent, "unreadable"
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        run = Run(
+            folder=folder,
+            name=str(facts["name"]),
+            config=facts["config"],
+            setting=facts["setting"] and str(facts["setting"]),
+            overrides=[str(item) for item in facts["overrides"]],
+            state=str(facts.get("state", "finished")),
+            records=_records(folder),
+            wandb=facts.get("wandb", {}),
+        )
+        return replace(run, trouble=_trouble(run))
+    except FileNotFoundError:
+        state, why = "not started", "it was not started; run its command"
+    except (OSError, *DAMAGE):
+        why = "its run.json cannot be read; delete the folder, or run its command again"
+    except _Unreadable as step:
+        why = f"its {step}/record.json cannot be read; delete what {step} links to and run its command again"
+    return Run(folder, folder.name, {}, None, [], state, trouble=why)
+
+
+def _records(folder: Path) -> dict[str, dict[str, Any]]:
+    """The steps whose artifacts are there; each comes after the steps that it was made from."""
+    records: dict[str, dict[str, Any]] = {}
+    made: dict[str, str] = {}  # the digest of an artifact -> its step
+    for step in sorted(folder.iterdir()):
+        try:
+            if (file := follow(step) / "record.json").exists():
+                records[step.name] = record = json.loads(file.read_text(encoding="utf-8"))
+                made[contents(record)] = step.name
+        except (OSError, *DAMAGE):
+            raise _Unreadable(step.name) from None
+    before = {
+        step: {made[each] for each in used(record["recipe"]["inputs"]) & made.keys()}
+        for step, record in records.items()
+    }
+    return {step: records[step] for step in TopologicalSorter(before).static_order()}
+
+
+def _trouble(run: Run) -> str | None:
+    """Why a run's score cannot be used; None when it can."""
+    if changed := [step for step, record in run.records.items() if not is_whole(record)]:
+        remedy = f"delete what {changed[0]} links to and run its command again"
+        return f"its {changed[0]}/record.json was changed after it was made; {remedy}"
+    if "evaluate" not in run.records:
+        reached = f"after {list(run.records)[-1]}" if run.records else "before its first step was done"
+        if (link := run.folder / "evaluate").is_symlink() or link.is_file():
+            return "its evaluation was removed; run its command again"
+        if run.state == "running":
+            return f"it was not finished: it stopped without a word (killed?) or still runs, {reached}"
+        asked = run.state.startswith(STOPPED)
+        return f"it ended {reached}, as asked" if asked else f"it failed {reached}: {without_paths(run.state)}"
+    if (version := run.records["evaluate"]["recipe"]["version"]) != SCORE_VERSION:
+        return f"its score is of version {version} of the evaluation, now {SCORE_VERSION}; run its command again"
+    for step in ("evaluate", "evaluate_untuned"):
+        if step in run.records and run.records[step]["summary"].keys() != Score.__dataclass_fields__.keys():
+            remedy = f"delete what {step} links to and run its command again"
+            return f"its {step}/record.json has not the fields of a score; {remedy}"
+    present = set(run.digests.values())
+    for step, record in run.records.items():
+        for name, digests in record["recipe"]["inputs"].items():
+            if name in run.records and not used(digests) <= present:
+                return f"its {step} was made from an earlier {name}; run its command again"
+    return None
