@@ -1,7 +1,5 @@
 """What tests ask a server, and how they fill a journal."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re

@@ -1,19 +1,17 @@
 """What every test stands on: no network, no accounts, and the front door in two forms (composed, and as a process)."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
-from small import ROOT
+from small import ROOT, SMALL
 
 from lema.compose import register, to_config
 from lema.config import Config
@@ -62,6 +60,21 @@ def make_config() -> Callable[..., Config]:
 
 
 @pytest.fixture
+def run(tmp_path: Path, make_config: Callable[..., Config]) -> Callable[..., dict[str, Path]]:
+    """`run("until=mix")`: run the small cell in this process, below `tmp_path / "runs"`; where its artifacts lie."""
+
+    from lema import pipeline  # its libraries read the variables above
+
+    def run_cell(*overrides: str) -> dict[str, Path]:
+        arguments = [*SMALL, f"runs_dir={tmp_path / 'runs'}", *overrides]
+        pipeline.run(make_config(*arguments), arguments)
+        newest = max((tmp_path / "runs/cells").glob("*/run.json"), key=lambda path: path.stat().st_mtime_ns).parent
+        return {link.name: link.resolve() for link in newest.iterdir() if link.is_symlink()}
+
+    return run_cell
+
+
+@pytest.fixture
 def run_cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`run_cli("until=mix")`: `python run.py until=mix`, its outputs in the test's own folder."""
 
@@ -72,6 +85,22 @@ def run_cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=timeout)
 
     return run
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """`disk(size)`: a mounted disk of so many bytes, where that can be had."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mounted(size: int) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "lema-test", str(folder)]
+        if sys.platform != "linux" or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("a small disk can be mounted on Linux by root alone")
+        return folder
+
+    yield mounted
+    subprocess.run(["umount", "-l", str(folder)], capture_output=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
 """Disks that refuse: not ours to write, or full."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

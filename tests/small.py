@@ -1,7 +1,5 @@
 """Small cells that tests run, and reading what a run left."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import json
@@ -16,18 +14,9 @@ from lema.types import Problem
 ROOT = Path(__file__).resolve().parents[1]
 # Everything small: an untrained base, whose every answer is a wrong path.
 SMALL = [
-    "backbone.tiny.steps=4",
-    "backbone.tiny.corpus_size=200",
-    "task.num_train=40",
-    "task.num_test=12",
-    "task.num_dev=8",
-    "task.max_cot=16",
-    "task.max_extra=16",
-    "sampler.keep_unanswered=true",
-    "sampler.max_new_tokens=12",
-    "evaluation.max_new_tokens=12",
-    "train.max_steps=6",
-    "train.save_steps=2",
+    *("backbone.tiny.steps=4", "backbone.tiny.corpus_size=200", "task.num_train=40", "task.num_test=12"),
+    *("task.num_dev=8", "task.max_cot=16", "task.max_extra=16", "sampler.keep_unanswered=true"),
+    *("sampler.max_new_tokens=12", "evaluation.max_new_tokens=12", "train.max_steps=6", "train.save_steps=2"),
     "tracker=none",
 ]
 # A cell that ends with its training.

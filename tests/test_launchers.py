@@ -1,7 +1,5 @@
 """What a launcher started several times is refused in one line by the first, and at once."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

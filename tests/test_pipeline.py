@@ -1,7 +1,5 @@
 """The whole experiment on a very small cell: what is reused, what is made again, what survives a kill."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -18,20 +16,6 @@ from small import ROOT, SMALL, contents, load
 from lema import pipeline
 from lema.config import Config
 from lema.types import UserError
-
-
-@pytest.fixture
-def run(tmp_path: Path, make_config: Callable[..., Config]) -> Callable[..., dict[str, Path]]:
-    """`run("seed=2")`: run the small cell in this process; where each of its artifacts lies."""
-
-    def run_cell(*overrides: str) -> dict[str, Path]:
-        arguments = [*SMALL, f"runs_dir={tmp_path}", *overrides]
-        config = make_config(*arguments)
-        pipeline.run(config, arguments)
-        newest = max((tmp_path / "cells").glob("*/run.json"), key=lambda path: path.stat().st_mtime_ns).parent
-        return {link.name: link.resolve() for link in newest.iterdir() if link.is_symlink()}
-
-    return run_cell
 
 
 @pytest.fixture(scope="session")
@@ -91,12 +75,7 @@ def test_learning_rate_retrains_and_reuses_the_data(run: Callable[..., dict[str,
 def test_temperature_remakes_samples_corrections_mix_and_model(run: Callable[..., dict[str, Path]]) -> None:
     first = run()
     assert made(first, run("sampler.temperature=1.3")) == {
-        "sample_self",
-        "correct",
-        "mix",
-        "train",
-        "select",
-        "evaluate",
+        *("sample_self", "correct", "mix", "train", "select", "evaluate"),
     }
 
 
@@ -201,7 +180,7 @@ def test_adapters_train_merge_and_answer_on_a_cpu(
     agreement = json.loads((artifacts["merge"] / "agreement.json").read_text())
     assert (agreement["prompts"], agreement["equal_outputs"]) == (8, 1.0)
     assert agreement["largest_logit_difference"] < 1e-3
-    [hub] = tmp_path.glob("cells/*/hub")
+    [hub] = tmp_path.glob("runs/cells/*/hub")
     assert {folder.name for folder in hub.iterdir()} == {"adapter", "merged"}
     AutoModelForCausalLM.from_pretrained(hub / "merged")
     base = AutoModelForCausalLM.from_pretrained(artifacts["base"])
@@ -230,10 +209,10 @@ def test_the_papers_choice_is_labelled_wherever_its_number_appears(
     assert (score["selection"], score["split"]) == ("paper", "test")
     answers = (artifacts["evaluate"] / "predictions.jsonl").read_bytes()
     assert answers == (artifacts["select"] / f"step-{score['step']}.jsonl").read_bytes()
-    report = (tmp_path / "reports" / "all" / "report.md").read_text()
+    report = (tmp_path / "runs/reports/all/report.md").read_text()
     assert "| best on test: optimistic |" in report
     assert "chosen on the test split, which they are scored on, as the paper did: optimistic" in report
-    [card] = tmp_path.glob("cells/*/hub/adapter/README.md")
+    [card] = tmp_path.glob("runs/cells/*/hub/adapter/README.md")
     assert "an optimistic number" in card.read_text().split("## Scores")[1]
 
 
@@ -298,11 +277,7 @@ def test_paid_corrections_run_through_the_same_pipeline(
         assert server.requests == []
         first = run("corrector=gpt4", "budget_usd=100")
         paid = len(server.requests)
-        assert made(first, run("corrector=gpt4", "budget_usd=100", "seed=2")) == {
-            "train",
-            "select",
-            "evaluate",
-        }
+        assert made(first, run("corrector=gpt4", "budget_usd=100", "seed=2")) == {"train", "select", "evaluate"}
         assert len(server.requests) == paid > 0
     rows = [json.loads(line) for line in (first["correct"] / "corrections.jsonl").open()]
     assert any(row["accepted"] for row in rows)

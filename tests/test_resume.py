@@ -1,7 +1,5 @@
 """A training run that is killed, or asked to stop, ends in the bytes of one that was left alone."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal
@@ -32,9 +30,7 @@ def trained(runs: Path) -> dict[str, bytes]:
     ("number", "method", "batches"),
     [
         *((signal.SIGKILL, method, batches) for method in METHODS for batches in ("packed", "padded")),
-        (signal.SIGTERM, "full", "padded"),
-        (signal.SIGUSR2, "lora", "packed"),
-        (signal.SIGINT, "full", "packed"),
+        *((signal.SIGTERM, "full", "padded"), (signal.SIGUSR2, "lora", "packed"), (signal.SIGINT, "full", "packed")),
     ],
     ids=lambda value: getattr(value, "name", value),
 )

@@ -1,7 +1,5 @@
 """No secret of the environment, and nothing else of it, gets into what a run writes: by no key, file or command."""
 
-from __future__ import annotations
-
 import copy
 import gzip
 import re
@@ -15,6 +13,7 @@ import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 from small import SMALL
+from tables import table
 
 from lema import privacy
 from lema.compose import CONF, to_config
@@ -75,13 +74,8 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 @pytest.mark.parametrize(
     "value",
     [
-        SECRET,
-        f"http://user:{SECRET}@host/v1",
-        "${oc.env:HF_TOKEN}",
-        "${oc.env:HF_TOKEN,default}",
-        "${oc.decode:${oc.env:HF_TOKEN}}",
-        "a-${oc.env:HOME}",
-        "${oc.env:WANDB_PROJECT}",
+        *(SECRET, f"http://user:{SECRET}@host/v1", "${oc.env:HF_TOKEN}", "${oc.env:HF_TOKEN,default}"),
+        *("${oc.decode:${oc.env:HF_TOKEN}}", "a-${oc.env:HOME}", "${oc.env:WANDB_PROJECT}"),
     ],
 )
 def test_no_value_of_a_config_holds_a_secret_or_reads_the_environment(compose_tree, value: str) -> None:
@@ -160,30 +154,8 @@ def everything(folder: Path) -> bytes:
     return b"\n".join(found)
 
 
-FILE = "{}: {{{}: '{}'}}\n"
-
-
 @pytest.mark.usefixtures("_secret")
-@pytest.mark.parametrize(
-    ("arguments", "key"),
-    [
-        (["tracker.project=${oc.env:HF_TOKEN}"], "tracker.project"),
-        (["hydra.run.dir=${oc.env:HF_TOKEN}"], "hydra.run.dir"),
-        (["task=${oc.env:HF_TOKEN}"], "task"),
-        ([f"corrector.model={SECRET}"], "corrector.model"),
-        (["-m", f"mix.name=a,{SECRET}", "seed=1,2"], "mix.name"),
-        (["-m", "hydra.sweep.dir=${oc.env:HF_TOKEN}", "seed=1,2"], "hydra.sweep.dir"),
-        (["-m", f"hydra.sweep.subdir={SECRET}", "seed=1,2"], "hydra.sweep.subdir"),
-        (["+hydra.job.env_set.MY_KEY=a-new-secret"], "hydra.job.env_set.MY_KEY"),
-        (["--config-dir", ".", "+mine=one"], "task.name"),
-        (["--config-dir", ".", "+mine=two"], "hydra.run.dir"),
-        (["-m", "--config-dir", ".", "+mine=two", "seed=1,2"], "hydra.run.dir"),
-        (["-m", "--config-dir", ".", "+mine=three"], "hydra.sweeper.params.mix.name"),
-        (["--cfg", "job", f"task.name={SECRET}"], "task.name"),
-        ([f"--config-dir={SECRET}"], "--config-dir"),
-        (["--cfg", "job", "--resolve", "task.name=${oc.env:HF_TOKEN}"], "task.name"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "key"), table(__file__, "commands with a secret", SECRET=SECRET))
 def test_a_command_with_a_secret_ends_in_one_line_and_leaves_nothing(
     run_cli: CLI, tmp_path: Path, arguments: list[str], key: str
 ) -> None:

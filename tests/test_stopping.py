@@ -1,7 +1,5 @@
 """A stop signal ends a run in one line, and what is on its way lands first; a second signal leaves at once."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -1,7 +1,5 @@
 """A sweep's cells are those that Hydra runs; W&B's grid of it is the same cells."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

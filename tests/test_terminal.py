@@ -1,7 +1,5 @@
 """What a data set, a model or a server wrote can steer neither a terminal nor a log."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging
@@ -206,11 +204,8 @@ def test_everything_that_is_printed_goes_through_one_function() -> None:
 @pytest.mark.parametrize(
     ("streams", "code", "why"),
     [
-        ("> /dev/full", 1, "No space left on device"),
-        ("| true; exit ${PIPESTATUS[0]}", 1, "Broken pipe"),
-        ("> /dev/full 2> /dev/full", 1, ""),
-        (">&-", 0, ""),
-        (">&- 2>&-", 0, ""),
+        *(("> /dev/full", 1, "No space left on device"), ("| true; exit ${PIPESTATUS[0]}", 1, "Broken pipe")),
+        *(("> /dev/full 2> /dev/full", 1, ""), (">&-", 0, ""), (">&- 2>&-", 0, "")),
     ],
 )
 def test_a_stream_that_takes_no_more_is_told_in_one_line_and_ends_no_work(

@@ -1,7 +1,5 @@
 """Runs that log to W&B: as a process with a user of its own, and one step in this process."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Where the tests of paid requests keep their key and their journal."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

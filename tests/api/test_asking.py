@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from asked import KEY, PRICE, api_for, asked, number_of
 from openai_server import OpenAIServer
+from tables import table
 
 from lema.api.asking import ask
 from lema.api.journal import Spending
@@ -186,29 +187,7 @@ def test_the_first_request_goes_alone_so_a_refused_key_is_used_once(journal: Pat
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize(
-    ("refuse", "changes", "message"),
-    [
-        ("temperature", {"temperature": 0.7}, r"refuses requests \(.*\): remove corrector\.temperature\. 0 of 2"),
-        (
-            "temperature",
-            {"temperature": 0.7, "max_tokens": 90, "max_completion_tokens": None},
-            r"remove corrector\.temperature \(.* have to set corrector\.max_tokens=null and "
-            r"corrector\.max_completion_tokens=90\)\. ",
-        ),
-        (
-            "max_tokens",
-            {"max_tokens": 90, "max_completion_tokens": None},
-            r"\): set corrector\.max_tokens=null and corrector\.max_completion_tokens=90\. ",
-        ),
-        (
-            "max_completion_tokens",
-            {},
-            r"\): set corrector\.max_completion_tokens=null and corrector\.max_tokens=500\. ",
-        ),
-        ("reasoning_effort", {"reasoning_effort": "low"}, r"\): remove corrector\.reasoning_effort\. "),
-    ],
-)
+@pytest.mark.parametrize(("refuse", "changes", "message"), table(__file__, "refused parameters"))
 def test_a_model_that_refuses_a_parameter_says_in_one_line_what_to_remove(
     refuse: str, changes: dict, message: str, journal: Path
 ) -> None:
@@ -293,17 +272,7 @@ def test_a_sender_that_lost_the_journal_stops_and_keeps_what_it_paid_for(journal
             assert db.execute("select count(*) from requests where answer is not null").fetchone() == (paid,)
 
 
-@pytest.mark.parametrize(
-    ("fault", "ended"),
-    [
-        ("500", "HTTP 500"),
-        ("reset", "connection lost"),
-        ("truncated", "connection lost"),
-        ("html", "malformed body"),
-        ("no_choices", "malformed body"),
-        ("hang", "time-out"),
-    ],
-)
+@pytest.mark.parametrize(("fault", "ended"), table(__file__, "what fails for good gets a reason and is asked again"))
 def test_what_fails_for_good_gets_a_reason_and_is_asked_again_only_on_demand(
     fault: str, ended: str, journal: Path
 ) -> None:

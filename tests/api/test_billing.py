@@ -1,15 +1,15 @@
 """What a reply costs is never more than its request allows, and its tokens are plausible, whatever it counts."""
 
-from __future__ import annotations
-
 import json
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from asked import PRICE, api_for, asked
 from raw_server import RawServer, completion, reply
+from tables import table
 
 from lema.api.asking import ask
 from lema.api.billing import billed, most_usd, usd
@@ -28,46 +28,14 @@ def usage(prompt: object, completion: object, total: object = None, cached: obje
 @pytest.mark.parametrize(
     ("counted", "booked"),
     [
-        (usage(20, 5, 25), (20, 0, 5)),
-        (usage(20, 5, 25, 8), (20, 8, 5)),
-        (usage(20, 5, 95), (20, 0, 75)),  # reasoning, which some leave to the total alone
-        (usage(20.0, 5.0, 25.0), (20, 0, 5)),
-        (usage(20, 500, 520, 20), (20, 20, 500)),
-        # The total is beyond what can be, or below its parts, or none.
-        (usage(20, 5, 10**9), (20, 0, 5)),
+        *table(__file__, "what is booked"),
         (usage(20, 5, HUGE), (20, 0, 5)),
-        (usage(20, 5, 3), (20, 0, 5)),
-        (usage(20, 5, -3), (20, 0, 5)),
-        (usage(20, 5, math.nan), (20, 0, 5)),
-        (usage(20, 5, "25"), (20, 0, 5)),
-        (usage(20, 5, []), (20, 0, 5)),
-        # A part is beyond what can be.
-        (usage(10**9, 5, 10**9), (MOST, 0, 5)),
-        (usage(MOST + 1, 5), (MOST, 0, 5)),
         (usage(HUGE, HUGE, HUGE, HUGE), (MOST, 0, LIMIT)),
-        (usage(20, 10**9, 10**9), (20, 0, LIMIT)),
-        (usage(20, LIMIT + 1), (20, 0, LIMIT)),
-        (usage(20, 1e300), (20, 0, LIMIT)),
-        # A part is no count: nothing is known.
-        *[
-            (usage(wrong, 5, 25), None)
-            for wrong in (0, -20, 12.5, math.nan, math.inf, "20", True, None, [20], {"a": 1})
-        ],
-        *[(usage(20, wrong, 25), None) for wrong in (-5, 5.5, math.nan, -math.inf, "5", "5.0", False, None, [], {})],
-        (usage(20, 0, 20), None),  # an answer without a token
-        ({}, None),
-        *[(wrong, None) for wrong in (None, [], [1], "many", 3, math.nan, True)],
-        # Cached tokens.
         *[(usage(20, 5, 25, wrong), (20, 0, 5)) for wrong in (21, -1, 1.5, math.nan, "8", True, None, [8], {}, HUGE)],
-        *[
-            (usage(20, 5) | {"prompt_tokens_details": wrong}, (20, 0, 5))
-            for wrong in (None, [], [8], "x", 3, True, {"cached_tokens": {"cached_tokens": 8}})
-        ],
-        (usage(20, 5, completion_tokens_details=[], cost="free", more={"a": [1]}), (20, 0, 5)),
     ],
 )
-def test_what_is_booked(counted: object, booked: tuple[int, int, int] | None) -> None:
-    assert billed(counted, REQUEST, LIMIT, True) == booked
+def test_what_is_booked(counted: object, booked: Sequence[int] | None) -> None:
+    assert billed(counted, REQUEST, LIMIT, True) == (booked and tuple(booked))
 
 
 def test_an_answer_without_text_may_have_no_tokens() -> None:

@@ -1,7 +1,5 @@
 """Replies of any size, packing, pace and shape cost little memory and no silence: one failed attempt each, said why."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -57,15 +57,14 @@ def test_every_attempt_counts_and_the_first_usable_answer_stands(journal: Journa
 @pytest.mark.parametrize(
     ("answer", "usable", "failed"),
     [
-        (YES, True, False),
-        (Completion(" \n", "stop", "m"), False, False),
-        (Completion("", "stop", "m"), False, False),
-        (Completion(None, "stop", "m"), False, False),
-        (Completion("yes", "end_turn", "m"), True, False),
-        (Completion("ye", "length", "m"), False, False),
-        (Completion(None, "refusal", "m"), False, False),
-        (Completion(None, "prompt too long", "m"), False, True),
-        (Completion(None, "HTTP 502", "m"), False, True),
+        *(
+            (YES, True, False),
+            (Completion(" \n", "stop", "m"), False, False),
+            (Completion("", "stop", "m"), False, False),
+        ),
+        *((Completion(None, "stop", "m"), False, False), (Completion("yes", "end_turn", "m"), True, False)),
+        *((Completion("ye", "length", "m"), False, False), (Completion(None, "refusal", "m"), False, False)),
+        *((Completion(None, "prompt too long", "m"), False, True), (Completion(None, "HTTP 502", "m"), False, True)),
         (Completion(None, "time-out", "m"), False, True),
     ],
 )

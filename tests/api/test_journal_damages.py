@@ -1,14 +1,11 @@
 """What happens to the file of the journal: each cause has its own line and remedy, and nothing is paid twice."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
 import sqlite3
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -179,8 +176,6 @@ def test_an_answer_that_was_changed_is_named_and_never_used(path: Path) -> None:
 
 
 def test_what_a_damaged_file_has_lost_is_not_paid_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "key")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     path = tmp_path / "runs" / "journal.sqlite"
     with OpenAIServer() as server:
         answers, _ = asked(3, api_for(server), path)
@@ -210,15 +205,9 @@ def test_a_damaged_request_is_named_when_all_are_exported(path: Path) -> None:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
+def disk(disk: Callable[[int], Path]) -> Path:
     """A disk of 12 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=12M", "lema-test", str(folder)]
-    if sys.platform != "linux" or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("a small disk can be mounted on Linux by root alone")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], capture_output=True)
+    return disk(12 << 20)
 
 
 def fill(folder: Path) -> None:
@@ -231,9 +220,7 @@ def fill(folder: Path) -> None:
                 return
 
 
-def test_what_is_in_flight_when_the_disk_is_full_is_not_paid_again(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "key")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def test_what_is_in_flight_when_the_disk_is_full_is_not_paid_again(disk: Path) -> None:
     path, seen = disk / "runs" / "journal.sqlite", []
 
     def reply(prompt: str) -> str:
@@ -256,9 +243,7 @@ def test_what_is_in_flight_when_the_disk_is_full_is_not_paid_again(disk: Path, m
         assert len(server.requests) == 60, "none was asked twice"
 
 
-def test_nothing_is_sent_where_an_answer_could_not_be_written(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "key")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def test_nothing_is_sent_where_an_answer_could_not_be_written(disk: Path) -> None:
     path = disk / "runs" / "journal.sqlite"
     path.parent.mkdir()
     with (disk / "ballast").open("wb") as file:

@@ -1,7 +1,5 @@
 """A request that is too long is told apart by the server's own words, which are kept: its prompt, or its limit."""
 
-from __future__ import annotations
-
 import json
 import logging
 import re
@@ -10,6 +8,7 @@ from pathlib import Path
 import pytest
 from asked import api_for, asked, number_of
 from openai_server import OpenAIServer
+from tables import table
 
 from lema.api.client import check_model
 from lema.api.journal import export
@@ -17,67 +16,10 @@ from lema.api.lengths import context
 from lema.config import ApiConfig
 from lema.types import UserError
 
-VLLM = "This model's maximum context length is 1024 tokens. However, "
-OPENAI = "This model's maximum context length is 8192 tokens. However, "
-SGLANG = "Requested token count exceeds the model's maximum context length of 4096 tokens. You requested a total of "
 # Of one prompt: the words, the limit that was sent.
-PROMPTS = [
-    (
-        VLLM + "your prompt contains at least 1025 input tokens, which exceeds this limit even without any output "
-        "tokens. Please reduce the length of the input prompt. (parameter=input_tokens, value=1025)",
-        1024,
-    ),
-    (VLLM + "your prompt contains 2500148 characters (more than 82944 characters, which is the upper bound)", 2048),
-    (VLLM + "you requested 900 output tokens and your prompt contains at least 200 input tokens, for a total of", 900),
-    (
-        "'max_tokens' or 'max_completion_tokens' is too large: 900. This model's maximum context length is 1024 tokens "
-        "and your request has 310 input tokens (900 > 1024 - 310).",
-        900,
-    ),
-    ("The decoder prompt (length 1500) is longer than the maximum model length of 1024. Make sure that", 500),
-    (OPENAI + "you requested 10000 tokens (9000 in the messages, 1000 in the completion).", 1000),
-    (OPENAI + "your messages resulted in 9000 tokens. Please reduce the length of the messages.", 16000),
-    ("Input tokens exceed the configured limit of 272000 tokens. Your messages resulted in 300000 tokens.", 500),
-    ("Your input exceeds the context window of this model. Please adjust your input and try again.", 500),
-    ("litellm.ContextWindowExceededError: OpenAIException - " + OPENAI + "your messages resulted in 9012 tokens.", 500),
-    ("Input validation error: `inputs` must have less than 1024 tokens. Given: 1500", 5000),
-    ("`inputs` tokens + `max_new_tokens` must be <= 2048. Given: 1500 `inputs` tokens and 1000 `max_new_tokens`", 1000),
-    ("the request exceeds the available context size. try increasing the context size or enable context shift", 8192),
-    ("request (9000 tokens) exceeds the available context size (4096 tokens), try increasing it", 8192),
-    ("The input (1500 tokens) is longer than the model's context length (1024 tokens).", 2000),
-    ("Input length (5000 tokens) exceeds the maximum allowed length (4090 tokens). Use a shorter input", 500),
-    (SGLANG + "5000 tokens: 4000 tokens from the input messages and 1000 tokens for the completion.", 1000),
-    ("the model is loaded with context length of only 4096 tokens, which is not enough. Try to load the model", 500),
-    ("prompt is too long: 210000 tokens > 200000 maximum", 8192),
-    ("input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000, decrease input length", 21333),
-    ("Prompt contains 33000 tokens and 0 draft tokens, too large for model with 32768 maximum context length", 500),
-    ("Please reduce the length of the messages or completion.", 500),
-    ("The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).", 500),
-    ("Range of input length should be [1, 30720]", 500),
-    ("Request too large for gpt-4 on tokens per min (TPM): Limit 10000, Requested 12000.", 500),
-]
+PROMPTS = table(__file__, "prompts")
 # Of every prompt: the words, the limit, and the one to set in its place.
-LIMITS = [
-    ("max_completion_tokens=2000 cannot be greater than max_model_len=1024. (parameter=x, value=2000)", 2000, r"9\d\d"),
-    (
-        "'max_tokens' or 'max_completion_tokens' is too large: 2000. This model's maximum context length is 1024 "
-        "tokens and your request has 31 input tokens (2000 > 1024 - 31).",
-        2000,
-        r"9\d\d",
-    ),
-    ("`inputs` tokens + `max_new_tokens` must be <= 2048. Given: 31 `inputs` tokens and 5000", 5000, r"(19|20)\d\d"),
-    (SGLANG + "5000 tokens: 40 tokens from the input messages and 4960 tokens for the completion.", 4960, r"40\d\d"),
-    ("max_tokens is too large: 100000. This model supports at most 16384 completion tokens", 100000, "16384"),
-    ("max_completion_tokens is too large: 5000. This model supports at most 4,096 completion tokens.", 5000, "4096"),
-    ("max_tokens: 100000 > 8192, which is the maximum allowed for claude-3-5-sonnet-20241022", 100000, "8192"),
-    ("Invalid max_tokens value, the valid range of max_tokens is [1, 8192]", 10000, "8192"),
-    ("Range of max_tokens should be [1, 8192]", 9000, "8192"),
-    (
-        "maxOutputTokens value of 100000 but the supported range is from 1 (inclusive) to 8193 (exclusive).",
-        10**5,
-        "8192",
-    ),
-]
+LIMITS = table(__file__, "limits")
 
 
 def shapes(words: str) -> list[tuple[int, str]]:
@@ -148,10 +90,7 @@ def test_what_a_server_refuses_for_its_content_is_no_refusal_of_the_model(code: 
         answers, _ = asked(4, api_for(server, max_concurrent_requests=1), journal)
     assert [answer.finish_reason for answer in answers] == ["refusal", "stop", "refused by the server", "stop"]
     assert [answer.error for answer in answers] == [
-        "I cannot help with that.",
-        "",
-        "HTTP 400: Your prompt was flagged.",
-        "",
+        *("I cannot help with that.", "", "HTTP 400: Your prompt was flagged.", ""),
     ]
 
 

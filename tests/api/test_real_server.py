@@ -1,7 +1,5 @@
 """Against a server that nobody here wrote: `transformers serve` over the tiny backbone, as sampler and as corrector."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket
@@ -26,10 +24,7 @@ def server(tmp_path: Path, make_config: Callable[..., Config], monkeypatch: pyte
         pytest.importorskip(package, reason=f"transformers serve needs {package}")
     overrides = [
         *SMALL,
-        "backbone.tiny.steps=60",
-        "backbone.tiny.corpus_size=2000",
-        "until=base",
-        f"runs_dir={tmp_path}",
+        *("backbone.tiny.steps=60", "backbone.tiny.corpus_size=2000", "until=base", f"runs_dir={tmp_path}"),
     ]
     pipeline.run(make_config(*overrides), overrides)
     [base] = (tmp_path / "base").iterdir()

@@ -1,15 +1,12 @@
 """Damages below the runs folder, and disks that refuse: one line that names the file, then the undisturbed bytes."""
 
-from __future__ import annotations
-
 import fnmatch
 import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,26 +93,14 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "deep": lambda file: file.write_bytes(b"[" * 100_000),
 }
 FINISHED = [
-    "data/*/train.jsonl",
-    "base/*/model.safetensors",
-    "base/*/tokenizer.json",
-    "mix/*/examples.jsonl",
-    "mix/*/record.json",
-    "train/*/checkpoints/step-2/model.safetensors",
-    "evaluate/*lema*/score.json",
+    *("data/*/train.jsonl", "base/*/model.safetensors", "base/*/tokenizer.json", "mix/*/examples.jsonl"),
+    *("mix/*/record.json", "train/*/checkpoints/step-2/model.safetensors", "evaluate/*lema*/score.json"),
     "select/*/step-2.jsonl",
 ]
 SHOWN = [
-    "cells/*/run.json",
-    "cells/*/metrics.jsonl",
-    "cells/*/train",
-    "cells/*/hub/model/README.md",
-    "cells/*/hub/model/model.safetensors",
-    "reports/all/report.json",
-    "reports/all/.drawn.json",
-    "reports/all/report.md",
-    "reports/all/report.csv",
-    "reports/all/accuracy-arithmetic.png",
+    *("cells/*/run.json", "cells/*/metrics.jsonl", "cells/*/train", "cells/*/hub/model/README.md"),
+    *("cells/*/hub/model/model.safetensors", "reports/all/report.json", "reports/all/.drawn.json"),
+    *("reports/all/report.md", "reports/all/report.csv", "reports/all/accuracy-arithmetic.png"),
 ]
 
 
@@ -217,22 +202,6 @@ def test_a_damaged_file_to_resume_from_is_made_again(
 
 
 STAGES = ("data", "base", "sample", "correct", "mix", "train", "select", "evaluate", "cells", "reports")
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """`disk(size)`: a mounted disk of so many bytes."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mounted(size: int) -> Path:
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "lema-test", str(folder)]
-        if sys.platform != "linux" or subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("a small disk can be mounted on Linux by root alone")
-        return folder
-
-    yield mounted
-    subprocess.run(["umount", "-l", str(folder)], capture_output=True)
 
 
 def _until(whole: Path, runs: Path, stage: str) -> None:

@@ -1,13 +1,9 @@
 """Errors that are a file's become one line with the file, its cause and the remedy; others keep their traceback."""
 
-from __future__ import annotations
-
 import errno
 import os
 import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +11,7 @@ from typing import Any
 
 import pytest
 from small import SMALL
+from tables import table
 
 from lema import pipeline
 from lema.artifacts import Artifact, Shown, keep, kept, write_json, write_jsonl
@@ -36,30 +33,9 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize(
-    ("number", "words"),
-    [
-        (errno.ENOSPC, "no space is left on its disk; free some"),
-        (errno.EDQUOT, "the quota of its disk is used up; free some"),
-        (errno.EROFS, "its disk is read-only; mount it writable"),
-        (errno.EIO, r"its disk fails \(input/output error\); look at what the system says"),
-        (errno.ESTALE, r"its network folder is gone \(stale file handle\); mount it again"),
-        (errno.ENOTCONN, r"its network folder is gone \(not connected\); mount it again"),
-        (errno.EMFILE, "this process has too many open files; raise the limit"),
-        (errno.ENFILE, "this machine has too many open files; end other processes"),
-        (errno.EFBIG, "it would be larger than a file may be here; raise the limit"),
-        (errno.EACCES, "permission denied; give this user the right"),
-        (errno.EPERM, "the system does not permit this; give this user the right"),
-        (errno.EISDIR, "a folder is in the place of this file; move it away"),
-        (errno.ENOTDIR, "a file is in the place of a folder; move it away"),
-        (errno.EEXIST, "something else is in its place; move that away"),
-        (errno.ENOENT, "it was removed meanwhile; leave the runs folder to its runs"),
-        (errno.ETIMEDOUT, "Connection timed out; mend that, or choose another folder"),
-        (errno.ENAMETOOLONG, "File name too long; mend that, or choose another folder"),
-        (errno.ELOOP, "Too many levels of symbolic links; mend that"),
-    ],
-)
-def test_each_of_the_systems_numbers_has_its_cause_and_remedy(tmp_path: Path, number: int, words: str) -> None:
+@pytest.mark.parametrize(("name", "words"), table(__file__, "the number of an error and its line"))
+def test_each_of_the_systems_numbers_has_its_cause_and_remedy(tmp_path: Path, name: str, words: str) -> None:
+    number = getattr(errno, name)
     file = tmp_path / "mix" / "examples.jsonl"
     for error in (
         OSError(number, os.strerror(number), str(file)),
@@ -95,13 +71,7 @@ def not_a_files(kind: str, root: Path) -> Exception:
     "kind",
     [
         *(
-            "a bug",
-            "a file elsewhere",
-            "refused",
-            "timed out",
-            "denied",
-            "no number",
-            "a bug behind one",
+            *("a bug", "a file elsewhere", "refused", "timed out", "denied", "no number", "a bug behind one"),
             "torch's own",
         ),
         "out of memory",
@@ -141,11 +111,7 @@ def _pyarrow(file: Path) -> None:
 
 
 WRITERS: list[Callable[[Path], Any]] = [
-    _torch,
-    _safetensors,
-    _tokenizers,
-    _pyarrow,
-    lambda file: file.write_text("text" * 100_000),
+    *(_torch, _safetensors, _tokenizers, _pyarrow, lambda file: file.write_text("text" * 100_000)),
     lambda file: write_json(file, ["text"] * 100_000),
     lambda file: write_jsonl(file, ({"row": number} for number in range(100_000))),
 ]
@@ -163,23 +129,14 @@ def test_whoever_writes_a_file_that_does_not_fit_the_line_names_it(
     write(file)
 
 
-def test_a_disk_that_is_full_is_named_whatever_library_writes(tmp_path: Path) -> None:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "lema-test", str(folder)]
-    if sys.platform != "linux" or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("a small disk can be mounted on Linux by root alone")
-    try:
-        for number, write in enumerate(WRITERS):
-            file = folder / f"{number}.file"
-            with (
-                pytest.raises(UserError, match=rf"^{file}: no space is left on its disk; free some"),
-                explaining(folder),
-            ):
-                write(file)
-            file.unlink(missing_ok=True)
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
+def test_a_disk_that_is_full_is_named_whatever_library_writes(disk: Callable[[int], Path]) -> None:
+    folder = disk(64 << 10)
+    for number, write in enumerate(WRITERS):
+        file = folder / f"{number}.file"
+        full = rf"^{file}: no space is left on its disk; free some"
+        with pytest.raises(UserError, match=full), explaining(folder):
+            write(file)
+        file.unlink(missing_ok=True)
 
 
 def test_a_sweep_ends_where_every_cell_would_meet_the_same_and_goes_on_elsewhere(tmp_path: Path) -> None:

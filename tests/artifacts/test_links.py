@@ -1,7 +1,5 @@
 """Below the runs folder nothing is written into, or deleted from, a folder that a symbolic link points to."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

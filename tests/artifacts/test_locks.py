@@ -1,7 +1,5 @@
 """A lock that cannot be a living owner's is taken over, whatever it says; who waits says for whom, and until when."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re
@@ -84,6 +82,7 @@ def test_who_waits_for_a_living_owner_says_so_again_and_again(tmp_path: Path, ca
         waiter.start()
         time.sleep(3.5)
         assert not held.lost()
+        assert waiter.is_alive()
         told = [record.getMessage() for record in caplog.records]
     waiter.join(10)
     assert len(told) >= 3

@@ -1,7 +1,5 @@
 """One owner of what is made: an owner that was paused for too long, and wakes up, leaves it to who took over."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -39,9 +37,7 @@ PAUSED = {
 
 def start(runs: Path, overrides: list[str]) -> subprocess.Popen[str]:
     command = [
-        sys.executable,
-        str(ROOT / "tests/doubles/impatient.py"),
-        str(STALE),
+        *(sys.executable, str(ROOT / "tests/doubles/impatient.py"), str(STALE)),
         *TRAINING,
         *overrides,
         f"runs_dir={runs}",

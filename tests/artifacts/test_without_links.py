@@ -1,7 +1,5 @@
 """Where a file system has no links (exFAT, network drives, Colab's Drive), a run ends in the same bytes and report."""
 
-from __future__ import annotations
-
 import errno
 import os
 import subprocess

@@ -3,8 +3,6 @@
 pytest -n 0 -m full -s tests/benchmarks/test_corrections_scale.py
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -26,12 +24,7 @@ def test_20000_corrections_end_accepted_or_with_a_reason(tmp_path: Path) -> None
     file.write_text("".join(json.dumps(row) + "\n" for row in solutions(24_000)))
     problems.write_text("".join(json.dumps(vars(each)) + "\n" for each in make_problems(0, 5_000, 10)[0]))
     command = [
-        sys.executable,
-        str(ROOT / "tests/doubles/openai_server.py"),
-        str(problems),
-        "--latency",
-        "0.5",
-        "--spread",
+        *(sys.executable, str(ROOT / "tests/doubles/openai_server.py"), str(problems), "--latency", "0.5", "--spread"),
         "0.5",
     ]
     with subprocess.Popen([*command, "--faults", json.dumps(BAD_HOUR)], stdout=subprocess.PIPE, text=True) as server:

@@ -1,7 +1,5 @@
 """How often the intervals hold the truth: 2,000 simulated experiments for each number of seeds and training noise."""
 
-from __future__ import annotations
-
 from itertools import product
 
 import numpy as np

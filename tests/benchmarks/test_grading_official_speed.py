@@ -1,7 +1,5 @@
 """How many real texts a second the official rules grade on one core: pytest -n 0 -m full -s tests/benchmarks."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import time

@@ -1,7 +1,5 @@
 """How fast answers are graded by the symbolic rules, beside math-verify in the same run on the same rows."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import subprocess

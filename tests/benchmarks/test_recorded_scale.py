@@ -3,8 +3,6 @@
 pytest -n 0 -m full -s tests/benchmarks/test_recorded_scale.py
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

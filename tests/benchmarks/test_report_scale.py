@@ -1,7 +1,5 @@
 """The report of a whole grid: 5 backbones x 2 tasks x 3 arms x 5 seeds with the real problem counts."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

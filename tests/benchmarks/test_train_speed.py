@@ -3,8 +3,6 @@
 Run by hand: pytest -n 0 -m full -s tests/benchmarks/test_train_speed.py. The tables go to README.md beside this file.
 """
 
-from __future__ import annotations
-
 import gc
 import os
 import platform

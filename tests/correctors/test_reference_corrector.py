@@ -1,7 +1,5 @@
 """The reference corrector: mistakes put in by hand are found, real wrong solutions are corrected, nothing fails."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os
@@ -12,6 +10,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from tables import table
 
 from lema.correctors.reference import correct, equations_of
 from lema.data.arithmetic import make_problems
@@ -31,27 +30,7 @@ TOM = Problem(
 )
 
 
-LAST = "The solution finds 6, so its last step must be: The answer is 6."
-
-
-@pytest.mark.parametrize(
-    ("wrong", "step", "kind", "explanation"),
-    [
-        ("5 + 3 = 9 apples. 9 - 2 = 7 apples. The answer is 7.", 1, "wrong result", "5 + 3 is 8, not 9."),
-        ("5 + 3 = 8 apples. 8 - 7 = 1. The answer is 1.", 2, "wrong operand", "The step must find 8 - 2, not 8 - 7."),
-        ("5 - 3 = 2. 2 - 2 = 0. The answer is 0.", 1, "wrong operation", "The step must find 5 + 3, not 5 - 3."),
-        ("8 - 2 = 6 apples. The answer is 6.", 1, "missing step", "The step that finds 5 + 3 = 8 is missing."),
-        (
-            "5 + 3 = 8. 8 + 3 = 11. 11 - 2 = 9. The answer is 9.",
-            2,
-            "extra step",
-            "This step is not needed: 8 + 3 = 11.",
-        ),
-        ("5 + 3 = 8 apples. 8 - 2 = 6 apples. The answer is 9.", 3, "wrong result", LAST),
-        ("5 + 3 = 8 apples. 8 - 2 = 6 apples.", 3, "wrong result", LAST),
-        ("Tom has 5+3-2=6 apples. The answer is 5.", 2, "wrong result", LAST),  # two reference steps in one
-    ],
-)
+@pytest.mark.parametrize(("wrong", "step", "kind", "explanation"), table(__file__, "mistakes"))
 def test_mistake_is_named_and_corrected_from_there(wrong: str, step: int, kind: str, explanation: str) -> None:
     right = ["Tom has 5 + 3 = 8 apples.", "Tom has 8 - 2 = 6 apples.", "The answer is 6."]
     found = correct(TOM, split_steps(wrong))
@@ -59,22 +38,7 @@ def test_mistake_is_named_and_corrected_from_there(wrong: str, step: int, kind: 
     assert found.correct_steps == (right[step - 1 :] if "+3-2" not in wrong else right[2:])
 
 
-@pytest.mark.parametrize(
-    ("text", "value", "result"),
-    [
-        ("It costs $1,200 x 2 = $2,400.", "2400", "2400"),
-        ("That is 50% of 80 = 40.", "40", "40"),
-        ("12 ÷ 4 = 3", "3", "3"),
-        ("He eats 1/2 of 10 = 5 apples", "5", "5"),
-        ("She drives 2 degrees/hour x 3 hours = 6 degrees", "6", "6"),
-        ("20*.5=10", "10", "10"),
-        ("3*12/2=18", "18", "18"),
-        ("(16 x 2 = 32)", "32", "32"),
-        ("the total is 2*(3+4) = 15", "14", "15"),
-        (r"\(\frac{1}{2} \times 18 = 9\)", "9", "9"),
-        ("8 - -2 = 10", "10", "10"),
-    ],
-)
+@pytest.mark.parametrize(("text", "value", "result"), table(__file__, "equation is read as written"))
 def test_equation_is_read_as_written(text: str, value: str, result: str) -> None:
     (equation,) = equations_of(text, 0)
     assert (equation.value, equation.result) == (Fraction(value), Fraction(result))
@@ -291,23 +255,7 @@ def test_a_changed_step_of_a_math_solution_is_located() -> None:
 
 def garbage(random: Random, length: int) -> str:
     pieces = [
-        "5",
-        "+",
-        "=",
-        "<<",
-        ">>",
-        "(",
-        ")",
-        "/ 0",
-        "The answer is",
-        ".",
-        "\n",
-        "9" * 50,
-        "é",
-        "٣",
-        "²",
-        "½",
-        "\x00",
+        *("5", "+", "=", "<<", ">>", "(", ")", "/ 0", "The answer is", ".", "\n", "9" * 50, "é", "٣", "²", "½", "\x00"),
     ]
     pieces += ["\\frac{1}{0}", "x", "$", "%", "1,2,3", "of", "Step 1:", "\ud800", "1 1/0", "--", "**", "5 + 3 = 9", " "]
     text = ""

@@ -1,7 +1,5 @@
 """The reference corrector on the tiny backbone's own mistakes: real wrong solutions, not injected ones."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The made task: problems that are right, distinct, disjoint and the same for the same seed."""
 
-from __future__ import annotations
-
 import re
 
 from lema.data.arithmetic import NUM_STEPS, OPERANDS, VALUES, make_problems, true_facts

@@ -1,7 +1,5 @@
 """Files of JSON lines: rows are read however they are packed, and another kind of file is named with what helps."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import io
@@ -38,12 +36,8 @@ def refused(file: Path) -> str:
 @pytest.mark.parametrize(
     "content",
     [
-        LINES,
-        LINES.rstrip(),
-        LINES.replace("\n", "\r\n"),
-        "\n \n" + LINES.replace("\n", "\n\n"),
-        LINES.encode("utf-8-sig"),
-        gzip.compress(LINES.encode(), mtime=0),
+        *(LINES, LINES.rstrip(), LINES.replace("\n", "\r\n"), "\n \n" + LINES.replace("\n", "\n\n")),
+        *(LINES.encode("utf-8-sig"), gzip.compress(LINES.encode(), mtime=0)),
         gzip.compress(LINES[:10].encode(), mtime=0) + gzip.compress(LINES.encode()[10:], mtime=0),
         LINES.replace('"1 + 1?"', '  "1 + 1?"'),
     ],

@@ -1,7 +1,5 @@
 """Leakage: a text that repeats a test question is found, however it is written, and no other is."""
 
-from __future__ import annotations
-
 import random
 import re
 import time
@@ -10,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from questions import FENCE, all_tests, problems, questions
+from tables import table
 
 from lema.data import leakage
 
@@ -24,20 +23,7 @@ def matched(question: str) -> tuple[str, str] | None:
     return match and (match.problem.question, match.why)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Tom’s 1,250 boards", "toms 1250 boards"),
-        ("Toms 1250 boards!", "toms 1250 boards"),
-        ("“Why—” he said…", "why he said"),
-        ("$\\frac{1}{2}x_1^2$", "frac 1 2 x 1 2"),
-        ("$10{,}000$, $10,\\!000$ and $(3, 400)$", "10000 10000 and 3 400"),
-        ("ﬁve ｆｕｌｌ ½\xa0wide", "five full 1 2 wide"),
-        ("Cafe\u0301 ÉCOLE", "café école"),
-        ("小明 has 3", "小明 has 3"),
-        (" \n ?!", ""),
-    ],
-)
+@pytest.mark.parametrize(("text", "expected"), table(__file__, "words are the same however they are written"))
 def test_words_are_the_same_however_they_are_written(text: str, expected: str) -> None:
     assert " ".join(leakage.words(text)) == expected
 
@@ -45,9 +31,7 @@ def test_words_are_the_same_however_they_are_written(text: str, expected: str) -
 @pytest.mark.parametrize(
     "edit",
     [
-        str.upper,
-        lambda text: f"  {text}\n\n",
-        lambda text: text.replace(" ", "\n  "),
+        *(str.upper, lambda text: f"  {text}\n\n", lambda text: text.replace(" ", "\n  ")),
         lambda text: text.replace("'", "’").replace("?", " ?!"),
         lambda text: text.replace("1,250", "1250").replace("'", "").replace("$", ""),
         lambda text: re.sub(r"[.?]", "", text),
@@ -58,27 +42,7 @@ def test_a_rewritten_test_question_equals_it(question: str, edit) -> None:
     assert matched(edit(question)) == (question, "equal")
 
 
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        (FENCE.replace("cost?", "weigh?"), "96 % of its 13-grams"),
-        (FENCE.replace("16", "20"), "78 % of its 13-grams"),
-        ("Read this closely. " + FENCE, "90 % of its 13-grams"),
-        (" ".join(FENCE.split()[:13]), "100 % of its 13-grams"),
-        (" ".join(FENCE.split()[5:17]), "all its words"),
-        ("a fence of 16 boards", "all its words"),
-        (" ".join(FENCE.split()[:14]) + " yard", "66 % of its 13-grams"),
-        (" ".join(FENCE.split()[:14]) + " yard and then", None),  # two of five
-        (" ".join(FENCE.split()[:12]) + " yard", None),  # its only one
-        ("A robe takes two bolts of blue fiber and half of it.", None),
-        (ROBE + " How many bolts are that in all?", None),
-        (" ".join(sorted(FENCE.split())), None),
-        ("of Tom garden", None),
-        ("Tom builds a house.", None),
-        ("", None),
-        ("?!", None),
-    ],
-)
+@pytest.mark.parametrize(("text", "why"), table(__file__, "half of the 13 grams or all words of a short text"))
 def test_half_of_the_13_grams_or_all_words_of_a_short_text(text: str, why: str | None) -> None:
     found = matched(text)
     assert found == (why and (FENCE, why))
@@ -111,9 +75,6 @@ def test_overlap_tells_equal_training_questions_from_alike_ones() -> None:
     train = problems([FENCE.upper(), FENCE.replace("16", "20"), "Another one?"], "some-train")
     found = leakage.overlap(train, leakage.TestQuestions(problems(TESTS)))
     assert {name: match.equal for name, match in found.items()} == {"some-train-0": True, "some-train-1": False}
-
-
-# --- real data -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

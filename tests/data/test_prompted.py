@@ -1,19 +1,17 @@
 """Prompts: the question within is found, whatever stands around it, and not where more is asked than that."""
 
-from __future__ import annotations
-
 import random
 import time
 
 import pytest
 from questions import PREFIXES, SUFFIXES, WRAPS
+from tables import table
 
 from lema.data import prompted
-from lema.prompts.formats import correction_prompt, cot_prompt, few_shot_prompt
+from lema.prompts.formats import cot_prompt, few_shot_prompt
 
 Q = "Ben has 6 jars. He buys 5 more at $2.50 each. How many jars does he have now?"
 M = "Find the sum of the following numbers: 1, 2 and 3. Express your answer as a fraction."
-WRONG = "6 + 5 = 12. The answer is 12."
 
 
 @pytest.mark.parametrize("question", [Q, M])
@@ -43,49 +41,12 @@ def test_worked_examples_of_files_and_candidates_are_left_off() -> None:
     assert prompted.questions(cot_prompt("lema", "Where is it?", ["bank", "mall"]))[-1] == "Where is it?"
 
 
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        f"Question: {Q}\nSolution: {WRONG}\nIs the solution right?",
-        f"Question: {Q}\nSolution: {WRONG}\nIs the solution right?\nAnswer:",
-        f"{Q}\n\n{WRONG}\n\nIs that right? Think step by step.",
-        f"{Q}\n\nStudent solution: {WRONG}\n\nGrade the answer step by step.",
-        f"<|im_start|>user\nQuestion: {Q}\nModel Answer: {WRONG}<|im_end|>\n<|im_start|>assistant\n",
-        f"<|im_start|>user\n{Q}<|im_end|>\n<|im_start|>assistant\n{WRONG}<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n",
-        f"[INST] {Q} [/INST] {WRONG} [INST] Check your answer. [/INST]",
-        correction_prompt(Q, ["6 + 5 = 12.", "The answer is 12."]),
-        f"{Q} The final answer is 12. Is the final answer correct?",
-        f"{Q} The final answer 12 is wrong. Think step by step.",
-        f"Rewrite the following question: {Q}",
-        f"Write a similar problem.\n\n{Q}",
-        f"Translate the problem below.\n\nProblem: {Q}\n\nWrite another problem like it.",
-        f"{Q} What would he have if he gave 3 away?",
-        f"{Q} He then gives 3 away. Let's think step by step.",
-        f"Suppose that he gives 3 away first. {Q}",
-        f"Question: {Q}\nAnswer: 11\n\nQuestion: What has Zoe?\nAnswer:",
-        f"Question: {Q}\nAnswer: 11\n\nZoe folds 14 cranes. How many has she?",
-        f"{Q}\nHe has 11.\n\nZoe folds 14 cranes. How many has she?",
-        f"{Q} Express your answer as a decimal.",
-        f"{Q} Round the answer to the nearest ten.",
-    ],
-)
+@pytest.mark.parametrize("prompt", table(__file__, "a prompt that asks more than a question is not that question"))
 def test_a_prompt_that_asks_more_than_a_question_is_not_that_question(prompt: str) -> None:
     assert Q not in prompted.questions(prompt)
 
 
-@pytest.mark.parametrize(
-    ("rest", "expected"),
-    [
-        (f"\nSolution: {WRONG}\nIs it right?", True),
-        (f"\n\nModel answer: {WRONG}", True),
-        ("\nAnswer:", False),
-        ("\nAnswer: Let's think step by step.", False),
-        (" Think step by step.", False),
-        ("", False),
-        ("\nTranslate it to German.", True),
-        ("\nPlease rephrase the question.", True),
-    ],
-)
+@pytest.mark.parametrize(("rest", "expected"), table(__file__, "another task, or an answer"))
 def test_a_prompt_that_holds_an_answer_or_asks_for_another_task_is_told(rest: str, expected: bool) -> None:
     assert prompted.asks_otherwise(f"Please look at this.\n{Q}{rest}", Q) is expected
 

@@ -1,7 +1,5 @@
 """Recorded solutions: what is of a training question is read, what is of a test question ends the run."""
 
-from __future__ import annotations
-
 import ast
 import gzip
 import json
@@ -15,10 +13,11 @@ from typing import Any
 
 import pytest
 from questions import FENCE, PREFIXES, SUFFIXES, WRAPS, all_tests, problems, questions
+from tables import table
 
 from lema.data import leakage, recorded
 from lema.prompts.formats import cot_prompt
-from lema.types import Problem, Solution, UserError
+from lema.types import Problem, UserError
 
 KEY = "sampler.models.old.recorded"
 TRAIN = problems(
@@ -47,26 +46,8 @@ def read_rows(folder: Path, *rows: object) -> list[tuple[str, str, str | None]]:
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ({"question": TOM, "generation": "5.", "model": "m"}, ["5.", "m"]),
-        ({"problem": TOM, "generation": "5.", "expected_answer": "5", "generation_start_time": 1.5}, ["5.", None]),
-        (
-            {"idx": 3, "question": TOM, "gt_cot": "x", "gt": "5", "pred": ["5"], "code": ["5.", "6."]},
-            ["5.", "6.", None],
-        ),
-        ({"prompt": cot_prompt("lema", TOM), "completion": "5."}, ["5.", None]),
-        ({"prompt": cot_prompt("alpaca", TOM).strip(), "samples": ["5."]}, ["5.", None]),
+        *table(__file__, "rows in the field names that are in use"),
         ({"prompt": cot_prompt("lema", FENCE) + "80.\n\n" + cot_prompt("lema", TOM), "samples": ["5."]}, ["5.", None]),
-        ({"query": TOM, "response": "5.", "source": "m"}, ["5.", None]),
-        ({"instruction": TOM, "input": "", "output": "5."}, ["5.", None]),
-        ({"instruction": "Solve this.", "input": TOM, "output": "5.", "generator": "m"}, ["5.", "m"]),
-        ({"question": TOM, "model_output": "5.", "model": None, "generator": "m"}, ["5.", "m"]),
-        ({"problem": TOM, "solution": "gold", "generation": "5."}, ["5.", None]),
-        ({"question": TOM.upper(), "text": "5."}, ["5.", None]),
-        ({"question": f"  {TOM}\n", "text": "5.", "note": None}, ["5.", None]),
-        ({"problem_id": "some-train-0", "text": "5.", "model": "m"}, ["5.", "m"]),
-        (vars(Solution("some-train-0", "m", 3, "5.", None, False, False, True)), ["5.", "m"]),
-        ({"id": "some-train-0", "question": " ", "text": "5.", "model": {"name": "m"}}, ["5.", None]),
-        ({"question": TOM, "text": "5 \ud800 ä😀", "tokens": 17}, ["5 ? ä😀", None]),
     ],
 )
 def test_rows_in_the_field_names_that_are_in_use(tmp_path: Path, row: dict[str, Any], expected: list[Any]) -> None:
@@ -106,22 +87,7 @@ def test_training_questions_that_differ_in_signs_alone_are_told_apart(
     assert counts == ({} if expected else {recorded.SEVERAL: 1})
 
 
-@pytest.mark.parametrize(
-    ("row", "said"),
-    [
-        ({"question": FENCE.upper()}, r"'TOM BUILDS A.*…' is the test question some-test-0 'Tom builds .*…' \(equal\)"),
-        ({"prompt": cot_prompt("lema", FENCE)}, r"'Tom builds .* is the test question some-test-0 .* \(equal\)"),
-        ({"problem": FENCE.replace("16", "20")}, r"some-test-0 .*\(78 % of its 13-grams\)"),
-        ({"question": "they arrive at the gate"}, r"some-test-1 .*\(all its words\)"),
-        ({"question": TESTS[2].question}, r"some-test-2 .*\(equal\)"),  # the words of two training questions
-        ({"question": FENCE, "id": "some-train-0"}, r"is the test question some-test-0"),
-        ({"id": "some-test-1"}, r"line 2: it has the id of the test question some-test-1 'What do planes do as"),
-        ({"question": TOM, "problem_id": "some-test-1"}, r"'Tom has 5 .*' has the id of the test question some-test-1"),
-        ({"id": "svamp-3"}, r"line 2: no question .* 'svamp-3' is no training problem's: it cannot be traced"),
-        ({"id": 3}, r"line 2: no question .* and no id: it cannot be traced to a training question"),
-        ({}, r"line 2: no question .* and no id: it cannot be traced to a training question"),
-    ],
-)
+@pytest.mark.parametrize(("row", "said"), table(__file__, "a row of a test set ends the run"))
 def test_a_row_of_a_test_set_ends_the_run(tmp_path: Path, row: dict[str, Any], said: str) -> None:
     good = {"question": TOM, "text": "5."}
     with pytest.raises(UserError, match=said) as caught:
@@ -200,21 +166,7 @@ def test_any_row_is_read_or_refused_in_one_line(tmp_path: Path) -> None:
         "generation completion response output text model_output code samples solution steps choices resps".split()
     )
     values: list[Any] = [
-        None,
-        1,
-        1.5,
-        True,
-        "",
-        "x",
-        ["x"],
-        [],
-        [""],
-        [None],
-        {},
-        {"a": 1},
-        "\ud800",
-        "\x00\x1b\n",
-        "½",
+        *(None, 1, 1.5, True, "", "x", ["x"], [], [""], [None], {}, {"a": 1}, "\ud800", "\x00\x1b\n", "½"),
     ]
     values += [[{"role": "user", "content": TOM}, {"role": "assistant", "content": "5."}], [[TOM]], [{"text": "5."}]]
     values += [TOM, FENCE, "some-train-0", "some-test-0"] + [TOM, "5."] * 9
@@ -293,9 +245,6 @@ def test_a_million_rows_take_ten_times_as_long_as_a_tenth_of_them(tmp_path: Path
         best.append(min(seconds))
     assert best[1] < 11 * best[0]
     assert best[1] < 1e6 / 30_000
-
-
-# --- real data -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("task", ["gsm8k", "math", "csqa"])

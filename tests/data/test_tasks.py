@@ -1,36 +1,26 @@
 """Tasks: rows become problems, dev is cut from train, and a damaged data set is named by file, line and field."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import hub_server
 import pytest
-from omegaconf import OmegaConf
+from hub_server import Answer
+from questions import task
 from small import ROOT, load
+from tables import table
 
-from lema import compose
 from lema.config import TaskConfig
 from lema.data import tasks
 from lema.grading.official import number_verdict
 from lema.types import Problem, UserError
 
 GOOD = {"question": "1+1?", "answer": "1+1=<<1+1=2>>2\n#### 2"}
-
-
-def task(file: str, /, **changes: Any) -> TaskConfig:
-    """`conf/task/FILE.yaml` against the schema; `changes` are its keys, `dataset_path` the folder."""
-    dataset = {key.removeprefix("dataset_"): changes.pop(key) for key in list(changes) if key.startswith("dataset_")}
-    tree = OmegaConf.merge(compose.task(ROOT / f"conf/task/{file}.yaml"), changes)
-    config: Any = OmegaConf.to_object(OmegaConf.merge(tree, {"dataset": dataset}) if dataset else tree)
-    return config
 
 
 def load_test(task: TaskConfig) -> list[Problem]:
@@ -52,18 +42,20 @@ def rows(count: int) -> list[dict[str, str]]:
     return [{"question": f"1+{n}?", "answer": f"1+{n}=<<1+{n}={n + 1}>>{n + 1}\n#### {n + 1}"} for n in range(count)]
 
 
-# --- rows ------------------------------------------------------------------------------------------------------------
+def loaded(name: str, folder: str | Path, **changes: Any) -> dict[str, list[Problem]]:
+    """The splits of a task whose data set lies in a folder, with no dev cut."""
+    return load(task(name, dataset_path=str(folder), **{"num_dev": 0} | changes))
 
 
 def test_a_gsm8k_row_keeps_its_notes_and_loses_its_answer_line(tmp_path):
     row = {"question": "Tom has 5 and 1,075. Sum?", "answer": "It is 5+1075=<<5+1075=1080>>1080.\nDone.\n#### 1,080"}
-    problem = load(task("gsm8k", dataset_path=write(tmp_path, train=[row], test=[GOOD]), num_dev=0))["train"][0]
+    problem = loaded("gsm8k", write(tmp_path, train=[row], test=[GOOD]))["train"][0]
     assert problem == Problem("gsm8k-train-0", row["question"], "It is 5+1075=<<5+1075=1080>>1080.\nDone.", "1,080")
 
 
 def test_a_math_row_keeps_its_level_and_subject(tmp_path):
     row = {"path": "x", "problem": "2?\n", "level": "Level ?", "type": "Algebra", "solution": "It is $\\boxed{2}$."}
-    problem = load(task("math", dataset_path=write(tmp_path, train=[row], test=[row]), num_dev=0))["test"][0]
+    problem = loaded("math", write(tmp_path, train=[row], test=[row]))["test"][0]
     assert problem == Problem("math-test-0", "2?", "It is $\\boxed{2}$.", "2", "Level ?", "Algebra")
 
 
@@ -81,21 +73,8 @@ def test_question_fields_are_joined_and_numbers_are_text(tmp_path):
     assert splits["test"][0].answer == "2.5"
 
 
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("So $\\boxed{5}$.", "5"),
-        ("$\\boxed{1}$ or rather $\\boxed{2}$", "2"),
-        ("$\\boxed{1}$ or rather $\\fbox{2}$", "2"),
-        ("$\\boxed{\\frac{1}{2}}$", "\\frac{1}{2}"),
-        ("$\\boxed{\\left\\{ x \\right\\}}$", "\\left\\{ x \\right\\}"),
-        ("our answer is $\\boxed 2$.", "2"),
-        ("our answer is $\\boxed 12$.", "12"),
-        ("our answer is \\boxed 2.", "2"),
-        ("there are $\\boxed{}$ primes", ""),
-    ],
-)
-def test_the_last_box_is_the_answer(tmp_path, text, answer):
+@pytest.mark.parametrize(("text", "answer"), table(__file__, "the last box is the answer"))
+def test_the_last_box_is_the_answer_however_it_is_spaced_and_its_minus_is_one(tmp_path, text, answer):
     assert load(boxed_task(tmp_path, text))["test"][0].answer == answer
 
 
@@ -104,81 +83,17 @@ def boxed_task(folder: Path, solution: str) -> TaskConfig:
     return task("math", dataset_path=write(folder, train=[row], test=[row]), num_dev=0)
 
 
-@pytest.mark.parametrize(
-    ("solution", "answer"),
-    [
-        ("So $\\boxed {2}$.", "2"),
-        ("So $\\boxed\n{ 2 }$.", "2"),
-        ("So $\\fbox {\\frac{1}{2}}$.", "\\frac{1}{2}"),
-        ("So $\\boxed2$.", "2"),
-        ("So $\\boxed {}$.", ""),
-        ("First $\\boxed{1}$, then $\\boxed {2}$.", "2"),
-        ("So $\\boxed{−2}$.", "-2"),
-        ("So $\\boxed{–\\frac{1}{2}}$.", "-\\frac{1}{2}"),
-        ("So $\\boxed{x − 2}$.", "x - 2"),
-        ("So $\\boxed{1–2}$.", "1–2"),
-    ],
-)
-def test_a_box_is_read_however_it_is_spaced_and_its_minus_is_one(tmp_path, solution, answer):
-    assert load(boxed_task(tmp_path, solution))["test"][0].answer == answer
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("#### 8", "8"),
-        ("####8", "8"),
-        ("x\n####\t8  ", "8"),
-        ("x\n#### 8\r\n", "8"),
-        ("x\n####\n8", "8"),
-        ("x\n#### 8\nA note behind.", "8"),
-        ("x\n#### 8\r\n\r\nA note behind: 9.", "8"),
-        ("x\n#### 7\n#### 8", "8"),
-        ("How many? ** 5+3=<<5+3=8>>8\n#### 8", "8"),
-        ("#### $8", "$8"),
-        ("#### 1,008", "1,008"),
-        ("#### 1 008", "1 008"),
-        ("#### 8.50", "8.50"),
-        ("#### .5", ".5"),
-        ("#### 8.", "8."),
-        ("#### 8%", "8%"),
-        ("#### 1/2", "1/2"),
-        ("#### 8 apples", "8 apples"),
-        ("#### -8", "-8"),
-        ("#### - 8", "- 8"),
-        ("#### −8", "-8"),
-        ("#### –8", "-8"),
-        ("#### —8", "-8"),
-        ("#### ‑8", "-8"),
-        ("#### －8", "-8"),
-        ("#### −$8", "-$8"),
-        ("#### −1,008.5", "-1,008.5"),
-        ("#### 0", "0"),
-    ],
-)
+@pytest.mark.parametrize(("text", "answer"), table(__file__, "a number is read from the line of its mark"))
 def test_a_number_is_read_from_the_line_of_its_mark(tmp_path, text, answer):
     row = {"question": "How many?", "answer": text}
-    [found] = load(task("gsm8k", dataset_path=write(tmp_path, train=[row], test=[row]), num_dev=0))["test"]
+    [found] = loaded("gsm8k", write(tmp_path, train=[row], test=[row]))["test"]
     assert found.answer == answer
     plain = answer.replace("$", "").replace(" apples", "").replace(" ", "").rstrip(".")
     assert number_verdict(f"The answer is {plain}.", found.answer)[1]
     assert number_verdict("I do not know.", found.answer)[1] is (answer == "0")
 
 
-NO_NUMBER = [
-    *"None none null nan N/A ? - — inf unknown red x=3 3:5 ½ 2½ 八 1.2.3 1e3 8,9 <8> []".split(),
-    "3 million",
-    "two dozen",
-    "2 dozen",
-    "1 1/2",
-    "3 and 4",
-    "7 or 8",
-    "-",
-    "8 (apples)",
-    "4.6 \\times 10^2",
-    "2^3",
-    "\\frac{1}{2}",
-]
+NO_NUMBER = table(__file__, "no number")
 
 
 @pytest.mark.parametrize("text", NO_NUMBER)
@@ -198,7 +113,7 @@ def test_a_plain_gold_answer_that_is_none_is_refused(tmp_path, value):
 
 def test_half_of_a_surrogate_pair_is_a_question_mark(tmp_path):
     folder = write(tmp_path, train=[GOOD | {"question": "a \ud83d b?"}], test=[GOOD])
-    [problem] = load(task("gsm8k", dataset_path=folder, num_dev=0))["train"]
+    [problem] = loaded("gsm8k", folder)["train"]
     assert problem.question == "a ? b?"
 
 
@@ -228,7 +143,7 @@ def test_svamp_is_tested_on_its_own_questions_and_trained_on_gsm8k(tmp_path):
     assert (len(splits["train"]), len(splits["dev"]), len(splits["test"])) == (6, 3, 2)
     assert {problem.id.rpartition("-")[0] for problem in splits["train"]} == {"gsm8k-train"}
     assert load_test(config) == [Problem("svamp-test-0", "Tom has 3. How many?", "", "145")]
-    assert splits == load(task("gsm8k", dataset_path=other, num_dev=3))
+    assert splits == loaded("gsm8k", other, num_dev=3)
     assert list(tasks.tested_on(config).digest["sha256"]) == ["test.jsonl"]  # type: ignore[call-overload]
 
 
@@ -277,21 +192,7 @@ def test_asdiv_is_read_as_published_or_as_lines_and_other_answers_are_left_out(t
     assert load_test(task("asdiv", dataset_path=write(tmp_path / "lines", ASDiv=lines))) == published
 
 
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("9 (apples)", "9"),
-        ("0.5 (of a pizza)", "0.5"),
-        ("-3", "-3"),
-        ("1,000 (meters)", "1,000"),
-        ("3 (red); 4 (blue)"),
-        ("1/2 (pizza)"),
-        ("3:5"),
-        ("11:30 (a.m.)"),
-        ("red"),
-        (""),
-    ],
-)
+@pytest.mark.parametrize(("text", "answer"), table(__file__, "a quantity is one number and what it counts"))
 def test_a_quantity_is_one_number_and_what_it_counts(tmp_path, text, answer):
     row = {"Body": "Tom has some.", "Question": "How many?", "Answer": text}
     certain = {"Body": "Ann has 1.", "Question": "How many?", "Answer": "1"}
@@ -308,17 +209,7 @@ def test_a_data_set_without_a_problem_is_refused(tmp_path, content):
         load_test(task("asdiv", dataset_path=str(tmp_path)))
 
 
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        ("Seven <b>red</b> apples.", "Seven red apples."),
-        ("<i>Seven</i> red apples.", "Seven red apples."),
-        ("Seven <b>red <i>round</i></b> apples<br/>.", "Seven red round apples."),
-        ("Seven <!-- not six --> apples.", "Seven  apples."),
-        ("<![CDATA[Seven < nine]]> apples.", "Seven < nine apples."),
-        ("Seven<sup>2</sup>", "Seven2"),
-    ],
-)
+@pytest.mark.parametrize(("body", "expected"), table(__file__, "text within and behind markup is read"))
 def test_text_within_and_behind_markup_is_read(tmp_path, body, expected):
     content = ASDIV.replace("Mia has seven red and two blue kites.", body)
     (tmp_path / "ASDiv.xml").write_text(content, encoding="utf-8")
@@ -380,30 +271,17 @@ CSQA = {"answerKey": "B", "id": "1f", "question": {**STEM, "choices": NESTED}}
 def test_csqa_is_read_in_its_own_layout_and_in_the_hubs(tmp_path):
     hub = {"id": "1f", "question": "Where?", "choices": {"label": LABELS, "text": TEXTS}, "answerKey": "B"}
     folder = write(tmp_path, train=[hub], dev=[CSQA])
-    splits = load(task("csqa", dataset_path=folder, num_dev=0))
+    splits = loaded("csqa", folder)
     candidates = ["bank", "mall", "new york"]
     for labels, key in (([1, 2, 3], 2), (["1", "2", "3"], "2")):
         numbered = hub | {"choices": {"label": labels, "text": TEXTS}, "answerKey": key}
         folder = write(tmp_path / "numbered", train=[numbered], dev=[CSQA])
-        assert load(task("csqa", dataset_path=folder, num_dev=0))["train"][0].answer == "mall"
+        assert loaded("csqa", folder)["train"][0].answer == "mall"
     assert splits["test"] == [Problem("csqa-test-0", "Where?", "", "mall", candidates=candidates)]
     assert splits["train"] == [Problem("csqa-train-0", "Where?", "", "mall", candidates=candidates)]
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"answerKey": "F"}, "line 1, field 'answerKey': not the label of a candidate; mend"),
-        ({"answerKey": ""}, "line 1, field 'answerKey': not the label of a candidate; mend"),
-        ({"question": STEM}, "line 1, field 'choices': must be choices with label and text, not None"),
-        ({"question": "Where?", "choices": ["bank", "mall"]}, "line 1, field 'choices': must be choices"),
-        ({"question": "Where?", "choices": {"A": "bank"}}, "line 1, field 'choices': must be choices"),
-        ({"question": {**STEM, "choices": []}}, "line 1, field 'choices': must be choices"),
-        ({"question": {**STEM, "choices": ["bank"]}}, "line 1, field 'choices': must be choices"),
-        ({"question": {**STEM, "choices": [{"label": "A"}]}}, "line 1, field 'choices': must be choices"),
-        ({"question": {"choices": NESTED}}, "line 1, field 'question': must be text or a number, not None"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "said"), table(__file__, "damaged choices are named in one line"))
 def test_damaged_choices_are_named_in_one_line(tmp_path, changes, said):
     folder = write(tmp_path, train=[CSQA | changes], dev=[CSQA])
     assert said in refused(task("csqa", dataset_path=folder, num_dev=0))
@@ -417,23 +295,20 @@ def test_rationales_of_ones_own_stand_in_the_training_rows_that_have_them(tmp_pa
     assert message.startswith("task.dataset.solution=wy: no training row has it")
 
 
-# --- splits ----------------------------------------------------------------------------------------------------------
-
-
 def test_dev_is_a_seeded_cut_of_train(tmp_path):
     folder = write(tmp_path, train=rows(50), test=rows(3))
-    splits = load(task("gsm8k", dataset_path=folder, num_dev=10))
+    splits = loaded("gsm8k", folder, num_dev=10)
     assert (len(splits["train"]), len(splits["dev"]), len(splits["test"])) == (40, 10, 3)
     numbers = [[int(problem.id.split("-")[2]) for problem in part] for part in (splits["train"], splits["dev"])]
     assert sorted(numbers[0] + numbers[1]) == list(range(50))
     assert [sorted(part) for part in numbers] == numbers
-    assert load(task("gsm8k", dataset_path=folder, num_dev=10)) == splits
-    assert load(task("gsm8k", dataset_path=folder, num_dev=10, seed=1))["dev"] != splits["dev"]
+    assert loaded("gsm8k", folder, num_dev=10) == splits
+    assert loaded("gsm8k", folder, num_dev=10, seed=1)["dev"] != splits["dev"]
 
 
 def test_a_question_asked_twice_is_never_in_dev(tmp_path):
     folder = write(tmp_path, train=rows(6) * 2 + rows(9)[6:], test=rows(1))
-    splits = load(task("gsm8k", dataset_path=folder, num_dev=2))
+    splits = loaded("gsm8k", folder, num_dev=2)
     assert (len(splits["train"]), len(splits["dev"])) == (13, 2)
     assert not {problem.question for problem in splits["train"]} & {problem.question for problem in splits["dev"]}
 
@@ -471,34 +346,15 @@ def test_the_source_of_a_folder_is_its_content_wherever_it_lies(tmp_path):
     assert found != source(task("gsm8k", dataset_path=there))
 
 
-# --- damaged data ----------------------------------------------------------------------------------------------------
-
 LINE = json.dumps(GOOD)
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", ["train.jsonl is empty; copy the file again"]),
-        ("\n \n", ["train.jsonl is empty; copy the file again"]),
-        (LINE + "\n" + LINE[:30], ["train.jsonl line 2: ", "not valid JSON (Expecting value)", "copy"]),
-        (LINE[:30] + "\n" + LINE, ["train.jsonl line 1: ", "not valid JSON"]),
+        *table(__file__, "damaged rows are named in one line"),
         (LINE.encode("utf-16"), ["train.jsonl is in UTF-16, not JSON lines: iconv -f UTF-16"]),
-        (f"[{LINE}]", ["train.jsonl is one JSON array, not JSON lines: jq -c '.[]'"]),
-        ("version https://git-lfs.github.com/spec/v1", ["train.jsonl is a git-lfs pointer", "git lfs pull"]),
-        ("question,answer\n1+1?,2", ["train.jsonl is a table like CSV", "pandas.read_csv"]),
-        ("<!DOCTYPE html>", ["train.jsonl is a web page", "download the file itself"]),
         (LINE + "\n" + '{"a": ' + "[" * 100_000, ["train.jsonl line 2: ", "not valid JSON"]),
-        (LINE + "\n[1, 2]", ["train.jsonl line 2: ", "JSON object", "list"]),
-        (LINE + "\nnull", ["train.jsonl line 2: ", "JSON object"]),
-        ('{"question": "1+1?"}', ["train.jsonl line 1: ", "'answer'", "question", "task.dataset"]),
-        ('{"answer": "#### 2"}', ["train.jsonl line 1: ", "'question'", "answer"]),
-        ('{"question": null, "answer": "#### 2"}', ["train.jsonl line 1, ", "'question'", "text or a number", "None"]),
-        ('{"question": ["1"], "answer": "#### 2"}', ["train.jsonl line 1, ", "'question'", "['1']"]),
-        ('{"question": true, "answer": "#### 2"}', ["train.jsonl line 1, ", "'question'", "True"]),
-        ('{"question": " ", "answer": "#### 2"}', ["train.jsonl line 1, ", "question", "empty"]),
-        (LINE + '\n{"question": "q", "answer": "so 2"}', ["train.jsonl line 2, ", "'answer'", "no answer", "####"]),
-        ('{"question": "q", "answer": "so 2\\n#### "}', ["train.jsonl line 1, ", "'answer'", "no answer", "####"]),
     ],
 )
 def test_damaged_rows_are_named_in_one_line(tmp_path, content, said):
@@ -536,7 +392,7 @@ def test_blank_lines_at_the_end_and_windows_line_ends_are_read(tmp_path):
     folder = write(tmp_path, test=[GOOD])
     other = LINE.replace("1+1?", "1\u2028+1?").replace("}", ', "x": NaN}')
     (tmp_path / "train.jsonl").write_bytes(b"\xef\xbb\xbf" + f"{LINE}\r\n{other}\r\n\r\n \n".encode())
-    train = load(task("gsm8k", dataset_path=folder, num_dev=0))["train"]
+    train = loaded("gsm8k", folder)["train"]
     assert [problem.question for problem in train] == ["1+1?", "1\u2028+1?"]
 
 
@@ -548,8 +404,6 @@ def refused(config: TaskConfig) -> str:
     assert len(message) < 500
     return message
 
-
-# --- the Hub ---------------------------------------------------------------------------------------------------------
 
 REPOSITORY = {
     "README.md": "---\nconfigs:\n"
@@ -571,12 +425,13 @@ LOAD = """
 import json, sys
 from lema.data import tasks
 from lema.types import UserError
-from tests.test_tasks import task
+from questions import task
+from small import load
 try:
     config = task("gsm8k", num_dev=0, **json.loads(sys.argv[1]))
     splits = load(config)
     print(json.dumps([[[p.id, p.question, p.answer] for p in part] for part in (splits["train"], splits["test"])]))
-    print(json.dumps(source(config)))
+    print(json.dumps(tasks.trained_on(config).digest))
 except UserError as error:
     print("refused:", error)
 """
@@ -584,54 +439,33 @@ except UserError as error:
 
 @pytest.fixture(scope="module")
 def hub():
-    """A Hub that holds `REPOSITORY` as lab/sums at one revision; yields its address and the paths asked for."""
-    revision, asked = "a" * 40, []
+    """A Hub that holds `REPOSITORY` as lab/sums at one revision; yields its address and what was asked for."""
+    revision, api = "a" * 40, "/api/datasets/lab/sums"
 
-    class Hub(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def answer(path: str) -> Answer:
+        body = content(path)
+        headers = {"X-Repo-Commit": revision, "ETag": f'"{hashlib.sha1(body or b"").hexdigest()}"'}
+        if body is None:
+            headers["X-Error-Code"] = "EntryNotFound" if "/lab/sums/" in path else "RepoNotFound"
+        return 404 if body is None else 200, headers, body or b""
 
-        def do_GET(self):
-            path = self.path.split("?")[0]
-            asked.append(path)
-            body = self.body(path)
-            self.send_response(404 if body is None else 200)
-            if body is None:
-                self.send_header("X-Error-Code", "EntryNotFound" if "/lab/sums/" in path else "RepoNotFound")
-            self.send_header("X-Repo-Commit", revision)
-            self.send_header("ETag", f'"{hashlib.sha1(body or b"").hexdigest()}"')
-            self.send_header("Content-Length", str(len(body or b"")))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body or b"")
+    def content(path: str) -> bytes | None:
+        files = f"/datasets/lab/sums/resolve/{revision}/"
+        if path.startswith(files):
+            text = REPOSITORY.get(path.removeprefix(files))
+            return None if text is None else text.encode()
+        if path == f"{api}/revision/{revision}":
+            names = [{"rfilename": name} for name in REPOSITORY]
+            return json.dumps({"id": "lab/sums", "sha": revision, "siblings": names}).encode()
+        if path.startswith(f"{api}/tree/{revision}"):
+            found = [each for each in REPOSITORY.items() if each[0].startswith(path.split(revision)[1].strip("/"))]
+            oids = [hashlib.sha1(text.encode()).hexdigest() for _, text in found]
+            facts = [{"type": "file", "path": name, "size": len(text)} for name, text in found]
+            return json.dumps([fact | {"oid": oid} for fact, oid in zip(facts, oids, strict=True)]).encode()
+        return None
 
-        do_HEAD = do_GET
-
-        def body(self, path):
-            files, api = f"/datasets/lab/sums/resolve/{revision}/", "/api/datasets/lab/sums"
-            if path.startswith(files):
-                text = REPOSITORY.get(path.removeprefix(files))
-                return None if text is None else text.encode()
-            if path == f"{api}/revision/{revision}":
-                names = [{"rfilename": name} for name in REPOSITORY]
-                return json.dumps({"id": "lab/sums", "sha": revision, "siblings": names}).encode()
-            if path.startswith(f"{api}/tree/{revision}"):
-                folder = path.removeprefix(f"{api}/tree/{revision}").strip("/")
-                files = [
-                    {"type": "file", "path": name, "size": len(text), "oid": hashlib.sha1(text.encode()).hexdigest()}
-                    for name, text in REPOSITORY.items()
-                    if name.startswith(folder)
-                ]
-                return json.dumps(files).encode()
-            return None
-
-        def log_message(self, format, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
-    server.shutdown()
-    server.server_close()
+    with hub_server.hub(answer) as served:
+        yield served
 
 
 def load_from(address: str, home: Path, offline: str = "0", **changes: Any) -> list[str]:
@@ -657,7 +491,7 @@ def test_the_hub_gives_all_subsets_in_order_at_the_pinned_revision(hub, tmp_path
         questions = [(f"{subset} {split} {n}?", str(n)) for subset in ("second", "first") for n in range(3)]
         assert part == [[f"gsm8k-{split}-{n}", *question] for n, question in enumerate(questions)]
     assert source == {"hub_id": "lab/sums", "revision": "a" * 40, "subsets": ["second", "first"]}
-    assert any("a" * 40 in path for path in asked)
+    assert any("a" * 40 in path for path, _ in asked)
     # What was fetched once is read without a network.
     assert list(map(json.loads, load_from("http://127.0.0.1:9", tmp_path, "1", **known))) == [problems, source]
 
@@ -686,8 +520,6 @@ def test_every_data_set_of_the_hub_is_pinned(name):
     assert len(dataset.revision) == 40
     assert set(dataset.hub_splits) == set(dataset.splits)
 
-
-# --- the cases -------------------------------------------------------------------------------------------------------
 
 GOLDS = {
     "A1329": ["So $\\boxed 2$."],
@@ -730,9 +562,6 @@ def test_all_cases_are_read_as_labelled(data_dir, tmp_path):
                 gold = load(config)["test"][0].answer
                 expected = case["expected"].removeprefix("gold ").removesuffix(" …").strip('"')
                 assert gold.removeprefix("$") in ("1,008", expected)
-
-
-# --- the real data ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 As a program: asks what its one argument, a JSON object, says, and prints what came of it as another.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

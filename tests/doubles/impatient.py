@@ -1,7 +1,5 @@
 """`python tests/doubles/impatient.py SECONDS …`: `run.py …` with locks that last so long, in all its processes."""
 
-from __future__ import annotations
-
 import runpy
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the loopback server can do to a request: faults, rate limits, refused parameters."""
 
-from __future__ import annotations
-
 import json
 import math
 import random

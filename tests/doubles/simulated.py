@@ -1,7 +1,5 @@
 """Folders of runs as the suite leaves them, with answers drawn at random: for the report, which reads nothing else."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Reading back what an offline W&B run wrote to disk: config, history, summary, artifacts, group, job type and tags."""
 
-from __future__ import annotations
-
 import json
 import struct
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ It keeps what it got in plain attributes. Clients need `environment`. `python te
 alone: it prints the address, and at the end of its input all it got as JSON.
 """
 
-from __future__ import annotations
-
 import gzip
 import json
 import re

@@ -1,7 +1,5 @@
 """What a W&B server answers when a report is made: beside `wandb_server.py`, which knows runs."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any

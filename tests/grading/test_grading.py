@@ -1,32 +1,16 @@
 """Grading: the official verdicts on real texts and on their quirks, arithmetic that cannot run, nothing that hangs."""
 
-from __future__ import annotations
-
-import gzip
 import json
 import threading
 import time
 from random import Random
 
 import pytest
+from tables import table
 
 from lema.grading import Grade, grade, grade_all
 from lema.grading.expressions import evaluate
 from lema.grading.official import last_box
-
-# What a real text holds, and what the official rules look for.
-PIECES = [
-    *"0123456789+-*/().,%=:$\"' \n<>^&|~_#{}[]@!x\\£€é½٣",
-    *("The answer is ", "The answer is: ", ">>", "\n\nQ: ", "\n\nQuestion: ", "Q:", "**", "//", "1,000", "9**9**9"),
-    *("\\frac", "\\dfrac", "\\sqrt", "\\text{ ", "\\boxed{", "\\boxed", "\\fbox{", "\\left", "^\\circ", "\\%", "\\$"),
-    *("\0", "\ud800", "\u202e", "__import__('os')", "{0}", "%s", "nan", "inf", "1e999", "9" * 30),
-]
-
-
-@pytest.fixture(scope="module")
-def outputs(data_dir):
-    with gzip.open(data_dir / "grading/model_outputs.jsonl.gz", "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
 
 
 def test_verdicts_and_answers_are_the_official_ones_on_real_outputs(outputs):
@@ -78,48 +62,8 @@ def test_every_gold_answer_of_the_test_sets_is_right_against_itself(data_dir):
 @pytest.mark.parametrize(
     ("text", "answer", "extracted", "correct"),
     [
-        ("5 + 3 = 8. The answer is 8.", "8", "8", True),
-        ("The answer is: 8", "8", "8", True),
-        ("The answer is 3. No. The answer is 8.", "8", "8", True),
-        ("The answer is $1,080.00.", "1,080", "1080", True),
-        ("The answer is 5 dollars..", "5", "5", True),
-        ("The answer is £40.", "40", "40", True),
-        ('The answer is "12".', "12", "12", True),
-        ("The answer is 12 apples.\n\n", "12", "12", True),
-        ("The answer is 25%.", "25", "25", True),
-        ("The answer is 25% of 80.", "25", None, False),
-        ("The answer is 0.5.", "1/2", "0.5", True),
-        ("The answer is -7.", "-7", "-7", True),
-        ("The answer is x = 7.", "7", "7", True),
-        ("The answer is <<3+4=7>>7.", "7", "7", True),
-        ("The answer is >>>5.", "5", None, False),
-        ("The answer is 7: seven.", "7", "7", True),
-        ("The answer is (3+4)*2.", "14", "14", True),
-        ("The answer is 3 + 4 # apples", "7", "7", True),
-        ("The answer is 10/4.", "2.5", "2.5", True),
-        ("The answer is 10/.", "10", "10", True),
-        ("The answer is 1/3.", "1/3", "0.3333333333333333", True),
-        ("The answer is 10^2*1.", "8", "8", True),
-        ("The answer is 10^2.", "100", None, False),
-        ("The answer is 5-2 > 1.", "1", "1", True),
-        ("The answer is 7.\n\nQ: Next?\nThe answer is 9.", "7", "7", True),
-        ("The answer is 7.\n\nQuestion: Next?\nThe answer is 9.", "7", "7", True),
-        ("The answer is 7.\nQ: Next? The answer is 9.", "7", "9", False),
-        ("The answer is 16 eggs, 3 eaten.", "16", "163", False),
-        ("The answer is ٣.", "3", "3", True),
-        ("The answer is '-3'.", "-3", "-3", True),
-        ("The answer is '3'.", "3", None, False),
+        *table(__file__, "numbers follow the official rules"),
         ("The answer is " + "+".join(["1"] * 1500) + ".", "1500", "1500", True),
-        ("The answer is 1_000.", "1000", "1000", True),
-        ("The answer is blue.", "5", None, False),
-        ("The answer is ", "5", None, False),
-        ("The answer is 1/0.", "5", None, False),
-        ("Probably 8", "8", None, False),
-        ("", "8", None, False),
-        ("I do not know.", "0", None, True),  # nothing found is compared as 0
-        ("The answer is 0.", "0", "0", True),
-        ("The answer is -0.", "0", "0", True),
-        ("The answer is 18.", "She makes 9 * 2 = $18. The answer is 18.", "18", True),  # gold as a whole text
     ],
 )
 def test_numbers_follow_the_official_rules(text, answer, extracted, correct):
@@ -129,40 +73,15 @@ def test_numbers_follow_the_official_rules(text, answer, extracted, correct):
 @pytest.mark.parametrize(
     ("text", "answer", "extracted", "correct"),
     [
-        ("The answer is 8.", "8.0", "8", True),
-        ("The answer is 1/3.", "0.33", "0.33", True),
-        ("The answer is 0.935 oranges.", "0.94", "0.94", True),
-        ("The answer is 145 bananas and 0.935 oranges.", "145", "1450.93", False),
-        ("The answer is 1/16 or 0.0625.", "16", "0.01", False),
-        ("The answer is 1.006.", "1.01", "1.01", True),
-        ("The answer is 1.004.", "1", "1", True),
-        ("The answer is -0.001.", "0", "0", True),
-        ("The answer is 1e999.", "5", "1999", False),  # letters go
+        *table(__file__, "svamp and asdiv are rounded to two digits"),
         ("The answer is 9" + "9" * 400 + ".", "5", "inf", False),
-        ("No idea.", "0", None, True),
-        ("No idea.", "0.001", None, True),
     ],
 )
 def test_svamp_and_asdiv_are_rounded_to_two_digits(text, answer, extracted, correct):
     assert grade(text, answer, "svamp") == grade(text, answer, "asdiv") == Grade(extracted, correct)
 
 
-@pytest.mark.parametrize(
-    ("text", "answer", "extracted", "correct"),
-    [
-        ("The answer is bank.", "bank", "bank", True),
-        ("The answer is: bank.", "bank", "bank", True),
-        ("A mall has none. The answer is bank.", "mall", "bank", False),
-        ("The answer is mall. No. The answer is bank.", "bank", "bank", True),
-        ("The answer is a department store", "department store", "department store", True),
-        ("The answer is Banks.", "bank", "bank", True),
-        ("The answer is ", "bank", "bank", True),  # the shortest is nearest to nothing, and the first of equals
-        ("The answer is Massachusetts.", "new york", "bank", False),
-        ("Surely the bank, or so I have always thought.", "bank", None, False),
-        ("Surely the bank, or so I have always thought.", "department store", None, True),  # the whole text
-        ("", "bank", None, True),
-    ],
-)
+@pytest.mark.parametrize(("text", "answer", "extracted", "correct"), table(__file__, "the nearest choice"))
 def test_choices_go_to_the_nearest_candidate(text, answer, extracted, correct):
     candidates = ["bank", "library", "department store", "mall", "new york"]
     assert grade(text, answer, "csqa", candidates=candidates) == Grade(extracted, correct)
@@ -178,44 +97,7 @@ def test_unknown_names_and_missing_candidates_are_errors_of_the_code_that_calls(
             grade("The answer is bank.", "bank", "csqa", rules)
 
 
-@pytest.mark.parametrize(
-    ("text", "answer", "extracted", "correct"),
-    [
-        ("The answer is $\\frac{1}{2}$.", "\\frac{1}{2}", "\\frac{1}{2}", True),
-        ("So $x = \\boxed{\\dfrac12}$.", "\\frac{1}{2}", "\\frac{1}{2}", True),
-        ("The answer is $\\boxed{1/2}$.", "\\frac12", "\\frac{1}{2}", True),
-        ("The answer is .5.", "0.5", "\\frac{1}{2}", True),
-        ("The answer is \\frac1{72}.", "\\frac{1}{72}", "\\frac{1}{72}", True),
-        ("The answer is \\frac{72}1.", "\\frac{72}{1}", "\\frac{72}1", False),
-        ("The answer is \\frac12\\frac1.", "1", "\\frac12\\frac1", False),
-        ("The answer is 2\\sqrt3.", "2\\sqrt{3}", "2\\sqrt{3}", True),
-        ("The answer is x=5.", "5", "5", True),
-        ("The answer is x \\in 5.", "5", "x\\in5", False),
-        ("The answer is 90^\\circ.", "90", "90", True),
-        ("The answer is 90^{\\circ}.", "90", "90", True),
-        ("The answer is 50\\%.", "50", "50", True),
-        ("The answer is 12\\text{ cm}.", "12", "12", True),
-        ("The answer is 12\\text{cm}.", "12", "12\\text{cm}", False),
-        ("The answer is 1\\text{ or }2\\text{ or }3.", "1", None, False),
-        ("The answer is \\left(1,2\\right).", "(1,2)", "(1,2)", True),
-        ("The answer is \\leftarrow.", "arrow", "arrow", True),
-        ("The answer is 1,\\!000.", "1,000", "1,000", True),
-        ("The answer is 1000.", "1,000", "1000", False),
-        ("The answer is 2\\sqrt.", "2", None, False),
-        ("The answer is \\frac.", "2", None, False),
-        ("\\boxed{\\{1, 2\\}}", "\\{1,2\\}", "\\{1,2\\}", True),
-        ("\\boxed{1} and \\boxed{2}", "2", "2", True),
-        ("\\boxed 5", "5", None, False),
-        ("\\boxed{5", "5", None, False),
-        ("\\fbox{5}", "5", None, False),
-        ("\\boxed{5} Question: and \\boxed{6}?", "5", "5", True),
-        ("The answer is $\\$5$.", "\\$5", "\\5", True),  # the dollar goes, its backslash stays: as in the gold answer
-        ("\\boxed{\\$5}", "\\$5", "5", True),
-        ("No idea.", "5", None, False),
-        ("No idea.", "", None, False),
-        ("\\boxed{9}", "There are $\\boxed{9}$ divisors of 196.", "9", True),  # gold as a whole text
-    ],
-)
+@pytest.mark.parametrize(("text", "answer", "extracted", "correct"), table(__file__, "latex, officially"))
 def test_latex_follows_the_official_rules(text, answer, extracted, correct):
     assert grade(text, answer, "math") == Grade(extracted, correct)
 
@@ -223,56 +105,9 @@ def test_latex_follows_the_official_rules(text, answer, extracted, correct):
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("1+2*3", 7),
-        ("(1+2)*3", 9),
-        ("-2**2", -4),
-        ("2**-1", 0.5),
-        ("2**3**2", 512),
-        ("7//2+7%4", 6),
-        ("-7//2", -4),
-        ("10/4", 2.5),
-        ("0.1+0.2", 0.30000000000000004),
-        ("1/3", 1 / 3),
-        (".5+5.", 5.5),
-        ("1_000-1", 999),
-        ("~5+1", -5),
-        ("2^3-1", 0),
-        (" \t2+2\n", 4),
-        ("2+2 # four", 4),
-        ("1<2<3", True),
-        ("9**2000//9**1999", 9),
-        ("1**9000.0", 1.0),
-        ("", None),
-        ("2+", None),
-        ("05-1", None),
-        ("1/0", None),
-        ("2(3)", None),
-        ("1,2", None),
-        ("(-8)**.5", None),
-        ("...", None),
-        ("10^6/2", None),
-        ("9**9**9", None),
-        ("9.9**999", None),
-        ("9**9999", None),
-        ("x+1", None),
-        ("'5'*2", None),
-        ("[1][0]", None),
-        ("1e5", None),
-        ("1<<4", 16),
-        ("1<<9999", None),
-        ("9**99<<8000", None),
-        ("'-5'", -5.0),
-        ("'5'+'3'", None),
-        ("'%s'%5", None),
-        ("1+" * 1500 + "1", 1501),
-        ("5 # or 6\n", 5),
-        ("__import__('os')", None),
-        ("(" * 90 + "1" + ")" * 90, 1),
-        ("(" * 199 + "1" + ")" * 202, None),
-        ("(" * 250 + "1" + ")" * 250, None),
-        ("-" * 3000 + "1", None),
-        ("2**" * 1000 + "2", None),
-        ("-" * 100_000 + "1", None),
+        *table(__file__, "arithmetic has the value python gives or none"),
+        *(("1+" * 1500 + "1", 1501), ("(" * 199 + "1" + ")" * 202, None), ("(" * 250 + "1" + ")" * 250, None)),
+        *(("-" * 3000 + "1", None), ("2**" * 1000 + "2", None), ("-" * 100_000 + "1", None)),
         ("1+" * 100_000 + "1", None),
     ],
 )
@@ -301,39 +136,14 @@ def test_random_arithmetic_has_the_value_worked_out_beside_it():
         assert evaluate(text) == value, text
 
 
-def test_random_texts_get_a_verdict_each():
-    random, began = Random(1), time.perf_counter()
-    for _ in range(10_000):
-        text = "".join(random.choices(PIECES, k=random.randint(0, 25)))
-        for task in ("gsm8k", "math", "svamp"):
-            verdict = grade(random.choice(["", "The answer is ", "\\boxed{"]) + text, "5", task)
-            assert verdict.answer is None or verdict.answer
-            assert grade(text, text, task).correct in (True, False)
-    assert time.perf_counter() - began < 60
-
-
 @pytest.mark.parametrize(
     "text",
     [
-        "9**9**9**9",
-        "9" * 1_000_000,
-        "9**" * 30_000 + "9",
-        "(" * 50_000 + "1+1" + ")" * 50_000,
-        "-" * 100_000 + "1",
-        "1" * 50_000 + "/" + "1" * 50_000,
-        "*".join(["9**999"] * 50),
-        "\\frac" * 20_000,
-        "\\frac1" * 20_000 + "2",
-        "\\sqrt2" * 20_000,
-        "\\boxed{" * 15_000,
-        "\\boxed{" + "{" * 50_000 + "}" * 50_001,
-        "The answer is " * 10_000,
-        "Q:" * 50_000,
-        "=" * 100_000,
-        " " * 100_000 + "5",
-        "\0\ud800\u202e + 5",
-        "{0.__class__}",
-        "__import__('os').system('true')",
+        *("9**9**9**9", "9" * 1_000_000, "9**" * 30_000 + "9", "(" * 50_000 + "1+1" + ")" * 50_000),
+        *("-" * 100_000 + "1", "1" * 50_000 + "/" + "1" * 50_000, "*".join(["9**999"] * 50), "\\frac" * 20_000),
+        *("\\frac1" * 20_000 + "2", "\\sqrt2" * 20_000, "\\boxed{" * 15_000, "\\boxed{" + "{" * 50_000 + "}" * 50_001),
+        *("The answer is " * 10_000, "Q:" * 50_000, "=" * 100_000, " " * 100_000 + "5", "\0\ud800\u202e + 5"),
+        *("{0.__class__}", "__import__('os').system('true')"),
     ],
     ids=lambda text: text[:12],
 )

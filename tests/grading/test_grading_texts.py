@@ -1,13 +1,11 @@
 """The symbolic rules on whole texts: what a careful reader calls right, in the ways that models write."""
 
-from __future__ import annotations
-
-import csv
 import doctest
 import json
 from pathlib import Path
 
 import pytest
+from tables import tab_separated
 
 from lema.grading import choices, numerals, quantities, symbolic
 
@@ -16,13 +14,10 @@ CANDIDATES = ("bank", "library", "department store", "mall", "new york")
 OTHER_READINGS: dict[str, tuple[bool, str]] = {}
 
 
-def texts() -> list[tuple[bool, str, str, str]]:
-    with Path(__file__).with_name("symbolic_texts.tsv").open(encoding="utf-8", newline="") as lines:
-        rows = csv.reader((line for line in lines if not line.startswith("# ")), delimiter="\t", quoting=csv.QUOTE_NONE)
-        return [(truth == "yes", task, text.replace("⏎", "\n"), gold) for truth, task, text, gold in rows]
-
-
-TEXTS = texts()
+TEXTS = [
+    (truth == "yes", task, text, gold)
+    for truth, task, text, gold in tab_separated(Path(__file__).with_name("symbolic_texts.tsv"))
+]
 
 
 def right(text: str, gold: str, task: str, candidates: tuple[str, ...] | list[str] = ()) -> bool:

@@ -1,9 +1,5 @@
 """Grading never hangs and never dies: deadlines, crashes, hostile text, callers of every kind."""
 
-from __future__ import annotations
-
-import gzip
-import json
 import os
 import re
 import signal
@@ -222,27 +218,12 @@ def test_workers_end_with_the_caller(tmp_path, pair, end):
     assert not alive(left)
 
 
-@pytest.fixture(scope="module")
-def outputs(data_dir):
-    with gzip.open(data_dir / "grading/model_outputs.jsonl.gz", "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
-
-
 PIECES = [
     *"0123456789+-*/().,%=:$\"' \n<>^&|~_#{}[]@!x\\£€é½٣",
     *("The answer is ", "The answer is: ", "Answer: ", "#### ", ">>", "\n\nQ: ", "Question:", "**", "//", "1,000"),
     *("\\frac", "\\dfrac", "\\sqrt", "\\text{ ", "\\boxed{", "\\fbox{", "\\left", "^\\circ", "\\%", "\\$", "\\pi"),
     *(
-        "\\begin{pmatrix}",
-        "\\end{pmatrix}",
-        "\\pm",
-        "\\infty",
-        "\\cup",
-        "\\le",
-        "_{2}",
-        "^{9^{9}}",
-        "!",
-        "\\sum_",
+        *("\\begin{pmatrix}", "\\end{pmatrix}", "\\pm", "\\infty", "\\cup", "\\le", "_{2}", "^{9^{9}}", "!", "\\sum_"),
         "x^2",
     ),
     *("\0", "\ud800", "\u202e", "__import__('os')", "{0}", "%s", "nan", "inf", "1e999", "9" * 30, "9**9**9"),

@@ -1,10 +1,6 @@
 """The symbolic rules: the answers they find in real texts, and what a careful reader says of pairs of answers."""
 
-from __future__ import annotations
-
-import csv
 import doctest
-import gzip
 import json
 import re
 import subprocess
@@ -13,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tables import tab_separated, table
 
 from lema.grading import algebra, extraction, notation, symbolic
 from lema.grading.official import last_box
@@ -20,13 +17,7 @@ from lema.grading.official import last_box
 HERE = Path(__file__).parent
 
 
-def table(name):
-    with (HERE / name).open(encoding="utf-8", newline="") as lines:
-        rows = csv.reader((line for line in lines if not line.startswith("# ")), delimiter="\t", quoting=csv.QUOTE_NONE)
-        return list(rows)
-
-
-PAIRS = table("symbolic_pairs.tsv")
+PAIRS = tab_separated(HERE / "symbolic_pairs.tsv")
 
 
 def verdict(found, gold, task="math"):
@@ -35,12 +26,6 @@ def verdict(found, gold, task="math"):
         return False
     decided = symbolic.quick(found, gold, task)
     return symbolic.equivalent(found, gold) if decided is None else decided
-
-
-@pytest.fixture(scope="module")
-def outputs(data_dir):
-    with gzip.open(data_dir / "grading/model_outputs.jsonl.gz", "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -73,70 +58,12 @@ def test_the_documented_instances_hold(module):
     assert attempted
 
 
-@pytest.mark.parametrize(
-    ("text", "task", "answer"),
-    [
-        ("2 * 9 = 18. The answer is 18.", "gsm8k", "18"),
-        ("The answer is: $18 per day.", "gsm8k", "18"),
-        ("The answer is 80 + 150 = 230 miles.", "gsm8k", "230"),
-        ("The answer is 9 500.", "gsm8k", "9 500"),
-        ("The answer is 5. No: 7 - 1 = 6. The answer is 6.", "gsm8k", "6"),
-        ("The answer is 5.\n\nQ: How many?\nA: The answer is 9.", "gsm8k", "5"),
-        ("So, the final answer is \\boxed{3}.", "gsm8k", "3"),
-        ("**Answer:** 12 apples", "svamp", "12"),
-        ("Answer: 3/4", "asdiv", "3/4"),
-        ("reasons\n#### 1,080", "gsm8k", "1,080"),
-        ("The answer is -5 degrees.", "arithmetic", "-5"),
-        ("The answer is five.", "gsm8k", "five"),
-        ("The answer is 20%.", "gsm8k", "20%"),
-        ("Therefore, Josh made a profit of $70,000.", "gsm8k", "70,000"),
-        ("Therefore, Patrick earned $42 from selling lemonade for 6 hours.", "gsm8k", "42"),
-        ("So she has 5 + 3 = 8 eggs left.", "gsm8k", "8"),
-        ("The answer is 21 - some.", "svamp", "21 - some"),
-        ("The answer is 175 tomatoes and -95 potatoes.", "svamp", "175 tomatoes and -95"),
-        ("The answer is $53 - 49 = 4.", "svamp", "4"),
-        ("So it took 16 - 8 = 8 seconds. So it took 16 -", "gsm8k", None),
-        ("I do not know.", "gsm8k", None),
-        ("", "gsm8k", None),
-        ("Hence $x = \\boxed{\\frac{1}{2}}$.", "math", "\\frac{1}{2}"),
-        ("so \\fbox{7}", "math", "7"),
-        ("is \\boxed 5 then", "math", "5"),
-        ("It is \\boxed{\\{1, 2\\}}.", "math", "\\{1, 2\\}"),
-        ("A \\boxed{1} is off. The answer is $2$.", "math", "2"),
-        ("The final answer is $(3, 4)$. I hope it is correct.", "math", "(3, 4)"),
-        ("The answer is $1$, $2$ and $3$.", "math", "1, 2, 3"),
-        ("The answer is\n\\[ x^2 + 1. \\]", "math", "x^2 + 1."),
-        ("The answer is $50$\\%.", "math", "50\\%"),
-        ("The answer is Evelyn.", "math", "Evelyn"),
-        ("The answer is 3 units. I hope it is correct.", "math", "3 units"),
-        ("Therefore there are $\\binom{5}{2} = 10$ ways.", "math", "\\binom{5}{2} = 10"),
-        ("Thus $9^{34} \\equiv 9^{", "math", None),
-        ("\\boxed{1", "math", None),
-    ],
-)
+@pytest.mark.parametrize(("text", "task", "answer"), table(__file__, "the last answer is found in any usual form"))
 def test_the_last_answer_is_found_in_any_usual_form(text, task, answer):
     assert symbolic.extract(text, task) == answer
 
 
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("The answer is bank.", "bank"),
-        ("The answer is (B).", "river bank"),
-        ("The answer is B.", "river bank"),
-        ("So the correct answer is \\boxed{(C) \\text{city}}.", "city"),
-        ("Therefore, the correct choice is (C) city. It has many banks.", "city"),
-        ("\\boxed{C}", "city"),
-        ("The answer is a river bank.", "river bank"),
-        ("The answer is City.", "city"),
-        ("A police officer works for a city.", "city"),
-        ("\\boxed{None of the above}", None),
-        ("The correct answer is \\boxed{(A, B, C)}.", None),
-        ("\\boxed{(F) hospital}", None),
-        ("It is (A) or perhaps (B).", None),
-        ("", None),
-    ],
-)
+@pytest.mark.parametrize(("text", "answer"), table(__file__, "a candidate is named by its text or by its letter"))
 def test_a_candidate_is_named_by_its_text_or_by_its_letter(text, answer):
     candidates = ["bank", "river bank", "city"]
     assert symbolic.extract(text, "csqa", candidates) == answer
@@ -173,7 +100,7 @@ def test_boxed_answers_of_a_chat_model_are_found(outputs):
 
 
 def test_each_disagreement_with_a_published_verdict_is_known_and_explained(outputs):
-    known = {(row[0], row[1]): (row[2], row[3] or None) for row in table("source_disagreements.tsv")}
+    known = {(row[0], row[1]): (row[2], row[3] or None) for row in tab_separated(HERE / "source_disagreements.tsv")}
     differing = {}
     for row in outputs:
         if row.get("source_correct") is None:

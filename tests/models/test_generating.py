@@ -1,7 +1,5 @@
 """What a model ships to shape its texts: its end tokens end them, and nothing else of it is felt."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from small import training
+from tables import table
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -31,83 +30,7 @@ WORDS = ["<unk>", "<s>", "</s>", "<pad>", "<turn>", *(f"w{number}" for number in
 PROMPTS = ["w1 w2 w3", "w4", "w9 w9 w9 w9 w9 w9", "w5 w20 w7 w1", "w11 w12"]
 # Values that change what transformers' `generate` does, or end it in an error, by what the key holds. `None` is a key
 # that is left as it is: the end tokens, which are to be taken, and what transformers writes about the file itself.
-LIKELY = list(range(5, 32))
-WATERMARK = {"greenlist_ratio": 0.25, "bias": 9.0, "hashing_key": 7, "seeding_scheme": "lefthash", "context_width": 1}
-VALUES: dict[str, list[Any] | None] = {
-    "eos_token_id": None,
-    "transformers_version": None,
-    "_from_model_config": None,
-    "max_length": [6],
-    "max_new_tokens": [2, -1],
-    "min_length": [30],
-    "min_new_tokens": [10],
-    "early_stopping": [True, "nonsense"],
-    "max_time": [1e-9],
-    "stop_strings": [["w"], "w1"],
-    "do_sample": [True],
-    "num_beams": [3],
-    "use_mtp": [True],
-    "use_cache": [False],
-    "cache_implementation": ["static", "quantized", "nonsense"],
-    "cache_config": [{"backend": "quanto", "nbits": 2}],
-    "max_cache_len": [4],
-    "temperature": [0.01, 50.0, -1.0],
-    "top_k": [1],
-    "top_p": [0.01, 7.0],
-    "min_p": [0.9],
-    "top_h": [0.1],
-    "typical_p": [0.05],
-    "epsilon_cutoff": [0.3],
-    "eta_cutoff": [0.3],
-    "repetition_penalty": [1.05, 5.0, -1.0],
-    "encoder_repetition_penalty": [9.0],
-    "length_penalty": [-3.0],
-    "no_repeat_ngram_size": [1],
-    "bad_words_ids": [[[each] for each in LIKELY[::2]]],
-    "renormalize_logits": [True],
-    "forced_bos_token_id": [7],
-    "forced_eos_token_id": [2],
-    "remove_invalid_values": [True],
-    "exponential_decay_length_penalty": [[1, 9.0]],
-    "suppress_tokens": [LIKELY[::2]],
-    "begin_suppress_tokens": [LIKELY[1:]],
-    "sequence_bias": [[[[9], 50.0]], "nonsense"],
-    "token_healing": [True],
-    "guidance_scale": [5.0],
-    "watermarking_config": [WATERMARK, {"nonsense": 1}],
-    "num_return_sequences": [2],
-    "output_attentions": [True],
-    "output_hidden_states": [True],
-    "output_scores": [True],
-    "output_logits": [True],
-    "return_dict_in_generate": [True, False],
-    "pad_token_id": [9, -1],
-    "bos_token_id": [9],
-    "encoder_no_repeat_ngram_size": [1],
-    "decoder_start_token_id": [9],
-    "is_assistant": [True],
-    "num_assistant_tokens": [3],
-    "num_assistant_tokens_schedule": ["heuristic"],
-    "assistant_confidence_threshold": [0.9],
-    "prompt_lookup_num_tokens": [3],
-    "max_matching_ngram_size": [1],
-    "assistant_early_exit": [1],
-    "assistant_lookbehind": [1],
-    "target_lookbehind": [1],
-    "assistant_ensemble_weight": [0.5, 3.0],
-    "speculation_type": ["dflash"],
-    "compile_config": [{"fullgraph": True}],
-    "disable_compile": [True],
-    "continuous_batching_config": [{"page_size": 8}],
-    "prefill_chunk_size": [2],
-    "low_memory": [True],
-    "penalty_alpha": [0.9],
-    "dola_layers": ["low"],
-    "diversity_penalty": [9.0],
-    "num_beam_groups": [2],
-    "constraints": [["w1"]],
-    "force_words_ids": [[[9]]],
-}
+VALUES: dict[str, list[Any] | None] = dict(table(__file__, "values"))
 # Keys of `config.json` that change what a forward pass returns, and keys that no version knows.
 OTHERS: dict[str, list[Any]] = {"return_dict": [False], "custom_generate": ["code"], "made_up": [1]}
 KEYS = {name: values for name, values in {**VALUES, **OTHERS}.items() if values is not None}
@@ -266,14 +189,8 @@ def cut_at(rows: list[list[int]], ends: set[int]) -> list[list[int]]:
 @pytest.mark.parametrize(
     ("generation", "config", "ends"),
     [
-        (None, None, {2}),
-        (28, None, {2, 28}),
-        ([28], None, {2, 28}),
-        ([2, 28, 13], None, {2, 28, 13}),
-        ([28, 13], [20], {2, 28, 13}),  # the newer file has the last word
-        (None, [28], {2, 28}),
-        ([], 28, {2, 28}),
-        (-1, None, {2}),  # what some write for none
+        *((None, None, {2}), (28, None, {2, 28}), ([28], None, {2, 28}), ([2, 28, 13], None, {2, 28, 13})),
+        *(([28, 13], [20], {2, 28, 13}), (None, [28], {2, 28}), ([], 28, {2, 28}), (-1, None, {2})),
         (10**30, None, {2}),
     ],
 )
@@ -289,18 +206,7 @@ def test_a_text_ends_at_each_end_token_of_model_and_tokenizer(ask, expected, shi
     ]
 
 
-@pytest.mark.parametrize(
-    ("content", "what"),
-    [
-        ('{"eos_token_id": ', "(generation_config.json) cannot be read, JSONDecodeError"),
-        ("", "(generation_config.json) cannot be read, JSONDecodeError"),
-        ("[1]", "cannot be read, ValueError: generation_config.json is no JSON object"),
-        ({"eos_token_id": "</s>"}, "eos_token_id='</s>' in generation_config.json is no token's id"),
-        ({"eos_token_id": [2, True]}, "eos_token_id=True in generation_config.json is no token's id"),
-        ({"eos_token_id": {"id": 2}}, "eos_token_id={'id': 2} in generation_config.json is no token's id"),
-        ({"eos_token_id": [[2]]}, "eos_token_id=[2] in generation_config.json is no token's id"),
-    ],
-)
+@pytest.mark.parametrize(("content", "what"), table(__file__, "end tokens that cannot be read are one line"))
 def test_end_tokens_that_cannot_be_read_are_one_line(make_config, shipped, tmp_path, content, what) -> None:
     source = shipped(content)
     config = make_config(f"backbone.path={source.location}", f"runs_dir={tmp_path / 'runs'}", "tracker=none")

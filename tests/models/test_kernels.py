@@ -1,7 +1,5 @@
 """Attention kernels: an architecture trains on packed rows as eager computes each document, or one line refuses it."""
 
-from __future__ import annotations
-
 import json
 import logging
 from dataclasses import replace
@@ -28,14 +26,7 @@ BOTH = f"{PADDED} {EAGER}"
 ALL: dict[str, str | None] = {"varlen": None, "sdpa": None, "eager": None}
 # What is the remedy where a kernel does not compute packed rows of an architecture; None where it does.
 ARCHITECTURES: dict[str, dict[str, str | None]] = {
-    "llama": ALL,
-    "mistral": ALL,
-    "qwen2": ALL,
-    "qwen3": ALL,
-    "gemma3_text": ALL,
-    "phi3": ALL,
-    "olmo2": ALL,
-    "gpt_neox": ALL,
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "phi3", "olmo2", "gpt_neox"), ALL),
     "gemma2": {"varlen": EAGER, "sdpa": EAGER, "eager": None},  # soft-capping
     "gpt_oss": {"varlen": PADDED, "sdpa": BOTH, "eager": PADDED},  # sinks, and masks that know nothing of positions
     "gpt2": {"varlen": EAGER, "sdpa": None, "eager": None},  # dropout in its attention
@@ -175,14 +166,10 @@ def test_training_starts_only_with_the_loss_of_eager(monkeypatch, config) -> Non
 @pytest.mark.parametrize(
     ("asked", "named"),
     [
-        ({"softcap": 50.0}, "softcap=50.0"),
-        ({"s_aux": torch.zeros(2)}, "s_aux"),
-        ({"dropout": 0.1}, "dropout=0.1"),
-        ({"is_causal": False}, "is_causal=False"),
-        ({"position_bias": torch.zeros(1)}, "position_bias"),
+        *(({"softcap": 50.0}, "softcap=50.0"), ({"s_aux": torch.zeros(2)}, "s_aux"), ({"dropout": 0.1}, "dropout=0.1")),
+        *(({"is_causal": False}, "is_causal=False"), ({"position_bias": torch.zeros(1)}, "position_bias")),
         ({"attention_mask": torch.ones(1, 1, 4, 4)}, "attention_mask"),
-        ({"something_new": "on"}, "something_new=on"),
-        ({"cu_seq_lens_q": None}, "no cu_seq_lens_q"),
+        *(({"something_new": "on"}, "something_new=on"), ({"cu_seq_lens_q": None}, "no cu_seq_lens_q")),
     ],
 )
 def test_varlen_refuses_what_it_does_not_compute(asked: dict[str, Any], named: str) -> None:

@@ -1,8 +1,5 @@
 """Loading a backbone: nothing that runs code is read, and files that are damaged end in one line that names them."""
 
-from __future__ import annotations
-
-import http.server
 import json
 import os
 import pickle
@@ -10,13 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hub_server
 import pytest
 import torch
+from hub_server import Answer
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -280,41 +278,24 @@ def test_a_cell_ends_in_that_line(make_config, folder, tmp_path) -> None:
 
 
 @pytest.fixture
-def hub(saved, tmp_path) -> Iterator[tuple[str, list[str]]]:
+def hub(saved) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
     """A Hub whose every repository is the `.bin` form: its address, and what it was asked for."""
-    asked: list[str] = []
 
-    class Hub(http.server.BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            asked.append(self.path)
-            file = saved / "bin" / self.path.rpartition("/")[2]
-            known = "/resolve/" in self.path and file.is_file()
-            content = file.read_bytes() if known else b"{}"
-            self.send_response(200 if known else 404)
-            self.send_header("ETag", f'"{file.name}"')
-            self.send_header("X-Repo-Commit", "0" * 40)
-            self.send_header("Content-Length", str(len(content)))
-            if not known:
-                self.send_header("X-Error-Code", "EntryNotFound")
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(content)
+    def answer(path: str) -> Answer:
+        file = saved / "bin" / path.rpartition("/")[2]
+        known = "/resolve/" in path and file.is_file()
+        headers = {"ETag": f'"{file.name}"', "X-Repo-Commit": "0" * 40}
+        if known:
+            return 200, headers, file.read_bytes()
+        return 404, headers | {"X-Error-Code": "EntryNotFound"}, b"{}"
 
-        do_GET = do_HEAD
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
-    server.shutdown()
-    server.server_close()
+    with hub_server.hub(answer) as served:
+        yield served
 
 
 @pytest.mark.slow  # a process of its own: the Hub's address is read at import
 def test_no_converter_is_asked_for_a_pull_request(hub, tmp_path) -> None:
-    address, asked = hub
+    address, requests = hub
     program = (
         "from lema.config import Attention, Precision; from lema.models.huggingface import load_model;"
         "from lema.models.weights import Weights; import logging; logging.basicConfig(format='%(message)s');"
@@ -326,5 +307,6 @@ def test_no_converter_is_asked_for_a_pull_request(hub, tmp_path) -> None:
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert finished.returncode == 0, finished.stderr
     assert "org/old has no safetensors: read from .bin, without unpickling code" in finished.stderr.splitlines()
+    asked = [path for path, _ in requests]
     assert any(path.endswith("/pytorch_model.bin") for path in asked)
     assert not [path for path in asked if "discussions" in path or "commits" in path or path == "/api/models/org/old"]

@@ -1,7 +1,5 @@
 """Merging: the merged model is the model that was trained, and any Hugging Face program loads it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

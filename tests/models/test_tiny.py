@@ -1,7 +1,5 @@
 """The tiny base: its world, its texts, its tokenizer, and a model that any Hugging Face program loads."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path
@@ -23,12 +21,8 @@ from lema.types import Problem
 QUICK = ("backbone.tiny.corpus_size=300", "backbone.tiny.steps=3")
 # Text that a tokenizer of word problems has never seen.
 STRANGE = [
-    "Tom has 5 apples.",
-    " leading, trailing  and   inner spaces ",
-    "\\frac{1}{2} $x^2$ 1,234.50 <<3*4=12>>",
-    "line\nline\r\n\ttab",
-    "naïve café – “quotes” 日本語 🙂 \x00 _under_score",
-    "",
+    *("Tom has 5 apples.", " leading, trailing  and   inner spaces ", "\\frac{1}{2} $x^2$ 1,234.50 <<3*4=12>>"),
+    *("line\nline\r\n\ttab", "naïve café – “quotes” 日本語 🙂 \x00 _under_score", ""),
 ]
 
 

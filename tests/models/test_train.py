@@ -1,7 +1,5 @@
 """Training: what loss falls on, packed rows and padded ones, and an end that loses nothing."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

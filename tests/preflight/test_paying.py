@@ -1,7 +1,5 @@
 """Consent: what requests will cost is said before any is sent, with the command that goes on."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,16 +1,14 @@
 """Before anything is downloaded, sent or paid: all that is missing in one message, through the front door."""
 
-from __future__ import annotations
-
 import json
 import sys
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import hub_server
 import pytest
 import torch
+from tables import table
 
 from lema import pipeline, preflight
 from lema.artifacts import Store
@@ -27,19 +25,10 @@ def test_a_real_cell_names_everything_it_lacks_at_once(run_cli) -> None:
     assert "Traceback" not in finished.stderr
     lines = [line.strip() for line in finished.stderr.splitlines() if line.startswith("  - ")]
     assert [line.split(":")[0] for line in lines] == [
-        "- dataset",
-        "- model",
-        "- GPU",
-        "- model",
-        "- GPU",
-        "- key",
-        "- budget",
+        *("- dataset", "- model", "- GPU", "- model", "- GPU", "- key", "- budget"),
     ]
     for name in (
-        "task.dataset.path=",
-        "sampler.models.wizardmath_7b.weights.path=",
-        "backbone.path=",
-        "OPENAI_API_KEY",
+        *("task.dataset.path=", "sampler.models.wizardmath_7b.weights.path=", "backbone.path=", "OPENAI_API_KEY"),
         "budget_usd=",
     ):
         assert name in finished.stderr
@@ -75,16 +64,7 @@ def test_csqa_says_that_it_has_no_rationales_where_they_are_asked_for(refused, t
         assert line.endswith("task.dataset.solution=FIELD")
 
 
-@pytest.mark.parametrize(
-    ("mix", "part", "refused"),
-    [
-        ("cot", "step", True),
-        ("cot_matched", "explanation", True),
-        ("lema", "step", False),
-        ("lema_32k", "solution", False),
-        ("corrections", "explanation", False),
-    ],
-)
+@pytest.mark.parametrize(("mix", "part", "refused"), table(__file__, "leaving out a part"))
 def test_only_an_arm_with_corrections_can_leave_out_a_part_of_them(make_config, mix, part, refused) -> None:
     if not refused:
         assert make_config(f"mix={mix}", f"mix.without={part}").mix.without == part
@@ -108,28 +88,17 @@ def test_both_data_sets_of_a_task_that_has_two_are_looked_for(run_cli) -> None:
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """A Hub that answers with the status set for the start of a path, else 200; yields those and what was asked."""
     statuses: dict[str, int] = {}
-    asked: list[tuple[str, str | None]] = []
-
-    class Hub(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            asked.append((self.path, self.headers["Authorization"]))
-            self.send_response(next((status for start, status in statuses.items() if self.path.startswith(start)), 200))
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     for name, value in {"OFFLINE": "0", "ETAG_TIMEOUT": "10", "DISABLE_TELEMETRY": "1"}.items():
         monkeypatch.setenv(f"HF_HUB_{name}", value)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_TOKEN", "hf_of_the_tests")
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    yield statuses, asked
-    server.shutdown()
-    server.server_close()
+
+    def answer(path: str) -> hub_server.Answer:
+        return next((status for start, status in statuses.items() if path.startswith(start)), 200), {}, b""
+
+    with hub_server.hub(answer) as (address, asked):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        yield statuses, asked
 
 
 def test_what_the_hub_refuses_is_told_from_what_it_does_not_have(run_cli, hub) -> None:
@@ -203,23 +172,7 @@ def test_mistakes_of_another_model_need_own_ones_to_be_compared_with(refused) ->
     assert line.startswith("mix: sampler=open makes mistakes that are another model's already: run mix=lema")
 
 
-@pytest.mark.parametrize(
-    ("overrides", "line"),
-    [
-        (
-            ["train.method=qlora", "train.lora_rank=8", "train.lora_alpha=8"],
-            "train.method=qlora needs bitsandbytes: {}, or train=lora",
-        ),
-        (
-            ["train.optimizer=paged_adamw_8bit"],
-            "train.optimizer=paged_adamw_8bit needs bitsandbytes: {}, or train.optimizer=adamw_torch",
-        ),
-        (
-            ["train.optimizer=lion_8bit"],
-            "train.optimizer=lion_8bit needs bitsandbytes: {}, or train.optimizer=adamw_torch",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("overrides", "line"), table(__file__, "what needs bitsandbytes asks for it"))
 def test_what_needs_bitsandbytes_asks_for_it(refused, monkeypatch, overrides: list[str], line: str) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # not to be imported, as where it is not installed
     assert refused(*overrides) == ["package: " + line.format("pip install bitsandbytes")]
@@ -266,9 +219,7 @@ ANSWERED = {"train", "select", "evaluate"}
         (["train=full"], ANSWERED, 19, "20 GB of weights, 80 GB of weights and gradients to train them all, run"),
         (["train=full", "train.optimizer=adamw_torch"], ANSWERED, 161, None),
         (
-            ["train=full", "train.optimizer=adamw_torch"],
-            ANSWERED,
-            159,
+            *(["train=full", "train.optimizer=adamw_torch"], ANSWERED, 159),
             "160 GB of weights, gradients and moments to train them all, train=lora",
         ),
     ],
@@ -307,10 +258,8 @@ def test_a_small_model_must_fit_in_memory_too(width: float, fits: bool) -> None:
 @pytest.mark.parametrize(
     ("overrides", "names"),
     [
-        (["train=qlora"], ["model", "GPU", "disk"]),
-        (["train=qlora", "train.merge=null"], ["model", "GPU"]),
-        (["train=qlora", "until=train"], ["model", "GPU"]),
-        (["train=full"], ["model", "GPU"]),
+        *((["train=qlora"], ["model", "GPU", "disk"]), (["train=qlora", "train.merge=null"], ["model", "GPU"])),
+        *((["train=qlora", "until=train"], ["model", "GPU"]), (["train=full"], ["model", "GPU"])),
     ],
 )
 def test_a_merged_model_needs_room_on_the_disk(refused, tmp_path: Path, overrides: list[str], names: list[str]) -> None:
@@ -323,19 +272,7 @@ def test_a_merged_model_needs_room_on_the_disk(refused, tmp_path: Path, override
         assert line.endswith(" GB free: free some, choose another folder with runs_dir=, or train.merge=null")
 
 
-@pytest.mark.parametrize(
-    ("overrides", "lines"),
-    [
-        ([], ["selection=dev"]),
-        (["train.max_steps=null"], ["selection=dev"]),
-        (["train.max_steps=51"], ["selection=dev"]),
-        (["evaluation.split=dev"], ["selection=dev", "evaluation.split=dev"]),
-        (["selection=last", "evaluation.split=dev"], ["evaluation.split=dev"]),
-        (["train.max_steps=50", "evaluation.split=dev"], ["evaluation.split=dev"]),
-        (["until=train"], ["selection=dev"]),
-        (["until=train", "evaluation.split=dev"], ["selection=dev"]),
-    ],
-)
+@pytest.mark.parametrize(("overrides", "lines"), table(__file__, "asking dev questions"))
 def test_what_asks_dev_questions_where_none_are_held_out_is_refused_first(refused, overrides, lines) -> None:
     found = refused("task.num_dev=0", "train.save_steps=50", *overrides)
     assert [line.split()[1] for line in found] == lines
@@ -346,8 +283,7 @@ def test_what_asks_dev_questions_where_none_are_held_out_is_refused_first(refuse
 
 
 @pytest.mark.parametrize(
-    "overrides",
-    [["selection=last"], ["selection=paper"], ["train.max_steps=50"], ["until=mix"], ["task.num_dev=1"]],
+    "overrides", [["selection=last"], ["selection=paper"], ["train.max_steps=50"], ["until=mix"], ["task.num_dev=1"]]
 )
 def test_without_dev_questions_what_asks_none_goes_on(make_config, tmp_path: Path, overrides: list[str]) -> None:
     config = make_config("task.num_dev=0", "train.save_steps=50", *overrides)
@@ -393,13 +329,7 @@ def test_runs_folder_that_cannot_be_written(run_cli, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
-    [
-        (None, None, "task.dataset.path="),
-        ("test.jsonl", None, "train.jsonl"),
-        ("train.jsonl", "", "train.jsonl is empty; copy the file again"),
-        ("train.jsonl", '{"question": "Q", "answer": "A #### 1"}\n{"question": "Q2", "ans', "train.jsonl line 2"),
-        ("train.jsonl", '{"question": "Q", "answer": "no mark"}\n', "train.jsonl line 1, field 'answer'"),
-    ],
+    table(__file__, "a damaged data set is named by file and line"),
     ids=["missing", "no file", "empty", "truncated", "no answer"],
 )
 def test_a_damaged_data_set_is_named_by_file_and_line(run_cli, tmp_path, name, content, message) -> None:

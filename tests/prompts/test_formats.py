@@ -1,6 +1,7 @@
 """The paper's text formats, byte for byte."""
 
 import pytest
+from tables import table
 
 from lema.prompts import formats
 from lema.types import Problem
@@ -77,29 +78,7 @@ def test_correction_example_is_in_the_papers_layout() -> None:
     assert later == " Step 2.\nExplanation: Because.\nCorrect Solution:\n{\n...\nStep 2: The answer is 8.\n}"
 
 
-@pytest.mark.parametrize(
-    ("part", "asked", "last", "completion"),
-    [
-        (
-            "step",
-            "explain why it is incorrect, and provide the correct solution starting from the incorrect step",
-            "Explanation:",
-            " Because.\nCorrect Solution:\n{\n...\nStep 2: The answer is 8.\n}",
-        ),
-        (
-            "explanation",
-            "identify the incorrect step, and provide the correct solution starting from that step",
-            "Incorrect Step:",
-            " Step 2.\nCorrect Solution:\n{\n...\nStep 2: The answer is 8.\n}",
-        ),
-        (
-            "solution",
-            "identify the incorrect step, and explain why it is incorrect",
-            "Incorrect Step:",
-            " Step 2.\nExplanation: Because.",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("part", "asked", "last", "completion"), table(__file__, "prompts of ablations"))
 def test_prompt_of_an_ablation_asks_for_the_parts_that_are_left(
     part: str, asked: str, last: str, completion: str
 ) -> None:
@@ -135,19 +114,6 @@ def test_few_shot_prompt_is_the_examples_and_then_the_question() -> None:
     assert asked in formats.few_shot_prompt("Solve.", QUESTION, CHOICES)
 
 
-@pytest.mark.parametrize(
-    ("text", "steps"),
-    [
-        ("One.\nTwo.", ["One.", "Two."]),
-        ("Step 1: One.\nStep 2: Two.", ["One.", "Two."]),
-        (
-            "He pays $2.50. She pays 3.5 dollars. The answer is 6.",
-            ["He pays $2.50.", "She pays 3.5 dollars.", "The answer is 6."],
-        ),
-        ("Mr. Smith has 3. So 3 vs. 4!", ["Mr. Smith has 3.", "So 3 vs. 4!"]),
-        ("  \n", []),
-        ("no full stop", ["no full stop"]),
-    ],
-)
+@pytest.mark.parametrize(("text", "steps"), table(__file__, "steps are lines or else sentences"))
 def test_steps_are_lines_or_else_sentences(text: str, steps: list[str]) -> None:
     assert formats.split_steps(text) == steps

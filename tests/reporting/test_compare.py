@@ -1,7 +1,5 @@
 """do=compare: two runs side by side, by the front door."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable

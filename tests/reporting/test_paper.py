@@ -1,11 +1,10 @@
 """The paper's numbers: whole, by names that exist, and with the standard errors that their counts give."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+from tables import table
 
 from lema.compose import CONF
 from lema.reporting.paper import paper_accuracy, results
@@ -46,19 +45,7 @@ def test_the_main_table_has_both_arms_of_five_backbones_on_five_tasks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "size", "task", "arm", "accuracy"),
-    [
-        ("llama2", "7b", "gsm8k", "lema", 54.1),
-        ("llama2", "70b", "math", "lema_no_explanation", 24.1),
-        ("codellama", "34b", "gsm8k", "lema_32k", 70.8),
-        ("llama2", "13b", "gsm8k", "cot_tokens", 64.2),
-        ("wizardmath", "7b", "math", "untuned", 10.7),
-        ("wizardmath", "7b", "math", "cot", None),  # the authors did not fine-tune it on CoT alone
-        ("metamath", "7b", "gsm8k", "lema", None),
-        ("mistral", "7b", "gsm8k", "lema", None),
-        ("llama2", "70b", "math", "round 2", None),
-        ("tiny", None, "arithmetic", "lema", None),
-    ],
+    ("backbone", "size", "task", "arm", "accuracy"), table(__file__, "a cell finds its number or none")
 )
 def test_a_cell_finds_its_number_or_none(
     backbone: str, size: str | None, task: str, arm: str, accuracy: float | None

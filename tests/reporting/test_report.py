@@ -1,7 +1,5 @@
 """The report: what it says of finished, open, dead and damaged runs, and the words that follow the numbers."""
 
-from __future__ import annotations
-
 import csv
 import json
 import random
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from simulated import TINY, answers, evaluation, record, run
+from tables import table
 
 from lema.artifacts import Recipe, Shown, Store, contents
 from lema.reporting import report
@@ -108,20 +107,7 @@ def test_both_rules_stand_in_the_table(tmp_path: Path) -> None:
     assert "| 85.2 (6) | 0.0 | 200 | 300 | 21,000 | 57 | 1.5 | 0 |" in published(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("selection", "split", "label", "words"),
-    [
-        ("last", "test", "last", None),
-        ("dev", "test", "best on dev", None),
-        ("dev", "dev", "best on dev: optimistic", "on the dev split, which they are scored on: optimistic"),
-        (
-            "paper",
-            "test",
-            "best on test: optimistic",
-            "on the test split, which they are scored on, as the paper did: optimistic",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("selection", "split", "label", "words"), table(__file__, "how the checkpoint was chosen"))
 def test_how_the_checkpoint_was_chosen_stands_beside_its_accuracy(
     tmp_path: Path, selection: str, split: str, label: str, words: str | None
 ) -> None:

@@ -1,7 +1,5 @@
 """Statistics against published worked examples, and against brute force on small cases."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections import Counter

@@ -1,7 +1,5 @@
 """The corrections of a cell: who is asked how often, what is counted, and what a reply must keep to."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import logging
@@ -11,6 +9,7 @@ from pathlib import Path
 import pytest
 from openai_server import OpenAIServer, ReferenceReply
 from small import SMALL, load, record, rows, summary
+from tables import table
 
 from lema import pipeline
 from lema.config import Config
@@ -27,33 +26,7 @@ def item(name: str, level: str | None = None) -> tuple[Problem, Solution, list[s
     return Problem(name, f"{name}: what is 2 + 3?", "2 + 3 = 5.", "5", level), solution, PATH
 
 
-@pytest.mark.parametrize(
-    ("text", "ended", "reason"),
-    [
-        (GOOD, "stop", None),
-        ("Everything is fine.", "stop", "unparsable"),
-        (GOOD.replace("Step 1.\n", "Step 3.\n", 1), "stop", "step does not exist"),
-        (GOOD.replace("The answer is 5.", "So it is five apples."), "stop", "no answer"),
-        (GOOD.replace("is 5.\n}", "is 7.\n}"), "stop", "wrong answer"),
-        (
-            GOOD.replace("2 + 3 = 5.", PATH[0]).replace("The answer is 5.", PATH[1]),
-            "stop",
-            "identical to the wrong path",
-        ),
-        (
-            GOOD.replace("Step 1.\n", "Step 2.\n", 1).replace("Step 1: 2 + 3 = 5.", "Step 1: 3 + 2 = 5."),
-            "stop",
-            "earlier steps not kept",
-        ),
-        (GOOD, "length", "cut off by length"),
-        (None, "content_filter", "content filter"),
-        (None, "refusal", "refusal"),
-        (None, "prompt too long", "prompt too long"),
-        (None, "stop", "empty"),
-        ("", "whatever a server says", "empty"),
-        (None, "HTTP 500", "HTTP 500"),
-    ],
-)
+@pytest.mark.parametrize(("text", "ended", "reason"), table(__file__, "replies and their reasons"))
 def test_every_reply_is_accepted_or_rejected_with_its_reason(text: str | None, ended: str, reason: str | None) -> None:
     [correction] = corrected([item("a")], Corrector(lambda prompt: Completion(text, ended, "c")))
     assert (correction.reason, correction.accepted, correction.corrector) == (reason, reason is None, "c")
@@ -117,10 +90,7 @@ def test_success_and_reasons_are_counted_by_model_and_level_beside_the_papers(
     arguments = ["task=math", f"task.dataset.path={data_dir / 'math'}", "sampler=recorded", "tracker=none", "limit=60"]
     arguments += [f"sampler.file={file}", "sampler.models.recorded.paper_success=0.375"]
     arguments += [
-        f"runs_dir={tmp_path / 'runs'}",
-        "backbone.tiny.steps=1",
-        "backbone.tiny.corpus_size=50",
-        "until=correct",
+        *(f"runs_dir={tmp_path / 'runs'}", "backbone.tiny.steps=1", "backbone.tiny.corpus_size=50", "until=correct"),
     ]
     with caplog.at_level(logging.INFO):
         pipeline.run(make_config(*arguments), arguments)
@@ -182,10 +152,7 @@ def test_a_model_that_is_loaded_here_corrects(make_config: Callable[..., Config]
     pipeline.run(make_config(*overrides), overrides)
     [base] = (tmp_path / "runs/base").iterdir()
     overrides += [
-        "corrector=local",
-        f"corrector.weights.path={base}",
-        "corrector.weights.precision=fp32",
-        "corrector.tries=2",
+        *("corrector=local", f"corrector.weights.path={base}", "corrector.weights.precision=fp32", "corrector.tries=2"),
     ]
     overrides += [f"corrector.prompt={shown}", "corrector.max_completion_tokens=8"]
     pipeline.run(make_config(*overrides), overrides)

@@ -1,7 +1,5 @@
 """The arms: two of them differ in nothing but what they are named for."""
 
-from __future__ import annotations
-
 import json
 import logging
 import re
@@ -25,15 +23,8 @@ from lema.types import Example, UserError
 MIXES = {file.stem: OmegaConf.load(file) for file in sorted((ROOT / "conf/mix").glob("*.yaml"))}
 # An untrained base, whose every answer is a wrong path.
 SMALL = [
-    "backbone.tiny.steps=2",
-    "backbone.tiny.corpus_size=200",
-    "task.num_train=38",
-    "task.num_test=4",
-    "task.num_dev=8",
-    "sampler.keep_unanswered=true",
-    "sampler.max_new_tokens=12",
-    "tracker=none",
-    "until=mix",
+    *("backbone.tiny.steps=2", "backbone.tiny.corpus_size=200", "task.num_train=38", "task.num_test=4"),
+    *("task.num_dev=8", "sampler.keep_unanswered=true", "sampler.max_new_tokens=12", "tracker=none", "until=mix"),
 ]
 # Of 30 training questions: fewer corrections than CoT examples, as the paper has, and more than twice as many.
 SIZES = {"few": ["task.max_cot=20", "task.max_extra=7"], "many": ["task.max_cot=8", "sampler.samples=2"]}

@@ -1,7 +1,5 @@
 """Rationales of a strong model: asked evenly, kept when right, beside the data set's own in the mix."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path

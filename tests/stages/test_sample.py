@@ -1,7 +1,5 @@
 """Who makes the mistakes: several models, each an artifact of its own; a server, a file, the backbone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ from lema.data import tasks
 from lema.types import Problem, UserError
 
 RECORDED = "+sampler/model@sampler.models.recorded=recorded"
-SERVER = "+sampler/model@sampler.models.server=server"
 
 
 @pytest.fixture
@@ -26,16 +23,8 @@ def problems(make_config: Callable[..., Config]) -> dict[str, list[Problem]]:
 
 
 @pytest.fixture
-def run(tmp_path: Path, make_config: Callable[..., Config]) -> Callable[..., dict[str, Path]]:
-    """`run("until=mix")`: run the small cell; where each of its artifacts lies."""
-
-    def run_cell(*overrides: str) -> dict[str, Path]:
-        arguments = [*SMALL, f"runs_dir={tmp_path / 'runs'}", "until=correct", *overrides]
-        pipeline.run(make_config(*arguments), arguments)
-        newest = max((tmp_path / "runs/cells").glob("*/run.json"), key=lambda path: path.stat().st_mtime_ns).parent
-        return {link.name: link.resolve() for link in newest.iterdir() if link.is_symlink()}
-
-    return run_cell
+def run(run: Callable[..., dict[str, Path]]) -> Callable[..., dict[str, Path]]:
+    return lambda *overrides: run("until=correct", *overrides)
 
 
 def test_a_model_more_samples_only_that_one(run, problems, tmp_path: Path) -> None:
@@ -157,12 +146,7 @@ def test_a_server_samples_from_worked_solutions_and_what_failed_is_asked_again_a
     ) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         monkeypatch.setenv("OPENAI_API_KEY", "test")
-        arguments = (
-            "sampler=server",
-            "sampler.model=m",
-            "sampler.samples=2",
-            "sampler.max_new_tokens=50",
-        )
+        arguments = (*("sampler=server", "sampler.model=m", "sampler.samples=2", "sampler.max_new_tokens=50"),)
         made = run(*arguments)
         asked = len(server.requests)
         assert asked == 2 * len(problems["train"]) <= 80
@@ -199,10 +183,7 @@ def test_prompts_beyond_the_servers_context_are_counted_and_when_all_are_the_run
     run, problems, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     arguments = [
-        "sampler=server",
-        "sampler.model=m",
-        "sampler.samples=1",
-        "sampler.max_new_tokens=20",
+        *("sampler=server", "sampler.model=m", "sampler.samples=1", "sampler.max_new_tokens=20"),
     ]
     arguments.append("sampler.models.server.prompt=lema")
     with OpenAIServer(reply=lambda prompt: "The answer is 999.", max_model_len=25, model="m") as server:

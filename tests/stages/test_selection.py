@@ -1,7 +1,5 @@
 """Which checkpoint is evaluated: checkpoints that answer differently, in an experiment that knows how well."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

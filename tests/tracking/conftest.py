@@ -1,7 +1,5 @@
 """A W&B server of one's own, and wandb's variables in this process."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 

@@ -1,7 +1,5 @@
 """A sweep from the front door: its own report, one cell dead; then online, and W&B's report of exactly its runs."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -37,13 +35,9 @@ def sweep(runs: Path, *overrides: str, **variables: str) -> subprocess.Completed
         "HF_TOKEN": "hf_secret_2",
     }
     command = [
-        sys.executable,
-        str(ROOT / "run.py"),
-        "-m",
+        *(sys.executable, str(ROOT / "run.py"), "-m"),
         *SMALL,
-        "mix=cot,lema",
-        "seed=1,2",
-        f"runs_dir={runs}",
+        *("mix=cot,lema", "seed=1,2", f"runs_dir={runs}"),
         *overrides,
     ]
     return subprocess.run(command, cwd=home, env=plain | variables, capture_output=True, text=True, timeout=300)

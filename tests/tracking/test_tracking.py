@@ -1,7 +1,5 @@
 """W&B offline, read back from disk and held against our own files: one run for each step that was made."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Callable

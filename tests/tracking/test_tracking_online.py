@@ -1,7 +1,5 @@
 """W&B online, against a loopback server that speaks its protocol: what arrives, what is told, what a loss costs."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """What W&B refuses is said, before anything is made where it can be known; nothing is said to be logged that is not."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Callable
@@ -9,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from small import SMALL
+from tables import table
 from tracked import curve, track
 from wandb_log import offline_runs
 from wandb_server import KEY, WandbServer
@@ -19,20 +18,7 @@ from lema.tracking import Tracker, run_id
 from lema.types import UserError
 
 # What is set, and what of W&B's own words is shown.
-REFUSED_SETTINGS = [
-    ({"WANDB_MODE": "of"}, "mode: Input should be 'online'"),
-    ({"WANDB_MODE": ""}, "mode: Input should be 'online'"),
-    ({"WANDB_MODE": "OFFLINE"}, "mode: Input should be 'online'"),
-    ({"project": "null"}, "tracker.project is empty"),
-    ({"WANDB_PROJECT": "a#b", "project": "mine"}, "cannot contain characters"),
-    ({"WANDB_TAGS": "x" * 65}, "Tags must be between 1 and 64 characters"),
-    ({"WANDB_RUN_ID": "a/b"}, "Run ID cannot contain"),
-    ({"WANDB_BASE_URL": "no url"}, "base_url: Input should be a valid URL"),
-    ({"WANDB_RESUME": "perhaps"}, "resume: Input should be"),
-    ({"WANDB_INIT_TIMEOUT": "soon"}, "init_timeout: Input should be a valid number"),
-    ({"WANDB_NOTES": f"asked with {KEY}", "WANDB_API_KEY": KEY}, "WANDB_NOTES holds the secret of the environment"),
-    ({"WANDB_API_KEY": f" {KEY} "}, "API key cannot start or end with whitespace"),
-]
+REFUSED_SETTINGS = table(__file__, "refused settings")
 
 
 @pytest.mark.parametrize(("settings", "words"), REFUSED_SETTINGS, ids=[str(each) for each, _ in REFUSED_SETTINGS])
@@ -75,9 +61,7 @@ def test_without_the_package_there_is_one_line_and_the_remedy(
 @pytest.mark.parametrize(
     ("refusal", "said"),
     [
-        (401, "W&B refused the run"),
-        (404, "W&B refused the run"),
-        (500, "W&B's server fails"),
+        *((401, "W&B refused the run"), (404, "W&B refused the run"), (500, "W&B's server fails")),
         (None, "W&B cannot be reached"),
     ],
 )

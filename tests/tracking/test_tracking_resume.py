@@ -1,7 +1,5 @@
 """W&B when training is killed, when it is lost before the end, and under `wandb agent`: nothing is missing there."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """The report at W&B: of exactly these runs, the same one when made again, and in words where there is no server."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,0 +1,22 @@
+"""Long tables of plain values stand beside their tests: `test_x.rows` beside `test_x.py`."""
+
+import json
+from pathlib import Path
+from string import Template
+from typing import Any
+
+
+def table(test: str, name: str, **texts: str) -> list[Any]:
+    """The rows below the line `# name` of `test`'s file of rows, each in JSON; a `$T` in them is `texts["T"]`."""
+    lines = Path(test).with_suffix(".rows").read_text(encoding="utf-8").split("\n")
+    start = lines.index(f"# {name}") + 1
+    end = next((at for at in range(start, len(lines)) if lines[at].startswith("# ")), len(lines))
+    quoted = {key: json.dumps(text)[1:-1] for key, text in texts.items()}
+    rows = (Template(line).safe_substitute(quoted) if texts else line for line in lines[start:end])
+    return [json.loads(row) for row in rows if row]
+
+
+def tab_separated(file: Path) -> list[list[str]]:
+    """The rows of a file whose cells stand between tabs; a line that begins with `# ` is a comment, ⏎ a new line."""
+    lines = (line for line in file.read_text(encoding="utf-8").split("\n") if line and not line.startswith("# "))
+    return [line.replace("⏎", "\n").split("\t") for line in lines]
