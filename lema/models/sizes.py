@@ -22,7 +22,7 @@ UTILISATION = 0.4
 
 
 @dataclass(frozen=True)
-class Estimate:
+class TrainingSize:
     """What a training run takes; bytes and FLOPs are plain counts, margins not included."""
 
     parameters: int  # of the backbone, adapters not included
@@ -58,9 +58,9 @@ class Estimate:
         )
 
 
-def estimate(
+def training_size(
     architecture: Any, train: TrainConfig, precision: Precision, mean_tokens: float | None, steps: int
-) -> Estimate:
+) -> TrainingSize:
     """What training a decoder of the Llama kind (`architecture`: its transformers config) takes.
 
     `mean_tokens` is the mean length of an example, prompt and completion; None counts each at its limit.
@@ -93,7 +93,7 @@ def estimate(
         rows = train.micro_batch_size * (train.max_source_tokens + train.max_target_tokens)
     activations, layer_inputs = _activation_bytes(architecture, train, half, adapted)
     logits = LOGIT_BYTES * architecture.vocab_size
-    return Estimate(
+    return TrainingSize(
         parameters=parameters,
         trained=trained,
         tokens=float(steps * train.batch_size * length),

@@ -25,7 +25,7 @@ from lema.artifacts import fingerprint, keep, kept
 from lema.artifacts.links import duplicate, own_folder
 from lema.artifacts.locks import check
 from lema.config import Batches, Precision, Training
-from lema.models.batches import Layout, Row, mean_loss
+from lema.models.batches import StepCollator, TokenizedExample, mean_loss
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
@@ -35,13 +35,13 @@ CONTENTS = "contents.json"  # of a whole checkpoint: a fingerprint of each file
 STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "training_args.bin")
 
 
-class Order(Sampler[int]):
+class EpochSampler(Sampler[int]):
     """Rows in an order drawn from seed and epoch alone: the Trainer's own is another one after a resume.
 
     `by_length` puts rows of like length in one step, as the Trainer's `group_by_length` does.
     """
 
-    def __init__(self, rows: list[Row], batch_size: int, seed: int, by_length: bool) -> None:
+    def __init__(self, rows: list[TokenizedExample], batch_size: int, seed: int, by_length: bool) -> None:
         self.lengths = [len(row["input_ids"]) for row in rows]
         self.batch_size, self.seed, self.by_length, self.epoch = batch_size, seed, by_length, 0
 
@@ -62,12 +62,12 @@ class Order(Sampler[int]):
 class CompletionTrainer(Trainer):
     """A Trainer whose batch is a whole step: it runs the step's passes and weighs their losses."""
 
-    def __init__(self, order: Order, **options: Any) -> None:
+    def __init__(self, sampler: EpochSampler, **options: Any) -> None:
         super().__init__(**options)
-        self.order, self.counts, self.logged = order, {}, time.monotonic()
+        self.sampler, self.counts, self.logged = sampler, {}, time.monotonic()
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Order:
-        return self.order
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
+        return self.sampler
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """The step's loss, its gradients added up; `UserError` names the examples of one that is not a number."""
@@ -104,7 +104,7 @@ class CompletionTrainer(Trainer):
         return 0  # ours are estimated before the start
 
 
-class Curve(TrainerCallback):
+class CurveCallback(TrainerCallback):
     """Tracks each row of the curve; of training that goes on from a checkpoint first those until then."""
 
     def __init__(self, track: Callable[[dict[str, float], int], None]) -> None:
@@ -123,7 +123,7 @@ class Curve(TrainerCallback):
             self.track(values, int(row["step"]))
 
 
-class Keeper(TrainerCallback):
+class CheckpointCallback(TrainerCallback):
     """Signs each checkpoint, prunes older ones, and stops the loop after the step in which a signal came."""
 
     def __init__(self, keep: int, weights_too: bool) -> None:
@@ -148,7 +148,7 @@ class Keeper(TrainerCallback):
 def train(
     model: Any,
     tokenizer: Any,
-    rows: list[Row],
+    rows: list[TokenizedExample],
     steps: int,
     folder: Path,
     training: Training,
@@ -159,22 +159,21 @@ def train(
     Raises `Stopped` when a stop signal came (a checkpoint is saved then), `UserError` when memory runs out.
     """
     recipe = training.train
-    keeper = Keeper(recipe.resume_checkpoints, weights_too=training.last_only)
     by_length = recipe.batches is Batches.padded and recipe.group_by_length
     trainer = CompletionTrainer(
-        Order(rows, recipe.batch_size, training.seed, by_length),
+        EpochSampler(rows, recipe.batch_size, training.seed, by_length),
         model=model,
         args=_arguments(training, steps, folder),
         train_dataset=rows,
-        data_collator=Layout(recipe, tokenizer),
+        data_collator=StepCollator(recipe, tokenizer),
         processing_class=tokenizer,
-        callbacks=[keeper, Curve(track)],
+        callbacks=[CheckpointCallback(recipe.resume_checkpoints, training.last_only), CurveCallback(track)],
     )
     trainer.remove_callback(PrinterCallback)
     newest = newest_whole(folder)
     if newest and newest.endswith(f"checkpoint-{steps}"):  # the Trainer would go one step beyond it
         trainer.state = TrainerState.load_from_json(f"{newest}/trainer_state.json")
-        Curve(track).on_train_begin(None, trainer.state, None)
+        CurveCallback(track).on_train_begin(None, trainer.state, None)
         return _curve(trainer)
     try:
         with stopping.landing(_tell):
@@ -203,7 +202,7 @@ def _arguments(training: Training, steps: int, folder: Path) -> TrainingArgument
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
-        per_device_train_batch_size=recipe.batch_size,  # a step's examples; `Layout` makes its passes
+        per_device_train_batch_size=recipe.batch_size,  # a step's examples; `StepCollator` makes its passes
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.schedule,
         optim=recipe.optimizer,
