@@ -39,10 +39,6 @@ class TrainingSize:
         """The peak in bytes, margin included."""
         return MARGIN * (self.weight_bytes + (self.checkpointed_bytes if checkpointing else self.activation_bytes))
 
-    def needs_checkpointing(self, memory_bytes: float) -> bool:
-        """Whether training without activation checkpointing does not fit."""
-        return self.memory(checkpointing=False) > memory_bytes
-
     def seconds(self, peak: float, checkpointing: bool) -> float:
         """The time of all steps on a device of `peak` FLOP/s: tokens x FLOPs a token / (peak x utilisation)."""
         return self.tokens * (self.flops + self.flops_again * checkpointing) / (peak * UTILISATION)

@@ -8,7 +8,6 @@ import logging
 import math
 import resource
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -97,7 +96,9 @@ class CompletionTrainer(Trainer):
             logs |= {"tokens": tokens, "target_tokens": targets, "padding_share": 1 - tokens / positions}
             seconds, self.logged = time.monotonic() - self.logged, time.monotonic()
             logs |= {"tokens_per_second": tokens / seconds, "target_tokens_per_second": targets / seconds}
-            logs["peak_memory_gb"] = _peak_memory() / 1e9
+            # The most bytes that were in use at once: on the GPU, else by this process.
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+            logs["peak_memory_gb"] = (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak) / 1e9
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -158,7 +159,7 @@ def train(
 
     Raises `Stopped` when a stop signal came (a checkpoint is saved then), `UserError` when memory runs out.
     """
-    recipe = training.train
+    recipe, curve = training.train, CurveCallback(track)
     by_length = recipe.batches is Batches.padded and recipe.group_by_length
     trainer = CompletionTrainer(
         EpochSampler(rows, recipe.batch_size, training.seed, by_length),
@@ -167,34 +168,26 @@ def train(
         train_dataset=rows,
         data_collator=StepCollator(recipe, tokenizer),
         processing_class=tokenizer,
-        callbacks=[CheckpointCallback(recipe.resume_checkpoints, training.last_only), CurveCallback(track)],
+        callbacks=[CheckpointCallback(recipe.resume_checkpoints, training.last_only), curve],
     )
     trainer.remove_callback(PrinterCallback)
     newest = newest_whole(folder)
     if newest and newest.endswith(f"checkpoint-{steps}"):  # the Trainer would go one step beyond it
         trainer.state = TrainerState.load_from_json(f"{newest}/trainer_state.json")
-        CurveCallback(track).on_train_begin(None, trainer.state, None)
-        return _curve(trainer)
-    try:
-        with stopping.landing(_tell):
-            trainer.train(resume_from_checkpoint=newest)
-    except torch.OutOfMemoryError as error:
-        smaller = "row_tokens" if recipe.batches is Batches.packed else "micro_batch_size"
-        less = f"lower train.{smaller}, or train.activation_checkpointing=true"
-        raise UserError(f"train: out of memory at step {trainer.state.global_step + 1}: {less}") from error
-    if number := stopping.received():
-        at = f"stopped by {number.name} after step {trainer.state.global_step} of {steps}"
-        raise stopping.Stopped(f"train: {at}, and a checkpoint saved")
-    return _curve(trainer)
-
-
-def _curve(trainer: CompletionTrainer) -> list[dict[str, float]]:
+        curve.on_train_begin(None, trainer.state, None)
+    else:
+        tell = "%-16s %s: training ends after this step, with a checkpoint; a second signal leaves at once, without it"
+        try:
+            with stopping.landing(lambda number: log.info(tell, "train", number.name)):
+                trainer.train(resume_from_checkpoint=newest)
+        except torch.OutOfMemoryError as error:
+            smaller = "row_tokens" if recipe.batches is Batches.packed else "micro_batch_size"
+            less = f"lower train.{smaller}, or train.activation_checkpointing=true"
+            raise UserError(f"train: out of memory at step {trainer.state.global_step + 1}: {less}") from error
+        if number := stopping.received():
+            at = f"stopped by {number.name} after step {trainer.state.global_step} of {steps}"
+            raise stopping.Stopped(f"train: {at}, and a checkpoint saved")
     return [row for row in trainer.state.log_history if "loss" in row]
-
-
-def _tell(number: signal.Signals) -> None:
-    left = "a second signal leaves at once, without it"
-    log.info("%-16s %s: training ends after this step, with a checkpoint; %s", "train", number.name, left)
 
 
 def _arguments(training: Training, steps: int, folder: Path) -> TrainingArguments:
@@ -237,7 +230,8 @@ def newest_whole(folder: Path) -> str | None:
     checkpoints, whole = saved(folder), 0
     for number, checkpoint in enumerate(checkpoints, 1):
         contents = kept(checkpoint / CONTENTS) or {}
-        lacking = {name for name, value in contents.items() if _fingerprint(checkpoint / name) != value}
+        files = {name: checkpoint / name for name in contents}
+        lacking = {name for name in files if not files[name].is_file() or fingerprint(files[name]) != contents[name]}
         if not contents or lacking - set(STATE):
             break
         whole = whole if lacking else number  # of older ones the weights alone were kept
@@ -248,17 +242,6 @@ def newest_whole(folder: Path) -> str | None:
         return None
     log.info("train: goes on from %s", checkpoints[whole - 1])
     return str(checkpoints[whole - 1])
-
-
-def _fingerprint(file: Path) -> str | None:
-    return fingerprint(file) if file.is_file() else None
-
-
-def _peak_memory() -> int:
-    """The most bytes that were in use at once: on the GPU, else by this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def collect(folder: Path, target: Path, every: int) -> list[int]:

@@ -58,7 +58,7 @@ def build(settings: Training, inputs: Inputs, context: Context, folder: Path) ->
     steps = min(limit for limit in (by_epochs, config.max_steps) if limit is not None)
     run = training_size(load_architecture(inputs.base), config, precision, counts["tokens"] / len(rows), steps)
     memory, checkpointing = available_memory(), config.activation_checkpointing
-    checkpointing = run.needs_checkpointing(memory) if checkpointing is None else checkpointing
+    checkpointing = run.memory(checkpointing=False) > memory if checkpointing is None else checkpointing
     log.info("train: %s", run.words(measured_peak(precision), checkpointing))
     if run.memory(checkpointing) > memory:
         remedy = "lower train.row_tokens or train.micro_batch_size"

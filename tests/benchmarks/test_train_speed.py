@@ -188,7 +188,8 @@ def lanes(make_config: Callable[..., Config], architecture: Any, mean_tokens: fl
             config = replace(config, backbone=replace(config.backbone, attention=Attention.sdpa))
         run = training_size(architecture, config.train, config.backbone.precision, mean_tokens, 1)
         checkpointing = config.train.activation_checkpointing
-        checkpointing = run.needs_checkpointing(available_memory()) if checkpointing is None else checkpointing
+        if checkpointing is None:
+            checkpointing = run.memory(checkpointing=False) > available_memory()
         found[name] = Lane(config, of_trl, checkpointing, run.flops)
     return found
 

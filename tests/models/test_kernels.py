@@ -176,9 +176,9 @@ def test_varlen_refuses_what_it_does_not_compute(asked: dict[str, Any], named: s
     kept: dict[str, Any] = {"cu_seq_lens_q": torch.tensor([0, 4]), "max_length_q": 4, "attention_mask": None}
     kept |= {"softcap": None, "dropout": 0.0, "s_aux": None, "is_causal": True, "position_ids": torch.zeros(1, 4)}
     ones = torch.ones(1, 2, 4, 8)
-    assert torch.equal(attention._varlen(torch.nn.Identity(), ones, ones, ones, **kept)[0], ones.transpose(1, 2))
+    assert torch.equal(attention.varlen(torch.nn.Identity(), ones, ones, ones, **kept)[0], ones.transpose(1, 2))
     with pytest.raises(UserError) as raised:
-        attention._varlen(torch.nn.Identity(), ones, ones, ones, **kept | asked)
+        attention.varlen(torch.nn.Identity(), ones, ones, ones, **kept | asked)
     assert str(raised.value) == f"attention=varlen does not compute {named}, which Identity asks for"
 
 
