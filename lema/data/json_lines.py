@@ -100,12 +100,10 @@ def _row(line: bytes, where: str, first: bool) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
     except (ValueError, RecursionError) as error:
+        what = f"not valid JSON ({str(error).partition(': line 1')[0]}); mend the line or copy the file again"
         if first and line.rstrip().endswith((b"{", b"[", b",")):
-            raise UserError(
-                f"{where}: the JSON goes on in the next line; make it one line: jq -c . FILE > NEW"
-            ) from error
-        reason = str(error).partition(": line 1")[0]
-        raise UserError(f"{where}: not valid JSON ({reason}); mend the line or copy the file again") from error
+            what = "the JSON goes on in the next line; make it one line: jq -c . FILE > NEW"
+        raise UserError(f"{where}: {what}") from error
     if not isinstance(row, dict):
         raise UserError(f"{where}: a row must be a JSON object with named fields, not {type(row).__name__}")
     if _HALF.search(line):

@@ -150,14 +150,10 @@ def _traced(
 
 def _check_asked(problem: Problem, asked: list[str], turn: str | None, where: str, training: _Training) -> None:
     """Raise `UserError` for a row whose prompt asks something else: to judge or to correct an answer, say."""
-    if len(asked) > 1 and any(prompted.asks_otherwise(prompt, problem.question.strip()) for prompt in asked[1:]):
-        raise UserError(
-            f"{where}: its prompt asks for something else than a solution, or holds an answer to the question already; "
-            "leave such rows out"
-        )
-    if turn is not None and not any(
-        problem in training.asking(each, [problem.id]) for each in prompted.questions(turn)
-    ):
-        raise UserError(
-            f"{where}: the conversation does not end in an answer to the row's question; leave such rows out"
-        )
+    wrong, last = None, [] if turn is None else prompted.questions(turn)
+    if any(prompted.asks_otherwise(prompt, problem.question.strip()) for prompt in asked[1:]):
+        wrong = "its prompt asks for something else than a solution, or holds an answer to the question already"
+    elif last and not any(problem in training.asking(each, [problem.id]) for each in last):
+        wrong = "the conversation does not end in an answer to the row's question"
+    if wrong:
+        raise UserError(f"{where}: {wrong}; leave such rows out")

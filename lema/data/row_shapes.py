@@ -125,10 +125,7 @@ def identifiers(row: dict[str, Any]) -> list[str]:
 
 def model(row: dict[str, Any]) -> str | None:
     """Which model answered, if the row names one."""
-    for field in fields(tuple(row)).models:
-        if isinstance(name := row[field], str) and name:
-            return name
-    return None
+    return next((name for field in fields(tuple(row)).models if isinstance(name := row[field], str) and name), None)
 
 
 def answers(row: dict[str, Any], where: str) -> tuple[list[str], str | None]:

@@ -18,7 +18,7 @@ from lema.config import Attention, Batches, Precision, TrainConfig
 from lema.models.huggingface import encode_completion, encode_prompt
 from lema.types import Example, UserError
 
-# Of exchanged tokens elsewhere in the row: masked, they add exact zeros, so no rounding is to be allowed for.
+# Largest relative change of the loss when another document of the row is replaced: a right mask adds exact zeros.
 FELT = 1e-7
 # Largest relative difference of packed and unpacked loss, by the precision of computation.
 TOLERANCE = {Precision.fp32: 1e-5, Precision.bf16: 1e-2}
