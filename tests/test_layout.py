@@ -73,7 +73,7 @@ MODULES = {module(file): tree for file, tree in FILES.items() if file != "__init
 
 @cache
 def needs(name: str) -> frozenset[str]:
-    """The modules of the package that one imports, inside functions too: `from lema.api import asking` is `api.asking`."""
+    """The modules of the package that a module imports, inside functions too."""
     found = {each if each in MODULES else each.rpartition(".")[0] for each in imported(MODULES[name])}
     return frozenset(found & MODULES.keys() - {name})
 

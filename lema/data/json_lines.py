@@ -6,7 +6,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,12 +37,22 @@ _OTHERS = [
 _OBJECT = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{[^\0]")
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # of a surrogate pair: both halves are escaped
 
+# Python reads no integer of more than 4300 digits.
+_JSON = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) <= 4300 else float(digits))
 
-def _whole(digits: str) -> float:
-    return int(digits) if len(digits) <= 4300 else float(digits)  # Python reads no longer integer
 
-
-_JSON = json.JSONDecoder(parse_int=_whole)
+@contextmanager
+def opened(file: Path, key: str) -> Iterator[io.FileIO]:
+    """A file that is open for reading; a `UserError` says why it cannot be read, and what to name instead."""
+    try:
+        with file.open("rb", buffering=0) as content:
+            yield content
+    except IsADirectoryError as error:
+        inside = ", ".join(sorted(path.name for path in file.iterdir())[:3]) or "nothing"
+        instead = f"is a folder (it holds {inside}); name a file of JSON lines, plain or .gz"
+        raise UserError(f"{key}={file} {instead}") from error
+    except OSError as error:
+        raise UserError(f"{key}={file}: {error.strerror}; name a file of JSON lines, plain or .gz") from error
 
 
 def read(file: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -51,19 +61,8 @@ def read(file: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
     Blank lines are skipped. Half of a surrogate pair, which JSON can carry and no file, becomes a question mark.
     Raises `UserError` where the file cannot be read, is of another kind, or has a damaged line.
     """
-    try:
-        with file.open("rb", buffering=0) as content:
-            yield from rows(content, str(file))
-    except OSError as error:
-        raise unreadable(file, key, error) from error
-
-
-def unreadable(file: Path, key: str, error: OSError) -> UserError:
-    """The error for a file that cannot be opened: why, and what to name instead."""
-    if isinstance(error, IsADirectoryError):
-        inside = ", ".join(sorted(path.name for path in file.iterdir())[:3]) or "nothing"
-        return UserError(f"{key}={file} is a folder (it holds {inside}); name a file of JSON lines, plain or .gz")
-    return UserError(f"{key}={file}: {error.strerror}; name a file of JSON lines, plain or .gz")
+    with opened(file, key) as content:
+        yield from rows(content, str(file))
 
 
 def rows(content: io.RawIOBase | io.BytesIO, file: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -101,12 +100,10 @@ def _row(line: bytes, where: str, first: bool) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
     except (ValueError, RecursionError) as error:
+        what = f"not valid JSON ({str(error).partition(': line 1')[0]}); mend the line or copy the file again"
         if first and line.rstrip().endswith((b"{", b"[", b",")):
-            raise UserError(
-                f"{where}: the JSON goes on in the next line; make it one line: jq -c . FILE > NEW"
-            ) from error
-        reason = str(error).partition(": line 1")[0]
-        raise UserError(f"{where}: not valid JSON ({reason}); mend the line or copy the file again") from error
+            what = "the JSON goes on in the next line; make it one line: jq -c . FILE > NEW"
+        raise UserError(f"{where}: {what}") from error
     if not isinstance(row, dict):
         raise UserError(f"{where}: a row must be a JSON object with named fields, not {type(row).__name__}")
     if _HALF.search(line):

@@ -83,27 +83,20 @@ class TestQuestions:
             rarest = min((self._words.get(word, []) for word in row), key=len)  # fewest questions have this word
             index = next((index for index in rarest if f" {text} " in self._texts[index]), None)
             return None if index is None else Match(self.problems[index], "all its words")
-        grams: list[str] = []
-        found: dict[int, int] = {}
-        for index in self._candidates(row):
-            grams = grams or [f" {' '.join(row[at : at + GRAM])} " for at in range(len(row) - GRAM + 1)]
-            found[index] = sum(gram in self._texts[index] for gram in grams)
-        best = max(found, key=found.__getitem__, default=None)
-        if best is None or 2 * found[best] < len(grams):
-            return None
-        return Match(self.problems[best], f"{100 * found[best] // len(grams)} % of its 13-grams")
-
-    def _candidates(self, row: list[str]) -> list[int]:
-        """The only problems that can hold half of the 13-grams.
-
-        A 13-gram holds the probe at the first multiple of seven words from its start on, and seven of them share one.
-        So a question with half of the 13-grams has one of fourteen of their number, at least, as such probes.
-        """
+        # A 13-gram holds the probe at the first multiple of seven words from its start on, and seven of them share one.
+        # So a question with half of the 13-grams has at least one of fourteen of their number as such probes.
         hits: Counter[int] = Counter()
         for at in range(0, len(row) - _PROBE + 1, _PROBE):
             if indices := self._probes.get(hash(tuple(row[at : at + _PROBE]))):
                 hits.update(indices)
-        return [index for index, count in hits.items() if 2 * _PROBE * count >= len(row) - GRAM + 1]
+        if not (likely := [index for index, count in hits.items() if 2 * _PROBE * count >= len(row) - GRAM + 1]):
+            return None
+        grams = [f" {' '.join(row[at : at + GRAM])} " for at in range(len(row) - GRAM + 1)]
+        found = {index: sum(gram in self._texts[index] for gram in grams) for index in likely}
+        best = max(likely, key=found.__getitem__)
+        if 2 * found[best] < len(grams):
+            return None
+        return Match(self.problems[best], f"{100 * found[best] // len(grams)} % of its 13-grams")
 
 
 def overlap(train: Iterable[Problem], tests: TestQuestions) -> dict[str, Match]:

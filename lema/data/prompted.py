@@ -35,7 +35,6 @@ _CLOSES = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _ALL_CLOSES = re.compile(rf"\A(?:\s*+(?:{_CLOSES.pattern}))*+\s*+", _CLOSES.flags)
-_OPTIONS = "\nCandidate Answers: "
 # A sentence with a match of `_HOW` says how to answer; with a match of `_OTHERWISE` it asks for something else.
 _HOW = re.compile(
     r"step[- ]by[- ]step|\bboxed\b|#{3,4}|\bfinal (?:answer|result|number|numerical)|\blet[’']?s\b|\bjson\b"
@@ -77,9 +76,24 @@ def questions(prompt: str) -> list[str]:
     while inner := _inside(text):
         text = inner
         found.append(text)
-    text = text.partition(_OPTIONS)[0].rstrip()
-    ends = _ends(text)
-    found += [text[start:end].strip() for start in _starts(text) for end in ends if start < end]
+    text = text.partition("\nCandidate Answers: ")[0].rstrip()
+    # The question may begin behind each leading instruction and at each paragraph.
+    starts, at = {0}, 0
+    for bound in islice(_BOUND.finditer(text), _MOST):
+        if not _says_how(text[at : bound.start()].strip()):
+            break
+        at = bound.end()
+        starts.add(at)
+    for gap in list(_PARAGRAPH.finditer(text))[-_MOST:]:
+        if not _OTHERWISE.search(text[: gap.start()].replace("?", "")):
+            starts.add(gap.end())
+    # It may end before each trailing instruction; the last place comes first.
+    ends = [len(text)]
+    for bound in reversed(list(_BOUND.finditer(text))[-_MOST:]):
+        if not _says_how(text[bound.end() : ends[-1]].strip()):
+            break
+        ends.append(bound.start())
+    found += [text[start:end].strip() for start in sorted(starts) for end in ends if start < end]
     return list(dict.fromkeys(found))
 
 
@@ -129,28 +143,3 @@ def _only_how(text: str) -> bool:
 @lru_cache(maxsize=1024)  # the same of every row of a file
 def _says_how(sentence: str) -> bool:
     return bool(_HOW.search(sentence.lstrip("#*_>- "))) and not _OTHERWISE.search(sentence)
-
-
-def _starts(text: str) -> list[int]:
-    """Where the question may begin: behind each leading instruction, and at each paragraph."""
-    starts, at = [0], 0
-    for bound in islice(_BOUND.finditer(text), _MOST):
-        if not _says_how(text[at : bound.start()].strip()):
-            break
-        at = bound.end()
-        starts.append(at)
-    for gap in list(_PARAGRAPH.finditer(text))[-_MOST:] if "\n" in text else ():
-        if not _OTHERWISE.search(text[: gap.start()].replace("?", "")):
-            starts.append(gap.end())
-    return sorted(set(starts))
-
-
-def _ends(text: str) -> list[int]:
-    """Where the question may end, the last place first: before each trailing instruction."""
-    ends, end = [len(text)], len(text)
-    for bound in reversed(list(_BOUND.finditer(text))[-_MOST:]):
-        if not _says_how(text[bound.end() : end].strip()):
-            break
-        end = bound.start()
-        ends.append(end)
-    return ends

@@ -55,7 +55,7 @@ def read(
         model = row_shapes.model(row)
         for text in texts or [""]:
             text = prompted.without_prompt(text, asked, problem.question)
-            if why := EMPTY if not text.strip() else GOLD if training.is_reference(text, problem) else None:
+            if why := EMPTY if not text.strip() else GOLD if _is_reference(text, problem) else None:
                 counts[why] += 1
                 continue
             used += 1
@@ -67,11 +67,8 @@ def read(
 
 def sha256(file: str, key: str) -> str:
     """The hash of a file's content."""
-    try:
-        with Path(file).expanduser().open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
-    except OSError as error:
-        raise json_lines.unreadable(Path(file).expanduser(), key, error) from error
+    with json_lines.opened(Path(file).expanduser(), key) as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 class _Training:
@@ -93,13 +90,14 @@ class _Training:
         named = [problem for problem in found if problem.id in identifiers] if len(found) > 1 else []
         return named or found
 
-    def is_reference(self, text: str, problem: Problem) -> bool:
-        """Whether a text is a problem's reference solution, with whatever spacing, calculator notes and answer line."""
-        own = _bare(problem.solution)
-        if not own or own not in _bare(text):
-            return False
-        before, found, after = _bare(answer_part(text)).partition(own)
-        return bool(found and _LEAD.fullmatch(before) and _ANSWER_LINE.fullmatch(after))
+
+def _is_reference(text: str, problem: Problem) -> bool:
+    """Whether a text is a problem's reference solution, with whatever spacing, calculator notes and answer line."""
+    own = _bare(problem.solution)
+    if not own or own not in _bare(text):
+        return False
+    before, found, after = _bare(answer_part(text)).partition(own)
+    return bool(found and _LEAD.fullmatch(before) and _ANSWER_LINE.fullmatch(after))
 
 
 def _bare(text: str) -> str:
@@ -152,14 +150,10 @@ def _traced(
 
 def _check_asked(problem: Problem, asked: list[str], turn: str | None, where: str, training: _Training) -> None:
     """Raise `UserError` for a row whose prompt asks something else: to judge or to correct an answer, say."""
-    if len(asked) > 1 and any(prompted.asks_otherwise(prompt, problem.question.strip()) for prompt in asked[1:]):
-        raise UserError(
-            f"{where}: its prompt asks for something else than a solution, or holds an answer to the question already; "
-            "leave such rows out"
-        )
-    if turn is not None and not any(
-        problem in training.asking(each, [problem.id]) for each in prompted.questions(turn)
-    ):
-        raise UserError(
-            f"{where}: the conversation does not end in an answer to the row's question; leave such rows out"
-        )
+    wrong, last = None, [] if turn is None else prompted.questions(turn)
+    if any(prompted.asks_otherwise(prompt, problem.question.strip()) for prompt in asked[1:]):
+        wrong = "its prompt asks for something else than a solution, or holds an answer to the question already"
+    elif last and not any(problem in training.asking(each, [problem.id]) for each in last):
+        wrong = "the conversation does not end in an answer to the row's question"
+    if wrong:
+        raise UserError(f"{where}: {wrong}; leave such rows out")

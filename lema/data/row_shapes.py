@@ -37,7 +37,7 @@ _NAMED = (
     r"|max|plus|pro|flash|opus|sonnet|haiku|large|small|medium|zero|qwen|llama))*"
 )
 # Names by rank: a model certainly wrote it; the field may hold an extract of it; the name says little; it says less.
-_RANKS = [
+_RANKS = (
     rf"generations?|generated|gens?|resps?|rollouts?|continuations?|pre_generated_steps"
     rf"|(?:raw|full|final|text|decoded|inference)_(?:output|response|generation|completion)s?"
     rf"|(?:model|llm|lm|generated|gen|pred|predicted|prediction|generation|assistant|sampled|policy|{_NAMED})_?{_TEXT}",
@@ -46,13 +46,14 @@ _RANKS = [
     rf"|(?:model|llm|lm|generated|student|assistant|{_NAMED})_(?:answer|prediction|reasoning|result|code)s?",
     r"samples?|code|steps|choices",
     r"text|content|answers|results?|preds?",
-]
+)
 # These names are gold texts too. They count where another field shows that a model wrote the text.
 _BESIDE = {
     "steps": re.compile(r"(?:\w+_)?solution|generator|model|model_name|label|final_answer_correct"),
     "answers": re.compile(r"\w*(?:solution|answer|gold|truth|target|reference|ref|gt)(?:_\w+)?"),
 }
 _RANKS_COMPILED = [re.compile(rf"(?:{rank})(?:_?\d{{1,3}})?") for rank in _RANKS]
+_OF_SERVERS = {"finish_reason", "message", "index", "logprobs"}  # fields of a choice in a server's reply
 _ORDER = (
     *("choices", "candidates", "body", "message", "response", "outputs", "output", "generated_text", "generation"),
     *("text", "content", "parts", "completion"),
@@ -124,10 +125,7 @@ def identifiers(row: dict[str, Any]) -> list[str]:
 
 def model(row: dict[str, Any]) -> str | None:
     """Which model answered, if the row names one."""
-    for field in fields(tuple(row)).models:
-        if isinstance(name := row[field], str) and name:
-            return name
-    return None
+    return next((name for field in fields(tuple(row)).models if isinstance(name := row[field], str) and name), None)
 
 
 def answers(row: dict[str, Any], where: str) -> tuple[list[str], str | None]:
@@ -139,10 +137,13 @@ def answers(row: dict[str, Any], where: str) -> tuple[list[str], str | None]:
     for rank in own.solutions:
         found: dict[str, list[str]] = {}
         for field in rank:
-            if field == "choices" and not _is_reply(row[field]):
-                continue
+            value = row[field]
+            if field == "choices" and not (
+                isinstance(value, list) and all(isinstance(part, dict) and _OF_SERVERS & part.keys() for part in value)
+            ):
+                continue  # the candidates of a question, not a server's reply
             try:
-                found[field] = texts(row[field], "steps" in field.lower())
+                found[field] = texts(value, "steps" in field.lower())
             except (NotText, RecursionError) as error:
                 refused = f"{where}, field '{field}': must be text, not {error}; mend the row"
         if found:
@@ -166,8 +167,8 @@ def _one(found: dict[str, list[str]], where: str) -> list[str]:
     if len(merged) < 2:
         return next(iter(merged.values()), next(iter(found.values())))
     for some in merged.values():
-        whole = "\n".join(map(_packed, some))
-        if all(_packed(text) in whole for other in merged.values() for text in other):
+        whole = "\n".join(" ".join(text.split()) for text in some)
+        if all(" ".join(text.split()) in whole for other in merged.values() for text in other):
             return some
     names = quoted(", ".join(merged), 200)
     raise UserError(f"{where}: the fields {names} can each be a model's text; rename the one that is to generation")
@@ -208,14 +209,6 @@ def _reply(value: dict[str, Any]) -> list[str]:
     raise NotText("dict")
 
 
-_OF_SERVERS = {"finish_reason", "message", "index", "logprobs"}
-
-
-def _is_reply(choices: Any) -> bool:
-    """Whether these are the choices of a server's reply, not the candidates of a question."""
-    return isinstance(choices, list) and all(isinstance(part, dict) and _OF_SERVERS & part.keys() for part in choices)
-
-
 def _is_chat(value: Any) -> bool:
     """Whether these are messages with a role, or `from`, each."""
     return isinstance(value, list) and bool(value) and all(isinstance(part, dict) and _role(part) for part in value)
@@ -243,10 +236,6 @@ def _string(value: Any) -> str:
     if value is not None and not isinstance(value, str):
         raise NotText(type(value).__name__)
     return value or ""
-
-
-def _packed(text: str) -> str:
-    return " ".join(text.split())
 
 
 def quoted(text: str, most: int = 60) -> str:

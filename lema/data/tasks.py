@@ -155,7 +155,13 @@ def _problems(source: ProblemSource, split: str) -> list[Problem]:
     if split not in splits:
         return []
     theirs = splits[split]
-    rows = _hub_rows(dataset, theirs, key) if path is None else _local_rows(path, theirs, key)
+    if path is None:
+        rows = _hub_rows(dataset, theirs, key)
+    else:
+        file, content = _read(path, theirs, key)
+        if file.suffix == ".jsonl" and not content.strip():
+            raise UserError(f"{file} is empty; copy the file again")
+        rows = _xml_rows(file, content) if file.suffix == ".xml" else json_lines.rows(BytesIO(content), str(file))
     found = {
         f"{source.name}-{split}-{n}": _problem(f"{source.name}-{split}-{n}", row, dataset, where, source.grader)
         for n, (where, row) in enumerate(rows)
@@ -183,14 +189,6 @@ def _read(folder: str, split: str, key: str) -> tuple[Path, bytes]:
         for table in [path for path in held if path.suffix == ".parquet" and split in path.name][:1]:  # the Hub's clone
             instead += f"; make it: {json_lines.FROM_TABLE.format('parquet', file=table, new=file)}"
         raise UserError(f"{file}: {error.strerror}; {instead}") from error
-
-
-def _local_rows(folder: str, split: str, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row with the place it stands in."""
-    file, content = _read(folder, split, key)
-    if file.suffix == ".jsonl" and not content.strip():
-        raise UserError(f"{file} is empty; copy the file again")
-    return _xml_rows(file, content) if file.suffix == ".xml" else json_lines.rows(BytesIO(content), str(file))
 
 
 def _xml_rows(file: Path, content: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -234,7 +232,9 @@ def _hub_rows(dataset: DatasetConfig, split: str, key: str) -> Iterator[tuple[st
 
 def _problem(identifier: str, row: dict[str, Any], dataset: DatasetConfig, where: str, grader: str) -> Problem | None:
     """The problem of a row; None where the answer is to be a quantity and is none."""
-    row = _flat(row)
+    row = {name.lower(): value for name, value in row.items()}
+    if isinstance(asked := row.get("question"), dict):  # CSQA's own files have stem and choices within
+        row |= asked | {"question": asked.get("stem")}
     question = " ".join(_text(row, field, where) for field in dataset.question).strip()
     if not question:
         raise UserError(f"{where}, field {', '.join(dataset.question)}: the question is empty; mend or remove the row")
@@ -254,13 +254,6 @@ def _problem(identifier: str, row: dict[str, Any], dataset: DatasetConfig, where
     elif dataset.answer_form is AnswerForm.label:  # rationales are recorded with the line that is added again
         solution = re.sub(r"\s*The answer is [^\n]*\Z", "", solution)
     return Problem(identifier, question, solution, answer, level, subject, list(choices.values()))
-
-
-def _flat(row: dict[str, object]) -> dict[str, object]:
-    """A row whose fields go by any case and stand side by side, where CSQA's own files have stem and choices within."""
-    row = {name.lower(): value for name, value in row.items()}
-    question = row.get("question")
-    return {**row, **question, "question": question.get("stem")} if isinstance(question, dict) else row
 
 
 def _text(row: dict[str, object], field: str, where: str) -> str:

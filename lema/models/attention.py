@@ -5,9 +5,7 @@ from typing import Any
 import torch
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
 
-from lema.config import Attention
 from lema.types import UserError
 
 # What models pass along that leaves attention as it is: where documents begin, and what is to be returned.
@@ -15,7 +13,7 @@ PASSED = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "pos
 PASSED |= {"use_cache", "return_dict", "output_attentions", "output_hidden_states", "output_router_logits"}
 
 
-def _varlen(
+def varlen(
     module: Any,
     query: Any,
     key: Any,
@@ -62,6 +60,3 @@ def _refuse(module: Any, options: dict[str, Any]) -> None:
     asked += [f"no {name}" for name in ("cu_seq_lens_q", "max_length_q") if options.get(name) is None]
     if asked:
         raise UserError(f"attention=varlen does not compute {', '.join(asked)}, which {type(module).__name__} asks for")
-
-
-AttentionInterface.register(Attention.varlen, _varlen)

@@ -18,16 +18,18 @@ from lema.config import Attention, Batches, Precision, TrainConfig
 from lema.models.huggingface import encode_completion, encode_prompt
 from lema.types import Example, UserError
 
-# Of exchanged tokens elsewhere in the row: masked, they add exact zeros, so no rounding is to be allowed for.
+# Largest relative change of the loss when another document of the row is replaced: a right mask adds exact zeros.
 FELT = 1e-7
 # Largest relative difference of packed and unpacked loss, by the precision of computation.
 TOLERANCE = {Precision.fp32: 1e-5, Precision.bf16: 1e-2}
 IGNORED = -100  # the label that PyTorch's cross entropy skips
 
-Row = dict[str, Any]  # id: who it is in messages; input_ids, labels: lists of ints of equal length
+TokenizedExample = dict[str, Any]  # id: who it is in messages; input_ids, labels: lists of ints of equal length
 
 
-def encode(examples: Sequence[Example], tokenizer: Any, config: TrainConfig) -> tuple[list[Row], dict[str, int]]:
+def encode(
+    examples: Sequence[Example], tokenizer: Any, config: TrainConfig
+) -> tuple[list[TokenizedExample], dict[str, int]]:
     """BOS + prompt | completion + EOS, each cut to its limit as in the official script; labels on the completion.
 
     Raises `UserError` for an example without a target token.
@@ -46,7 +48,7 @@ def encode(examples: Sequence[Example], tokenizer: Any, config: TrainConfig) -> 
     return rows, counts
 
 
-def preview(rows: Sequence[Row], tokenizer: Any) -> str:
+def preview(rows: Sequence[TokenizedExample], tokenizer: Any) -> str:
     """Rows as the model gets them, what is trained on between ⟦ and ⟧: `<s>Question: …⟦The answer is 8.</s>⟧`."""
     texts = []
     for row in rows:
@@ -57,13 +59,13 @@ def preview(rows: Sequence[Row], tokenizer: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Layout:
+class StepCollator:
     """Lays the rows of one step out in forward passes; the collator of the data loader."""
 
     config: TrainConfig
     tokenizer: Any
 
-    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+    def __call__(self, rows: Sequence[TokenizedExample]) -> dict[str, Any]:
         """`passes`: the model's inputs, (batch, length) each; `weights`: their shares in the step's loss; counts."""
         lengths = [len(row["input_ids"]) for row in rows]
         features = [{name: row[name] for name in ("input_ids", "labels")} for row in rows]
@@ -119,7 +121,9 @@ def mean_loss(model: Any, inputs: dict[str, Any]) -> Any:
     return torch.nn.functional.cross_entropy(logits.float(), labels[targets])
 
 
-def check_packing(model: Any, rows: Sequence[Row], config: TrainConfig, tokenizer: Any, precision: Precision) -> None:
+def check_packing(
+    model: Any, rows: Sequence[TokenizedExample], config: TrainConfig, tokenizer: Any, precision: Precision
+) -> None:
     """Raise `UserError` unless packed rows have the loss of eager attention, one example by itself, and no other's.
 
     Loss alone would not tell in 16 bits: so the first document is also exchanged for other tokens of the same length,
@@ -132,12 +136,12 @@ def check_packing(model: Any, rows: Sequence[Row], config: TrainConfig, tokenize
     vocabulary = model.get_input_embeddings().weight.shape[0]
     exchanged = {**first, "input_ids": [(token + 1) % vocabulary for token in first["input_ids"]]}
     silent = [{**row, "labels": [IGNORED] * len(row["labels"])} for row in (first, exchanged)]
-    layout, kernel = Layout(config, tokenizer), model.config._attn_implementation
+    collate, kernel = StepCollator(config, tokenizer), model.config._attn_implementation
     with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=precision is Precision.bf16):
-        together = _loss(model, [layout(few)])
-        before, after = (_loss(model, [layout([row, *others])]) for row in silent)
+        together = _loss(model, [collate(few)])
+        before, after = (_loss(model, [collate([row, *others])]) for row in silent)
         model.set_attn_implementation(Attention.eager.value)
-        one_by_one = _loss(model, [layout([row]) for row in few])
+        one_by_one = _loss(model, [collate([row]) for row in few])
         model.set_attn_implementation(kernel)
     model.train()
     apart, felt = abs(together - one_by_one) / abs(one_by_one), abs(after - before) / abs(before)

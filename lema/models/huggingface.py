@@ -20,16 +20,9 @@ from lema.models.weights import Weights
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
-_tell = functools.cache(log.info)  # one line a process, however often the model is loaded
+_tell, _warn = functools.cache(log.info), functools.cache(log.warning)  # one line a process, however often
 # Else transformers has the Hub's converter open a pull request in each repository of `.bin` weights it loads.
 os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
-
-
-@functools.cache  # as above
-def _warn_of_bin(source: Weights) -> None:
-    names = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
-    if source.folder and not any((source.folder / name).is_file() for name in names):
-        log.warning("%s has no safetensors: read from .bin, without unpickling code", source.location)
 
 
 def load_tokenizer(source: Weights) -> Any:
@@ -83,7 +76,9 @@ def load_model(source: Weights, precision: Precision, attention: Attention, four
     if lacking := sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}):
         which = f"{len(lacking)} tensors that its config.json asks for are missing or of another size: {lacking[0]}"
         raise UserError(f"{source.location}: its weights do not fit ({which}): copy or download it again")
-    _warn_of_bin(source)
+    safe = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
+    if source.folder and not any((source.folder / name).is_file() for name in safe):
+        _warn("%s has no safetensors: read from .bin, without unpickling code", source.location)
     for module in model.modules():  # on a CPU that has it, this kernel computes in bf16 whatever precision was asked
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

@@ -13,14 +13,14 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, DataCollatorWithFlattening
+from transformers import AttentionInterface, AutoModelForCausalLM, DataCollatorWithFlattening
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from lema.config import Attention, Computation, Precision
-from lema.models import attention as packed_attention  # registers `varlen`
+from lema.models.attention import varlen
 from lema.types import UserError
 
-assert packed_attention
+AttentionInterface.register(Attention.varlen, varlen)
 _warn = functools.cache(logging.getLogger(__name__).warning)  # one line a process
 
 DOCUMENTS = (21, 13, 5)  # tokens of each: two of them are longer than the window
@@ -129,7 +129,7 @@ def _try(config: Any, kernel: Attention, packed: bool) -> str | None:
         try:
             model = build(kernel)
             model.load_state_dict(eager.state_dict())
-            found, expected = _packed(model, documents, alone) if packed else _padded(model, documents, alone)
+            found, expected = _logits(model, documents, packed), torch.cat(alone)[int(packed) :]
         except FAULTS as error:
             return textwrap.shorten(f"{type(error).__name__}: {error}".removeprefix("UserError: "), 100)
     if found.shape != expected.shape:
@@ -138,8 +138,12 @@ def _try(config: Any, kernel: Attention, packed: bool) -> str | None:
     return None if off <= TOLERANCE[dtype] else f"{off:.0e} off eager's logits"
 
 
-def _packed(model: Any, documents: list[Any], alone: list[Any]) -> tuple[Any, Any]:
-    """The logits of the documents in one row, as training computes them, and those that are expected."""
+def _logits(model: Any, documents: list[Any], packed: bool) -> Any:
+    """The logits of the documents in a row each, filled up to the longest; packed, in one row and without the first."""
+    if not packed:
+        rows = torch.nn.utils.rnn.pad_sequence(documents, batch_first=True).to(model.device)
+        mask = (rows != 0).long()
+        return model(input_ids=rows, attention_mask=mask, use_cache=False).logits[mask.bool()]
     collate = DataCollatorWithFlattening(return_flash_attn_kwargs=True)
     row = dict(collate([{"input_ids": each.tolist()} for each in documents]))
     del row["labels"]
@@ -147,11 +151,4 @@ def _packed(model: Any, documents: list[Any], alone: list[Any]) -> tuple[Any, An
     kept = torch.arange(1, sum(DOCUMENTS), device=model.device)
     found = model(**row, logits_to_keep=kept, use_cache=False).logits[0]
     model.train()(**row, use_cache=False)  # dropout too must be something that the kernel takes
-    return found, torch.cat(alone)[1:]
-
-
-def _padded(model: Any, documents: list[Any], alone: list[Any]) -> tuple[Any, Any]:
-    """The same of the documents in a row each, filled up to the longest."""
-    rows = torch.nn.utils.rnn.pad_sequence(documents, batch_first=True).to(model.device)
-    mask = (rows != 0).long()
-    return model(input_ids=rows, attention_mask=mask, use_cache=False).logits[mask.bool()], torch.cat(alone)
+    return found

@@ -1,7 +1,6 @@
 """Merging an adapter into its base, and measuring how far the merged model is the adapter on its base."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,6 @@ from lema.models.weights import Weights
 MIN_POSITIONS = 4096  # the official script raises the merged model's limit to it
 CHECKED_TOKENS = 64  # new ones a prompt: to see that two models agree, not to solve the problem
 CHECKED_AT_ONCE = 20  # prompts; at most 64 x 20 x vocabulary logits are on the device
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A greedy answer: its tokens, the EOS included, and the logits of each, (tokens, vocabulary) in fp32."""
-
-    tokens: list[int]
-    logits: torch.Tensor
 
 
 def merge(base: Weights, adapter: Path, folder: Path, computation: Computation, *, dequantise: bool) -> None:
@@ -59,20 +50,20 @@ def agreement(
     del adapted  # the two need not fit on the device together
     whole = load_to_answer(Weights(base.name, str(merged), None, ""), computation, four_bit=False)
     equal, largest = 0, 0.0
-    for ours, theirs in zip(_replies(whole, tokenizer, encoded), expected, strict=True):
-        equal += ours.tokens == theirs.tokens
-        pairs = zip(ours.tokens, theirs.tokens, strict=False)
-        same = next((number for number, (one, other) in enumerate(pairs) if one != other), len(ours.tokens) - 1)
-        largest = max(largest, float((ours.logits[: same + 1] - theirs.logits[: same + 1]).abs().max()))
+    for (ours, our_logits), (theirs, their_logits) in zip(_replies(whole, tokenizer, encoded), expected, strict=True):
+        equal += ours == theirs
+        pairs = zip(ours, theirs, strict=False)
+        same = next((number for number, (one, other) in enumerate(pairs) if one != other), len(ours) - 1)
+        largest = max(largest, float((our_logits[: same + 1] - their_logits[: same + 1]).abs().max()))
     return {"prompts": len(prompts), "equal_outputs": equal / len(prompts), "largest_logit_difference": largest}
 
 
-def _replies(model: Any, tokenizer: Any, prompts: list[list[int]]) -> Iterator[Reply]:
-    """The model's greedy answer to each prompt, in order."""
+def _replies(model: Any, tokenizer: Any, prompts: list[list[int]]) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """The tokens of a greedy answer to each prompt, EOS included, and their logits, (tokens, vocabulary) in fp32."""
     options: dict[str, Any] = {"max_new_tokens": CHECKED_TOKENS, "do_sample": False, "logits": True}
     for start in range(0, len(prompts), CHECKED_AT_ONCE):
         check()
         rows, logits = generate(model, tokenizer, prompts[start : start + CHECKED_AT_ONCE], **options)
         assert logits is not None
         for (tokens, _), of_row in zip(rows, logits, strict=True):
-            yield Reply(tokens, of_row[: len(tokens)].clone())
+            yield tokens, of_row[: len(tokens)].clone()

@@ -22,7 +22,7 @@ UTILISATION = 0.4
 
 
 @dataclass(frozen=True)
-class Estimate:
+class TrainingSize:
     """What a training run takes; bytes and FLOPs are plain counts, margins not included."""
 
     parameters: int  # of the backbone, adapters not included
@@ -39,10 +39,6 @@ class Estimate:
         """The peak in bytes, margin included."""
         return MARGIN * (self.weight_bytes + (self.checkpointed_bytes if checkpointing else self.activation_bytes))
 
-    def needs_checkpointing(self, memory_bytes: float) -> bool:
-        """Whether training without activation checkpointing does not fit."""
-        return self.memory(checkpointing=False) > memory_bytes
-
     def seconds(self, peak: float, checkpointing: bool) -> float:
         """The time of all steps on a device of `peak` FLOP/s: tokens x FLOPs a token / (peak x utilisation)."""
         return self.tokens * (self.flops + self.flops_again * checkpointing) / (peak * UTILISATION)
@@ -58,9 +54,9 @@ class Estimate:
         )
 
 
-def estimate(
+def training_size(
     architecture: Any, train: TrainConfig, precision: Precision, mean_tokens: float | None, steps: int
-) -> Estimate:
+) -> TrainingSize:
     """What training a decoder of the Llama kind (`architecture`: its transformers config) takes.
 
     `mean_tokens` is the mean length of an example, prompt and completion; None counts each at its limit.
@@ -93,7 +89,7 @@ def estimate(
         rows = train.micro_batch_size * (train.max_source_tokens + train.max_target_tokens)
     activations, layer_inputs = _activation_bytes(architecture, train, half, adapted)
     logits = LOGIT_BYTES * architecture.vocab_size
-    return Estimate(
+    return TrainingSize(
         parameters=parameters,
         trained=trained,
         tokens=float(steps * train.batch_size * length),

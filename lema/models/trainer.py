@@ -8,7 +8,6 @@ import logging
 import math
 import resource
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from lema.artifacts import fingerprint, keep, kept
 from lema.artifacts.links import duplicate, own_folder
 from lema.artifacts.locks import check
 from lema.config import Batches, Precision, Training
-from lema.models.batches import Layout, Row, mean_loss
+from lema.models.batches import StepCollator, TokenizedExample, mean_loss
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
@@ -35,13 +34,13 @@ CONTENTS = "contents.json"  # of a whole checkpoint: a fingerprint of each file
 STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "training_args.bin")
 
 
-class Order(Sampler[int]):
+class EpochSampler(Sampler[int]):
     """Rows in an order drawn from seed and epoch alone: the Trainer's own is another one after a resume.
 
     `by_length` puts rows of like length in one step, as the Trainer's `group_by_length` does.
     """
 
-    def __init__(self, rows: list[Row], batch_size: int, seed: int, by_length: bool) -> None:
+    def __init__(self, rows: list[TokenizedExample], batch_size: int, seed: int, by_length: bool) -> None:
         self.lengths = [len(row["input_ids"]) for row in rows]
         self.batch_size, self.seed, self.by_length, self.epoch = batch_size, seed, by_length, 0
 
@@ -62,12 +61,12 @@ class Order(Sampler[int]):
 class CompletionTrainer(Trainer):
     """A Trainer whose batch is a whole step: it runs the step's passes and weighs their losses."""
 
-    def __init__(self, order: Order, **options: Any) -> None:
+    def __init__(self, sampler: EpochSampler, **options: Any) -> None:
         super().__init__(**options)
-        self.order, self.counts, self.logged = order, {}, time.monotonic()
+        self.sampler, self.counts, self.logged = sampler, {}, time.monotonic()
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Order:
-        return self.order
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
+        return self.sampler
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """The step's loss, its gradients added up; `UserError` names the examples of one that is not a number."""
@@ -97,14 +96,16 @@ class CompletionTrainer(Trainer):
             logs |= {"tokens": tokens, "target_tokens": targets, "padding_share": 1 - tokens / positions}
             seconds, self.logged = time.monotonic() - self.logged, time.monotonic()
             logs |= {"tokens_per_second": tokens / seconds, "target_tokens_per_second": targets / seconds}
-            logs["peak_memory_gb"] = _peak_memory() / 1e9
+            # The most bytes that were in use at once: on the GPU, else by this process.
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+            logs["peak_memory_gb"] = (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak) / 1e9
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # ours are estimated before the start
 
 
-class Curve(TrainerCallback):
+class CurveCallback(TrainerCallback):
     """Tracks each row of the curve; of training that goes on from a checkpoint first those until then."""
 
     def __init__(self, track: Callable[[dict[str, float], int], None]) -> None:
@@ -123,7 +124,7 @@ class Curve(TrainerCallback):
             self.track(values, int(row["step"]))
 
 
-class Keeper(TrainerCallback):
+class CheckpointCallback(TrainerCallback):
     """Signs each checkpoint, prunes older ones, and stops the loop after the step in which a signal came."""
 
     def __init__(self, keep: int, weights_too: bool) -> None:
@@ -148,7 +149,7 @@ class Keeper(TrainerCallback):
 def train(
     model: Any,
     tokenizer: Any,
-    rows: list[Row],
+    rows: list[TokenizedExample],
     steps: int,
     folder: Path,
     training: Training,
@@ -158,44 +159,35 @@ def train(
 
     Raises `Stopped` when a stop signal came (a checkpoint is saved then), `UserError` when memory runs out.
     """
-    recipe = training.train
-    keeper = Keeper(recipe.resume_checkpoints, weights_too=training.last_only)
+    recipe, curve = training.train, CurveCallback(track)
     by_length = recipe.batches is Batches.padded and recipe.group_by_length
     trainer = CompletionTrainer(
-        Order(rows, recipe.batch_size, training.seed, by_length),
+        EpochSampler(rows, recipe.batch_size, training.seed, by_length),
         model=model,
         args=_arguments(training, steps, folder),
         train_dataset=rows,
-        data_collator=Layout(recipe, tokenizer),
+        data_collator=StepCollator(recipe, tokenizer),
         processing_class=tokenizer,
-        callbacks=[keeper, Curve(track)],
+        callbacks=[CheckpointCallback(recipe.resume_checkpoints, training.last_only), curve],
     )
     trainer.remove_callback(PrinterCallback)
     newest = newest_whole(folder)
     if newest and newest.endswith(f"checkpoint-{steps}"):  # the Trainer would go one step beyond it
         trainer.state = TrainerState.load_from_json(f"{newest}/trainer_state.json")
-        Curve(track).on_train_begin(None, trainer.state, None)
-        return _curve(trainer)
-    try:
-        with stopping.landing(_tell):
-            trainer.train(resume_from_checkpoint=newest)
-    except torch.OutOfMemoryError as error:
-        smaller = "row_tokens" if recipe.batches is Batches.packed else "micro_batch_size"
-        less = f"lower train.{smaller}, or train.activation_checkpointing=true"
-        raise UserError(f"train: out of memory at step {trainer.state.global_step + 1}: {less}") from error
-    if number := stopping.received():
-        at = f"stopped by {number.name} after step {trainer.state.global_step} of {steps}"
-        raise stopping.Stopped(f"train: {at}, and a checkpoint saved")
-    return _curve(trainer)
-
-
-def _curve(trainer: CompletionTrainer) -> list[dict[str, float]]:
+        curve.on_train_begin(None, trainer.state, None)
+    else:
+        tell = "%-16s %s: training ends after this step, with a checkpoint; a second signal leaves at once, without it"
+        try:
+            with stopping.landing(lambda number: log.info(tell, "train", number.name)):
+                trainer.train(resume_from_checkpoint=newest)
+        except torch.OutOfMemoryError as error:
+            smaller = "row_tokens" if recipe.batches is Batches.packed else "micro_batch_size"
+            less = f"lower train.{smaller}, or train.activation_checkpointing=true"
+            raise UserError(f"train: out of memory at step {trainer.state.global_step + 1}: {less}") from error
+        if number := stopping.received():
+            at = f"stopped by {number.name} after step {trainer.state.global_step} of {steps}"
+            raise stopping.Stopped(f"train: {at}, and a checkpoint saved")
     return [row for row in trainer.state.log_history if "loss" in row]
-
-
-def _tell(number: signal.Signals) -> None:
-    left = "a second signal leaves at once, without it"
-    log.info("%-16s %s: training ends after this step, with a checkpoint; %s", "train", number.name, left)
 
 
 def _arguments(training: Training, steps: int, folder: Path) -> TrainingArguments:
@@ -203,7 +195,7 @@ def _arguments(training: Training, steps: int, folder: Path) -> TrainingArgument
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
-        per_device_train_batch_size=recipe.batch_size,  # a step's examples; `Layout` makes its passes
+        per_device_train_batch_size=recipe.batch_size,  # a step's examples; `StepCollator` makes its passes
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.schedule,
         optim=recipe.optimizer,
@@ -238,7 +230,8 @@ def newest_whole(folder: Path) -> str | None:
     checkpoints, whole = saved(folder), 0
     for number, checkpoint in enumerate(checkpoints, 1):
         contents = kept(checkpoint / CONTENTS) or {}
-        lacking = {name for name, value in contents.items() if _fingerprint(checkpoint / name) != value}
+        files = {name: checkpoint / name for name in contents}
+        lacking = {name for name in files if not files[name].is_file() or fingerprint(files[name]) != contents[name]}
         if not contents or lacking - set(STATE):
             break
         whole = whole if lacking else number  # of older ones the weights alone were kept
@@ -249,17 +242,6 @@ def newest_whole(folder: Path) -> str | None:
         return None
     log.info("train: goes on from %s", checkpoints[whole - 1])
     return str(checkpoints[whole - 1])
-
-
-def _fingerprint(file: Path) -> str | None:
-    return fingerprint(file) if file.is_file() else None
-
-
-def _peak_memory() -> int:
-    """The most bytes that were in use at once: on the GPU, else by this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def collect(folder: Path, target: Path, every: int) -> list[int]:

@@ -54,7 +54,7 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
     if others and not cell.builds_base and config.sampler.other:
         loaded["sampler.other.weights"] = config.sampler.other.weights
     models |= {
-        name: (model, [hardware.Held("of weights", hardware.BYTES[model.precision])])
+        name: (model, [hardware.MemoryNeed("of weights", hardware.BYTES[model.precision])])
         for name, model in loaded.items()
         if model and "sample" in stages
     }
@@ -65,7 +65,7 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
             yield f"recorded: {key}={source.recorded}: {why}; name a file of JSON lines, plain or .gz"
     for stage, section in (("correct", "corrector"), ("rationales", "rationales")):
         if stage in stages and (model := getattr(config, section).weights):
-            models[f"{section}.weights"] = (model, [hardware.Held("of weights", hardware.BYTES[model.precision])])
+            models[f"{section}.weights"] = (model, [hardware.MemoryNeed("of weights", hardware.BYTES[model.precision])])
     if not cell.builds_base and stages - {"data", "correct", "rationales"}:
         models["backbone"] = (config.backbone, hardware.held(config, stages))
     answers, trains = bool(stages & ANSWERING), "train" in stages

@@ -16,30 +16,30 @@ CPU_PARAMETERS = 500_000_000  # up to here a CPU is slow but possible; ours
 
 
 @dataclass(frozen=True)
-class Held:
-    """A model on one device: in what form, its bytes a parameter, and the setting that does without it."""
+class MemoryNeed:
+    """One way to hold a model in memory: its form, its bytes a parameter, and the setting that avoids it."""
 
     form: str
     width: float
     remedy: str | None = None
 
 
-def held(config: Config, stages: set[str]) -> list[Held]:
-    """The forms in which these stages hold the backbone; of those of one size the first: its remedy serves all."""
+def held(config: Config, stages: set[str]) -> list[MemoryNeed]:
+    """The ways in which these stages hold the backbone, one for each size in bytes: the first one's remedy is shown."""
     method, whole = config.train.method, BYTES[config.backbone.precision]
     forms = []
     if stages & {"train", "select", "evaluate"}:
-        forms.append(Held("of weights", NF4_BYTES if method is Method.qlora else whole))
+        forms.append(MemoryNeed("of weights", NF4_BYTES if method is Method.qlora else whole))
     if "sample" in stages and any(each.kind is SourceKind.backbone for each in config.sampler.models.values()):
-        forms.append(Held("of weights to sample with", whole))
+        forms.append(MemoryNeed("of weights to sample with", whole))
     if "train" in stages and method is Method.full:
         form, width = "of weights, gradients and moments to train them all", TRAINED_BYTES
         if config.train.optimizer.startswith("paged"):  # the moments, half of it, may lie in the machine's memory
             form, width = "of weights and gradients to train them all", TRAINED_BYTES / 2
-        forms.append(Held(form, width, "train=lora"))
+        forms.append(MemoryNeed(form, width, "train=lora"))
     if "merge" in stages:
-        forms.append(Held("of merged weights", whole, "train.merge=null"))
-    held: dict[float, Held] = {}
+        forms.append(MemoryNeed("of merged weights", whole, "train.merge=null"))
+    held: dict[float, MemoryNeed] = {}
     for each in forms:
         held.setdefault(each.width, each)
     return list(held.values())
@@ -61,7 +61,9 @@ def memory() -> tuple[bool, int]:
     return False, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def too_large(name: str, location: str, parameters: int, held: list[Held], on_gpu: bool, memory: int) -> Iterator[str]:
+def too_large(
+    name: str, location: str, parameters: int, held: list[MemoryNeed], on_gpu: bool, memory: int
+) -> Iterator[str]:
     """A model needs room in each form: a large one on a CUDA GPU, a small one at least in the machine's memory."""
     possible = on_gpu or parameters <= CPU_PARAMETERS
     lacking = [each for each in held if parameters * each.width > memory or not possible]

@@ -47,7 +47,7 @@ def build(settings: Training, inputs: Inputs, context: Context, folder: Path) ->
     """Writes `checkpoints/step-N/` (each a model, or a PEFT adapter) and `metrics.jsonl`, one row a step."""
     from lema.models.batches import check_packing, encode
     from lema.models.huggingface import load_architecture, load_tokenizer, load_trainable
-    from lema.models.sizes import available_memory, estimate, measured_peak
+    from lema.models.sizes import available_memory, measured_peak, training_size
     from lema.models.trainer import collect, train
 
     config, precision = settings.train, settings.computation.precision
@@ -56,9 +56,9 @@ def build(settings: Training, inputs: Inputs, context: Context, folder: Path) ->
     rows, counts = encode(inputs.mix.rows("examples.jsonl", Example), tokenizer, config)
     by_epochs = None if config.epochs is None else math.ceil(len(rows) * config.epochs / config.batch_size)
     steps = min(limit for limit in (by_epochs, config.max_steps) if limit is not None)
-    run = estimate(load_architecture(inputs.base), config, precision, counts["tokens"] / len(rows), steps)
+    run = training_size(load_architecture(inputs.base), config, precision, counts["tokens"] / len(rows), steps)
     memory, checkpointing = available_memory(), config.activation_checkpointing
-    checkpointing = run.needs_checkpointing(memory) if checkpointing is None else checkpointing
+    checkpointing = run.memory(checkpointing=False) > memory if checkpointing is None else checkpointing
     log.info("train: %s", run.words(measured_peak(precision), checkpointing))
     if run.memory(checkpointing) > memory:
         remedy = "lower train.row_tokens or train.micro_batch_size"

@@ -24,9 +24,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Print
 
 from lema.config import Attention, Config
 from lema.data.arithmetic import make_problems
-from lema.models.batches import Row, encode
+from lema.models.batches import TokenizedExample, encode
 from lema.models.huggingface import load_trainable
-from lema.models.sizes import available_memory, estimate, measured_peak
+from lema.models.sizes import available_memory, measured_peak, training_size
 from lema.models.tiny_corpus import NUMBERS, make_tokenizer
 from lema.models.trainer import train
 from lema.models.weights import Weights
@@ -88,7 +88,7 @@ class Clock:
         return sum(targets for _, targets in rest) / (rest[-1][0] - began)
 
 
-def ours(config: Config, model: Any, tokenizer: Any, rows: list[Row], steps: int, folder: Path) -> float:
+def ours(config: Config, model: Any, tokenizer: Any, rows: list[TokenizedExample], steps: int, folder: Path) -> float:
     """Target tokens a second of the suite's own trainer."""
     clock = Clock()
     train(
@@ -103,7 +103,9 @@ def ours(config: Config, model: Any, tokenizer: Any, rows: list[Row], steps: int
     return clock.speed()
 
 
-def trl(config: Config, model: Any, tokenizer: Any, rows: list[Row], steps: int, folder: Path, again: bool) -> float:
+def trl(
+    config: Config, model: Any, tokenizer: Any, rows: list[TokenizedExample], steps: int, folder: Path, again: bool
+) -> float:
     """The same of TRL: best-fit rows of the whole data, and as many a step as hold `batch_size` mean examples.
 
     One row a forward pass, as `per_device_train_batch_size` would lay several end to end in one. `again` turns on
@@ -184,14 +186,15 @@ def lanes(make_config: Callable[..., Config], architecture: Any, mean_tokens: fl
         config = make_config(*base, *overrides, "train.save_steps=1000000")
         if of_trl and not GPU:  # else it gets the kernel of ours
             config = replace(config, backbone=replace(config.backbone, attention=Attention.sdpa))
-        run = estimate(architecture, config.train, config.backbone.precision, mean_tokens, 1)
+        run = training_size(architecture, config.train, config.backbone.precision, mean_tokens, 1)
         checkpointing = config.train.activation_checkpointing
-        checkpointing = run.needs_checkpointing(available_memory()) if checkpointing is None else checkpointing
+        if checkpointing is None:
+            checkpointing = run.memory(checkpointing=False) > available_memory()
         found[name] = Lane(config, of_trl, checkpointing, run.flops)
     return found
 
 
-def drive(lane: Lane, source: Weights, tokenizer: Any, rows: list[Row], steps: int, folder: Path) -> None:
+def drive(lane: Lane, source: Weights, tokenizer: Any, rows: list[TokenizedExample], steps: int, folder: Path) -> None:
     """One run of one contender: load the model, train, note the speed."""
     config = lane.config
     model = load_trainable(source, config.backbone.computation, config.train, config.seed, lane.checkpointing)
@@ -209,7 +212,7 @@ def drive(lane: Lane, source: Weights, tokenizer: Any, rows: list[Row], steps: i
         torch.cuda.empty_cache()
 
 
-def examples(config: Config) -> tuple[Any, list[Row], dict[str, int]]:
+def examples(config: Config) -> tuple[Any, list[TokenizedExample], dict[str, int]]:
     """The task's own problems as tokens. With a GPU nearly each byte is one, so they are as long as GSM8K's in Llama's.
 
     Else the tiny backbone's tokenizer, in which they are 68 tokens long.

@@ -105,8 +105,9 @@ def ask(backbone: BackboneConfig, tmp_path_factory: pytest.TempPathFactory) -> C
             found.append([(each.text, each.finish_reason == "length") for each in answers])
         tokenizer = load_tokenizer(source)
         encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-        replies = list(merge._replies(load_to_answer(source, backbone.computation, four_bit=False), tokenizer, encoded))
-        return [*found, [reply.tokens for reply in replies], torch.cat([reply.logits for reply in replies])]
+        loaded = load_to_answer(source, backbone.computation, four_bit=False)
+        tokens, logits = zip(*merge._replies(loaded, tokenizer, encoded), strict=True)
+        return [*found, list(tokens), torch.cat(logits)]
 
     return asked
 
@@ -119,7 +120,7 @@ def equal(one: Any, other: Any) -> bool:
 def expected(ask, plain) -> Any:
     found = ask(Weights("plain", str(plain), None, "digest"))
     assert len({text for text, _ in found[0]}) > 3, "answers that would not tell"
-    assert {truncated for _, truncated in found[0] + found[1]} == {True, False}
+    assert {reason for _, reason in found[0] + found[1]} == {"length", "stop"}
     return found
 
 
@@ -200,7 +201,7 @@ def test_a_text_ends_at_each_end_token_of_model_and_tokenizer(ask, expected, shi
     rows = cut_at(expected[2], ends)
     assert tokens == rows
     rows = [row[:12] for row in rows]  # merging looks further
-    assert [limit for _, limit in greedy] == [row[-1] not in ends for row in rows]
+    assert [reason for _, reason in greedy] == ["stop" if row[-1] in ends else "length" for row in rows]
     assert [text for text, _ in greedy] == [
         " ".join(WORDS[token] for token in row if token not in ends | {0, 1, 2, 3}) for row in rows
     ]

@@ -14,10 +14,10 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from lema import pipeline
 from lema.config import Attention, Computation, Precision, TrainConfig
 from lema.models import attention, kernels
-from lema.models.batches import Layout, check_packing, mean_loss
+from lema.models.batches import StepCollator, check_packing, mean_loss
 from lema.models.huggingface import load_architecture, load_trainable
 from lema.models.kernels import choose, small
-from lema.models.sizes import estimate
+from lema.models.sizes import training_size
 from lema.models.weights import Weights
 from lema.types import UserError
 
@@ -80,7 +80,7 @@ def test_packed_rows_have_the_loss_of_eager_one_by_one_or_are_refused(config, na
         assert "\n" not in str(raised.value)
         return
     assert choose(Computation(Precision.fp32, asked), architecture(name), packed=True) == (asked, "as configured")
-    layout, made = Layout(config, None), token_rows(8)
+    layout, made = StepCollator(config, None), token_rows(8)
     loss, gradient = step(model(name, kernel), [layout(made)])
     alone, expected = step(model(name, "eager"), [layout([row]) for row in made])
     assert loss == pytest.approx(alone, rel=1e-5)
@@ -119,7 +119,7 @@ def test_each_that_packs_is_counted_loaded_and_passes_the_check_at_the_start(
     source, given = Weights(name, str(tmp_path), None, ""), make_config(f"train={method}", "backbone.attention=auto")
     lengths = {name: getattr(config, name) for name in ("max_source_tokens", "max_target_tokens", "row_tokens")}
     recipe = replace(given.train, **lengths)
-    run = estimate(load_architecture(source), recipe, Precision.fp32, 100.0, steps=2)
+    run = training_size(load_architecture(source), recipe, Precision.fp32, 100.0, steps=2)
     assert run.memory(checkpointing=True) < run.memory(checkpointing=False)
     with caplog.at_level(logging.INFO):
         net = load_trainable(source, given.backbone.computation, recipe, seed=1, checkpointing=False)
@@ -176,9 +176,9 @@ def test_varlen_refuses_what_it_does_not_compute(asked: dict[str, Any], named: s
     kept: dict[str, Any] = {"cu_seq_lens_q": torch.tensor([0, 4]), "max_length_q": 4, "attention_mask": None}
     kept |= {"softcap": None, "dropout": 0.0, "s_aux": None, "is_causal": True, "position_ids": torch.zeros(1, 4)}
     ones = torch.ones(1, 2, 4, 8)
-    assert torch.equal(attention._varlen(torch.nn.Identity(), ones, ones, ones, **kept)[0], ones.transpose(1, 2))
+    assert torch.equal(attention.varlen(torch.nn.Identity(), ones, ones, ones, **kept)[0], ones.transpose(1, 2))
     with pytest.raises(UserError) as raised:
-        attention._varlen(torch.nn.Identity(), ones, ones, ones, **kept | asked)
+        attention.varlen(torch.nn.Identity(), ones, ones, ones, **kept | asked)
     assert str(raised.value) == f"attention=varlen does not compute {named}, which Identity asks for"
 
 

@@ -25,7 +25,7 @@ from transformers import (
 
 from lema.config import Batches, Optimizer, Precision, TrainConfig
 from lema.models import trainer
-from lema.models.batches import Layout, best_fit, check_packing, encode, mean_loss, preview
+from lema.models.batches import StepCollator, best_fit, check_packing, encode, mean_loss, preview
 from lema.prompts import formats
 from lema.stages.train import CURVE
 from lema.types import Example, UserError
@@ -94,7 +94,7 @@ def test_an_example_without_a_target_is_refused_by_its_id(config, tokenizer) -> 
 def test_padding_is_masked_and_never_a_label(config, tokenizer) -> None:
     tokenizer.pad_token = tokenizer.eos_token  # the worst choice, and a usual one
     made, _ = encoded(config, tokenizer, ("a", "b"), ("a b", "c d e"))
-    [batch] = Layout(replace(config, batches=Batches.padded), tokenizer)(made)["passes"]
+    [batch] = StepCollator(replace(config, batches=Batches.padded), tokenizer)(made)["passes"]
     assert batch["input_ids"][0].tolist() == [1, 4, 5, 2, 2, 2, 2]
     assert batch["labels"][0].tolist() == [-100, -100, 5, 2, -100, -100, -100]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 0, 0, 0], [1] * 7]
@@ -118,7 +118,7 @@ def test_rows_are_filled_best_fit_and_hold_every_document_once() -> None:
 
 
 def test_a_packed_row_says_where_documents_begin(config, tokenizer) -> None:
-    [batch] = Layout(config, tokenizer)(token_rows(2))["passes"]
+    [batch] = StepCollator(config, tokenizer)(token_rows(2))["passes"]
     first, second = sorted((len(row["input_ids"]) for row in token_rows(2)), reverse=True)
     assert batch["position_ids"].tolist() == [[*range(first), *range(second)]]
     assert batch["cu_seq_lens_q"].tolist() == [0, first, first + second]
@@ -131,8 +131,8 @@ def test_a_packed_row_says_where_documents_begin(config, tokenizer) -> None:
 def test_packed_equals_padded(config, tokenizer, architecture: str, attention: str) -> None:
     made, net = token_rows(24), model(architecture, attention)
     padding = model(architecture, "sdpa" if attention == "varlen" else attention)  # the same weights
-    packed = Layout(config, tokenizer)(made)
-    padded = Layout(replace(config, batches=Batches.padded, micro_batch_size=24), tokenizer)(made)
+    packed = StepCollator(config, tokenizer)(made)
+    padded = StepCollator(replace(config, batches=Batches.padded, micro_batch_size=24), tokenizer)(made)
     assert len(packed["passes"]) > 5 > len(padded["passes"])
     (loss, gradient), (expected, reference) = step(net, packed), step(padding, padded)
     assert loss == pytest.approx(expected, abs=1e-6)
@@ -149,8 +149,8 @@ def test_packed_counts_tokens_alike_and_padded_counts_passes_alike(config, token
         means.append(net(input_ids=ids, labels=labels).loss.item())
         counts.append(sum(label != -100 for label in row["labels"]))
     by_token = sum(mean * count for mean, count in zip(means, counts, strict=True)) / sum(counts)
-    assert step(net, Layout(config, tokenizer)(made))[0] == pytest.approx(by_token, abs=1e-6)
-    one_by_one = Layout(replace(config, batches=Batches.padded, micro_batch_size=1), tokenizer)(made)
+    assert step(net, StepCollator(config, tokenizer)(made))[0] == pytest.approx(by_token, abs=1e-6)
+    one_by_one = StepCollator(replace(config, batches=Batches.padded, micro_batch_size=1), tokenizer)(made)
     assert step(net, one_by_one)[0] == pytest.approx(sum(means) / 12, abs=1e-6)
     assert abs(by_token - sum(means) / 12) > 1e-4
 
@@ -170,7 +170,7 @@ def test_the_official_recipe_batch(config, data_dir) -> None:
     limits = replace(config, batches=Batches.padded, micro_batch_size=6, max_source_tokens=160, max_target_tokens=120)
     made, counts = encode(examples, tokenizer, limits)
     assert counts["truncated"] > 0
-    batch = Layout(limits, tokenizer)(made)
+    batch = StepCollator(limits, tokenizer)(made)
     assert [len(each["input_ids"]) for each in batch["passes"]] == [6] * 6 + [4]
     assert batch["weights"] == [1 / 7] * 7
     for number, example in enumerate(examples):
@@ -299,11 +299,11 @@ def test_checkpoints_are_pruned_to_what_is_needed(run, tmp_path) -> None:
 def test_every_optimizer_trains_and_its_settings_tell(make_config, config, tokenizer, tmp_path, optimizer) -> None:
     if not optimizer.startswith("adamw_torch"):
         pytest.importorskip("bitsandbytes")
-    whole, batch, ends = training(make_config()), Layout(config, tokenizer)(token_rows(4)), []
+    whole, batch, ends = training(make_config()), StepCollator(config, tokenizer)(token_rows(4)), []
     for change in ({"learning_rate": 1e-9}, {"adam_beta2": 0.9}, {"adam_beta2": 0.5}, {"weight_decay": 1.0}):
         net = model("llama", "sdpa")
         recipe = replace(whole, train=replace(whole.train, optimizer=optimizer, **change))
-        made: Any = Trainer(net, trainer._arguments(recipe, 2, tmp_path)).create_optimizer()
+        made: Any = Trainer(net, trainer._arguments(training(recipe), 2, tmp_path)).create_optimizer()
         for _ in range(2):
             step(net, batch)
             made.step()

@@ -15,7 +15,7 @@ from lema.artifacts import Store
 from lema.cell import Cell
 from lema.models.weights import Weights
 from lema.preflight import hardware
-from lema.preflight.hardware import Held
+from lema.preflight.hardware import MemoryNeed
 from lema.types import UserError
 
 
@@ -248,7 +248,9 @@ def test_weights_in_both_forms_are_counted_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("width", "fits"), [(2.0, True), (1e9, False)])
 def test_a_small_model_must_fit_in_memory_too(width: float, fits: bool) -> None:
-    lines = list(hardware.too_large("backbone", "org/small", 10_000_000, [Held("of weights", width)], False, 10**9))
+    lines = list(
+        hardware.too_large("backbone", "org/small", 10_000_000, [MemoryNeed("of weights", width)], False, 10**9)
+    )
     start = (
         "GPU: org/small has 0.0 billion parameters, 10000000 GB of weights, and this machine has no CUDA GPU, and 1 GB"
     )
