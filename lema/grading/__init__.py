@@ -23,13 +23,7 @@ class Grade(NamedTuple):
 
 
 def grade(
-    text: str,
-    answer: str,
-    task: str,
-    rules: str = "official",
-    candidates: Sequence[str] = (),
-    *,
-    deadline: float = 2.0,
+    text: str, answer: str, task: str, rules: str = "official", candidates: Sequence[str] = (), *, deadline: float = 2.0
 ) -> Grade:
     r"""Grade `text` against the data set's final `answer`, `1,080` or `\frac{1}{2}`; `candidates` are CSQA's choices.
 

@@ -230,8 +230,7 @@ def _signs(text: str) -> list[str]:
     """`1 \\pm \\sqrt{2}` as its two values; several signs in one value go together."""
     if "\\pm" not in text:
         return [text]
-    signs = {"\\pm": "+-", "\\mp": "-+"}
-    return [clean(re.sub(r"\\pm|\\mp", lambda match, i=i: signs[match[0]][i], text)) for i in (0, 1)]
+    return [clean(text.replace("\\pm", one).replace("\\mp", other)) for one, other in ("+-", "-+")]
 
 
 def _named(text: str) -> tuple[str, str]:
