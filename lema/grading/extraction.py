@@ -107,7 +107,11 @@ def _readings(text: str, task: str, candidates: Sequence[str]) -> Iterator[str |
             yield phrase if exact else _value(phrase)
     closing = _CLOSING.search(text[-_REACH:])
     if closing and task != "csqa" and text.count(closing[1]) < 3:
-        formula = _last_row(closing[1])
+        formula = closing[1]
+        if "&" in formula and "matrix}" not in formula and "{array}" not in formula:  # of a derivation the last line
+            rows = re.split(r"\\\\(?:\[[^\]]*\])?", re.sub(_ALIGNED, "", formula))
+            formula = next((row for row in reversed(rows) if row.strip()), "").replace("&", "")
+        formula = formula.strip()
         yield quantity(formula, last=True) if task in _NUMBER_TASKS else formula
         return
     sentences = re.split(r"(?<=[.!?])\s+|\n+", text[-_REACH:])
@@ -130,14 +134,6 @@ def _readings(text: str, task: str, candidates: Sequence[str]) -> Iterator[str |
             yield text
     if finished and task != "csqa" and (task in _NUMBER_TASKS or not re.search(r"\\(?![$%])|[\^_&]", sentence)):
         yield quantity(sentence, last=True)
-
-
-def _last_row(formula: str) -> str:
-    """The last line of a displayed derivation, without its alignment marks."""
-    if "&" not in formula or "matrix}" in formula or "{array}" in formula:
-        return formula.strip()
-    rows = re.split(r"\\\\(?:\[[^\]]*\])?", re.sub(_ALIGNED, "", formula))
-    return next((row for row in reversed(rows) if row.strip()), "").replace("&", "").strip()
 
 
 def stated(gold: str) -> str:

@@ -18,7 +18,6 @@ _RUN = re.compile(
     rf"|\\(?:[dtc]?frac|sqrt|cdot|times|div|left|right|pi)(?![a-z])|(?:{'|'.join(MULTIPLES)}|percent)\b)+"
 )
 _MAX_FORMULA = 200
-_CURRENCY = re.compile(r"\\?[$£€¥₹] ?")
 # Words around a numeral, rewritten as signs; applied in this order.
 _SPOKEN = [
     (r"\\(?:text)?color *\{[^{}]*\}|\\(?:rm|bf|it|displaystyle)(?![a-z])", ""),
@@ -57,7 +56,6 @@ _DENIED = re.compile(
     r"|anything (?:but|except)|(?:far|different) from|unlikely|(?:incorrect|wrong) to|other than|no(?= \d))\b|n't\b)"
     r".*?(?=,(?!\d{3})|;|\.(?!\d)|\n|\bbut\b|$)"
 )
-_CLAUSE = re.compile(r"([,;\n]|\.(?!\d))")
 _WRONG = re.compile(
     r"(?i)\b(?:(?:is|are|be)(?:n't| not) (?:the |a )?(?:\w+ )?(?:answer|correct|right|solution|possible|valid)"
     r"|(?:is|are|was|were) (?:wrong|incorrect|impossible))\b"
@@ -97,7 +95,7 @@ def quantity(phrase: str, last: bool = False) -> str | None:
         phrase = pattern.sub(replacement, phrase)
     # `3 and a half` is 3 1/2.
     phrase = _AND_PART.sub(lambda part: f" {value}" if 0 < (value := spelled(part[1]) or 0) < 1 else part[0], phrase)
-    phrase = "".join(clause for clause in _CLAUSE.split(phrase) if not _WRONG.search(clause))
+    phrase = "".join(clause for clause in re.split(r"([,;\n]|\.(?!\d))", phrase) if not _WRONG.search(clause))
     phrase = _DENIED.sub(" ", phrase)
     if not last and _MODIFIED.search(phrase) and not re.search(r"\d *= *[^=]*\d", phrase):
         return phrase if len(phrase) <= _MAX_FORMULA else None
@@ -112,7 +110,7 @@ def quantity(phrase: str, last: bool = False) -> str | None:
     if _FORMULA.search(phrase) or _INEQUALITY.search(phrase):
         return phrase if len(phrase) <= _MAX_FORMULA else None  # "21 - some" is not 21
     found = (None if last and digits else _spoken(phrase, last)) or _written(phrase, last)
-    return found and _CURRENCY.sub("", found).strip().rstrip(",")
+    return found and re.sub(r"\\?[$£€¥₹] ?", "", found).strip().rstrip(",")
 
 
 def _spoken(phrase: str, last: bool) -> str | None:
