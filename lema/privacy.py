@@ -17,9 +17,8 @@ from typing import Any, TextIO
 _LEAST = 8  # characters of a secret: shorter values ("true", "none") stand in many texts
 # Names with a part that ends like this: OPENAI_API_KEY, HF_TOKEN, PGPASSWORD, accessToken; not TOKENIZERS_PARALLELISM.
 _SECRET_NAME = re.compile(
-    r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|PASS|CREDENTIAL|AUTH|AUTHORIZATION|BEARER|COOKIE|JWT"
-    r"|_PWD|_PAT)S?\d*(?![^_])",
-    re.IGNORECASE,
+    r"(?i)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|PASS|CREDENTIAL|AUTH|AUTHORIZATION|BEARER|COOKIE|JWT"
+    r"|_PWD|_PAT)S?\d*(?![^_])"
 )
 _IN_ADDRESS = re.compile(r"://[^/@\s]*:([^/@\s]+)@")  # HTTPS_PROXY=http://me:PASSWORD@proxy:3128
 # Control characters but tab and newline; signs that turn the direction of text or end a line; halves of surrogate
@@ -38,29 +37,20 @@ def secrets() -> dict[str, str]:
 
     They come from the environment, `hf auth login` and `wandb login`. A path is no secret: SSH_AUTH_SOCK.
     """
-    found = {value.strip(): where for where, value in (*_of_environment(), *_of_logins())}
+    found: dict[str, str] = {}
+    for name, value in os.environ.items():
+        values = [*([value] if is_secret(name) else []), *_IN_ADDRESS.findall(value)]
+        found |= {each.strip(): f"the environment variable {name}" for each in values}
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    token = os.environ.get("HF_TOKEN_PATH") or f"{os.environ.get('HF_HOME') or f'{cache}/huggingface'}/token"
+    with suppress(OSError, ValueError):
+        found[Path(os.path.expanduser(token)).read_text(encoding="utf-8").strip()] = "hf auth login"
+    with suppress(OSError, ValueError, netrc.NetrcParseError):
+        hosts = netrc.netrc(os.path.expanduser(os.environ.get("NETRC") or "~/.netrc")).hosts
+        found |= {(password or "").strip(): f"the login for {host}" for host, (_, _, password) in hosts.items()}
     longest_first = sorted(found, key=len, reverse=True)  # one secret may be a part of another
     is_path = {value for value in found if os.path.isabs(value) and os.path.exists(value)}
     return {value: found[value] for value in longest_first if len(value) >= _LEAST and value not in is_path}
-
-
-def _of_environment() -> Iterator[tuple[str, str]]:
-    for name, value in os.environ.items():
-        if is_secret(name):
-            yield f"the environment variable {name}", value
-        yield from ((f"the environment variable {name}", each) for each in _IN_ADDRESS.findall(value))
-
-
-def _of_logins() -> Iterator[tuple[str, str]]:
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    token = os.environ.get("HF_TOKEN_PATH") or os.path.join(
-        os.environ.get("HF_HOME") or f"{cache}/huggingface", "token"
-    )
-    with suppress(OSError, ValueError):
-        yield "hf auth login", Path(os.path.expanduser(token)).read_text(encoding="utf-8")
-    with suppress(OSError, ValueError, netrc.NetrcParseError):
-        hosts = netrc.netrc(os.path.expanduser(os.environ.get("NETRC") or "~/.netrc")).hosts
-        yield from ((f"the login for {host}", password or "") for host, (_, _, password) in hosts.items())
 
 
 def shown(text: str) -> str:

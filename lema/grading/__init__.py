@@ -23,13 +23,7 @@ class Grade(NamedTuple):
 
 
 def grade(
-    text: str,
-    answer: str,
-    task: str,
-    rules: str = "official",
-    candidates: Sequence[str] = (),
-    *,
-    deadline: float = 2.0,
+    text: str, answer: str, task: str, rules: str = "official", candidates: Sequence[str] = (), *, deadline: float = 2.0
 ) -> Grade:
     r"""Grade `text` against the data set's final `answer`, `1,080` or `\frac{1}{2}`; `candidates` are CSQA's choices.
 
@@ -43,8 +37,6 @@ def grade(
     >>> grade("The answer is a bank.", "bank", "csqa", candidates=["mall", "bank"])
     Grade(answer='bank', correct=True)
     """
-    if rules == "official" and task in VERDICTS:
-        return Grade(*VERDICTS[task](text, answer, candidates))
     return grade_all([(text, answer, candidates)], task, rules, deadline=deadline)[0]
 
 
@@ -68,27 +60,20 @@ def grade_all(
             raise ValueError(f"{name}={value!r}: must be one of {', '.join(choices)}")
     if rules == "official":
         return [Grade(*VERDICTS[task](*item)) for item in items]
-    return _symbolic(list(items), task, deadline)
-
-
-def _symbolic(items: list, task: str, deadline: float) -> list[Grade]:
-    """Compare strings and numbers here, and send each pair that they leave undecided to the workers once."""
     from lema.grading.symbolic import extract, quick
+    from lema.grading.workers import equal
 
-    if task == "csqa" and not all(len(item) > 2 and item[2] for item in items):
-        raise ValueError(NO_CANDIDATES)
     grades: list[Grade] = []
-    undecided: dict[tuple[str, str], list[int]] = {}
+    undecided: dict[tuple[str, str], list[int]] = {}  # what strings and numbers cannot tell, each pair once
     for text, answer, *candidates in items:
+        if task == "csqa" and not any(candidates):
+            raise ValueError(NO_CANDIDATES)
         found = extract(text, task, *candidates)
         verdict = False if found is None else quick(found, answer, task)
         if found is not None and verdict is None:
             undecided.setdefault((found, answer), []).append(len(grades))
         grades.append(Grade(found, bool(verdict)))
-    if undecided:
-        from lema.grading.workers import equal
-
-        for places, verdict in zip(undecided.values(), equal(list(undecided), deadline), strict=True):
-            for place in places:
-                grades[place] = Grade(grades[place].answer, verdict)
+    for places, verdict in zip(undecided.values(), equal(list(undecided), deadline), strict=True):
+        for place in places:
+            grades[place] = Grade(grades[place].answer, verdict)
     return grades

@@ -59,7 +59,10 @@ def same_value(found: str, gold: str) -> bool:
 
 def _same_relation(one: list[str], two: list[str]) -> bool:
     """Whether two equations, or two inequalities, say the same: their differences are a multiple of each other."""
-    (left, sign, right), (gold_left, gold_sign, gold_right) = (_ascending(sides) for sides in (one, two))
+    flipped = {">": "<", "\\ge": "\\le"}
+    (left, sign, right), (gold_left, gold_sign, gold_right) = (
+        (sides[2], flipped[sides[1]], sides[0]) if sides[1] in flipped else sides for sides in (one, two)
+    )
     if sign != gold_sign:
         return False
     difference, gold_difference = _read(left) - _read(right), _read(gold_left) - _read(gold_right)
@@ -71,12 +74,7 @@ def _same_relation(one: list[str], two: list[str]) -> bool:
     return all(abs(other - ratio) < abs(ratio) / 10**_AGREEMENT for other in ratios)
 
 
-def _ascending(sides: list[str]) -> tuple[str, str, str]:
-    left, sign, right = sides
-    return (right, {">": "<", "\\ge": "\\le"}[sign], left) if sign in (">", "\\ge") else (left, sign, right)
-
-
-def _read(text: str) -> Expr:
+def _read(text: str) -> Any:
     """The SymPy expression of a cleaned value. Raises ValueError when the value is no formula."""
     if not _READABLE.fullmatch(text) or re.search(r"\d \d", text):
         raise ValueError("no formula")
@@ -94,12 +92,10 @@ def _read(text: str) -> Expr:
     value = latex2sympy(
         text, is_real=None, convert_degrees=False, normalization_config=None, conversion_config=_READING
     )
-    if isinstance(value, Expr):
-        letters = {part: Symbol(str(part)) for part in value.atoms(AppliedUndef)}
-        value = value.xreplace({**letters, Symbol("i"): I})
     if not isinstance(value, Expr):
         raise ValueError("no formula")
-    return value
+    letters = {part: Symbol(str(part)) for part in value.atoms(AppliedUndef)}
+    return value.xreplace({**letters, Symbol("i"): I})
 
 
 def _called(text: str) -> str:

@@ -13,25 +13,23 @@ from lema.grading.numerals import legible
 
 _DRESS = re.compile(r"\\[a-zA-Z]+|</?[a-z]{1,10}>|\\[,;!()\[\] ]|[{}$*\"`~]|(?<!\w)[_']+|[_']+(?!\w)")
 _CLAUSE = re.compile(
-    r"([,;!?\n]|\.(?!\w)|\b(?:(?<!anything )(?<!all )but|because|since|so|while|whereas|although)\b)", re.IGNORECASE
+    r"(?i)([,;!?\n]|\.(?!\w)|\b(?:(?<!anything )(?<!all )but|because|since|so|while|whereas|although)\b)"
 )
-_BEST = re.compile(r"\bis the (?:best|correct|right|most \w+) (?:answer|choice|option)\b", re.IGNORECASE)
+_BEST = re.compile(r"(?i)\bis the (?:best|correct|right|most \w+) (?:answer|choice|option)\b")
 # A clause with one of these words is dropped whole; of a clause with `_NOT` only the part from that word on.
 _WRONG = re.compile(
-    r"\b(?:wrong|incorrect|false|unlikely|ruled out|eliminated?|discard|reject|exclude|rule out)\b"
-    r"|(?:\bnot|n't) (?:\w+ )?(?:right|correct|best|possible|suitable|appropriate|likely|valid|answer)\b",
-    re.IGNORECASE,
+    r"(?i)\b(?:wrong|incorrect|false|unlikely|ruled out|eliminated?|discard|reject|exclude|rule out)\b"
+    r"|(?:\bnot|n't) (?:\w+ )?(?:right|correct|best|possible|suitable|appropriate|likely|valid|answer)\b"
 )
 _NOT = re.compile(
-    r"\b(?:not(?! only\b)|neither|nor|never|no (?:longer|option|choice)|(?:anything|all) but|cannot|\w+n't|rather than"
-    r"|instead of|unlike|except)\b",
-    re.IGNORECASE,
+    r"(?i)\b(?:not(?! only\b)|neither|nor|never|no (?:longer|option|choice)|(?:anything|all) but|cannot|\w+n't"
+    r"|rather than|instead of|unlike|except)\b"
 )
 _ANNOUNCES = re.compile(
-    r"\b(?:answer|choices?|options?|it|this|that|i|choose|pick|rather than|instead of|unlike|except)\b", re.IGNORECASE
+    r"(?i)\b(?:answer|choices?|options?|it|this|that|i|choose|pick|rather than|instead of|unlike|except)\b"
 )
 _DETERMINERS = frozenset("a an the my your his her its our their".split())
-_REASON = re.compile(r"\b(?:because|since|as|while|whereas|although|though|given|considering)\b", re.IGNORECASE)
+_REASON = re.compile(r"(?i)\b(?:because|since|as|while|whereas|although|though|given|considering)\b")
 _ENDS = r"(?=\s*(?:$|[\])}.:,;!?\n])|\s+(?:-\s|(?:because|since|as|for|which|and|or|is|would|seems)\b))"
 _LETTERS = re.compile(
     rf"[(\[]\s*([A-Za-z])\s*[)\]]|\b(?i:option|choice|letter) ([A-Z])(?![\w'])"
@@ -46,19 +44,15 @@ def named(phrase: str, candidates: Sequence[str]) -> str | None:
     clauses = _CLAUSE.split(_DRESS.sub(" ", legible(phrase)))
     clauses = [clause for clause in clauses if _BEST.search(clause)] or clauses
     names = re.compile("|".join(re.escape(name) for name in candidates if name) or "$^", re.IGNORECASE)
-    phrase = "".join(_affirmed(clause, names) for clause in clauses)
+    phrase = ""  # without denials: `the answer is a city` of `the answer is a city not a bank`
+    for clause in clauses:
+        said = names.sub(lambda name: "x" * len(name[0]), clause)  # a candidate may be `false information`
+        denial = _NOT.search(said)
+        if not (_WRONG.search(said) or (denial and not _ANNOUNCES.search(said, 0, denial.end()))):
+            phrase += clause[: denial.start()] if denial else clause
     # What a reason names counts only where nothing is named before it.
     found = _named(_REASON.split(phrase, maxsplit=1)[0], candidates) or _named(phrase, candidates)
     return None if not found else found[0] if len(found) == 1 else ""
-
-
-def _affirmed(clause: str, names: re.Pattern[str]) -> str:
-    """The part of a clause before its denial: `the answer is a city` of `the answer is a city not a bank`."""
-    said = names.sub(lambda name: "x" * len(name[0]), clause)  # a candidate may be `false information`
-    denial = _NOT.search(said)
-    if _WRONG.search(said) or (denial and not _ANNOUNCES.search(said, 0, denial.end())):
-        return ""
-    return clause[: denial.start()] if denial else clause
 
 
 def _named(phrase: str, candidates: Sequence[str]) -> list[str]:

@@ -17,24 +17,12 @@ _MAX_LENGTH = 4000
 # A float ends at 1,024 bits, so no answer has more; intermediate results may.
 _MAX_BITS = 8192
 _ARITHMETIC = re.compile(r"(?:[0-9_.+\-*/%()&|^~<>' \t\n\r\f]|#[^\r\n]*)*")
-_OPERATORS: dict[type[ast.AST], Any] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
-    ast.BitXor: operator.xor,  # "10^2" is 8 to Python, and so to the official verdicts
-    ast.BitAnd: operator.and_,
-    ast.BitOr: operator.or_,
-    ast.LShift: operator.lshift,
-    ast.UAdd: operator.pos,
-    ast.USub: operator.neg,
-    ast.Invert: operator.invert,
-    ast.Lt: operator.lt,
-    ast.Gt: operator.gt,
-}
+_OPERATORS: dict[type[ast.AST], Any] = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
+_OPERATORS |= {ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow}
+_OPERATORS |= {ast.UAdd: operator.pos, ast.USub: operator.neg, ast.Lt: operator.lt, ast.Gt: operator.gt}
+# "10^2" is 8 to Python, and so to the official verdicts.
+_OPERATORS |= {ast.BitXor: operator.xor, ast.BitAnd: operator.and_, ast.BitOr: operator.or_}
+_OPERATORS |= {ast.Invert: operator.invert, ast.LShift: operator.lshift}
 
 
 def evaluate(text: str) -> int | float | None:

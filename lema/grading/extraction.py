@@ -9,7 +9,7 @@ from lema.grading.numerals import legible
 from lema.grading.quantities import quantity
 
 _MARK = re.compile(
-    r"(?P<box>\\(?:boxed|fbox|framebox) *)"
+    r"(?im)(?P<box>\\(?:boxed|fbox|framebox) *)"
     r"|(?P<hashes>####(?! *(?:step|part|case|answer|final|solution|conclusion|explanation|problem|question)\b))"
     r"|(?P<tag><(?:final_?)?answer>)"
     r"|(?P<field>[\"'](?:final|correct)?[_ ]?(?:answer|ans|result)[\"'] *: *)"
@@ -20,8 +20,7 @@ _MARK = re.compile(
     # "Wait, it should be 6" replaces the answer before it.
     r"|(?P<back>\b(?:wait|actually|sorry|oops|correction|hold on|(?<=[.?!]\s)no,)[^\n$\\\d]{0,60}?"
     r"(?:\b(?:should|must) be\b|(?:\b(?:it|that)(?:'s| is)\b(?: actually)?|(?<=correction):)"
-    r"(?= \W{0,4}(?:\d|\\|(?-i:[A-E])\b))))",
-    re.IGNORECASE | re.MULTILINE,
+    r"(?= \W{0,4}(?:\d|\\|(?-i:[A-E])\b))))"
 )
 # Bounds against hostile texts: the characters read from the end, the marks tried, and the characters read behind a
 # mark. 2,048 new tokens are some 8,000 characters.
@@ -36,27 +35,24 @@ _CLOSING = re.compile(
 _AND = re.compile(r"\s*(?:[,;]|,?\s*(?:and|or)\b)\s*")
 _BOTH = re.compile(r"[\s$]*(?:,|,?\s*\b(?:and|or)\b)[\s$]*")
 _FILLER = re.compile(
-    r"(?:\s*(?:that|there (?:is|are)|equal to|approximately|about|exactly|simply|just|given by|option)\b:?)+ *",
-    re.IGNORECASE,
+    r"(?i)(?:\s*(?:that|there (?:is|are)|equal to|approximately|about|exactly|simply|just|given by|option)\b:?)+ *"
 )
 # "If the answer is 4", "my previous answer is 4" and "I do not think the answer is 4" are about another answer.
 _OTHER = re.compile(
-    r"(?:\b(?:if|whether|suppose|supposing|assume|assuming|unless|previous|earlier|initial|original|first|old|wrong"
+    r"(?i)(?:\b(?:if|whether|suppose|supposing|assume|assuming|unless|previous|earlier|initial|original|first|old|wrong"
     r"|incorrect|false|other|alternative|your|(?:incorrect|wrong) to \w+"
     r"|(?:might|may|could|would) (?:think|guess|expect|believe))(?: that)?(?: the| an?| my)?"
-    r"|\b(?:not|never|\w+n't)\b[^.,:;\n$\\]{0,30}) $",
-    re.IGNORECASE,
+    r"|\b(?:not|never|\w+n't)\b[^.,:;\n$\\]{0,30}) $"
 )
-_NOT = re.compile(r"\b(?:not|no longer|never|cannot)\b|n't\b", re.IGNORECASE)
+_NOT = re.compile(r"(?i)\b(?:not|no longer|never|cannot)\b|n't\b")
 _WRONG = re.compile(r"[}$ ]*(?:is|was) (?:wrong|incorrect|not (?:the|correct|right))\b")
 _UNBOXED = re.compile(r"(?:\bnot|n't) (?:equal to )?\$?$")
 # A remark about the answer, which is not the answer.
 _REMARK = re.compile(
-    r"\W*(?:\w+ly |thus |then |also |now |indeed )*(?:correct|right|reasonable|verified|consistent|confirmed|valid"
+    r"(?i)\W*(?:\w+ly |thus |then |also |now |indeed )*(?:correct|right|reasonable|verified|consistent|confirmed|valid"
     r"|unique|simplified|sensible|plausible|final|clear|obvious|complete|bigger|larger|greater|smaller|less"
     r"|more|between|above|below|at least|at most|in (?:its )?(?:simplest|lowest|reduced"
-    r"|the (?:required|correct|form|same))|the (?:one|same|second|first|only)\b|as (?:required|expected|desired))\b",
-    re.IGNORECASE,
+    r"|the (?:required|correct|form|same))|the (?:one|same|second|first|only)\b|as (?:required|expected|desired))\b"
 )
 _COURTESY = re.compile(
     r"\W*(?:(?:so |thus |therefore |and )?(?:the|this|our|my|which)(?: final)? answer (?:is|was|seems|looks|makes"
@@ -65,15 +61,12 @@ _COURTESY = re.compile(
     re.IGNORECASE,
 )
 # A sentence that may follow the result: a courtesy without a number, or a check.
-_ADDED = re.compile(
-    rf"(?!.*[\d$\\]){_COURTESY.pattern}|\W*(?:(?:double-?)?check|verif(?:y|ication)|proof)\b\W*:", re.IGNORECASE
-)
+_ADDED = re.compile(rf"(?i)(?!.*[\d$\\]){_COURTESY.pattern}|\W*(?:(?:double-?)?check|verif(?:y|ication)|proof)\b\W*:")
 # After a box a sentence is another answer only when it begins with a value.
-_VALUE = re.compile(r"\W*(?:\$|\\[(\[a-z]|[-+]?\\?[$£€]?\.?\d|(?-i:[A-Z])\W*$)", re.IGNORECASE)
+_VALUE = re.compile(r"(?i)\W*(?:\$|\\[(\[a-z]|[-+]?\\?[$£€]?\.?\d|(?-i:[A-Z])\W*$)")
 _ANNOUNCED = re.compile(
-    r"(?:\\text\w* *\{)?\s*(?:(?:so|thus|hence|therefore),? )?(?:(?:the|my) )?(?:(?:final|correct|right|best) )?"
-    r"(?:answer|choice|option|result)(?: is|:| =| (?=\(?[A-Z]\b)):?\s*\}?\s*",
-    re.IGNORECASE,
+    r"(?i)(?:\\text\w* *\{)?\s*(?:(?:so|thus|hence|therefore),? )?(?:(?:the|my) )?(?:(?:final|correct|right|best) )?"
+    r"(?:answer|choice|option|result)(?: is|:| =| (?=\(?[A-Z]\b)):?\s*\}?\s*"
 )
 # "not $5$" is no answer, but "not possible" may be one.
 _DENIED = re.compile(
@@ -114,7 +107,11 @@ def _readings(text: str, task: str, candidates: Sequence[str]) -> Iterator[str |
             yield phrase if exact else _value(phrase)
     closing = _CLOSING.search(text[-_REACH:])
     if closing and task != "csqa" and text.count(closing[1]) < 3:
-        formula = _last_row(closing[1])
+        formula = closing[1]
+        if "&" in formula and "matrix}" not in formula and "{array}" not in formula:  # of a derivation the last line
+            rows = re.split(r"\\\\(?:\[[^\]]*\])?", re.sub(_ALIGNED, "", formula))
+            formula = next((row for row in reversed(rows) if row.strip()), "").replace("&", "")
+        formula = formula.strip()
         yield quantity(formula, last=True) if task in _NUMBER_TASKS else formula
         return
     sentences = re.split(r"(?<=[.!?])\s+|\n+", text[-_REACH:])
@@ -132,22 +129,11 @@ def _readings(text: str, task: str, candidates: Sequence[str]) -> Iterator[str |
     elif finished and task not in _NUMBER_TASKS:
         sentence = _DENIED.sub("", sentence)
         yield _formulas(sentence, last=True)
-        if (
-            len(text) <= 60
-            and text.count("{") == text.count("}")
-            and not re.search(r"\n|(?<![\\a-zA-Z])[a-zA-Z]{3}", text)
-        ):
+        words = re.search(r"\n|(?<![\\a-zA-Z])[a-zA-Z]{3}", text)
+        if len(text) <= 60 and text.count("{") == text.count("}") and not words:
             yield text
     if finished and task != "csqa" and (task in _NUMBER_TASKS or not re.search(r"\\(?![$%])|[\^_&]", sentence)):
         yield quantity(sentence, last=True)
-
-
-def _last_row(formula: str) -> str:
-    """The last line of a displayed derivation, without its alignment marks."""
-    if "&" not in formula or "matrix}" in formula or "{array}" in formula:
-        return formula.strip()
-    rows = re.split(r"\\\\(?:\[[^\]]*\])?", re.sub(_ALIGNED, "", formula))
-    return next((row for row in reversed(rows) if row.strip()), "").replace("&", "").strip()
 
 
 def stated(gold: str) -> str:
@@ -191,8 +177,15 @@ def _phrases(text: str, remarks: bool = False) -> Iterator[tuple[str, bool]]:
 
 def _exact(mark: re.Match[str], behind: str) -> str | None:
     """The content of a box, four hashes, a tag or a JSON field; None for a mark in words and for an unclosed box."""
-    if mark["box"]:
-        return _box(behind)
+    if mark["box"] and behind.startswith("{"):
+        depth = 0
+        for brace in re.finditer(r"(?<!\\)[{}]", behind):
+            depth += 1 if brace[0] == "{" else -1
+            if depth == 0:
+                return behind[1 : brace.start()]
+    elif mark["box"]:  # without braces it holds one word
+        word = re.match(r"\w+", behind)
+        return word and word[0]
     if mark["hashes"]:
         return behind.partition("\n")[0]
     if mark["tag"]:
@@ -200,19 +193,6 @@ def _exact(mark: re.Match[str], behind: str) -> str | None:
     if mark["field"]:
         value = re.match(r"\"((?:[^\"\\]|\\.)*)\"|'([^'\n]*)'|\[([^\]\n]*)\]|([^,}\n]*)", behind)
         return next((part for part in value.groups() if part is not None), "").replace("\\\\", "\\") if value else ""
-    return None
-
-
-def _box(behind: str) -> str | None:
-    """The content of a box, from its brace on; None when it is unclosed. A box without braces holds one word."""
-    if not behind.startswith("{"):
-        word = re.match(r"\w+", behind)
-        return word and word[0]
-    depth = 0
-    for brace in re.finditer(r"(?<!\\)[{}]", behind):
-        depth += 1 if brace[0] == "{" else -1
-        if depth == 0:
-            return behind[1 : brace.start()]
     return None
 
 
@@ -232,14 +212,10 @@ def _formulas(phrase: str, last: bool = False) -> str | None:
     found = list(_FORMULA.finditer(phrase))
     if not found or re.search(r"\d", phrase[: found[0].start()]):
         return None
-    if (
-        last
-        and re.fullmatch(r"\W*[A-Za-z]\W*", found[-1][0])
-        and re.match(r" (?:is|equals|must)\b", phrase[found[-1].end() :])
-    ):
-        return None  # "Thus $x$ is 5."
     if last:
-        return found[-1][found[-1].lastindex or 0].strip()
+        name = re.fullmatch(r"\W*[A-Za-z]\W*", found[-1][0])  # "Thus $x$ is 5."
+        named_only = name and re.match(r" (?:is|equals|must)\b", phrase[found[-1].end() :])
+        return None if named_only else found[-1][found[-1].lastindex or 0].strip()
     values, end = [], found[0].start()
     for formula in found:
         if values and not _AND.fullmatch(phrase, end, formula.start()):

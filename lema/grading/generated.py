@@ -10,9 +10,9 @@ import re
 
 # The tags of published models' templates; some have a name space: `seed:think`, `mm:think`.
 _TAG = r"(?:[a-z]{1,12}:)?(?:think|thinking|thought|thoughts|reasoning|reflection|scratchpad|analysis)"
-_OPENS = re.compile(rf"<{_TAG}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|channel\|>analysis", re.IGNORECASE)
+_OPENS = re.compile(rf"(?i)<{_TAG}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|channel\|>analysis")
 _CLOSES = re.compile(
-    rf"</{_TAG}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|channel\|>final<\|message\|>|assistantfinal", re.IGNORECASE
+    rf"(?i)</{_TAG}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|channel\|>final<\|message\|>|assistantfinal"
 )
 _SPEAKER = (
     r"(?:(?:Next|New|Another|Follow-?up) (?:[Qq]uestion|[Pp]roblem)"

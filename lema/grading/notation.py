@@ -21,7 +21,8 @@ GREEK = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|rho|sigma|tau|phi|varphi
 _DOUBLED = re.compile(
     r"(?<!\\)\\\\(?=(?:[dt]?frac|sqrt|pi|text|left|right|begin|end|cdot|times|infty|cup|pm|theta|circ|%)(?![a-z]))"
 )
-_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)\b")
+_THOUSANDS = re.compile(r"(?<![\d,. ])\d{1,3}(?:([, ])\d{3})(?:\1\d{3})*(?!\d|[, /]\d)")
+_SPACE = re.compile(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|(?<=\d)(\s)\s*(?=\d)|\s+")
 _UNIT_NAMES = """cm mm km kg mg ml mL ft in yd mi lb lbs oz hr hrs min sec mph kph kmh gm sq rad deg units unit
     dollars cents degrees radians inches feet meters""".split()
 
@@ -39,92 +40,80 @@ _INFIX = re.compile(
     r"\{((?:[^{}]|\{[^{}]*\})*?)\\(over|choose)(?![a-z])((?:[^{}]|\{[^{}]*\})*)\}"
     r"|^((?:[^{}]|\{[^{}]*\})*?)\\(over|choose)(?![a-z])((?:[^{}]|\{[^{}]*\})*)$"
 )
+_SIGNS = {"lt": "<", "gt": ">", "vert": "|", "lvert": "|", "rvert": "|", "mid": "|", "div": "/", "equiv": "="}
 # Applied in this order; later rules rely on the spelling that earlier ones leave.
-_REWRITES: list[tuple[re.Pattern[str], str]] = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        # 4:30 p.m. is not 4:30 a.m.: these letters are more than a unit.
-        (r"\\text\s*\{([^{}]*\d[^{}]*[AaPp]\.?[Mm]\b[^{}]*)\}", r"\1"),
-        (r"(\d)\s*(?:\\text\{\s*)?[Aa]\.?\s?[Mm]\b\.?(?:\s*\})?", r"\1am"),
-        (r"(\d)\s*(?:\\text\{\s*)?[Pp]\.?\s?[Mm]\b\.?(?:\s*\})?", r"\1pm"),
-        # Thousands separators that can be nothing else: `10,\!000`, `10{,}000`, `10\,000`.
-        (r"(?<=\d)\s*(?:,\s*\\!|\{,\}|\\,)\s*(?=\d{3}(?!\d))", ""),
-        # Layout that only a printed page needs: colours, sizes, fonts that hold to the end of the group.
-        (r"\\(?:text)?color\s*\{[^{}]*\}|\\(?:[hv]space\*?|tag\*?|label|phantom)\s*\{[^{}]*\}", ""),
-        (r"\\(?:bf|rm|it|sf|tt|bfseries|large|Large|scriptstyle|strut|hfill|blacksquare)(?![A-Za-z])", " "),
-        # Layout, quotes, Markdown and currency; `$` is both currency and the sign around formulas.
-        (
-            r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|!)(?![A-Za-z])|\\?[$£€¥₹]|\*\*$|^\*\*|[`\"]",
-            "",
-        ),
-        (r"(?<!\\)\\[()\[\]](?=\s|$)|^\\[(\[]", " "),
-        (r"^\s*(?:about|approximately|roughly|exactly)\b", ""),
-        (r"(?:(?<!\\)\\[,;:\s]|~|\\q?quad(?![a-z])|\s)+", " "),
-        (r"\\mathbb\s*\{R\}(?!\s*\^)|\\mathbb R(?![a-zA-Z^])", r"\\mathbb{R}"),
-        (r"\\(?:bm|boldsymbol|math(?:bf|it)|underline)\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"\1"),
-        (rf"\\(?:{_FONTS})\s*\{{((?:[^{{}}]|\{{[^{{}}]*\}})*)\}}", r"\\text{\1}"),
-        (rf"\\(?:{_FONTS}|mathb[bf])\s+([A-Za-z](?![A-Za-z])|\d+)", r"\1"),
-        (r"\\mathbb\s*\{([A-QS-Z])\}|\\text\{\s*([ie])\s*\}", r"\1\2"),
-        (rf"\\text\{{\s*({_FUNCTIONS})\s*\}}", r"\\\1 "),
-        (r"\\text\{\s*,?\s*and\s*\}", ","),
-        (r"\\text\{\s*,?\s*or\s*\}", ";"),
-        # Units of several parts: `\text{ m}/\text{s}^2`, `\frac{\text{mi}}{\text{hr}}`, `\text{m s^{-1}}`.
-        *[(r"(?<=[\d}) ])(\\text\{[^{}]*)\^\s*(?:\{-?\d+\}|-?\d)", r"\1")] * 2,
-        (rf"(?<=[\d}})])\s*\\frac\s*\{{\s*{_UNIT}\s*\}}\s*\{{\s*{_UNIT}\s*\}}", r"\\text{ unit}"),
-        (rf"(?<=[\d}})])\s*{_UNIT}(?:\s*(?:/|\\cdot(?![a-z])|\s)\s*{_UNIT})+", r"\\text{ unit}"),
-        (r"(?<=[\d})])\s*(?:\\mu\s*(?=\\text)|(?:\\text\{ ?[kM] ?\}\s*)?\\Omega(?![a-z]))", ""),
-        (r"\^\s*\{?\s*\\circ\s*\}?\s*(?:\\text\{\s*[CF]\s*\}|[CF](?![A-Za-z]))", ""),
-        (r"(?<=\d)\s*\^?\s*\{?\s*\\text\{\s*(?:st|nd|rd|th)\s*\}\}?|(?<=\d)\s*\^\s*\{(?:st|nd|rd|th)\}", ""),
-        # `\text{A}`, `\text{13}`, `\text{(B)}` and `\text{A,C,F}` are the same without their font.
-        (
-            r"(?<![\d})])(?<![\d})] )\\text\{(\s*\(?(?:[A-Za-z]|-?\d+(?:\.\d+)?)\)?(?:\s*,\s*(?:[A-Za-z]|\d+))*\s*)\}",
-            r"\1",
-        ),
-        # `\text{15 cm}` is a number and its unit.
-        (r"^\\text\{\s*(-?\d[\d,.]*) ([a-z][a-z. ]*)\}$", r"\1\\text{ \2}"),
-        # Open ends as in `]0,1[`.
-        (r"^\](?=[^\[\]]+[,;][^\[\]]+[\[\])]$)", "("),
-        (r"(?<=^[(\[])([^\[\]]+[,;][^\[\]]+)\[$", r"\1)"),
-        # Matrices in all their brackets; a determinant keeps its own.
-        (r"\\begin\{(?:[pbB]|small)?matrix\}|\\begin\{array\}(?:\[\w\])?\s*\{[clr|@ ]*\}", r"\\begin{pmatrix}"),
-        (r"\\end\{(?:(?:[pbB]|small)?matrix|array)\}", r"\\end{pmatrix}"),
-        (r"\\\\\s*\[-?\d+(?:\.\d+)?\s*[a-z]{2}\]|\\cr(?![a-z])", r"\\\\"),
-        (r"^[(\[]\s*(\\begin\{pmatrix\}(?:(?!\\begin).)*\\end\{pmatrix\})\s*[)\]]$", r"\1"),
-        (r"^\|\s*\\begin\{pmatrix\}((?:(?!\\begin).)*)\\end\{pmatrix\}\s*\|$", r"\\begin{vmatrix}\1\\end{vmatrix}"),
-        # Two spellings of one thing.
-        (r"\\(?:dotsc|dotsb|cdots|dots|ldots)(?![a-z])|\.{3}(?=\s*[,+)\]}\\-])|(?<=[,+])\s*\.{3}", r"\\ldots "),
-        (r"(\.\d+)\.{3}$", r"\1\\ldots "),
-        (r"\s*(?:\\colon(?![a-z])|\{:\}|\\math(?:rel|bin)\{:\}|(?<=\d)\s*\\text\{ ?to ?\}|(?<=\d) to (?=\d))\s*", ":"),
-        (r"\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?", r"\\overline{\1\2\3}"),
-        (r"\\(?:overline|bar)\s*(\d)|(?<=\d\.)\((\d+)\)", r"\\overline{\1\2}"),
-        (r"\\(?:backslash|setminus|smallsetminus)(?![a-z])|(?<=\})\s*-\s*(?=\\\{)", r"\\setminus "),
-        (r"\\[dt]binom(?![a-z])", r"\\binom"),
-        (r"\\lg(?![a-z])", r"\\log "),
-        (r"\\(?:[dtcs]|nice)frac(?![a-z])", r"\\frac"),
-        (r"<=|\\(?:le|leq|leqslant)(?![a-z])", r"\\le "),
-        (r">=|\\(?:ge|geq|geqslant)(?![a-z])", r"\\ge "),
-        (r"!=|\\neq?(?![a-z])", r"\\ne "),
-        (r"\\lt(?![a-z])", "<"),
-        (r"\\gt(?![a-z])", ">"),
-        (r"\\(?:[lr]?vert|mid)(?![a-z])", "|"),
-        (r"\\varnothing|\\\{\s*\\\}", r"\\emptyset"),
-        (r"\\div(?![a-z])", "/"),
-        (r"\\equiv(?![a-z])", "="),
-        (r"\*\*", "^"),
-        (r"\\(?:times|ast)(?![a-z])|\*", r"\\cdot "),
-        (r"(?:\\text\{\s*)?\b[Pp]er ?cent\b(?:\s*\})?|\\%", "%"),
-        (r"(?<![A-Za-z])and(?![A-Za-z])", ","),
-        (r"(?<![A-Za-z])or(?![A-Za-z]| (?:more|less|fewer)\b)", ";"),
-        (rf"(?<![\\A-Za-z])({_FUNCTIONS})(?![A-Za-z])", r"\\\1 "),
-        (r"\\inf(?:inity)?(?![a-z])", r"\\infty"),
-        # Arguments without braces: `\frac12`, `\frac1{72}`, `\frac\pi4`, `\sqrt3`, `x^10`, `x^-1`, `1011_2`.
-        (r"\\(frac|binom)\s*(\d|[a-zA-Z]|\\pi(?![a-z]))", r"\\\1{\2}"),
-        (r"(\\(?:frac|binom)\s*\{(?:[^{}]|\{[^{}]*\})*\})\s*(\d|[a-zA-Z]|\\pi(?![a-z]))", r"\1{\2}"),
-        (r"\\sqrt\s*(\d+|[a-zA-Z]|\\pi(?![a-z]))", r"\\sqrt{\1}"),
-        (r"\^\s*([-+]?\d+(?:\.\d+)?|[A-Za-z]|\\[a-z]+)", r"^{\1}"),
-        (r"_\s*(\d+|[A-Za-z]|\\text\{[a-z]+\})", r"_{\1}"),
-    )
+_REWRITES = [
+    # 4:30 p.m. is not 4:30 a.m.: these letters are more than a unit.
+    (r"\\text\s*\{([^{}]*\d[^{}]*[AaPp]\.?[Mm]\b[^{}]*)\}", r"\1"),
+    (r"(\d)\s*(?:\\text\{\s*)?[Aa]\.?\s?[Mm]\b\.?(?:\s*\})?", r"\1am"),
+    (r"(\d)\s*(?:\\text\{\s*)?[Pp]\.?\s?[Mm]\b\.?(?:\s*\})?", r"\1pm"),
+    # Thousands separators that can be nothing else: `10,\!000`, `10{,}000`, `10\,000`.
+    (r"(?<=\d)\s*(?:,\s*\\!|\{,\}|\\,)\s*(?=\d{3}(?!\d))", ""),
+    # Layout that only a printed page needs: colours, sizes, fonts that hold to the end of the group.
+    (r"\\(?:text)?color\s*\{[^{}]*\}|\\(?:[hv]space\*?|tag\*?|label|phantom)\s*\{[^{}]*\}", ""),
+    (r"\\(?:bf|rm|it|sf|tt|bfseries|large|Large|scriptstyle|strut|hfill|blacksquare)(?![A-Za-z])", " "),
+    # Layout, quotes, Markdown and currency; `$` is both currency and the sign around formulas.
+    (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|!)(?![A-Za-z])|\\?[$£€¥₹]|\*\*$|^\*\*|[`\"]", ""),
+    (r"(?<!\\)\\[()\[\]](?=\s|$)|^\\[(\[]", " "),
+    (r"^\s*(?:about|approximately|roughly|exactly)\b", ""),
+    (r"(?:(?<!\\)\\[,;:\s]|~|\\q?quad(?![a-z])|\s)+", " "),
+    (r"\\mathbb\s*\{R\}(?!\s*\^)|\\mathbb R(?![a-zA-Z^])", r"\\mathbb{R}"),
+    (r"\\(?:bm|boldsymbol|math(?:bf|it)|underline)\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"\1"),
+    (rf"\\(?:{_FONTS})\s*\{{((?:[^{{}}]|\{{[^{{}}]*\}})*)\}}", r"\\text{\1}"),
+    (rf"\\(?:{_FONTS}|mathb[bf])\s+([A-Za-z](?![A-Za-z])|\d+)", r"\1"),
+    (r"\\mathbb\s*\{([A-QS-Z])\}|\\text\{\s*([ie])\s*\}", r"\1\2"),
+    (rf"\\text\{{\s*({_FUNCTIONS})\s*\}}", r"\\\1 "),
+    (r"\\text\{\s*,?\s*and\s*\}", ","),
+    (r"\\text\{\s*,?\s*or\s*\}", ";"),
+    # Units of several parts: `\text{ m}/\text{s}^2`, `\frac{\text{mi}}{\text{hr}}`, `\text{m s^{-1}}`.
+    *[(r"(?<=[\d}) ])(\\text\{[^{}]*)\^\s*(?:\{-?\d+\}|-?\d)", r"\1")] * 2,
+    (rf"(?<=[\d}})])\s*\\frac\s*\{{\s*{_UNIT}\s*\}}\s*\{{\s*{_UNIT}\s*\}}", r"\\text{ unit}"),
+    (rf"(?<=[\d}})])\s*{_UNIT}(?:\s*(?:/|\\cdot(?![a-z])|\s)\s*{_UNIT})+", r"\\text{ unit}"),
+    (r"(?<=[\d})])\s*(?:\\mu\s*(?=\\text)|(?:\\text\{ ?[kM] ?\}\s*)?\\Omega(?![a-z]))", ""),
+    (r"\^\s*\{?\s*\\circ\s*\}?\s*(?:\\text\{\s*[CF]\s*\}|[CF](?![A-Za-z]))", ""),
+    (r"(?<=\d)\s*\^?\s*\{?\s*\\text\{\s*(?:st|nd|rd|th)\s*\}\}?|(?<=\d)\s*\^\s*\{(?:st|nd|rd|th)\}", ""),
+    # `\text{A}`, `\text{13}`, `\text{(B)}` and `\text{A,C,F}` are the same without their font.
+    (r"(?<![\d})])(?<![\d})] )\\text\{(\s*\(?(?:[A-Za-z]|-?\d+(?:\.\d+)?)\)?(?:\s*,\s*(?:[A-Za-z]|\d+))*\s*)\}", r"\1"),
+    # `\text{15 cm}` is a number and its unit.
+    (r"^\\text\{\s*(-?\d[\d,.]*) ([a-z][a-z. ]*)\}$", r"\1\\text{ \2}"),
+    # Open ends as in `]0,1[`.
+    (r"^\](?=[^\[\]]+[,;][^\[\]]+[\[\])]$)", "("),
+    (r"(?<=^[(\[])([^\[\]]+[,;][^\[\]]+)\[$", r"\1)"),
+    # Matrices in all their brackets; a determinant keeps its own.
+    (r"\\begin\{(?:[pbB]|small)?matrix\}|\\begin\{array\}(?:\[\w\])?\s*\{[clr|@ ]*\}", r"\\begin{pmatrix}"),
+    (r"\\end\{(?:(?:[pbB]|small)?matrix|array)\}", r"\\end{pmatrix}"),
+    (r"\\\\\s*\[-?\d+(?:\.\d+)?\s*[a-z]{2}\]|\\cr(?![a-z])", r"\\\\"),
+    (r"^[(\[]\s*(\\begin\{pmatrix\}(?:(?!\\begin).)*\\end\{pmatrix\})\s*[)\]]$", r"\1"),
+    (r"^\|\s*\\begin\{pmatrix\}((?:(?!\\begin).)*)\\end\{pmatrix\}\s*\|$", r"\\begin{vmatrix}\1\\end{vmatrix}"),
+    # Two spellings of one thing.
+    (r"\\(?:dotsc|dotsb|cdots|dots|ldots)(?![a-z])|\.{3}(?=\s*[,+)\]}\\-])|(?<=[,+])\s*\.{3}", r"\\ldots "),
+    (r"(\.\d+)\.{3}$", r"\1\\ldots "),
+    (r"\s*(?:\\colon(?![a-z])|\{:\}|\\math(?:rel|bin)\{:\}|(?<=\d)\s*\\text\{ ?to ?\}|(?<=\d) to (?=\d))\s*", ":"),
+    (r"\\dot\s*\{?(\d)\}?(?:(\d*)\\dot\s*\{?(\d)\}?)?", r"\\overline{\1\2\3}"),
+    (r"\\(?:overline|bar)\s*(\d)|(?<=\d\.)\((\d+)\)", r"\\overline{\1\2}"),
+    (r"\\(?:backslash|setminus|smallsetminus)(?![a-z])|(?<=\})\s*-\s*(?=\\\{)", r"\\setminus "),
+    (r"\\(?:[dtcs]|nice)(frac|binom)(?![a-z])", r"\\\1"),
+    (r"<=|\\(?:le|leq|leqslant)(?![a-z])", r"\\le "),
+    (r">=|\\(?:ge|geq|geqslant)(?![a-z])", r"\\ge "),
+    (r"!=|\\neq?(?![a-z])", r"\\ne "),
+    (r"\\lg(?![a-z])", r"\\log "),
+    (r"\\([lg]t|[lr]?vert|mid|div|equiv)(?![a-z])", lambda match: _SIGNS[match[1]]),
+    (r"\\varnothing|\\\{\s*\\\}", r"\\emptyset"),
+    (r"\*\*", "^"),
+    (r"\\(?:times|ast)(?![a-z])|\*", r"\\cdot "),
+    (r"(?:\\text\{\s*)?\b[Pp]er ?cent\b(?:\s*\})?|\\%", "%"),
+    (r"(?<![A-Za-z])and(?![A-Za-z])", ","),
+    (r"(?<![A-Za-z])or(?![A-Za-z]| (?:more|less|fewer)\b)", ";"),
+    (rf"(?<![\\A-Za-z])({_FUNCTIONS})(?![A-Za-z])", r"\\\1 "),
+    (r"\\inf(?:inity)?(?![a-z])", r"\\infty"),
+    # Arguments without braces: `\frac12`, `\frac1{72}`, `\frac\pi4`, `\sqrt3`, `x^10`, `x^-1`, `1011_2`.
+    (r"\\(frac|binom)\s*(\d|[a-zA-Z]|\\pi(?![a-z]))", r"\\\1{\2}"),
+    (r"(\\(?:frac|binom)\s*\{(?:[^{}]|\{[^{}]*\})*\})\s*(\d|[a-zA-Z]|\\pi(?![a-z]))", r"\1{\2}"),
+    (r"\\sqrt\s*(\d+|[a-zA-Z]|\\pi(?![a-z]))", r"\\sqrt{\1}"),
+    (r"\^\s*([-+]?\d+(?:\.\d+)?|[A-Za-z]|\\[a-z]+)", r"^{\1}"),
+    (r"_\s*(\d+|[A-Za-z]|\\text\{[a-z]+\})", r"_{\1}"),
 ]
+_COMPILED = [(re.compile(pattern), replacement) for pattern, replacement in _REWRITES]
 
 
 def clean(text: str) -> str:
@@ -145,13 +134,16 @@ def clean(text: str) -> str:
         text = text.replace("\\\\", "\\")
     for _ in range(4):  # they may be nested
         text = _INFIX.sub(_prefixed, text)
-    text = _without_separators(text)
-    for pattern, replacement in _REWRITES:
+    if not re.search(r"[(\[]|\\\{", text):  # in `(1,000)` or `[0,100]` the comma separates two numbers
+        text = _THOUSANDS.sub(lambda match: re.sub("[, ]", "", match[0]), text)
+    for pattern, replacement in _COMPILED:
         text = pattern.sub(replacement, text)
     text = _braced(text)
-    text = _without_degrees(text)
-    text = _without_units(text.strip())
-    text = re.sub(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])|(?<=\d)(\s)\s*(?=\d)|\s+", _space, text)
+    if re.search(r"\\(?:sin|cos|tan|cot|sec|csc)\b", text):  # degrees go, but `\sin 30^\circ` is a half
+        text = re.sub(r"(\d+(?:\.\d+)?)\s*\^\s*\{\s*\\circ\s*\}", r"(\\frac{\1\\pi}{180})", text)
+    text = _without_units(re.sub(r"\^\s*\{?\s*\\circ\s*\}?|\\degree|\\circ(?![a-z])", "", text).strip())
+    # A space is kept where two numbers (`3 1/2`), or a command and a letter (`\pi r`), would run together.
+    text = _SPACE.sub(lambda space: (space[1] or "") + " " * bool(space.lastindex), text)
     text = re.sub(r"[,;]{2,}", ",", text).rstrip(",;.:").lstrip("=,;:")
     # `\{x | x > 3\}` and `x \in [1, 2]` name the set; `(B)` is the choice B; `+5` is 5; `{5}` is a box in a box.
     text = re.sub(r"^\\\{[a-z](?:\\in[^|:]*)?[|:](.*)\\\}$", r"\1", text)
@@ -169,17 +161,6 @@ def _prefixed(match: re.Match[str]) -> str:
     return f"\\{'frac' if sign == 'over' else 'binom'}{{{top}}}{{{bottom}}}"
 
 
-def _without_separators(text: str) -> str:
-    """`1,000` is a thousand outside brackets; in `(1,000)` or `[0,100]` the comma separates two numbers."""
-    if re.search(r"[(\[]|\\\{", text):
-        return text
-    return re.sub(
-        r"(?<![\d,. ])\d{1,3}(?:([, ])\d{3})(?:\1\d{3})*(?!\d|[, /]\d)",
-        lambda match: re.sub("[, ]", "", match[0]),
-        text,
-    )
-
-
 def _punctured(match: re.Match[str]) -> str:
     """All real numbers but some, as intervals: `(-\\infty,2)\\cup(2,\\infty)`."""
     ends = [(value, point) for point in match[1].split(",") if (value := number(point)) is not None]
@@ -187,11 +168,6 @@ def _punctured(match: re.Match[str]) -> str:
         return match[0]
     points = ["-\\infty", *(point for _, point in sorted(ends)), "\\infty"]
     return "\\cup".join(f"({low},{high})" for low, high in pairwise(points))
-
-
-def _space(match: re.Match[str]) -> str:
-    """A space is kept where two numbers (`3 1/2`), or a command and a letter (`\\pi r`), would run together."""
-    return f"{match[1]} " if match[1] else " " if match[2] else ""
 
 
 def _braced(text: str) -> str:
@@ -209,21 +185,9 @@ def _braced(text: str) -> str:
     return text
 
 
-def _without_degrees(text: str) -> str:
-    """Drop degrees, but convert them to radians in a trigonometric formula: `\\sin 30^\\circ` is a half."""
-    if _TRIGONOMETRIC.search(text):
-        text = re.sub(r"(\d+(?:\.\d+)?)\s*\^\s*\{\s*\\circ\s*\}", r"(\\frac{\1\\pi}{180})", text)
-    return re.sub(r"\^\s*\{?\s*\\circ\s*\}?|\\degree|\\circ(?![a-z])", "", text)
-
-
 def _without_units(text: str) -> str:
     """Drop the words after a value: its unit. Words alone are the answer, in lower case without punctuation."""
-    text = re.sub(
-        rf"(\d+ \d+/\d+|\d)\s*(?:\\text\{{\s*)?({'|'.join(MULTIPLES)})\b(?:\s*\}})?",
-        _multiplied,
-        text,
-        flags=re.IGNORECASE,
-    )
+    text = re.sub(rf"(?i)(\d+ \d+/\d+|\d)\s*(?:\\text\{{\s*)?({'|'.join(MULTIPLES)})\b(?:\s*\}})?", _multiplied, text)
     # A base may be spelled out: `1011_{\text{two}}`.
     if _BOUND.search(text):
         return text
@@ -245,10 +209,9 @@ def _without_units(text: str) -> str:
     ):
         text = f"\\text{{{text}}}"
     return re.sub(
-        r"\\text\s*\{(?: *(?:an?|the) (?=[a-z]{3}))?([^{}]*)\}",
+        r"(?i)\\text\s*\{(?: *(?:an?|the) (?=[a-z]{3}))?([^{}]*)\}",
         lambda match: f"\\text{{{re.sub(r'[^a-z0-9:]', '', match[1].lower())}}}",
         text,
-        flags=re.IGNORECASE,
     )
 
 
@@ -258,7 +221,6 @@ def _multiplied(match: re.Match[str]) -> str:
     return f"{value}\\cdot10^{{{MULTIPLES[match[2].lower()]}}}"
 
 
-_CONSTANTS = {"\\pi": math.pi, "e": math.e}
 _LETTER = re.compile(rf"(?P<command>\\(?!(?:{GREEK}|pi)(?![a-z]))[a-z]+)|(?:\\[a-z]+ ?|[A-Za-z])(?:_\{{\w+\}})?")
 
 
@@ -288,4 +250,5 @@ def _sample(match: re.Match[str]) -> str:
     """The number that stands for a letter; no number for commands and for `i`, which is not real."""
     if match["command"] or match[0] == "i":
         return match["command"] or "\\i"
-    return f"({_CONSTANTS.get(match[0].rstrip()) or 1 + crc32(match[0].encode()) % 997 / 997})"
+    constant = {"\\pi": math.pi, "e": math.e}.get(match[0].rstrip())
+    return f"({constant or 1 + crc32(match[0].encode()) % 997 / 997})"

@@ -19,11 +19,11 @@ _PLAIN_DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻₀₁₂₃₄�
 _PART = re.compile(r"(\d?)([¼-¾⅐-⅞↉])")
 
 MULTIPLES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
-_UNITS += ["seventeen", "eighteen", "nineteen"]
+_UNITS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+    seventeen eighteen nineteen""".split()
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_SMALL = {word: value for value, word in enumerate(_UNITS)}
-_SMALL |= {word: 10 * value for value, word in enumerate(_TENS, 2)} | {"a": 1, "an": 1}
+_SMALL = {word: value for value, word in enumerate(_UNITS)} | {"a": 1, "an": 1}
+_SMALL |= {word: 10 * value for value, word in enumerate(_TENS, 2)}
 _SCALES = {word: 10**power for word, power in MULTIPLES.items()} | {"dozen": 12}
 _PARTS = {"half": 2, "halves": 2, "quarter": 4, "quarters": 4}
 for _value, _word in enumerate("third fourth fifth sixth seventh eighth ninth tenth".split(), 3):
@@ -54,13 +54,9 @@ def legible(text: str) -> str:
     """
     if text.isascii() and "\0" not in text:
         return text
-    text = _RAISED.sub(_raised, text)
+    text = _RAISED.sub(lambda match: f"{'^' if match[1] else '_'}{{{match[0].translate(_PLAIN_DIGITS)}}}", text)
     text = _PART.sub(lambda match: match[1] + " " * bool(match[1]) + unicodedata.normalize("NFKC", match[2]), text)
     return re.sub(r"[^\x01-\x7f]", _ascii, text)
-
-
-def _raised(match: re.Match[str]) -> str:
-    return f"{'^' if match[1] else '_'}{{{match[0].translate(_PLAIN_DIGITS)}}}"
 
 
 def _ascii(match: re.Match[str]) -> str:

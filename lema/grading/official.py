@@ -170,11 +170,8 @@ def _normalised(text: str) -> str:
         if not lacking[1]:
             return ""
     else:
-        text = _BARE_FRACTION.sub(_braced, text)
+        text = _BARE_FRACTION.sub(
+            lambda bare: "\\frac" + "".join(f"{{{part}}}" for part in bare.groups() if part), text
+        )
     text = "1/2" if text == "0.5" else text
     return _INTEGER_FRACTION.sub(r"\\frac{\1}{\2}", text) if "/" in text else text
-
-
-def _braced(bare: re.Match[str]) -> str:
-    """The arguments of `\\frac12` and `\\frac1{2}` in braces."""
-    return f"\\frac{{{bare[1]}}}" + (f"{{{bare[2]}}}" if bare[2] else "")

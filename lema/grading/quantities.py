@@ -14,88 +14,75 @@ from lema.grading.numerals import MULTIPLES, WORDS, legible, spelled
 
 _DIGITS = r"(?:\d{1,3}(?: \d{3})+(?![\d/])|\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+\b)?"
 _RUN = re.compile(
-    rf"(?:{_DIGITS}|\\?[$£€¥₹%]|[-+*/^(){{}} ]"
-    rf"|\\(?:[dtc]?frac|sqrt|cdot|times|div|left|right|pi)(?![a-z])|(?:{'|'.join(MULTIPLES)}|percent)\b)+",
-    re.IGNORECASE,
+    rf"(?i)(?:{_DIGITS}|\\?[$£€¥₹%]|[-+*/^(){{}} ]"
+    rf"|\\(?:[dtc]?frac|sqrt|cdot|times|div|left|right|pi)(?![a-z])|(?:{'|'.join(MULTIPLES)}|percent)\b)+"
 )
 _MAX_FORMULA = 200
-_CURRENCY = re.compile(r"\\?[$£€¥₹] ?")
 # Words around a numeral, rewritten as signs; applied in this order.
-_SPOKEN: list[tuple[re.Pattern[str], str]] = [
-    (re.compile(pattern, re.IGNORECASE), replacement)
-    for pattern, replacement in (
-        (r"\\(?:text)?color *\{[^{}]*\}|\\(?:rm|bf|it|displaystyle)(?![a-z])", ""),
-        (r"\\(?:text|math|mbox|bm|bold|operat|emph|under)[a-z]* *\{([^{}]*)\}", r" \1 "),
-        (r"(?<=\d)(?:, *\\!|\\,|\{,\})(?=\d{3}(?!\d))", ","),
-        (r"\\[()\[\],;:! ]|~|\$\$|(?<![\w}])_+|_+(?![\w{])|</?[a-z]{1,10}>", " "),
-        (r" {2,}", " "),
-        # Taken back: `5? No, 6`, `5, wait, it's 6`.
-        (r"^[^?\n]*\?\s+(?=\S)|^.*\b(?:wait|actually|sorry|i mean)\b(?=.*\d)", ""),
-        (
-            rf"((?:(?<![\d,.])\d[\d,.]*|{WORDS.pattern})(?: degrees?)?(?: celsius| fahrenheit| [CF])?) below zero",
-            r"minus \1",
-        ),
-        (r"\b(?:negative|minus) (?=[$£€\\({]*[\d.])", "-"),
-        (r"\b0[bx][\da-f]+", "hexadecimal"),
-        (r"(?<=\d)[_'](?=\d{3}(?!\d))", ","),
-        (r"(?<=\d) squared\b", "^2"),
-        (r"(?<=\d):00\b", ""),
-        (r"(?<=\d) plus (?=\d)", " + "),
-        (r"(?<=\d) (?:times|multiplied by|[x×]) (?=[\d(])|(?<=\d)x(?=\d)", " * "),
-        (r"(?<=\d) divided by (?=\d)", " / "),
-        (r"(?:\$(\d+)|(?<![\d.,])(\d+) dollars?),? (?:and )?(\d\d) cents?\b", r"$\1\2.\3"),
-        (r"(?:\$(\d+)|(?<![\d.,])(\d+) dollars?),? (?:and )?(\d) cents?\b", r"$\1\2.0\3"),
-        (r"(?<=\d) dozens?\b", " * 12"),
-        (rf"\bhalf an? (?={'|'.join(MULTIPLES)})", "0.5 "),
-        (r"(?<=\d) ?k\b", " thousand"),
-        (r"(?<=\d) ?(?-i:M|mn|mln|mil)\b", " million"),
-        (r"(?<=\d) ?(?-i:B|bn)\b", " billion"),
-        (r"\b(units|feet|inches|meters|metres|[cmk]?m|ft|in|yd|mi) ?\^ ?\{?[23]\}?", r"\1"),
-        (r"(?<=\d) and (?=\d+/\d)", " "),
-    )
+_SPOKEN = [
+    (r"\\(?:text)?color *\{[^{}]*\}|\\(?:rm|bf|it|displaystyle)(?![a-z])", ""),
+    (r"\\(?:text|math|mbox|bm|bold|operat|emph|under)[a-z]* *\{([^{}]*)\}", r" \1 "),
+    (r"(?<=\d)(?:, *\\!|\\,|\{,\})(?=\d{3}(?!\d))", ","),
+    (r"\\[()\[\],;:! ]|~|\$\$|(?<![\w}])_+|_+(?![\w{])|</?[a-z]{1,10}>", " "),
+    (r" {2,}", " "),
+    # Taken back: `5? No, 6`, `5, wait, it's 6`.
+    (r"^[^?\n]*\?\s+(?=\S)|^.*\b(?:wait|actually|sorry|i mean)\b(?=.*\d)", ""),
+    (
+        rf"((?:(?<![\d,.])\d[\d,.]*|{WORDS.pattern})(?: degrees?)?(?: celsius| fahrenheit| [CF])?) below zero",
+        r"minus \1",
+    ),
+    (r"\b(?:negative|minus) (?=[$£€\\({]*[\d.])", "-"),
+    (r"\b0[bx][\da-f]+", "hexadecimal"),
+    (r"(?<=\d)[_'](?=\d{3}(?!\d))", ","),
+    (r"(?<=\d) squared\b", "^2"),
+    (r"(?<=\d):00\b", ""),
+    (r"(?<=\d) plus (?=\d)", " + "),
+    (r"(?<=\d) (?:times|multiplied by|[x×]) (?=[\d(])|(?<=\d)x(?=\d)", " * "),
+    (r"(?<=\d) divided by (?=\d)", " / "),
+    (r"(?:\$(\d+)|(?<![\d.,])(\d+) dollars?),? (?:and )?(\d\d) cents?\b", r"$\1\2.\3"),
+    (r"(?:\$(\d+)|(?<![\d.,])(\d+) dollars?),? (?:and )?(\d) cents?\b", r"$\1\2.0\3"),
+    (r"(?<=\d) dozens?\b", " * 12"),
+    (rf"\bhalf an? (?={'|'.join(MULTIPLES)})", "0.5 "),
+    (r"(?<=\d) ?k\b", " thousand"),
+    (r"(?<=\d) ?(?-i:M|mn|mln|mil)\b", " million"),
+    (r"(?<=\d) ?(?-i:B|bn)\b", " billion"),
+    (r"\b(units|feet|inches|meters|metres|[cmk]?m|ft|in|yd|mi) ?\^ ?\{?[23]\}?", r"\1"),
+    (r"(?<=\d) and (?=\d+/\d)", " "),
 ]
-_AND_PART = re.compile(rf"(?<=\d) and ({WORDS.pattern})", re.IGNORECASE)
+_COMPILED = [(re.compile(pattern, re.IGNORECASE), replacement) for pattern, replacement in _SPOKEN]
+_AND_PART = re.compile(rf"(?i)(?<=\d) and ({WORDS.pattern})")
 _DENIED = re.compile(
-    r"(?:\b(?:not(?! (?:only|counting|including)\b)|no longer|never|neither|cannot|rather than|instead of"
+    r"(?i)(?:\b(?:not(?! (?:only|counting|including)\b)|no longer|never|neither|cannot|rather than|instead of"
     r"|anything (?:but|except)|(?:far|different) from|unlikely|(?:incorrect|wrong) to|other than|no(?= \d))\b|n't\b)"
-    r".*?(?=,(?!\d{3})|;|\.(?!\d)|\n|\bbut\b|$)",
-    re.IGNORECASE,
+    r".*?(?=,(?!\d{3})|;|\.(?!\d)|\n|\bbut\b|$)"
 )
-_CLAUSE = re.compile(r"([,;\n]|\.(?!\d))")
 _WRONG = re.compile(
-    r"\b(?:(?:is|are|be)(?:n't| not) (?:the |a )?(?:\w+ )?(?:answer|correct|right|solution|possible|valid)"
-    r"|(?:is|are|was|were) (?:wrong|incorrect|impossible))\b",
-    re.IGNORECASE,
+    r"(?i)\b(?:(?:is|are|be)(?:n't| not) (?:the |a )?(?:\w+ )?(?:answer|correct|right|solution|possible|valid)"
+    r"|(?:is|are|was|were) (?:wrong|incorrect|impossible))\b"
 )
 _COMPARED = re.compile(
-    r"(?:\b(?:than|between(?: [^,;.]{1,20} and)?|at (?:least|most)|up to)(?: (?:about|the))?"
-    r"|(?:^|\b(?:is|are) )(?:just |a (?:little|bit) )?(?:over|under|above|below|beyond|nearly|almost))[ $£€\\({]*$",
-    re.IGNORECASE,
+    r"(?i)(?:\b(?:than|between(?: [^,;.]{1,20} and)?|at (?:least|most)|up to)(?: (?:about|the))?"
+    r"|(?:^|\b(?:is|are) )(?:just |a (?:little|bit) )?(?:over|under|above|below|beyond|nearly|almost))[ $£€\\({]*$"
 )
 _INEQUALITY = re.compile(
     r"(?<![-<>=])[<>](?![<>])|\\(?:[gl]eq?|neq?|pm)(?![a-z])|\d\+\W*$|\d!|\|-\d|\bor (?:more|less|fewer|above|below)\b"
 )
-_UNITS = (
-    "hours?|hrs?|h|minutes?|mins?|weeks?|days?|months?|years?|feet|foot|ft|pounds?|lbs?|dollars?|yards?"
-    "|quarters?|gallons?|kg|m"
-)
+_UNITS = "(?:hour|hr|minute|min|week|day|month|year|pound|lb|dollar|yard|quarter|gallon)s?|h|feet|foot|ft|kg|m"
 # These join two numbers into one answer: `8 or 9`, `8 hours 30 minutes`, `8:30`, `8 to nine`.
 _COMPOUND = re.compile(
-    r"(?:(?::| : |'|\.{2,})(?=\d)"
+    r"(?i)(?:(?::| : |'|\.{2,})(?=\d)"
     rf"|\s*(?:(?:{_UNITS})(?![a-z]),? *(?:and\b)?|(?:(?:{_UNITS})\b *)?"
     r"\(?(?:(?:or|and|to|(?:with (?:a )?)?remainder(?: of)?|r)(?![a-z])|&)) *)"
     r"[$£€\\]*-?"
-    rf"(?=(?P<value>\d[\d,.]*|{WORDS.pattern}))",
-    re.IGNORECASE,
+    rf"(?=(?P<value>\d[\d,.]*|{WORDS.pattern}))"
 )
 # Words, letters and functions that change what a number means.
 _MODIFIED = re.compile(
-    r"\b(?:root of|half of|twice|thrice|double|triple|square of|cube of|sum of|product of)\b[^,.;]*\d"
+    r"(?i)\b(?:root of|half of|twice|thrice|double|triple|square of|cube of|sum of|product of)\b[^,.;]*\d"
     r"|(?:\d ?(?:\\?%|percent)|/\d+) of \$?\d|\d (?:\w+ )?(?:less|more|fewer) than \$?\d"
     r"|\d (?:cubed|factorial|mod|choose|(?:ten|hundred|thousand|four|fif|six|seven|eigh|nin)ths|thirds)\b"
     r"|(?:\\|\b)(?:log|ln|sin|cos|tan|exp|binom|gcd)(?= ?[\d({_\\])"
-    r"|\d(?:[abeijnqruvwxyz]|[abnxyz]{2}|[CP]\d+)\b|[a-z] ?= ?[^=]*[a-z] ?=",
-    re.IGNORECASE,
+    r"|\d(?:[abeijnqruvwxyz]|[abnxyz]{2}|[CP]\d+)\b|[a-z] ?= ?[^=]*[a-z] ?="
 )
 _FORMULA = re.compile(r"\d [-+*/] \(?[A-Za-z]|\b\d*[a-z] [-+*/] \$?\d|\d ?[-+*/] ?\d+[a-z]\b|\d[*+]\(?[A-Za-z]")
 
@@ -104,9 +91,11 @@ def quantity(phrase: str, last: bool = False) -> str | None:
     """The number in a phrase: right of the last `=`, else the first one, or with `last` the last one."""
     phrase = legible(phrase)
     digits = re.search(r"\d", phrase)
-    for pattern, replacement in _SPOKEN:
+    for pattern, replacement in _COMPILED:
         phrase = pattern.sub(replacement, phrase)
-    phrase = "".join(clause for clause in _CLAUSE.split(_AND_PART.sub(_part, phrase)) if not _WRONG.search(clause))
+    # `3 and a half` is 3 1/2.
+    phrase = _AND_PART.sub(lambda part: f" {value}" if 0 < (value := spelled(part[1]) or 0) < 1 else part[0], phrase)
+    phrase = "".join(clause for clause in re.split(r"([,;\n]|\.(?!\d))", phrase) if not _WRONG.search(clause))
     phrase = _DENIED.sub(" ", phrase)
     if not last and _MODIFIED.search(phrase) and not re.search(r"\d *= *[^=]*\d", phrase):
         return phrase if len(phrase) <= _MAX_FORMULA else None
@@ -121,13 +110,7 @@ def quantity(phrase: str, last: bool = False) -> str | None:
     if _FORMULA.search(phrase) or _INEQUALITY.search(phrase):
         return phrase if len(phrase) <= _MAX_FORMULA else None  # "21 - some" is not 21
     found = (None if last and digits else _spoken(phrase, last)) or _written(phrase, last)
-    return found and _CURRENCY.sub("", found).strip().rstrip(",")
-
-
-def _part(match: re.Match[str]) -> str:
-    """`3 and a half` as `3 1/2`."""
-    value = spelled(match[1])
-    return f" {value.numerator}/{value.denominator}" if value is not None and 0 < value < 1 else match[0]
+    return found and re.sub(r"\\?[$£€¥₹] ?", "", found).strip().rstrip(",")
 
 
 def _spoken(phrase: str, last: bool) -> str | None:
@@ -181,10 +164,8 @@ def _whole(phrase: str, start: int, end: int, text: str) -> str:
     """The number `text`, or the part of the phrase that joins it with the next number into one answer."""
     rest = phrase[end:]
     if compound := _COMPOUND.match(rest):
-        return (
-            phrase[start : end + compound.start("value")].strip()
-            + f" {spelled(compound['value']) or compound['value']}"
-        )
+        joined = phrase[start : end + compound.start("value")].strip()
+        return f"{joined} {spelled(compound['value']) or compound['value']}"
     following = re.search(r"[$£€\\]*-?\d[\d,]*(?:\.\d+)?", rest)
     listed = re.match(r" [a-z]+, \$?\d+ [a-z]+\W*$", rest)  # `8 boys, 10 girls`
     if following and (listed or re.search(r"\b(?:and|or)\b|^\s*[,;]\s*$", rest[: following.start()])):

@@ -20,7 +20,7 @@ The conventions, each with an instance (`\` of LaTeX left out where it does not 
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import accumulate
 
 from lema.grading.extraction import extract, stated
@@ -31,6 +31,11 @@ __all__ = ["equivalent", "extract", "quick"]
 
 _Verdict = bool | None  # None: strings and numbers cannot tell
 _Same = Callable[[str, str], _Verdict]
+_RANK = (
+    False,
+    None,
+    True,
+).index  # the least of several verdicts says whether all are true, the greatest whether one is
 
 # An answer has no deeper brackets, and they would exhaust the stack.
 _MAX_DEPTH = 40
@@ -114,7 +119,7 @@ def _same(found: str, gold: str, same: _Same) -> _Verdict:
     if found == gold:
         return True
     if "\\approx" in found:
-        return _any(_same(side, gold, same) for side in found.split("\\approx") if side)
+        return max((_same(side, gold, same) for side in found.split("\\approx") if side), key=_RANK, default=False)
     if "\\pmod" in found and "\\pmod" not in gold:
         return _same(found.partition("\\pmod")[0].rstrip(" ("), gold, same)
     (name, value), (gold_name, gold_value) = _named(found), _named(gold)
@@ -124,7 +129,7 @@ def _same(found: str, gold: str, same: _Same) -> _Verdict:
         return _same(value, gold_value, same)
     (kind, parts), (gold_kind, gold_parts) = _parts(found), _parts(gold)
     if kind == "list" and gold_kind == "value" and len(_split(found, ";")) == len(parts):
-        return _all(_same(part, gold, same) for part in parts)  # `0.75 or 3/4`
+        return min((_same(part, gold, same) for part in parts), key=_RANK)  # `0.75 or 3/4`
     names = [_named(part)[0] for part in parts]
     if (kind, gold_kind) == ("list", "()") and all(map(_VARIABLE.fullmatch, names)) and names == sorted(set(names)):
         kind = "()"
@@ -134,7 +139,7 @@ def _same(found: str, gold: str, same: _Same) -> _Verdict:
         return _same_value(parts[0], gold_parts[0], same)
     if kind in ("list", "union"):
         return _same_members(parts, gold_parts, same)
-    return _all(_same(*pair, same) for pair in zip(parts, gold_parts, strict=True))
+    return min((_same(*pair, same) for pair in zip(parts, gold_parts, strict=True)), key=_RANK)
 
 
 def _same_members(found: list[str], gold: list[str], same: _Same) -> _Verdict:
@@ -153,7 +158,9 @@ def _same_members(found: list[str], gold: list[str], same: _Same) -> _Verdict:
         else:
             left.append(part)
     # SymPy may still find each member without a partner equal to one of the rest.
-    return _all(_any(None if _same(part, other, same) is None else False for other in rest) for part in left)
+    if all(any(_same(part, other, same) is None for other in rest) for part in left):
+        return None if left else True
+    return False
 
 
 def _same_value(found: str, gold: str, same: _Same) -> _Verdict:
@@ -163,7 +170,7 @@ def _same_value(found: str, gold: str, same: _Same) -> _Verdict:
     if verdict or (one == found) == (two == gold):
         return verdict
     hundredth = (f"\\frac{{{one}}}{{100}}", two) if one != found else (one, f"\\frac{{{two}}}{{100}}")
-    return _any((verdict, same(*hundredth)))
+    return max(verdict, same(*hundredth), key=_RANK)
 
 
 def _by_number(found: str, gold: str) -> _Verdict:
@@ -198,7 +205,7 @@ def _parts(text: str) -> tuple[str, list[str]]:
         return f"matrix of {[len(row) for row in rows]}", cells
     if len(pieces := _split(text, "\\cup")) > 1:
         return "union", pieces
-    in_set = text.startswith("\\{") and text.endswith("\\}") and _encloses(text[2:-2])
+    in_set = text.startswith("\\{") and text.endswith("\\}") and min(_depths(text[2:-2])) >= 0
     members = _split(text[2:-2] if in_set else text, ",", ";")
     if len(members) > 1 and len(_split(text, ";")) > 1 and all(_ORDER.search(member) for member in members):
         return "union", [_named(member)[1] for member in members]
@@ -208,7 +215,8 @@ def _parts(text: str) -> tuple[str, list[str]]:
     if in_set:
         return _parts(members[0])
     vector = re.fullmatch(r"\\langle ?(.*)\\rangle", text)
-    if vector or (text[0] in "([" and text[-1] in ")]" and _encloses(text[1:-1])):
+    # Not `(1,2)` and `(3,4)` side by side.
+    if vector or (text[0] in "([" and text[-1] in ")]" and min(_depths(text[1:-1])) >= 0):
         inside = vector[1] if vector else text[1:-1]
         coordinates = _split(inside, ",", ";")
         if len(coordinates) > 1 or text[0] == "[":
@@ -222,8 +230,7 @@ def _signs(text: str) -> list[str]:
     """`1 \\pm \\sqrt{2}` as its two values; several signs in one value go together."""
     if "\\pm" not in text:
         return [text]
-    signs = {"\\pm": "+-", "\\mp": "-+"}
-    return [clean(re.sub(r"\\pm|\\mp", lambda match, i=i: signs[match[0]][i], text)) for i in (0, 1)]
+    return [clean(text.replace("\\pm", one).replace("\\mp", other)) for one, other in ("+-", "-+")]
 
 
 def _named(text: str) -> tuple[str, str]:
@@ -271,22 +278,6 @@ def _split(text: str, *separators: str) -> list[str]:
     return [piece for piece in pieces if piece] or [text]
 
 
-def _encloses(inside: str) -> bool:
-    """Whether brackets around `inside` belong together, as they do not in `(1,2)` and `(3,4)` side by side."""
-    return min(_depths(inside)) >= 0
-
-
 def _depths(text: str) -> list[int]:
     """How many brackets are open before `text` and behind each of its characters."""
     return [*accumulate(((character in "([{") - (character in ")]}") for character in text), initial=0)]
-
-
-def _all(verdicts: Iterable[_Verdict]) -> _Verdict:
-    """True when all verdicts are, False when one is False, else None."""
-    seen = set(verdicts)
-    return False if False in seen else None if None in seen else True
-
-
-def _any(verdicts: Iterable[_Verdict]) -> _Verdict:
-    seen = set(verdicts)
-    return True if True in seen else None if None in seen else False

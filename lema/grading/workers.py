@@ -62,7 +62,10 @@ class _Pool:
         message, failures = json.dumps([*pair, deadline]).encode(), 0
         with self.turns:
             while failures < _STARTS:
-                worker, fit = self._next(), False
+                with _lock:
+                    worker, fit = self.idle.pop() if self.idle else _Worker(), False
+                    if not self.idle:  # a spare starts meanwhile, and replaces a worker that dies
+                        self.idle.append(_Worker())
                 failures += not worker.ready  # one that died idle is not counted, and the answer is not to blame
                 try:
                     if worker.takes(message):
@@ -74,14 +77,6 @@ class _Pool:
                     else:
                         worker.stop()
         raise RuntimeError(f"{_STARTS} grading workers did not start; their errors stand above, or they took a minute")
-
-    def _next(self) -> "_Worker":
-        """An idle worker. A spare one is idle too, or starts meanwhile, and replaces a worker that dies."""
-        with _lock:
-            worker = self.idle.pop() if self.idle else _Worker()
-            if not self.idle:
-                self.idle.append(_Worker())
-        return worker
 
     def stop(self) -> None:
         while self.idle:

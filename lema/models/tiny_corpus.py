@@ -43,7 +43,7 @@ def arithmetic_corpus(settings: Pretraining, problems: Iterable[Problem]) -> lis
     texts: list[Text] = []
     for story in make_stories(random, facts, tiny.corpus_size, taken):
         correction = _correction(random, facts, story) if random.random() < tiny.correction_share else None
-        cot = formats.cot_prompt(style, story.question), formats.one_line(_steps(story, story.values))
+        cot = formats.cot_prompt(style, story.question), formats.cot_completion(_steps(story, story.values))
         texts.append(correction or cot)
     return texts
 

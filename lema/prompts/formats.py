@@ -92,12 +92,9 @@ def few_shot_prompt(demonstrations: str, question: str, candidates: Sequence[str
 
 
 def cot_completion(steps: list[str], candidates: Sequence[str] = ()) -> str:
-    """Steps as one line of sentences; with candidates, one line each."""
-    return "\n".join(steps) if candidates else one_line(steps)
-
-
-def one_line(steps: list[str]) -> str:
-    """Steps as sentences on one line; the last one is the answer line already."""
+    """Steps as one line of sentences, the last of which is the answer line already; with candidates, one line each."""
+    if candidates:
+        return "\n".join(steps)
     return " ".join(step if step.endswith((".", "!", "?", ":", ",", ";")) else step + "." for step in steps)
 
 

@@ -51,23 +51,23 @@ def read_correction(
     lines, closed = _inside(sections["solution"])
     before = sections.get("", [])
     if candidates:
-        explanation = _explanation(sections, sections.get("explanation", before))
-        parsed, reason = ParsedCorrection(1, explanation, _choice_lines(lines, candidates)), None
+        number, steps, reason = 1, _choice_lines(lines, candidates), None
     else:
         number = _named_step("\n".join([*before, *sections.get("step", [])]), wrong_steps)
         if number is None:
             return None, UNPARSABLE
         steps, reason = _corrected_steps(lines, number, wrong_steps)
-        parsed = ParsedCorrection(number, _explanation(sections, sections.get("explanation", [])), steps)
-    ended = closed or any(concludes(line) for step in parsed.correct_steps[-1:] for line in step.split("\n"))
-    said = [parsed.explanation, *parsed.correct_steps]
-    blank = wording.PLACEHOLDER.fullmatch(parsed.explanation)
-    if not ended or len(said) < 2 or not all(said) or blank or wording.UNCLEAN.search("".join(said)):
+    explanation = plain("\n".join(map(str.rstrip, sections.get("explanation", before if candidates else []))))
+    if list(sections)[-1] == "explanation":  # behind the solution a further paragraph may be a farewell
+        explanation = explanation.partition("\n\n")[0]
+    ended = closed or any(concludes(line) for step in steps[-1:] for line in step.split("\n"))
+    said = [explanation, *steps]
+    blank = wording.PLACEHOLDER.fullmatch(explanation)
+    if not ended or not steps or not all(said) or blank or wording.UNCLEAN.search("".join(said)):
         return None, UNPARSABLE
-    kept = wrong_steps[: parsed.incorrect_step - 1]
-    if reason is None and _said(*kept, *parsed.correct_steps) == _said(*wrong_steps):
+    if reason is None and _said(*wrong_steps[: number - 1], *steps) == _said(*wrong_steps):
         reason = IDENTICAL
-    return (None, reason) if reason == UNPARSABLE else (parsed, reason)
+    return None if reason == UNPARSABLE else ParsedCorrection(number, explanation, steps), reason
 
 
 def _sections(text: str, first: str, header: re.Pattern[str]) -> dict[str, list[str]] | None:
@@ -100,12 +100,6 @@ def _sections(text: str, first: str, header: re.Pattern[str]) -> dict[str, list[
     return sections
 
 
-def _explanation(sections: dict[str, list[str]], lines: list[str]) -> str:
-    """The explanation. After the solution it is only one paragraph: the next may be a farewell."""
-    text = plain("\n".join(line.rstrip() for line in lines))
-    return text.partition("\n\n")[0] if list(sections)[-1] == "explanation" else text
-
-
 def _named_step(text: str, wrong_steps: list[str]) -> int | None:
     """The step that is named as incorrect; None when no step is named, or several are."""
     opening = text.strip()
@@ -116,12 +110,8 @@ def _named_step(text: str, wrong_steps: list[str]) -> int | None:
         return None
     number = _count(first[1] or first[2])
     lead, rest = text[: first.start()].rpartition("\n")[2], text[first.end() :]
-    if (
-        not wording.LEADS.fullmatch(lead)
-        or wording.DENIES.search(lead)
-        or wording.RANGE.match(rest)
-        or wording.IS_RIGHT.match(rest)
-    ):
+    not_it = wording.DENIES.search(lead) or wording.RANGE.match(rest) or wording.IS_RIGHT.match(rest)
+    if not_it or not wording.LEADS.fullmatch(lead):
         return None
     if 1 <= number <= len(wrong_steps):  # the step itself may be quoted behind its name
         rest = rest.lstrip(" \t\n.:*_-–—\"“'").removeprefix(wrong_steps[number - 1])
@@ -164,20 +154,15 @@ def _answer_behind(lines: list[str], row: int) -> list[str]:
 
 def concludes(line: str) -> bool:
     """Whether a line states the answer, or concludes with a number."""
-    return bool(
-        wording.ANY_ANSWER_LINE.match(line)
-        or wording.CONCLUSION.fullmatch(line)
-        or any(a.search(line) for a in wording.ANSWERS)
-    )
+    begins = wording.ANY_ANSWER_LINE.match(line) or wording.CONCLUSION.fullmatch(line)
+    return bool(begins) or any(answer.search(line) for answer in wording.ANSWERS)
 
 
 def _choice_lines(lines: list[str], candidates: Sequence[str]) -> list[str]:
     """The lines of a corrected answer to the answer line; [] when something is left out."""
     kept: list[str] = []
-    ending = next(
-        (form for form in (wording.ANSWER_LINE, wording.ANY_ANSWER_LINE) if any(map(form.match, map(plain, lines)))),
-        None,
-    )
+    forms = (wording.ANSWER_LINE, wording.ANY_ANSWER_LINE)
+    ending = next((form for form in forms if any(map(form.match, map(plain, lines)))), None)
     for line in lines:
         line = line.strip()
         bullet = wording.BULLET.match(line)

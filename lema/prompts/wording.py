@@ -119,6 +119,5 @@ UNCLEAN = re.compile("```|~~|</?[a-z]{2,12}>|<\\|[a-z]|[\ud800-\udfff]")
 OLD_STEP = re.compile(r"(?i:(?:original|incorrect|wrong|old)(?: step)?[*_]{0,3}[:：])")  # beside its correction
 # Placeholders for an explanation that was not written.
 PLACEHOLDER = re.compile(
-    r"(?i:\W{0,4}(?:n/?a|none)\W{0,4}"
-    r"|[\[<](?:your|brief|explain|explanation|insert)\b[^\[\]<>]{0,80}[\]>]\.?)"
+    r"(?i:\W{0,4}(?:n/?a|none)\W{0,4}|[\[<](?:your|brief|explain|explanation|insert)\b[^\[\]<>]{0,80}[\]>]\.?)"
 )
