@@ -82,14 +82,10 @@ def composed(config: DictConfig, overrides: list[str]) -> Config:
     except UserError as error:
         raise UserError(f"{' '.join(overrides)}: {error}") from None
     except ConfigCompositionException as error:
-        raise UserError(f"{' '.join(overrides)}: {_one_line(error)}") from None
-
-
-def _one_line(error: ConfigCompositionException) -> str:
-    """Hydra's message in one line: with the choices or the type, but without the folders that Hydra searched."""
-    message = str(error).partition("Config search path:")[0]
-    cause = str(error.__cause__ or "").partition("\n")[0]
-    return ": ".join(" ".join(part.split()) for part in (message, cause) if part)
+        message = str(error).partition("Config search path:")[0]  # the choices or the type, but not Hydra's folders
+        cause = str(error.__cause__ or "").partition("\n")[0]
+        line = ": ".join(" ".join(part.split()) for part in (message, cause) if part)
+        raise UserError(f"{' '.join(overrides)}: {line}") from None
 
 
 def write_for_wandb(config: DictConfig, root: Path) -> Path:

@@ -51,9 +51,7 @@ class Landed:
     said: str = ""  # by the server, or what happened: one line, without the key and without paths
     remedy: str = ""
     unsent: bool = False  # the server could not be reached
-    limited: bool = False  # too many requests for now
-    final: bool = False  # asked again, it would fail again
-    hopeless: bool = False  # and so would every other request
+    means: Means = Means.AGAIN  # what is done about it
     retry_after: float | None = None  # seconds
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -70,7 +68,15 @@ class Client:
     """
 
     def __init__(self, api: ApiConfig, section: str) -> None:
-        self.api, self.section, self.key = api, section, _key()
+        self.api, self.section, self.key = api, section, os.environ.get("OPENAI_API_KEY", "").strip()
+        if not self.key:
+            raise UserError("OPENAI_API_KEY is not set: export it (any word, for a server that asks for none)")
+        if not re.fullmatch(r"[!-~]+", self.key):
+            raise UserError("OPENAI_API_KEY holds characters that no key has: export it anew, without quotes or spaces")
+        url = api.base_url or os.environ.get("OPENAI_BASE_URL") or None  # null is OpenAI's own address
+        if url and "@" in url.partition("//")[2].partition("/")[0]:
+            remedy = "leave the user and the password out, which no request can carry beside a key"
+            raise UserError(f"{section}.base_url={re.sub('//[^/]*@', '//***@', url)}: {remedy}")
         self.limit = max(api.max_tokens or 0, api.max_completion_tokens or 0)
         self.most, self.held = _ROOM + _TOKEN_BYTES * self.limit, 0  # bytes: of a reply, and now on their way
         # A connection for every request: without a number the transport has 100. The time limit is on the whole answer.
@@ -81,8 +87,7 @@ class Client:
             follow_redirects=False,  # neither the key nor the prompt goes to another address than the one that was set
             event_hooks={"response": [self._take]},
         )
-        options: dict[str, Any] = {"base_url": _url(api, section), "max_retries": 0, "timeout": None}
-        self.openai = openai.AsyncOpenAI(api_key=self.key, http_client=http, **options)
+        self.openai = openai.AsyncOpenAI(api_key=self.key, http_client=http, base_url=url, max_retries=0, timeout=None)
         self.server = str(self.openai.base_url)
 
     async def _take(self, response: httpx2.Response) -> None:
@@ -118,16 +123,14 @@ class Client:
 
     async def send(self, request: str) -> Landed:
         """One attempt with this body, which never raises what a server or a network can do."""
-        section = self.section
         try:
             # Not the client's own timeout, which is per read: a server that drips would hold a worker for ever.
             async with asyncio.timeout(self.api.request_timeout):
                 # As it is: `chat.completions.create` would take a third of the time to look through it once more.
-                response = await self.openai.post(
-                    "/chat/completions", cast_to=httpx2.Response, content=request.encode()
-                )
+                content = request.encode()
+                response = await self.openai.post("/chat/completions", cast_to=httpx2.Response, content=content)
         except TimeoutError:
-            said, remedy = f"no answer within {self.api.request_timeout} s", f"raise {section}.request_timeout"
+            said, remedy = f"no answer within {self.api.request_timeout} s", f"raise {self.section}.request_timeout"
             return Landed(None, None, "time-out", said, remedy)
         except openai.APIStatusError as error:
             return self._refused(error.response, request)
@@ -199,18 +202,16 @@ class Client:
         if length and length.limit:
             prompt_tokens = round(len(request.encode()) / 4) if length.context else 0
             helps = lengths.shorter(f"{section}.{name}", limit, length.most or 0, prompt_tokens)
-            return landed(remedy=helps, hopeless=True)
+            return landed(remedy=helps, means=Means.END)
         if length or means in (Means.TOO_LONG, Means.CONTENT):
             ended = PROMPT_TOO_LONG if length or means is Means.TOO_LONG else CONTENT_REFUSED
             return landed(Completion(None, ended, without_paths(str(self.api.model)), error=said), failure="")
         sent = [name for name in refusals.PARAMETERS if getattr(self.api, name) is not None]
         if status in (200, 400, 422) and (removed := refusals.parameter(words, sent, section, limit)):
-            return landed(remedy=removed, hopeless=True)
+            return landed(remedy=removed, means=Means.END)
         setting = words.param if words.param in vars(self.api) else "base_url"
         helps = self._elsewhere(headers.get("location", "")) if moved else helps.format(section, setting)
-        landed = functools.partial(landed, remedy=helps, retry_after=retry_after(headers))
-        # `limited` also says that it is no failure of this request, to be counted.
-        return landed(limited=means is Means.LATER, final=means is Means.PROMPT, hopeless=means is Means.END)
+        return landed(remedy=helps, retry_after=retry_after(headers), means=means)
 
     async def listed(self) -> dict[str, dict[str, Any]] | str | None:
         """The models that the server lists, by their names; what is wrong, in a line; None without such a list."""
@@ -221,17 +222,16 @@ class Client:
             return {str(model["id"]): dict(model) for model in refusals.decoded(text)["data"]}
         except openai.APIStatusError as error:
             landed = self._refused(error.response, "")
-            # A server that only has no such list says 404, 405, or the like.
-            told = landed.hopeless and error.status_code < 404
-            return f"{self.server}: {landed.said}: {landed.remedy}" if told else None
+            if landed.means is not Means.END or error.status_code >= 404:  # a server without such a list
+                return None
         except TimeoutError:
             said = f"no list of models within {_LIST_TIMEOUT:g} s"
-            return f"{self.server}: {said}: check it, or {self.section}.base_url"
+            landed = Landed(said=said, remedy=f"check it, or {self.section}.base_url")
         except (openai.APIConnectionError, aiohttp.ClientError) as error:
             landed = self._lost(error)
-            return f"{self.server}: {landed.said}: {landed.remedy}"
         except (_Unread, LookupError, TypeError, ValueError):
             return None
+        return f"{self.server}: {landed.said}: {landed.remedy}"
 
     def _elsewhere(self, location: str) -> str:
         """What helps when a server is at another address."""
@@ -249,24 +249,6 @@ def _limit(api: ApiConfig) -> tuple[str, int]:
     """The parameter that limits an answer, and its value."""
     name = "max_completion_tokens" if api.max_tokens is None else "max_tokens"
     return name, getattr(api, name) or 0
-
-
-def _key() -> str:
-    key = os.environ.get("OPENAI_API_KEY", "").strip()
-    if not key:
-        raise UserError("OPENAI_API_KEY is not set: export it (any word, for a server that asks for none)")
-    if not re.fullmatch(r"[!-~]+", key):
-        raise UserError("OPENAI_API_KEY holds characters that no key has: export it anew, without quotes or spaces")
-    return key
-
-
-def _url(api: ApiConfig, section: str) -> str | None:
-    """The server's address; null is OpenAI's own."""
-    url = api.base_url or os.environ.get("OPENAI_BASE_URL") or None
-    if url and "@" in url.partition("//")[2].partition("/")[0]:
-        remedy = "leave the user and the password out, which no request can carry beside a key"
-        raise UserError(f"{section}.base_url={re.sub('//[^/]*@', '//***@', url)}: {remedy}")
-    return url
 
 
 def check_model(api: ApiConfig, section: str, prompt_tokens: int) -> str | None:
@@ -293,8 +275,6 @@ def check_model(api: ApiConfig, section: str, prompt_tokens: int) -> str | None:
     if re.match(r"\d{4}-\d\d-\d\d", ends) and ends[:10] < datetime.date.today().isoformat():
         return f"{section}.model={api.model}: {server} has shut it down on {ends[:10]}: choose another {section}.model"
     name, limit = _limit(api)
-    return (
-        f"{server}: {lengths.shorter(f'{section}.{name}', limit, most, prompt_tokens)}"
-        if most and limit > most
-        else None
-    )
+    if most and limit > most:
+        return f"{server}: {lengths.shorter(f'{section}.{name}', limit, most, prompt_tokens)}"
+    return None

@@ -55,14 +55,13 @@ class Estimate:
 def price(api: ApiConfig, prices: Mapping[str, PriceConfig], section: str) -> PriceConfig:
     """What `api.model` costs: as set, else as in conf/prices; `UserError` when neither says."""
     listed = prices.get(api.model or "")
-    if api.input_usd is not None and (api.output_usd is not None or listed):
-        output = api.output_usd if api.output_usd is not None else listed.output_usd if listed else 0.0
+    output = listed.output_usd if listed and api.output_usd is None else api.output_usd
+    if api.input_usd is not None and output is not None:
         return PriceConfig(api.input_usd, api.input_usd, output)
     if listed:
-        return listed if api.output_usd is None else replace(listed, output_usd=api.output_usd)
-    needs = (
-        f"set {section}.input_usd= and {section}.output_usd= (dollars per million tokens; 0 for a server of your own)"
-    )
+        return replace(listed, output_usd=output)
+    keys = f"set {section}.input_usd= and {section}.output_usd="
+    needs = f"{keys} (dollars per million tokens; 0 for a server of your own)"
     raise UserError(f"{section}.model={api.model}: conf/prices has no price of it: {needs}")
 
 

@@ -42,10 +42,7 @@ def landed(status: int, body: str, **headers: str) -> tuple[Landed, RawServer]:
 
 
 def kind(found: Landed) -> str:
-    if found.answer:
-        return found.answer.finish_reason
-    kinds = {LATER: found.limited, PROMPT: found.final, END: found.hopeless}
-    return " ".join(name for name, so in kinds.items() if so) or AGAIN
+    return found.answer.finish_reason if found.answer else found.means.name.lower()
 
 
 @pytest.mark.parametrize(("status", "body", "made", "words", "remedy"), TABLE)
@@ -96,7 +93,7 @@ def test_neither_key_nor_prompt_follows_to_another_address(status: int, location
     with RawServer(reply(completion())) as elsewhere:
         found, _ = landed(status, "", Location=location.replace("ELSEWHERE", elsewhere.url))
         assert not elsewhere.requests
-        assert found.hopeless
+        assert kind(found) == END
         assert re.search(remedy.replace("ELSEWHERE", elsewhere.url), found.remedy), found.remedy
         with RawServer(reply("", 307, Location=f"{elsewhere.url}/models")) as server:
             line = check_model(api_for(server.url), "corrector", 100)
