@@ -65,10 +65,7 @@ def task(file: Path) -> Any:
 
 
 def to_config(composed: DictConfig) -> Config:
-    """The typed config of a composed tree.
-
-    Raises `UserError` that names the key, the value and the choices.
-    """
+    """The typed config of a composed tree; a `UserError` names the key, the value and the choices."""
     environment.check(composed)
     renamed.refuse(composed)
     untyped: Any = None

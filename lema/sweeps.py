@@ -37,10 +37,7 @@ def are_cells_known(config: DictConfig) -> bool:
 
 
 def cells(config: DictConfig) -> list[Config]:
-    """The cells of the sweep that Hydra is about to run, composed as Hydra will compose them.
-
-    `config` is the config that Hydra gives to a callback. Raises `UserError` that names a cell with a mistake.
-    """
+    """The cells of the sweep of a Hydra callback's `config`, as Hydra composes them; `UserError` names a wrong one."""
     return [composed(config, overrides) for overrides in expand(config)]
 
 
@@ -89,10 +86,7 @@ def composed(config: DictConfig, overrides: list[str]) -> Config:
 
 
 def write_for_wandb(config: DictConfig, root: Path) -> Path:
-    """Write a sweep as `sweeps/NAME.yaml` below the runs folder, for `wandb sweep`; returns the file.
-
-    W&B's agents run each cell of the grid in a process of its own.
-    """
+    """Write a sweep as `sweeps/NAME.yaml` below the runs folder, for `wandb sweep`; returns the file."""
     swept, fixed = {}, {}
     for override in _overrides(config):
         key = override.get_key_element()

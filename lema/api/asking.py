@@ -72,7 +72,7 @@ def ask(
                     journal.check()
                     asking = _Asking(journal, held.lost, messages, api, price, section, budget_usd, paid_usd)
                     size = sum(len(messages[key].encode("utf-8", "replace")) for key in left) / len(left)
-                    costs = estimate(section, (len(left), len(left)), (size, size), api, price)
+                    costs, _ = estimate(section, (len(left), len(left)), (size, size), api, price)
                     log.info("%-16s %s", "asking", costs)
                     asyncio.run(asking.run(left))
         answers, spending = journal.answers(), journal.spending()

@@ -252,10 +252,9 @@ def _limit(api: ApiConfig) -> tuple[str, int]:
 
 
 def check_model(api: ApiConfig, section: str, prompt_tokens: int) -> str | None:
-    """Why the key cannot use the model, with the remedy, by the server's own list, which is free; None when it can.
+    """Why the key cannot use the model, or its answers are longer than the context, by the server's list, with remedy.
 
-    So is a limit of the answers that is beyond the context, where the list names it; a prompt has about so many tokens.
-    None as well for a server without such a list: only a request will tell.
+    The list is free; a prompt has about so many tokens. None when nothing is wrong, or the server has no list.
     """
     try:
         client = Client(api, section)

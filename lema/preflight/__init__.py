@@ -104,10 +104,7 @@ def without_dev(config: Config, stages: set[str]) -> Iterator[str]:
 
 
 def _unlike_eager(name: str, model: ModelConfig, source: Weights, layouts: list[bool]) -> Iterator[str]:
-    """What a model's architecture asks of attention and its kernel does not compute, on rows packed (True) or not.
-
-    Only the model's small files are read for that; a damaged one is named here too.
-    """
+    """What the architecture asks of attention and its kernel does not compute, on rows packed (True) or not."""
     if not layouts:
         return
     from lema.models.generating import own_settings

@@ -43,10 +43,7 @@ class Content:
 
 
 def publish_report(content: Content, project: str, state: Path) -> str:
-    """Make the report, or update the one that the file `state` names; returns its address.
-
-    `UserError` when the server cannot be reached or refuses.
-    """
+    """Make the report, or update the one that `state` names; returns its address. `UserError` without a server."""
     mode = os.environ.get("WANDB_MODE", "online")
     if mode not in ("online", "shared", "run"):
         raise UserError(f"do=wandb_report: WANDB_MODE={mode}, and a report is made at W&B's server: unset it")

@@ -99,10 +99,7 @@ class Tracker:
             run.close()
 
     def report(self, folder: Path, inputs: Iterable[Artifact]) -> None:
-        """Log a folder's report, tables and figures as an artifact of type `report` with the given inputs.
-
-        Each report of a runs folder has one run; when it changes, the run gets another version of the artifact.
-        """
+        """Log a folder's report, tables and figures as a version of the artifact of its one run, with these inputs."""
         run = StepRun(self, "report", "report", folder.name, folder.name, {each.path.name: each for each in inputs})
 
         def show(started: Any) -> None:
@@ -288,15 +285,11 @@ class StepRun:
 
 @contextlib.contextmanager
 def _agent(step: str) -> Iterator[None]:
-    """Hide the variables of `wandb agent` from all steps but the evaluation, whose score the agent waits for.
-
-    wandb reads them once; so its process is ended where they are set.
-    """
+    """Hide the variables of `wandb agent` from all steps but the evaluation, whose score the agent waits for."""
     if "WANDB_SWEEP_ID" not in os.environ:
         yield
         return
-
-    service.end()
+    service.end()  # wandb's process reads them once
     held = {name: os.environ.pop(name) for name in AGENT if name in os.environ and step != "evaluate"}
     try:
         yield
