@@ -35,7 +35,7 @@ from lema.identity import without_paths
 from lema.types import Completion, UserError
 
 if TYPE_CHECKING:
-    from lema.api.client import Landed
+    from lema.api.client import Attempt
 log = logging.getLogger(__name__)
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.5, 30.0  # seconds, twice as long each time, with jitter
 _PARAMETERS = ("temperature", "reasoning_effort", "max_completion_tokens", "max_tokens")  # sent only when set
@@ -230,7 +230,7 @@ class _Asking:
             self.answered += 1
             self.completion += (completion - self.completion) / min(self.answered, 100)
 
-    def _judge(self, key: str, sent_at: float, landed: "Landed") -> tuple[Completion | None, float]:
+    def _judge(self, key: str, sent_at: float, landed: "Attempt") -> tuple[Completion | None, float]:
         """The answer, or when to try again; what must stop all becomes `problem`."""
         now, server = time.monotonic(), self.client.server
         if landed.means is Means.END:
@@ -252,7 +252,7 @@ class _Asking:
             return self._failed(key, now, sent_at, landed)
         return landed.answer, now
 
-    def _failed(self, key: str, now: float, sent_at: float, landed: "Landed") -> tuple[Completion | None, float]:
+    def _failed(self, key: str, now: float, sent_at: float, landed: "Attempt") -> tuple[Completion | None, float]:
         """A failure is the request's, unless nothing else happens any more: then it is the server's."""
         self.failed_since.add(key)
         self.failures[key] += 1_000_000 if landed.means is Means.PROMPT else not landed.unsent

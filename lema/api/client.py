@@ -42,7 +42,7 @@ _NO_REPLY = (aiohttp.ClientPayloadError, aiohttp.ClientResponseError)
 
 
 @dataclass(frozen=True)
-class Landed:
+class Attempt:
     """How an attempt ended: with an answer, or with the kind of failure, which tells what to do."""
 
     tokens: billing.Tokens | None = None  # billed; None: unknown
@@ -121,7 +121,7 @@ class Client:
             response.stream = httpx2.ByteStream(bytes(body))
             response.encoding = "utf-8-sig"  # as JSON is; by the server's word it might be anything, also a compression
 
-    async def send(self, request: str) -> Landed:
+    async def send(self, request: str) -> Attempt:
         """One attempt with this body, which never raises what a server or a network can do."""
         try:
             # Not the client's own timeout, which is per read: a server that drips would hold a worker for ever.
@@ -131,17 +131,17 @@ class Client:
                 response = await self.openai.post("/chat/completions", cast_to=httpx2.Response, content=content)
         except TimeoutError:
             said, remedy = f"no answer within {self.api.request_timeout} s", f"raise {self.section}.request_timeout"
-            return Landed(None, None, "time-out", said, remedy)
+            return Attempt(None, None, "time-out", said, remedy)
         except openai.APIStatusError as error:
             return self._refused(error.response, request)
         except _Unread as error:
             failure, said, remedy = error.args
-            return Landed(None, None, failure, f"{failure}: {refusals.line(said, self.key)}", remedy)
+            return Attempt(None, None, failure, f"{failure}: {refusals.line(said, self.key)}", remedy)
         except (openai.APIConnectionError, aiohttp.ClientError) as error:
             return self._lost(error)
         return self._read(response, request)
 
-    def _lost(self, error: Exception) -> Landed:
+    def _lost(self, error: Exception) -> Attempt:
         reasons, cause = [error], error.__cause__
         while isinstance(cause, Exception):
             reasons, cause = [*reasons, cause], cause.__cause__
@@ -151,9 +151,9 @@ class Client:
         said = f"{what}: {re.sub('^400, message: *', '', str(reasons[-1]))[:150]}"
         remedy = f"check it, or {self.section}.base_url"
         tokens = (0, 0, 0) if unsent else None
-        return Landed(tokens, None, "connection lost", refusals.line(said, self.key), remedy, unsent=unsent)
+        return Attempt(tokens, None, "connection lost", refusals.line(said, self.key), remedy, unsent=unsent)
 
-    def _read(self, response: httpx2.Response, request: str) -> Landed:
+    def _read(self, response: httpx2.Response, request: str) -> Attempt:
         # A server may repeat the key; one that is a mere word ("test") is no secret, and may be in any answer.
         text = response.text.replace(self.key, "***") if len(self.key) >= 16 else response.text
         said = refusals.decoded(text)
@@ -174,18 +174,18 @@ class Client:
         model = "".join(filter(str.isprintable, name))[:100]
         words = refusals.line(refusal) if isinstance(refusal, str) else ""
         tokens = billing.billed(usage, request, self.limit, bool(content or refusal))
-        return Landed(tokens, Completion(content, ended, model, error=words), headers=response.headers)
+        return Attempt(tokens, Completion(content, ended, model, error=words), headers=response.headers)
 
     def _refused(
         self, response: httpx2.Response, request: str, words: refusals.Words | None = None, usage: Any = None
-    ) -> Landed:
+    ) -> Attempt:
         """What came in place of an answer: an answer without text, a reason to try again, or the end of the run."""
         own, headers, words = response.status_code, response.headers, words or refusals.read(response.text)
         section, (name, limit) = self.section, _limit(self.api)
         if response.is_success and not words.error:
             said, helps = refusals.broken(response.text)
             said = refusals.line(said, self.key)
-            return Landed(None, None, "malformed body", said, helps.format(section), headers=headers)
+            return Attempt(None, None, "malformed body", said, helps.format(section), headers=headers)
         status = words.status or own if response.is_success else own
         moved = 300 <= own < 400
         told = f": {words.said}" if words.said.strip() else " to another address" if moved else " without a word"
@@ -195,7 +195,7 @@ class Client:
         gone = status in (408, 499) or (status > 500 and status not in (503, 529))
         unknown = gone or (status < 300 and means is Means.AGAIN)
         tokens = billing.billed(usage, request, self.limit, False) or (None if unknown else (0, 0, 0))
-        landed = functools.partial(Landed, tokens, failure=f"HTTP {status}", said=said, headers=headers)
+        landed = functools.partial(Attempt, tokens, failure=f"HTTP {status}", said=said, headers=headers)
         # A rate limit speaks of lengths too, and passes; a request that is beyond it by itself does not.
         passing = status == 429 and not re.search("request too large", said, re.I)
         length = None if passing or own in (401, 402, 403, 404) else lengths.too_long(said, limit)
@@ -226,7 +226,7 @@ class Client:
                 return None
         except TimeoutError:
             said = f"no list of models within {_LIST_TIMEOUT:g} s"
-            landed = Landed(said=said, remedy=f"check it, or {self.section}.base_url")
+            landed = Attempt(said=said, remedy=f"check it, or {self.section}.base_url")
         except (openai.APIConnectionError, aiohttp.ClientError) as error:
             landed = self._lost(error)
         except (_Unread, LookupError, TypeError, ValueError):

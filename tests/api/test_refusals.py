@@ -11,7 +11,7 @@ from openai_server import OpenAIServer
 from raw_server import RawServer, completion, reply
 from tables import table
 
-from lema.api.client import Client, Landed, check_model
+from lema.api.client import Attempt, Client, check_model
 from lema.api.journal import export
 from lema.types import UserError
 
@@ -30,18 +30,18 @@ TABLE = [
 ]
 
 
-def landed(status: int, body: str, **headers: str) -> tuple[Landed, RawServer]:
+def landed(status: int, body: str, **headers: str) -> tuple[Attempt, RawServer]:
     with RawServer(reply(body.replace("KEY", KEY), status, None, **headers)) as server:
         client = Client(api_for(server.url), "corrector")
 
-        async def once() -> Landed:
+        async def once() -> Attempt:
             async with client.openai:
                 return await client.send('{"model": "gpt-test", "messages": []}')
 
         return asyncio.run(once()), server
 
 
-def kind(found: Landed) -> str:
+def kind(found: Attempt) -> str:
     return found.answer.finish_reason if found.answer else found.means.name.lower()
 
 
