@@ -73,8 +73,9 @@ class Tracker:
     @contextlib.contextmanager
     def step(self, name: str, recipe: Recipe, made: dict[str, Artifact]) -> Iterator["StepRun"]:
         """The run of a step, still to be started; `made` are the earlier steps. An error marks the run as failed."""
-        inputs = {each: artifact for each, artifact in made.items() if artifact.digest in used(recipe.inputs)}
-        run = self._run = StepRun(self, name, recipe.stage, recipe.label, digest(recipe.identity()), inputs)
+        told = recipe.identity()
+        inputs = {each: artifact for each, artifact in made.items() if artifact.digest in used(told["inputs"])}
+        run = self._run = StepRun(self, name, recipe.stage, recipe.label, digest(told), inputs)
         try:
             yield run
         except BaseException:
