@@ -13,7 +13,7 @@ from lema.data.leakage import TestQuestions
 from lema.engines import LocalModel, ServedModel, server
 from lema.identity import digest, identity
 from lema.models.weights import Weights, weights
-from lema.tracking import Tracker
+from lema.tracking.runs import Tracker
 from lema.types import Corrected, Engine
 
 

@@ -189,13 +189,10 @@ def _check_models(config: Config) -> None:
             raise UserError(f"sampler.models.{name}.prompt={source.prompt}: does nothing with kind=recorded")
     if (corrector.weights is not None) != (corrector.method is CorrectionMethod.local):
         raise UserError(f"corrector.method={corrector.method}: corrector.weights belong to corrector=local")
-    for name in ("temperature", "max_completion_tokens"):
-        if corrector.weights and getattr(corrector, name) is None:
-            raise UserError(f"corrector.{name}=null: must be set with corrector=local")
     if (corrector.model is not None) != (corrector.method is CorrectionMethod.api):
         raise UserError(f"corrector.method={corrector.method}: choose corrector=gpt4 for a corrector.model to be asked")
-    if rationales.requests and rationales.model is None:
-        raise UserError(f"rationales.requests={rationales.requests}: choose who is asked, rationales=gpt4")
+    if rationales.requests and (rationales.model is None) == (rationales.weights is None):
+        raise UserError(f"rationales.requests={rationales.requests}: choose who writes, rationales=gpt4 or =local")
     _check_asked(config)
     solvers = [source for source in sampler.models.values() if not source.recorded]
     sampled = [source.api.temperature if source.api else sampler.temperature for source in solvers]
@@ -208,19 +205,23 @@ def _check_models(config: Config) -> None:
             raise UserError(f"{key}={number}: must be 1 at temperature 0, where all answers are the same")
 
 
+# What a model that is loaded here needs to write corrections or rationales.
+LOCAL = ("temperature", "max_completion_tokens", "batch_size", "seed")
+
+
 def _check_asked(config: Config) -> None:
     """Refuse settings of requests where no server is asked, and of a comparison where nothing is compared."""
     corrector, rationales = config.corrector, config.rationales
-    local = ("temperature", "max_completion_tokens") if corrector.method is CorrectionMethod.local else ()
-    unasked = (
-        ("corrector", corrector, corrector.method is not CorrectionMethod.api),
-        ("rationales", rationales, not rationales.requests),
-    )
-    for section, api, idle in unasked:
-        names = [field.name for field in fields(ApiConfig) if idle and field.name not in local]
-        names += ["demonstrations", "most"] if idle and section == "rationales" else []
-        if unused := [name for name in names if getattr(api, name) is not None]:
-            raise UserError(f"{section}.{unused[0]}: does nothing with {section}={api.name}, which asks no server")
+    asks = {"corrector": corrector.method is CorrectionMethod.api, "rationales": rationales.model is not None}
+    for section, writer in (("corrector", corrector), ("rationales", rationales)):
+        if missing := [name for name in LOCAL if writer.weights and getattr(writer, name) is None]:
+            raise UserError(f"{section}.{missing[0]}=null: must be set with {section}=local")
+        names = {field.name for field in fields(ApiConfig) if not asks[section]} | {"batch_size", "seed"}
+        names -= set(LOCAL) if writer.weights else set()
+        names |= {"demonstrations", "most"} if section == "rationales" and not rationales.requests else set()
+        if unused := sorted(name for name in names if getattr(writer, name) is not None):
+            why = "which loads no model" if asks[section] else "which asks no server"
+            raise UserError(f"{section}.{unused[0]}: does nothing with {section}={writer.name}, {why}")
     if corrector.method is CorrectionMethod.reference and (corrector.prompt or corrector.tries > 1):
         raise UserError("corrector.prompt, corrector.tries: do nothing with corrector=reference, which is always right")
     if config.do is not Do.compare and (named := [key for key in "ab" if getattr(config.compare, key)]):

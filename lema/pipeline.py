@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 REPORT = "report"  # what a run ends with: the last choice of `until=`
 
 
+OTHER = "other_"  # begins the names of the steps that are about another model's mistakes
+
+
 @dataclass(frozen=True)
 class Step:
     """One artifact of a cell, made by the stage's module. `name` is its key in `Cell.artifacts`, and its link's."""
@@ -40,11 +43,10 @@ class Step:
     name: str
     stage: str
     options: dict[str, Any] = field(default_factory=dict)  # of the stage's functions, beside the cell
-    other: bool = False  # it is about another model's mistakes
 
     def recipe(self, cell: Cell) -> Recipe:
         """What its artifact is made from."""
-        return self._module.recipe(cell.other if self.other else cell, **self.options)
+        return self._module.recipe(self._of(cell), **self.options)
 
     def build(self, recipe: Recipe, cell: Cell, folder: Path) -> dict[str, Any]:
         """Make its files from its recipe."""
@@ -53,7 +55,10 @@ class Step:
     def requests(self, cell: Cell) -> Requests | None:
         """What it asks of a server."""
         asked = getattr(self._module, "requests", None)
-        return asked and asked(cell.other if self.other else cell, **self.options)
+        return asked and asked(self._of(cell), **self.options)
+
+    def _of(self, cell: Cell) -> Cell:
+        return cell.other if self.name.startswith(OTHER) else cell
 
     @property
     def _module(self) -> Any:
@@ -119,45 +124,36 @@ def _cell(config: Config, root: Path) -> Cell:
 
 
 def plan(cell: Cell) -> dict[str, list[Step]]:
-    """The stages in order, each with the steps that this cell has of it: an arm without corrections needs no samples.
+    """The stages in order, each with the steps that this cell has of it.
 
-    An arm with another model's mistakes needs the cell's own too, for their number.
+    An arm without corrections needs no mistakes. One with another model's needs the cell's own too, for their number.
     """
     config, extra = cell.config, cell.config.mix.extra
-    mistakes, others = extra is not Extra.none, extra is Extra.other_corrections
+    whose = {"": cell} if extra is not Extra.none else {}
+    whose |= {OTHER: cell.other} if extra is Extra.other_corrections else {}
+    bases = {"", *whose} if cell.builds_base else ()
+    merges = config.train.merge and config.train.method is not Method.full
     rationales = config.rationales.requests and config.mix.cot is not CotPart.none
-    samples = [Step(f"sample_{name}", "sample", {"name": name}) for name in config.sampler.models if mistakes]
-    other = cell.other if others else cell
-    other_samples = [
-        Step(f"other_sample_{name}", "sample", {"name": name}, other=True)
-        for name in other.config.sampler.models
-        if others
-    ]
+    own_test = [Step("test_data", "data", {"own_test": True})] if config.task.train_dataset else []
     return {
-        "data": [Step("data", "data"), *when(config.task.train_dataset, Step("test_data", "data", {"own_test": True}))],
-        "base": [
-            *when(cell.builds_base, Step("base", "base")),
-            *when(others and cell.builds_base, Step("other_base", "base", other=True)),
+        "data": [Step("data", "data"), *own_test],
+        "base": [Step(f"{of}base", "base") for of in sorted(bases)],
+        "sample": [
+            Step(f"{of}sample_{name}", "sample", {"name": name})
+            for of, each in whose.items()
+            for name in each.config.sampler.models
         ],
-        "sample": [*samples, *other_samples],
-        "correct": [
-            *when(mistakes, Step("correct", "correct")),
-            *when(others, Step("other_correct", "correct", other=True)),
-        ],
-        "rationales": when(rationales, Step("rationales", "rationales")),
+        "correct": [Step(f"{of}correct", "correct") for of in whose],
+        "rationales": [Step("rationales", "rationales")] if rationales else [],
         "mix": [Step("mix", "mix")],
         "train": [Step("train", "train")],
         "select": [Step("select", "select")],
-        "merge": when(config.train.merge and config.train.method is not Method.full, Step("merge", "merge")),
+        "merge": [Step("merge", "merge")] if merges else [],
         "evaluate": [
             Step("evaluate_untuned", "evaluate", {"tuned": False}),
             Step("evaluate", "evaluate", {"tuned": True}),
         ],
     }
-
-
-def when(needed: Any, step: Step) -> list[Step]:
-    return [step] if needed else []
 
 
 def steps(cell: Cell) -> list[Step]:

@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 from small import ROOT
 from tables import table
 
-from lema.config import TaskConfig, compose
+from lema import compose
+from lema.config import TaskConfig
 from lema.data.arithmetic import make_problems
 from lema.prompts.formats import COT_PROMPTS
 from lema.types import Problem

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
@@ -61,6 +62,43 @@ def test_imports_go_downward_only() -> None:
                 if target != part(file) and RANK[target] >= RANK[part(file)]:
                     wrong.append(f"{file} imports {name}")
     assert not wrong
+
+
+def module(file: str) -> str:
+    return "lema." + file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+MODULES = {module(file): tree for file, tree in FILES.items() if file != "__init__.py"}
+
+
+@cache
+def needs(name: str) -> frozenset[str]:
+    """The modules of the package that one imports, inside functions too: `from lema.api import asking` is `api.asking`."""
+    found = {each if each in MODULES else each.rpartition(".")[0] for each in imported(MODULES[name])}
+    return frozenset(found & MODULES.keys() - {name})
+
+
+@cache
+def chain(name: str) -> tuple[str, ...]:
+    """The longest chain of imports that begins with a module."""
+    return (name, *max((chain(each) for each in needs(name)), key=len, default=()))
+
+
+@cache
+def packages(folder: str) -> tuple[str, ...]:
+    """The longest chain of folders that begins with a folder, or with a module at the top."""
+    inner = {each.split(".")[1] for name in MODULES if name.split(".")[1] == folder for each in needs(name)} - {folder}
+    own = (folder,) if (PACKAGE / folder).is_dir() else ()
+    return own + max((packages(each) for each in inner), key=len, default=())
+
+
+def test_a_reader_follows_few_imports() -> None:
+    longest = max(map(chain, MODULES), key=len)
+    assert len(longest) <= 10, longest
+    by_folder = max((packages(name.split(".")[1]) for name in MODULES), key=len)
+    assert len(by_folder) <= 7, by_folder
+    assert sum(len(needs(name)) for name in MODULES) / len(MODULES) <= 3.4
+    assert len([file for file in PACKAGE.glob("*.py") if file.name != "__init__.py"]) <= 12
 
 
 def test_no_test_imports_another() -> None:

@@ -299,7 +299,7 @@ def test_checkpoints_are_pruned_to_what_is_needed(run, tmp_path) -> None:
 def test_every_optimizer_trains_and_its_settings_tell(make_config, config, tokenizer, tmp_path, optimizer) -> None:
     if not optimizer.startswith("adamw_torch"):
         pytest.importorskip("bitsandbytes")
-    whole, batch, ends = make_config(), Layout(config, tokenizer)(token_rows(4)), []
+    whole, batch, ends = training(make_config()), Layout(config, tokenizer)(token_rows(4)), []
     for change in ({"learning_rate": 1e-9}, {"adam_beta2": 0.9}, {"adam_beta2": 0.5}, {"weight_decay": 1.0}):
         net = model("llama", "sdpa")
         recipe = replace(whole, train=replace(whole.train, optimizer=optimizer, **change))

@@ -117,7 +117,7 @@ def test_test_questions_of_every_known_task_are_refused(data_dir: Path, make_con
     folders = [f"task={name}", f"task.dataset.path={data_dir / name}"]
     folders += [f"task.train_dataset.path={data_dir / 'gsm8k'}"] if name == "svamp" else []
     task = make_config(*folders).task
-    other = (tasks.load_test(task, 1) if task.train_dataset else tasks.published(task)[1])[0]
+    [other] = tasks.load_test(tasks.tested_on(task), 1)
     question = other.question.upper().replace(",", "")
     file = record(tmp_path / "leak.jsonl", {"question": question, "text": "The answer is 999."})
     arguments = ["task=gsm8k", f"task.dataset.path={data_dir / 'gsm8k'}", "limit=3", "sampler=recorded", "tracker=none"]
