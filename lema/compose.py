@@ -65,10 +65,7 @@ def task(file: Path) -> Any:
 
 
 def to_config(composed: DictConfig) -> Config:
-    """The typed config of a composed tree.
-
-    Raises `UserError` that names the key, the value and the choices.
-    """
+    """The typed config of a composed tree; a `UserError` names the key, the value and the choices."""
     environment.check(composed)
     renamed.refuse(composed)
     untyped: Any = None
@@ -136,20 +133,13 @@ def _check(config: Config) -> None:
     lemas = mix.extra is Extra.none or (mix.extra is Extra.corrections and not mix.without)
     if mix.match_tokens and (lemas or mix.cot is not CotPart.all):
         raise UserError("mix.match_tokens=true: needs mix.cot=all and extras that are not lema's; see mix=cot_tokens")
-    _check_base(config)
-    _check_idle(config)
-
-
-def _check_base(config: Config) -> None:
-    """Check that a base can be built from its settings."""
-    tiny, seed = config.backbone.tiny, config.backbone.seed
-    if tiny is None or config.backbone.path is not None:
-        return
-    if tiny.hidden_size % (2 * tiny.num_heads):
+    tiny = config.backbone.tiny if config.backbone.path is None else None
+    if tiny and tiny.hidden_size % (2 * tiny.num_heads):
         heads = f"backbone.tiny.num_heads={tiny.num_heads}"
         raise UserError(f"{heads}: must cut backbone.tiny.hidden_size={tiny.hidden_size} into equal, even parts")
-    if config.mix.extra is Extra.other_corrections and tiny.other_seed == seed:
+    if tiny and mix.extra is Extra.other_corrections and (seed := tiny.other_seed) == config.backbone.seed:
         raise UserError(f"backbone.tiny.other_seed={seed}: must not be backbone.seed: the other base would be the same")
+    _check_idle(config)
 
 
 def _check_idle(config: Config) -> None:
@@ -182,46 +172,35 @@ def _check_idle(config: Config) -> None:
 
 def _check_models(config: Config) -> None:
     """Check that each model that samples, corrects or writes rationales has the settings that its kind needs."""
-    if not config.sampler.models:
-        raise UserError(
-            "sampler.models is empty: choose a sampler, or add one, +sampler/model@sampler.models.mine=self"
-        )
-    for name, source in config.sampler.models.items():
+    sampler, corrector, rationales = config.sampler, config.corrector, config.rationales
+    if not sampler.models:
+        remedy = "choose a sampler, or add one, +sampler/model@sampler.models.mine=self"
+        raise UserError(f"sampler.models is empty: {remedy}")
+    for name, source in sampler.models.items():
         for kind in (SourceKind.weights, SourceKind.api, SourceKind.recorded):
             if (getattr(source, kind) is not None) != (source.kind is kind):
                 state = "must be set" if source.kind is kind else "must be null"
-                key = renamed.present(f"sampler.models.{name}.{kind}", config.sampler.name)
+                key = renamed.present(f"sampler.models.{name}.{kind}", sampler.name)
                 raise UserError(f"{key}: {state} with kind={source.kind}")
         if source.api and source.api.model is None:
-            key = renamed.present(f"sampler.models.{name}.api.model", config.sampler.name)
+            key = renamed.present(f"sampler.models.{name}.api.model", sampler.name)
             raise UserError(f"{key}: must be set to the model that the server is asked for")
         if source.kind is SourceKind.recorded and source.prompt:
             raise UserError(f"sampler.models.{name}.prompt={source.prompt}: does nothing with kind=recorded")
-    corrector = config.corrector
     if (corrector.weights is not None) != (corrector.method is CorrectionMethod.local):
         raise UserError(f"corrector.method={corrector.method}: corrector.weights belong to corrector=local")
     if (corrector.model is not None) != (corrector.method is CorrectionMethod.api):
         raise UserError(f"corrector.method={corrector.method}: choose corrector=gpt4 for a corrector.model to be asked")
-    rationales = config.rationales
     if rationales.requests and (rationales.model is None) == (rationales.weights is None):
         raise UserError(f"rationales.requests={rationales.requests}: choose who writes, rationales=gpt4 or =local")
     _check_asked(config)
-    _check_tries(config)
-
-
-def _check_tries(config: Config) -> None:
-    """Refuse several attempts at temperature 0, which would all give the same answer."""
-    sampler, corrector, rationales = config.sampler, config.corrector, config.rationales
     solvers = [source for source in sampler.models.values() if not source.recorded]
-    tries = {
-        "sampler.samples": (
-            sampler.samples,
-            [source.api.temperature if source.api else sampler.temperature for source in solvers],
-        ),
-        "corrector.tries": (corrector.tries, [corrector.temperature]),
-        "rationales.most": (rationales.most or 1, [rationales.temperature]),
-    }
-    for key, (number, temperatures) in tries.items():
+    sampled = [source.api.temperature if source.api else sampler.temperature for source in solvers]
+    for key, number, temperatures in (
+        ("sampler.samples", sampler.samples, sampled),
+        ("corrector.tries", corrector.tries, [corrector.temperature]),
+        ("rationales.most", rationales.most or 1, [rationales.temperature]),
+    ):
         if number > 1 and 0 in temperatures:
             raise UserError(f"{key}={number}: must be 1 at temperature 0, where all answers are the same")
 

@@ -37,10 +37,7 @@ def are_cells_known(config: DictConfig) -> bool:
 
 
 def cells(config: DictConfig) -> list[Config]:
-    """The cells of the sweep that Hydra is about to run, composed as Hydra will compose them.
-
-    `config` is the config that Hydra gives to a callback. Raises `UserError` that names a cell with a mistake.
-    """
+    """The cells of the sweep of a Hydra callback's `config`, as Hydra composes them; `UserError` names a wrong one."""
     return [composed(config, overrides) for overrides in expand(config)]
 
 
@@ -82,21 +79,14 @@ def composed(config: DictConfig, overrides: list[str]) -> Config:
     except UserError as error:
         raise UserError(f"{' '.join(overrides)}: {error}") from None
     except ConfigCompositionException as error:
-        raise UserError(f"{' '.join(overrides)}: {_one_line(error)}") from None
-
-
-def _one_line(error: ConfigCompositionException) -> str:
-    """Hydra's message in one line: with the choices or the type, but without the folders that Hydra searched."""
-    message = str(error).partition("Config search path:")[0]
-    cause = str(error.__cause__ or "").partition("\n")[0]
-    return ": ".join(" ".join(part.split()) for part in (message, cause) if part)
+        message = str(error).partition("Config search path:")[0]  # the choices or the type, but not Hydra's folders
+        cause = str(error.__cause__ or "").partition("\n")[0]
+        line = ": ".join(" ".join(part.split()) for part in (message, cause) if part)
+        raise UserError(f"{' '.join(overrides)}: {line}") from None
 
 
 def write_for_wandb(config: DictConfig, root: Path) -> Path:
-    """Write a sweep as `sweeps/NAME.yaml` below the runs folder, for `wandb sweep`; returns the file.
-
-    W&B's agents run each cell of the grid in a process of its own.
-    """
+    """Write a sweep as `sweeps/NAME.yaml` below the runs folder, for `wandb sweep`; returns the file."""
     swept, fixed = {}, {}
     for override in _overrides(config):
         key = override.get_key_element()

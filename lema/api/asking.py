@@ -28,13 +28,14 @@ from lema.api.billing import most_usd, usd
 from lema.api.estimate import estimate
 from lema.api.journal import Journal, Spending, open_journal
 from lema.api.pacing import Pace
+from lema.api.refusals import Means
 from lema.artifacts.locks import lock
 from lema.config import ApiConfig, PriceConfig
 from lema.identity import without_paths
 from lema.types import Completion, UserError
 
 if TYPE_CHECKING:
-    from lema.api.client import Landed
+    from lema.api.client import Attempt
 log = logging.getLogger(__name__)
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.5, 30.0  # seconds, twice as long each time, with jitter
 _PARAMETERS = ("temperature", "reasoning_effort", "max_completion_tokens", "max_tokens")  # sent only when set
@@ -58,7 +59,7 @@ def ask(
     to. `section` of the config is what messages name; `paid_usd` is what else the budget has paid. Raises `UserError`
     when a setting is missing, or the run must stop early (budget, key, quota, model, server): every answer is kept.
     """
-    keys = [_key(_text(_body(message, api)), attempt) for message, attempt in prompts]
+    keys = [hashlib.sha256(_body(message, api, attempt).encode()).hexdigest() for message, attempt in prompts]
     with open_journal(journal_path, keys) as journal:
         old = journal.unusable() if retry_failed else {}
         if old or not journal.answers().keys() >= set(keys):
@@ -71,40 +72,25 @@ def ask(
                     journal.check()
                     asking = _Asking(journal, held.lost, messages, api, price, section, budget_usd, paid_usd)
                     size = sum(len(messages[key].encode("utf-8", "replace")) for key in left) / len(left)
-                    costs = estimate(section, (len(left), len(left)), (size, size), api, price)
+                    costs, _ = estimate(section, (len(left), len(left)), (size, size), api, price)
                     log.info("%-16s %s", "asking", costs)
                     asyncio.run(asking.run(left))
         answers, spending = journal.answers(), journal.spending()
-    _tell_failures(section, answers)
-    return [answers[key] for key in keys], spending
-
-
-def _tell_failures(section: str, answers: dict[str, Completion]) -> None:
-    """Log how many requests have no answer, by their reasons, each with what the server said of the first."""
     failed = [answer for answer in answers.values() if answer.failed]
-    first = {answer.finish_reason: answer.error for answer in reversed(failed)}
+    first = {answer.finish_reason: answer.error for answer in reversed(failed)}  # what the server said of it
     for reason, count in Counter(answer.finish_reason for answer in failed).most_common():
         said = f" ({first[reason]})" if first[reason] else ""
         told = "%-16s %s: %s of %s requests have no answer: %s%s; do=export writes each one's reason"
         log.warning(told, "asking", section, f"{count:,}", f"{len(answers):,}", reason, said)
+    return [answers[key] for key in keys], spending
 
 
-def _body(message: str, api: ApiConfig) -> dict[str, Any]:
-    """The body of the request."""
+def _body(message: str, api: ApiConfig, attempt: int = 0) -> str:
+    """The body of the request, as JSON. The attempt, which is not sent, tells apart what is asked several times."""
     message = message.encode("utf-8", "replace").decode()  # half a surrogate pair goes over no wire
-    body = {"model": api.model, "messages": [{"role": "user", "content": message}]}
-    return body | {name: getattr(api, name) for name in _PARAMETERS if getattr(api, name) is not None}
-
-
-def _text(body: dict[str, Any]) -> str:
-    return json.dumps(body, sort_keys=True, ensure_ascii=False)
-
-
-def _key(text: str, attempt: int) -> str:
-    """A request's name in the journal. The attempt, which is not sent, tells apart what is asked several times."""
-    if attempt:
-        text = _text(json.loads(text) | {"attempt": attempt})
-    return hashlib.sha256(text.encode()).hexdigest()
+    body: dict[str, Any] = {"model": api.model, "messages": [{"role": "user", "content": message}]}
+    body |= {name: getattr(api, name) for name in _PARAMETERS if getattr(api, name) is not None}
+    return json.dumps(body | ({"attempt": attempt} if attempt else {}), sort_keys=True, ensure_ascii=False)
 
 
 class _Asking:
@@ -157,7 +143,11 @@ class _Asking:
                         self.problem = "another process has taken the journal over"
                     else:
                         _, place, key = heapq.heappop(self.waiting)
-                        task = asyncio.create_task(self._try(place, key, *self._begin(key)))
+                        text, worst = self._prepared(key)
+                        tokens = len(text.encode()) / 4 + self.completion  # about
+                        self.usd += worst
+                        self.pace.send(time.monotonic(), tokens)
+                        task = asyncio.create_task(self._try(place, key, text, worst, tokens))
                         tasks.add(task)
                         task.add_done_callback(lambda task: self._ended(task, tasks))
                 await asyncio.gather(*tasks, return_exceptions=True)  # what is in flight still lands
@@ -182,7 +172,11 @@ class _Asking:
         saved = sum(not answer.failed for answer in answers.values())
         failed = sum(answer.failed for key, answer in answers.items() if key not in waiting)
         without = f", {failed} failed for good" if failed else ""
-        left = f"the {len(waiting)} that are left would cost {self._cost()}"
+        if self.answered:  # by what was paid for the others
+            cost = f"about ${self.journal.spending().usd / self.answered * len(waiting):.2f}"
+        else:
+            cost = f"at most ${sum(self._prepared(key)[1] for *_, key in self.waiting):.2f}"
+        left = f"the {len(waiting)} that are left would cost {cost}"
         return f"{saved} of {len(self.messages)} answers are saved{without}; {left}"
 
     def _ended(self, task: asyncio.Task[None], tasks: set[asyncio.Task[None]]) -> None:
@@ -205,18 +199,10 @@ class _Asking:
             return math.inf
         return max(ready_at - now, self.pace.wait(now))
 
-    def _begin(self, key: str) -> tuple[str, float, float]:
-        """Make room for it: in the budget, and in the pace. Its text, its worst case, about its tokens."""
-        text, worst = self._prepared(key)
-        tokens = len(text.encode()) / 4 + self.completion
-        self.usd += worst
-        self.pace.send(time.monotonic(), tokens)
-        return text, worst, tokens
-
     def _prepared(self, key: str) -> tuple[str, float]:
         """The request's text, and the most an attempt costs, in dollars."""
         if self.head[0] != key:  # the first in the heap is looked at several times
-            text = _text(_body(self.messages[key], self.api))
+            text = _body(self.messages[key], self.api)
             self.head = key, (text, most_usd(text, self.settings.completion_tokens, self.price))
         return self.head[1]
 
@@ -228,8 +214,10 @@ class _Asking:
             sent_at = time.monotonic()
             landed = await self.client.send(text)
             answer, ready_at = self._judge(key, sent_at, landed)
-            bill, headers = self._bill(landed, worst), landed.headers
-            used = tokens if landed.tokens is None else bill.prompt_tokens + bill.completion_tokens
+            (prompt, cached, completion), headers = landed.tokens or (0, 0, 0), landed.headers
+            paid = worst if landed.tokens is None else min(usd(landed.tokens, self.price), worst)
+            bill = Spending(1, prompt, completion, paid, cached)
+            used = tokens if landed.tokens is None else prompt + completion
             await self.journal.settle(key, worst, bill, answer)
         finally:
             self.pace.landed(tokens, used, headers)
@@ -240,12 +228,12 @@ class _Asking:
         self.bar.update()
         if not answer.failed:
             self.answered += 1
-            self.completion += (bill.completion_tokens - self.completion) / min(self.answered, 100)
+            self.completion += (completion - self.completion) / min(self.answered, 100)
 
-    def _judge(self, key: str, sent_at: float, landed: "Landed") -> tuple[Completion | None, float]:
+    def _judge(self, key: str, sent_at: float, landed: "Attempt") -> tuple[Completion | None, float]:
         """The answer, or when to try again; what must stop all becomes `problem`."""
         now, server = time.monotonic(), self.client.server
-        if landed.hopeless:
+        if landed.means is Means.END:
             self.problem = self.problem or f"{server} refuses requests ({landed.said}): {landed.remedy}"
         elif landed.answer:
             self.pace.accepted(now)
@@ -254,7 +242,7 @@ class _Asking:
         elif (wait := landed.retry_after or 0.0) > self.settings.max_wait:
             back = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + wait))
             self.problem = self.problem or f"{server} takes nothing for {wait:.0f} s ({landed.said}): wait until {back}"
-        elif landed.limited:
+        elif landed.means is Means.LATER:
             ready_at = now + self.pace.refused(now, sent_at, landed.retry_after)
             if self.pace.trying and now - self.pace.last_accepted > self.settings.max_wait:
                 waited = f"has taken nothing for {self.settings.max_wait:g} s"
@@ -264,10 +252,10 @@ class _Asking:
             return self._failed(key, now, sent_at, landed)
         return landed.answer, now
 
-    def _failed(self, key: str, now: float, sent_at: float, landed: "Landed") -> tuple[Completion | None, float]:
+    def _failed(self, key: str, now: float, sent_at: float, landed: "Attempt") -> tuple[Completion | None, float]:
         """A failure is the request's, unless nothing else happens any more: then it is the server's."""
         self.failed_since.add(key)
-        self.failures[key] += 1_000_000 if landed.final else not landed.unsent
+        self.failures[key] += 1_000_000 if landed.means is Means.PROMPT else not landed.unsent
         retries, many = self.settings.max_retries, len(self.failed_since) > 8 + len(self.messages) / 100
         if landed.unsent or many or not self.answered:
             self.failed_tries += self.pace.hold(now, sent_at, landed.retry_after, _LAST_BACKOFF)
@@ -280,19 +268,6 @@ class _Asking:
             return Completion(None, landed.failure, without_paths(str(self.api.model)), error=landed.said), 0.0
         backoff = min(_LAST_BACKOFF, _FIRST_BACKOFF * 2 ** min(self.failures[key], 10)) * random.uniform(0.5, 1)
         return None, now + max(backoff, landed.retry_after or 0.0)
-
-    def _bill(self, landed: "Landed", worst: float) -> Spending:
-        if landed.tokens is None:
-            return Spending(1, 0, 0, worst)
-        prompt, cached, completion = landed.tokens
-        return Spending(1, prompt, completion, min(usd(landed.tokens, self.price), worst), cached)
-
-    def _cost(self) -> str:
-        """What the requests that wait would cost, by what was paid for the others, or at the most."""
-        if self.answered:
-            return f"about ${self.journal.spending().usd / self.answered * len(self.waiting):.2f}"
-        worst = sum(self._prepared(key)[1] for _, _, key in self.waiting)
-        return f"at most ${worst:.2f}"
 
 
 @dataclass(frozen=True)
@@ -309,15 +284,14 @@ class Settings:
 
 def settings(api: ApiConfig, section: str, budget_usd: float | None) -> Settings:
     """The settings of a section, complete; `UserError` names the first that is missing."""
+    unset = "is not set, and nothing is sent without it"
     limit = "max_completion_tokens" if api.max_tokens is None else "max_tokens"
     values = {f"{section}.{name}": getattr(api, name) for name in (*_NUMBERS, limit)}
     if missing := next((name for name, value in values.items() if value is None), None):
-        raise UserError(f"{missing} is not set, and nothing is sent without it")
+        raise UserError(f"{missing} {unset}")
     if budget_usd is None:
-        raise UserError(
-            "budget_usd is not set, and nothing is sent without it: set the most that requests may cost, in $"
-        )
+        raise UserError(f"budget_usd {unset}: set the most that requests may cost, in $")
     if not api.model:
         raise UserError(f"{section}.model=null: name the model to ask")
     most = max(api.max_tokens or 0, api.max_completion_tokens or 0)
-    return Settings(budget_usd or 0.0, most, *(getattr(api, name) for name in _NUMBERS))
+    return Settings(budget_usd, most, *(getattr(api, name) for name in _NUMBERS))

@@ -42,7 +42,7 @@ _NO_REPLY = (aiohttp.ClientPayloadError, aiohttp.ClientResponseError)
 
 
 @dataclass(frozen=True)
-class Landed:
+class Attempt:
     """How an attempt ended: with an answer, or with the kind of failure, which tells what to do."""
 
     tokens: billing.Tokens | None = None  # billed; None: unknown
@@ -51,9 +51,7 @@ class Landed:
     said: str = ""  # by the server, or what happened: one line, without the key and without paths
     remedy: str = ""
     unsent: bool = False  # the server could not be reached
-    limited: bool = False  # too many requests for now
-    final: bool = False  # asked again, it would fail again
-    hopeless: bool = False  # and so would every other request
+    means: Means = Means.AGAIN  # what is done about it
     retry_after: float | None = None  # seconds
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -70,7 +68,15 @@ class Client:
     """
 
     def __init__(self, api: ApiConfig, section: str) -> None:
-        self.api, self.section, self.key = api, section, _key()
+        self.api, self.section, self.key = api, section, os.environ.get("OPENAI_API_KEY", "").strip()
+        if not self.key:
+            raise UserError("OPENAI_API_KEY is not set: export it (any word, for a server that asks for none)")
+        if not re.fullmatch(r"[!-~]+", self.key):
+            raise UserError("OPENAI_API_KEY holds characters that no key has: export it anew, without quotes or spaces")
+        url = api.base_url or os.environ.get("OPENAI_BASE_URL") or None  # null is OpenAI's own address
+        if url and "@" in url.partition("//")[2].partition("/")[0]:
+            remedy = "leave the user and the password out, which no request can carry beside a key"
+            raise UserError(f"{section}.base_url={re.sub('//[^/]*@', '//***@', url)}: {remedy}")
         self.limit = max(api.max_tokens or 0, api.max_completion_tokens or 0)
         self.most, self.held = _ROOM + _TOKEN_BYTES * self.limit, 0  # bytes: of a reply, and now on their way
         # A connection for every request: without a number the transport has 100. The time limit is on the whole answer.
@@ -81,8 +87,7 @@ class Client:
             follow_redirects=False,  # neither the key nor the prompt goes to another address than the one that was set
             event_hooks={"response": [self._take]},
         )
-        options: dict[str, Any] = {"base_url": _url(api, section), "max_retries": 0, "timeout": None}
-        self.openai = openai.AsyncOpenAI(api_key=self.key, http_client=http, **options)
+        self.openai = openai.AsyncOpenAI(api_key=self.key, http_client=http, base_url=url, max_retries=0, timeout=None)
         self.server = str(self.openai.base_url)
 
     async def _take(self, response: httpx2.Response) -> None:
@@ -116,29 +121,27 @@ class Client:
             response.stream = httpx2.ByteStream(bytes(body))
             response.encoding = "utf-8-sig"  # as JSON is; by the server's word it might be anything, also a compression
 
-    async def send(self, request: str) -> Landed:
+    async def send(self, request: str) -> Attempt:
         """One attempt with this body, which never raises what a server or a network can do."""
-        section = self.section
         try:
             # Not the client's own timeout, which is per read: a server that drips would hold a worker for ever.
             async with asyncio.timeout(self.api.request_timeout):
                 # As it is: `chat.completions.create` would take a third of the time to look through it once more.
-                response = await self.openai.post(
-                    "/chat/completions", cast_to=httpx2.Response, content=request.encode()
-                )
+                content = request.encode()
+                response = await self.openai.post("/chat/completions", cast_to=httpx2.Response, content=content)
         except TimeoutError:
-            said, remedy = f"no answer within {self.api.request_timeout} s", f"raise {section}.request_timeout"
-            return Landed(None, None, "time-out", said, remedy)
+            said, remedy = f"no answer within {self.api.request_timeout} s", f"raise {self.section}.request_timeout"
+            return Attempt(None, None, "time-out", said, remedy)
         except openai.APIStatusError as error:
             return self._refused(error.response, request)
         except _Unread as error:
             failure, said, remedy = error.args
-            return Landed(None, None, failure, f"{failure}: {refusals.line(said, self.key)}", remedy)
+            return Attempt(None, None, failure, f"{failure}: {refusals.line(said, self.key)}", remedy)
         except (openai.APIConnectionError, aiohttp.ClientError) as error:
             return self._lost(error)
         return self._read(response, request)
 
-    def _lost(self, error: Exception) -> Landed:
+    def _lost(self, error: Exception) -> Attempt:
         reasons, cause = [error], error.__cause__
         while isinstance(cause, Exception):
             reasons, cause = [*reasons, cause], cause.__cause__
@@ -148,9 +151,9 @@ class Client:
         said = f"{what}: {re.sub('^400, message: *', '', str(reasons[-1]))[:150]}"
         remedy = f"check it, or {self.section}.base_url"
         tokens = (0, 0, 0) if unsent else None
-        return Landed(tokens, None, "connection lost", refusals.line(said, self.key), remedy, unsent=unsent)
+        return Attempt(tokens, None, "connection lost", refusals.line(said, self.key), remedy, unsent=unsent)
 
-    def _read(self, response: httpx2.Response, request: str) -> Landed:
+    def _read(self, response: httpx2.Response, request: str) -> Attempt:
         # A server may repeat the key; one that is a mere word ("test") is no secret, and may be in any answer.
         text = response.text.replace(self.key, "***") if len(self.key) >= 16 else response.text
         said = refusals.decoded(text)
@@ -171,18 +174,18 @@ class Client:
         model = "".join(filter(str.isprintable, name))[:100]
         words = refusals.line(refusal) if isinstance(refusal, str) else ""
         tokens = billing.billed(usage, request, self.limit, bool(content or refusal))
-        return Landed(tokens, Completion(content, ended, model, error=words), headers=response.headers)
+        return Attempt(tokens, Completion(content, ended, model, error=words), headers=response.headers)
 
     def _refused(
         self, response: httpx2.Response, request: str, words: refusals.Words | None = None, usage: Any = None
-    ) -> Landed:
+    ) -> Attempt:
         """What came in place of an answer: an answer without text, a reason to try again, or the end of the run."""
         own, headers, words = response.status_code, response.headers, words or refusals.read(response.text)
         section, (name, limit) = self.section, _limit(self.api)
         if response.is_success and not words.error:
             said, helps = refusals.broken(response.text)
             said = refusals.line(said, self.key)
-            return Landed(None, None, "malformed body", said, helps.format(section), headers=headers)
+            return Attempt(None, None, "malformed body", said, helps.format(section), headers=headers)
         status = words.status or own if response.is_success else own
         moved = 300 <= own < 400
         told = f": {words.said}" if words.said.strip() else " to another address" if moved else " without a word"
@@ -192,25 +195,23 @@ class Client:
         gone = status in (408, 499) or (status > 500 and status not in (503, 529))
         unknown = gone or (status < 300 and means is Means.AGAIN)
         tokens = billing.billed(usage, request, self.limit, False) or (None if unknown else (0, 0, 0))
-        landed = functools.partial(Landed, tokens, failure=f"HTTP {status}", said=said, headers=headers)
+        landed = functools.partial(Attempt, tokens, failure=f"HTTP {status}", said=said, headers=headers)
         # A rate limit speaks of lengths too, and passes; a request that is beyond it by itself does not.
         passing = status == 429 and not re.search("request too large", said, re.I)
         length = None if passing or own in (401, 402, 403, 404) else lengths.too_long(said, limit)
         if length and length.limit:
             prompt_tokens = round(len(request.encode()) / 4) if length.context else 0
             helps = lengths.shorter(f"{section}.{name}", limit, length.most or 0, prompt_tokens)
-            return landed(remedy=helps, hopeless=True)
+            return landed(remedy=helps, means=Means.END)
         if length or means in (Means.TOO_LONG, Means.CONTENT):
             ended = PROMPT_TOO_LONG if length or means is Means.TOO_LONG else CONTENT_REFUSED
             return landed(Completion(None, ended, without_paths(str(self.api.model)), error=said), failure="")
         sent = [name for name in refusals.PARAMETERS if getattr(self.api, name) is not None]
         if status in (200, 400, 422) and (removed := refusals.parameter(words, sent, section, limit)):
-            return landed(remedy=removed, hopeless=True)
+            return landed(remedy=removed, means=Means.END)
         setting = words.param if words.param in vars(self.api) else "base_url"
         helps = self._elsewhere(headers.get("location", "")) if moved else helps.format(section, setting)
-        landed = functools.partial(landed, remedy=helps, retry_after=retry_after(headers))
-        # `limited` also says that it is no failure of this request, to be counted.
-        return landed(limited=means is Means.LATER, final=means is Means.PROMPT, hopeless=means is Means.END)
+        return landed(remedy=helps, retry_after=retry_after(headers), means=means)
 
     async def listed(self) -> dict[str, dict[str, Any]] | str | None:
         """The models that the server lists, by their names; what is wrong, in a line; None without such a list."""
@@ -221,17 +222,16 @@ class Client:
             return {str(model["id"]): dict(model) for model in refusals.decoded(text)["data"]}
         except openai.APIStatusError as error:
             landed = self._refused(error.response, "")
-            # A server that only has no such list says 404, 405, or the like.
-            told = landed.hopeless and error.status_code < 404
-            return f"{self.server}: {landed.said}: {landed.remedy}" if told else None
+            if landed.means is not Means.END or error.status_code >= 404:  # a server without such a list
+                return None
         except TimeoutError:
             said = f"no list of models within {_LIST_TIMEOUT:g} s"
-            return f"{self.server}: {said}: check it, or {self.section}.base_url"
+            landed = Attempt(said=said, remedy=f"check it, or {self.section}.base_url")
         except (openai.APIConnectionError, aiohttp.ClientError) as error:
             landed = self._lost(error)
-            return f"{self.server}: {landed.said}: {landed.remedy}"
         except (_Unread, LookupError, TypeError, ValueError):
             return None
+        return f"{self.server}: {landed.said}: {landed.remedy}"
 
     def _elsewhere(self, location: str) -> str:
         """What helps when a server is at another address."""
@@ -251,29 +251,10 @@ def _limit(api: ApiConfig) -> tuple[str, int]:
     return name, getattr(api, name) or 0
 
 
-def _key() -> str:
-    key = os.environ.get("OPENAI_API_KEY", "").strip()
-    if not key:
-        raise UserError("OPENAI_API_KEY is not set: export it (any word, for a server that asks for none)")
-    if not re.fullmatch(r"[!-~]+", key):
-        raise UserError("OPENAI_API_KEY holds characters that no key has: export it anew, without quotes or spaces")
-    return key
-
-
-def _url(api: ApiConfig, section: str) -> str | None:
-    """The server's address; null is OpenAI's own."""
-    url = api.base_url or os.environ.get("OPENAI_BASE_URL") or None
-    if url and "@" in url.partition("//")[2].partition("/")[0]:
-        remedy = "leave the user and the password out, which no request can carry beside a key"
-        raise UserError(f"{section}.base_url={re.sub('//[^/]*@', '//***@', url)}: {remedy}")
-    return url
-
-
 def check_model(api: ApiConfig, section: str, prompt_tokens: int) -> str | None:
-    """Why the key cannot use the model, with the remedy, by the server's own list, which is free; None when it can.
+    """Why the key cannot use the model, or its answers are longer than the context, by the server's list, with remedy.
 
-    So is a limit of the answers that is beyond the context, where the list names it; a prompt has about so many tokens.
-    None as well for a server without such a list: only a request will tell.
+    The list is free; a prompt has about so many tokens. None when nothing is wrong, or the server has no list.
     """
     try:
         client = Client(api, section)
@@ -293,8 +274,6 @@ def check_model(api: ApiConfig, section: str, prompt_tokens: int) -> str | None:
     if re.match(r"\d{4}-\d\d-\d\d", ends) and ends[:10] < datetime.date.today().isoformat():
         return f"{section}.model={api.model}: {server} has shut it down on {ends[:10]}: choose another {section}.model"
     name, limit = _limit(api)
-    return (
-        f"{server}: {lengths.shorter(f'{section}.{name}', limit, most, prompt_tokens)}"
-        if most and limit > most
-        else None
-    )
+    if most and limit > most:
+        return f"{server}: {lengths.shorter(f'{section}.{name}', limit, most, prompt_tokens)}"
+    return None

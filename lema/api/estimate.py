@@ -35,54 +35,38 @@ class Requests:
         return size + ITEM_BYTES[0], size + ITEM_BYTES[1]
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Ranges from low to high, in words by `str`."""
-
-    what: str  # "corrections by gpt-6.2-sol"
-    requests: tuple[int, int]
-    prompt_tokens: tuple[float, float]
-    completion_tokens: tuple[float, float]  # reasoning included
-    usd: tuple[float, float]
-    minutes: tuple[float, float]
-
-    def __str__(self) -> str:
-        tokens = f"{_range(self.prompt_tokens)} prompt and {_range(self.completion_tokens)} completion tokens"
-        usd = "nothing" if self.usd[1] == 0 else f"${_range(self.usd)}"
-        return f"{self.what}: {_range(self.requests)} requests, {tokens}, {usd}, {_range(self.minutes)} minutes"
-
-
 def price(api: ApiConfig, prices: Mapping[str, PriceConfig], section: str) -> PriceConfig:
     """What `api.model` costs: as set, else as in conf/prices; `UserError` when neither says."""
     listed = prices.get(api.model or "")
-    if api.input_usd is not None and (api.output_usd is not None or listed):
-        output = api.output_usd if api.output_usd is not None else listed.output_usd if listed else 0.0
+    output = listed.output_usd if listed and api.output_usd is None else api.output_usd
+    if api.input_usd is not None and output is not None:
         return PriceConfig(api.input_usd, api.input_usd, output)
     if listed:
-        return listed if api.output_usd is None else replace(listed, output_usd=api.output_usd)
-    needs = (
-        f"set {section}.input_usd= and {section}.output_usd= (dollars per million tokens; 0 for a server of your own)"
-    )
+        return replace(listed, output_usd=output)
+    keys = f"set {section}.input_usd= and {section}.output_usd="
+    needs = f"{keys} (dollars per million tokens; 0 for a server of your own)"
     raise UserError(f"{section}.model={api.model}: conf/prices has no price of it: {needs}")
 
 
 def estimate(
     what: str, requests: tuple[int, int], prompt_bytes: tuple[float, float], api: ApiConfig, cost: PriceConfig
-) -> Estimate:
-    """Of so many requests whose prompts have so many bytes each, on average."""
+) -> tuple[str, float]:
+    """What so many requests take whose prompts have so many bytes on average: all in a line, and dollars at most."""
     most = min(api.max_completion_tokens or api.max_tokens or COMPLETION_TOKENS[1], COMPLETION_TOKENS[1])
     each = [size / width for size, width in zip(prompt_bytes, BYTES_A_TOKEN, strict=True)]
     prompt = requests[0] * each[0], requests[1] * each[1]
     completion = requests[0] * min(COMPLETION_TOKENS[0], most), requests[1] * most
     cheapest = prompt[0] * min(cost.input_usd, cost.cached_usd) + completion[0] * cost.output_usd
-    usd = cheapest / 1e6, (prompt[1] * cost.input_usd + completion[1] * cost.output_usd) / 1e6
+    usd = (prompt[1] * cost.input_usd + completion[1] * cost.output_usd) / 1e6
     at_once, per_minute = api.max_concurrent_requests or 1, api.max_requests_per_minute or math.inf
     tokens_per_minute = api.max_tokens_per_minute or math.inf
     minutes = [
         max(number * seconds / 60 / at_once, number / per_minute, (asked + said) / tokens_per_minute)
         for number, seconds, asked, said in zip(requests, ANSWER_SECONDS, prompt, completion, strict=True)
     ]
-    return Estimate(f"{what} by {api.model}", requests, prompt, completion, usd, (minutes[0], minutes[1]))
+    tokens = f"{_range(*prompt)} prompt and {_range(*completion)} completion tokens"
+    dollars = f"${_range(cheapest / 1e6, usd)}" if usd else "nothing"
+    return f"{what} by {api.model}: {_range(*requests)} requests, {tokens}, {dollars}, {_range(*minutes)} minutes", usd
 
 
 def prompt_tokens(prompt_bytes: tuple[float, float]) -> int:
@@ -90,13 +74,8 @@ def prompt_tokens(prompt_bytes: tuple[float, float]) -> int:
     return round(sum(size / width for size, width in zip(prompt_bytes, BYTES_A_TOKEN, strict=True)) / 2)
 
 
-def _range(values: tuple[float, float]) -> str:
-    low, high = (_short(value) for value in values)
-    return low if low == high else f"{low} to {high}"
-
-
-def _short(value: float) -> str:
-    """`0.4`, `12`, `1,250`, `3.1M`."""
-    if value >= 1e6:
-        return f"{value / 1e6:.1f}M"
-    return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.2g}"
+def _range(*values: float) -> str:
+    """`0.4`, `12 to 1,250`, `3.1M`."""
+    whole = [f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.2g}" for value in values]
+    short = [f"{value / 1e6:.1f}M" if value >= 1e6 else text for value, text in zip(values, whole, strict=True)]
+    return " to ".join(dict.fromkeys(short))

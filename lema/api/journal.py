@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from lema.artifacts import replacing
 from lema.artifacts.faults import is_full
 from lema.types import Completion, UserError
 
@@ -217,18 +218,16 @@ def open_journal(path: Path, keys: Iterable[str]) -> Iterator[Journal]:
             with closing(Journal(db, path, keys)) as journal:
                 yield journal
     except sqlite3.Error as error:
-        raise _explained(error, path, journal.lost if journal else 0) from error
-
-
-def _explained(error: sqlite3.Error, path: Path, lost: int) -> UserError:
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-    if code == sqlite3.SQLITE_IOERR and is_full(path.parent):
-        code = sqlite3.SQLITE_FULL
-    cause, remedy = _FAULTS.get(code, ("it cannot be used", "a journal needs a writable local disk"))
-    if folder := next((each for each in (path, f"{path}-wal", f"{path}-shm") if os.path.isdir(each)), None):
-        cause, remedy = f"{folder} is a folder", "move it away"
-    kept = f"; {lost} paid answers could not be written, and are paid again" if lost else ""
-    return UserError(f"{path}: {cause} ({error}); {remedy.format(path)}, and run the same command again{kept}")
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        if code == sqlite3.SQLITE_IOERR and is_full(path.parent):
+            code = sqlite3.SQLITE_FULL
+        cause, remedy = _FAULTS.get(code, ("it cannot be used", "a journal needs a writable local disk"))
+        if folder := next((each for each in (path, f"{path}-wal", f"{path}-shm") if os.path.isdir(each)), None):
+            cause, remedy = f"{folder} is a folder", "move it away"
+        lost = journal.lost if journal else 0
+        kept = f"; {lost} paid answers could not be written, and are paid again" if lost else ""
+        line = f"{path}: {cause} ({error}); {remedy.format(path)}, and run the same command again{kept}"
+        raise UserError(line) from error
 
 
 def _create(path: Path) -> None:
@@ -254,9 +253,6 @@ def _create(path: Path) -> None:
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
     """Bring a new or an older file into the present format."""
 
-    def version() -> int:
-        return db.execute("pragma user_version").fetchone()[0]
-
     def columns() -> set[str]:
         return {row[1] for row in db.execute("pragma table_info(requests)")}
 
@@ -264,11 +260,12 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     if tables and _COLUMNS - columns():
         remedy = "move it away, or choose another folder with runs_dir="
         raise UserError(f"{path}: a database of another program (it holds {', '.join(tables)[:80]}); {remedy}")
-    if version() > VERSION:
-        raise UserError(f"{path}: written by a newer lema (format {version()}; this one knows {VERSION}): update lema")
+    (version,) = db.execute("pragma user_version").fetchone()
+    if version > VERSION:
+        raise UserError(f"{path}: written by a newer lema (format {version}; this one knows {VERSION}): update lema")
     db.execute("pragma synchronous=full")
     db.execute("pragma journal_mode=wal")
-    if version() < VERSION:
+    if version < VERSION:
         db.execute("begin immediate")  # of several processes one is first
         db.execute(_SCHEMA)
         for column in {"attempts", "cached_tokens"} - columns():
@@ -288,11 +285,7 @@ def export(journal_path: Path, folder: Path) -> int:
     count, columns = 0, "key, request, answer, prompt_tokens, cached_tokens, completion_tokens"
     with open_journal(journal_path, ()) as journal:
         folder.mkdir(parents=True, exist_ok=True)
-        names = ("requests.jsonl", "responses.jsonl")
-        partial = [folder / f".{name}.partial" for name in names]
-        for leftover in partial:  # a link would be written through
-            leftover.unlink(missing_ok=True)
-        with partial[0].open("w", encoding="utf-8") as requests, partial[1].open("w", encoding="utf-8") as responses:
+        with replacing(folder / "requests.jsonl") as requests, replacing(folder / "responses.jsonl") as responses:
             for key, request, answer, *tokens in journal._db.execute(f"select {columns} from requests order by key"):
                 try:
                     body = json.loads(request)
@@ -304,8 +297,6 @@ def export(journal_path: Path, folder: Path) -> int:
                     row = {"custom_id": key, **_response(journal._read(key, answer, tokens[-1]), *tokens)}
                     responses.write(json.dumps(row, ensure_ascii=False) + "\n")
                 count += 1
-        for name, written in zip(names, partial, strict=True):
-            os.replace(written, folder / name)
     return count
 
 

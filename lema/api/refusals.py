@@ -22,6 +22,8 @@ _MOST_READ = 6000  # and that are looked through
 _MESSAGES = (
     "message msg detail details error_description error_message error_msg error errors title reason fault faultstring"
 ).split()
+# JSON allows any number of digits, and Python's `int` does not.
+_JSON = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) < 1000 else math.inf)
 _CODES = ("code", "type", "status", "status_code", "statusCode", "error_type", "error_code")
 # The status that a code in words stands for, in a reply whose own status is 200.
 _NAMED = {
@@ -34,7 +36,6 @@ _NAMED = {
     r"invalid.?(?:request|argument)|bad.?request|validation": 400,
     r"internal|server.?error": 500,
 }
-
 
 # What some models refuse, with what helps ({1}: the limit of an answer).
 PARAMETERS = {
@@ -90,6 +91,7 @@ _NO_PATH = (
 _LENGTH = r"context.?length.?exceeded|exceed.?context.?size|string.?above.?max.?length"
 _KEY_HELPS, _CREDIT_HELPS = "set an OPENAI_API_KEY that it accepts", "add credit there, or ask another server"
 _ADDRESS_HELPS, _MODEL_HELPS = "mend {0}.base_url", "choose a {0}.model that it lists for this key"
+_GATEWAY_HELPS = "have the gateway before it let you through, or " + _ADDRESS_HELPS
 _PLACE_HELPS = "ask from a place that it serves, or another server ({0}.base_url)"
 # What a reply is that has neither an answer nor words: how it begins, what it is, what helps.
 _BROKEN = [
@@ -115,13 +117,7 @@ _ROWS = [
     (r"451", r"", r"", Means.END, _PLACE_HELPS),
     (r"2..|400|403|404|410|422", _MODEL, r"", Means.END, _MODEL_HELPS),
     (r"2..|400|403|422|498", _KEY, r"", Means.END, _KEY_HELPS),
-    (
-        r"403",
-        r"a web page|error code: 1\d\d\d",
-        r"",
-        Means.END,
-        "have the gateway before it let you through, or " + _ADDRESS_HELPS,
-    ),
+    (r"403", r"a web page|error code: 1\d\d\d", r"", Means.END, _GATEWAY_HELPS),
     (r"403", r"", r"", Means.END, "set an OPENAI_API_KEY that may use {0}.model"),
     (r"404", _NO_PATH, r"", Means.END, _ADDRESS_HELPS),
     (r"404|410", r"", r"", Means.END, f"{_MODEL_HELPS}, or {_ADDRESS_HELPS}"),
@@ -190,14 +186,6 @@ def decoded(text: str) -> Any:
         return None
 
 
-def _whole_number(digits: str) -> float:
-    """JSON allows any number of digits, and Python's `int` does not."""
-    return int(digits) if len(digits) < 1000 else math.inf
-
-
-_JSON = json.JSONDecoder(parse_int=_whole_number)
-
-
 def read(text: str) -> Words:
     """What a body says in place of an answer: JSON in whichever shape, a web page, or a text."""
     body = decoded(text)
@@ -208,17 +196,14 @@ def read(text: str) -> Words:
 
 def read_json(body: dict[str, Any]) -> Words:
     """What such an object says."""
-    parts = [body, *(part for name in ("error", "detail", "errors") for part in _dicts(body.get(name)))]
+    places = (body.get(name) for name in ("error", "detail", "errors"))  # one object, several, or something else
+    within = [part for value in places for part in (value if isinstance(value, list) else [value])[:5]]
+    parts = [part for part in (body, *within) if isinstance(part, dict)]
     codes = [str(part[name])[:100] for part in reversed(parts) for name in _CODES if part.get(name) is not None]
     number = next((code for code in codes if re.fullmatch(r"[45]\d\d(?:\d\d)?", code)), None)  # FastChat's have five
     named = (status for code in codes for words, status in _NAMED.items() if re.search(words, code, re.IGNORECASE))
     param, said = next((str(part["param"]) for part in parts if part.get("param")), ""), _message(body, 5)[:_MOST_READ]
     return Words(said, " ".join(codes), int(number[:3]) if number else next(named, None), param, bool(said))
-
-
-def _dicts(value: Any) -> list[dict[str, Any]]:
-    """The objects at a place where there may be one, several, or something else."""
-    return [each for each in (value if isinstance(value, list) else [value])[:5] if isinstance(each, dict)]
 
 
 def _message(value: Any, depth: int) -> str:

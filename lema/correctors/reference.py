@@ -103,7 +103,9 @@ def _settled(equations: list[Equation], formulas: list[Equation]) -> tuple[dict[
     matches: dict[int, set[int]] = {}  # the position of an equation: the same for what it finds
     for index, formula in enumerate(formulas):
         sources[formula.result] = {index}.union(*(sources.get(number, ()) for number in formula.operands))
-        free = [k for k, equation in enumerate(equations) if k not in matches and _finds(equation, formula)]
+        # Two of the three hold: the equation is right, it is the same sum, it has the same result.
+        finds = [one.right + (one.formula == formula.formula) + (one.result == formula.result) for one in equations]
+        free = [k for k, holding in enumerate(finds) if holding >= 2 and k not in matches]
         if free:
             matches[min(free, key=lambda k: equations[k].formula != formula.formula)] = sources[formula.result]
     settled: dict[int, int] = {}
@@ -113,11 +115,6 @@ def _settled(equations: list[Equation], formulas: list[Equation]) -> tuple[dict[
             return settled, equations[position:]
         settled |= dict.fromkeys(new, equation.step)
     return settled, []
-
-
-def _finds(equation: Equation, formula: Equation) -> bool:
-    """Whether two of the three hold: right, the same sum, the same result."""
-    return equation.right + (equation.formula == formula.formula) + (equation.result == formula.result) >= 2
 
 
 def _describe(equations: list[Equation], due: list[Equation]) -> tuple[str, str]:
@@ -169,7 +166,11 @@ def equations_of(text: str, step: int) -> list[Equation]:
         result = value if _value(stated) == value else _number(first) * (-1 if stated.startswith("-") else 1)
         operands, operators = tuple(map(_number, _NUMBER.findall(left))), tuple(_OPERATOR.findall(left))
         formula = " ".join(map(str, (*sorted(operands), *sorted(operators), value)))
-        left, right = _OPERATOR.sub(r" \g<0> ", left), _agrees(value, result, first)
+        # A result may be rounded or cut to its decimals; a percentage may be stated either way.
+        percent = first.endswith("%")
+        unit = Fraction(1, 10 ** (len(first.rstrip("%").partition(".")[2]) + 2 * percent))
+        right = result == value or (unit < 1 and abs(value - result) < unit) or (percent and result * 100 == value)
+        left = _OPERATOR.sub(r" \g<0> ", left)
         found.append(Equation(step, left, operands, operators, value, result, right, formula))
     return found
 
@@ -177,13 +178,6 @@ def equations_of(text: str, step: int) -> list[Equation]:
 def _number(text: str) -> Fraction:
     """`"12"`, `".5"`, `"50%"` (a half)."""
     return Fraction(text.rstrip("%")) / (100 if text.endswith("%") else 1)
-
-
-def _agrees(value: Fraction, result: Fraction, shown: str) -> bool:
-    """Whether a stated result is the value, rounded or cut to its decimals; a percentage may be stated either way."""
-    percent = shown.endswith("%")
-    unit = Fraction(1, 10 ** (len(shown.rstrip("%").partition(".")[2]) + 2 * percent))
-    return result == value or (unit < 1 and abs(value - result) < unit) or (percent and result * 100 == value)
 
 
 def _balanced(side: str) -> str:

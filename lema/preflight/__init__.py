@@ -35,7 +35,7 @@ def check(cell: Cell, stages: set[str], asked: list[Requests], overrides: list[s
 
 
 def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
-    config, task, models = cell.config, cell.config.task, {}
+    config, task = cell.config, cell.config.task
     for key, dataset in (("dataset", task.dataset), ("train_dataset", task.train_dataset)):
         if "data" in stages and dataset and dataset.path is None:
             yield from hub.unreachable("dataset", dataset.hub_id, dataset.revision, f"task.{key}.path")
@@ -50,27 +50,26 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
     if others and not own:
         instead = f"run mix=lema, which trains on them; sampler=self mix=lema takes {config.backbone.name}'s own"
         yield f"mix: sampler={config.sampler.name} makes mistakes that are another model's already: {instead}"
-    loaded = {f"sampler.models.{name}.weights": source.weights for name, source in config.sampler.models.items()}
-    if others and not cell.builds_base and config.sampler.other:
-        loaded["sampler.other.weights"] = config.sampler.other.weights
-    models |= {
-        name: (model, [hardware.MemoryNeed("of weights", hardware.BYTES[model.precision])])
-        for name, model in loaded.items()
-        if model and "sample" in stages
-    }
-    for name, source in config.sampler.models.items():
-        if "sample" in stages and source.recorded and not (file := Path(source.recorded).expanduser()).is_file():
+    models: dict[str, ModelConfig | None] = {}
+    for name, source in config.sampler.models.items() if "sample" in stages else ():
+        models[f"sampler.models.{name}.weights"] = source.weights
+        if source.recorded and not (file := Path(source.recorded).expanduser()).is_file():
             key = present(f"sampler.models.{name}.recorded", config.sampler.name)
             why = "a folder" if file.is_dir() else "no such file"
             yield f"recorded: {key}={source.recorded}: {why}; name a file of JSON lines, plain or .gz"
+    if "sample" in stages and others and not cell.builds_base and config.sampler.other:
+        models["sampler.other.weights"] = config.sampler.other.weights
     for stage, section in (("correct", "corrector"), ("rationales", "rationales")):
-        if stage in stages and (model := getattr(config, section).weights):
-            models[f"{section}.weights"] = (model, [hardware.MemoryNeed("of weights", hardware.BYTES[model.precision])])
+        models[f"{section}.weights"] = getattr(config, section).weights if stage in stages else None
     if not cell.builds_base and stages - {"data", "correct", "rationales"}:
-        models["backbone"] = (config.backbone, hardware.held(config, stages))
+        models["backbone"] = config.backbone
     answers, trains = bool(stages & ANSWERING), "train" in stages
-    for name, (model, held) in models.items():
+    for name, model in models.items():
+        if model is None:
+            continue
         source, of_backbone = weights(model), name == "backbone"
+        whole = [hardware.MemoryNeed("of weights", hardware.BYTES[model.precision])]
+        held = hardware.held(config, stages) if of_backbone else whole
         parameters = hardware.parameters(source) or model.parameters or 0
         lines = [] if of_backbone and not answers and not trains else [*hardware.unsupported(name, model)]
         lines += hub.unloadable(name, source)
@@ -105,10 +104,7 @@ def without_dev(config: Config, stages: set[str]) -> Iterator[str]:
 
 
 def _unlike_eager(name: str, model: ModelConfig, source: Weights, layouts: list[bool]) -> Iterator[str]:
-    """What a model's architecture asks of attention and its kernel does not compute, on rows packed (True) or not.
-
-    Only the model's small files are read for that; a damaged one is named here too.
-    """
+    """What the architecture asks of attention and its kernel does not compute, on rows packed (True) or not."""
     if not layouts:
         return
     from lema.models.generating import own_settings

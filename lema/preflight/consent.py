@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import ceil
 
 from lema.api.asking import settings
-from lema.api.estimate import Estimate, Requests, estimate, price, prompt_tokens
+from lema.api.estimate import Requests, estimate, price, prompt_tokens
 from lema.config import Config
 from lema.types import UserError
 
@@ -19,7 +19,7 @@ def missing(config: Config, asked: list[Requests], overrides: list[str]) -> Iter
     if asked and not key:
         sections = ", ".join(each.section for each in asked)
         yield f"key: {sections} send requests; set OPENAI_API_KEY (any text for a local server), or {_FREE}"
-    estimates: list[Estimate] = []
+    estimates: list[tuple[str, float]] = []  # in words, and dollars at most
     for each in asked:
         api, section, problem = each.api, each.section, None
         try:
@@ -35,8 +35,8 @@ def missing(config: Config, asked: list[Requests], overrides: list[str]) -> Iter
                 yield f"server: {wrong}"
         if problem:
             yield f"requests: {problem}"
-    most = ceil(sum(each.usd[1] for each in estimates))
+    most = ceil(sum(usd for _, usd in estimates))
     if config.budget_usd is None and most:
         command = shlex.join(["python", "run.py", *overrides, f"budget_usd={most}"])
         needs = "nothing is paid without consent, budget_usd= or LEMA_BUDGET_USD"
-        yield f"budget: {'; '.join(map(str, estimates))}. Go on with: {command} ({needs}), or {_FREE}"
+        yield f"budget: {'; '.join(line for line, _ in estimates)}. Go on with: {command} ({needs}), or {_FREE}"

@@ -33,10 +33,8 @@ def log_result(run: Any, step: str, artifact: Artifact, inputs: Iterable[Artifac
 
 
 def use(run: Any, artifact: Artifact) -> None:
-    """Log an artifact as the input of a run, and to W&B where it is missing there.
-
-    `run.use_artifact` does so too, but fails offline, and online it waits without a timeout.
-    """
+    """Log an artifact as the input of a run, and to W&B where it is missing there."""
+    # `run.use_artifact` does so too, but fails offline, and online it waits without a timeout.
     run._log_artifact(packed(artifact), is_user_created=True, use_after_commit=True)
 
 
@@ -53,9 +51,6 @@ def packed(artifact: Artifact) -> Any:
 
 
 def here(path: Path) -> str:
-    """A path below the working directory as a relative path, which names no user: W&B uploads the path of each file.
-
-    `wandb sync` then finds the files from the same directory, on another machine too.
-    """
+    """A path below the working directory as a relative one, which `wandb sync` finds and which names no user."""
     path = path.absolute()
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

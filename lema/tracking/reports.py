@@ -43,10 +43,7 @@ class Content:
 
 
 def publish_report(content: Content, project: str, state: Path) -> str:
-    """Make the report, or update the one that the file `state` names; returns its address.
-
-    `UserError` when the server cannot be reached or refuses.
-    """
+    """Make the report, or update the one that `state` names; returns its address. `UserError` without a server."""
     mode = os.environ.get("WANDB_MODE", "online")
     if mode not in ("online", "shared", "run"):
         raise UserError(f"do=wandb_report: WANDB_MODE={mode}, and a report is made at W&B's server: unset it")
@@ -75,7 +72,13 @@ def _published(content: Content, project: str, state: Path) -> str:
     if not entity:
         raise UserError("do=wandb_report: W&B names no entity for this login: set WANDB_ENTITY")
     asked = {run for task in content.tasks for run in (*task.trained, *task.evaluated)}
-    missing = len(asked - _known(api, f"{entity}/{project}", asked))
+    try:
+        runs = api.runs(f"{entity}/{project}", {"name": {"$in": sorted(asked)}}, per_page=500)
+        missing = len(asked.difference(run.id for run in runs))
+    except ValueError as error:
+        if "Could not find project" not in str(error):
+            raise
+        missing = len(asked)
     lacking = f"{missing} of {len(asked)} runs are not at W&B ({entity}/{project})"
     lacking += ": upload with wandb sync what was logged offline, then again"
     if missing == len(asked):
@@ -83,7 +86,13 @@ def _published(content: Content, project: str, state: Path) -> str:
     if missing:
         log.warning("%-16s %s", "W&B report", lacking)
     report = wr.Report(project=project, entity=entity, title=content.title[:MAX_TITLE], width="fluid")
-    report.blocks = _blocks(content, project, entity, missing)
+    blocks = [wr.MarkdownBlock(f"**{missing} of the runs below are not at W&B.**")] if missing else []
+    for task in content.tasks:
+        blocks.append(wr.H1(task.name))
+        for heading, text in task.sections:
+            blocks += [wr.H2(heading), wr.MarkdownBlock(text)]
+        blocks += [wr.H2(f"{task.name}: runs"), *_panels(task, project, entity)]
+    report.blocks = [*blocks, wr.MarkdownBlock(content.closing)] if content.closing else blocks
     before = _read(state)
     if before.get("entity") == entity and before.get("project") == project and _exists(api, before["id"]):
         report.id = before["id"]
@@ -92,39 +101,24 @@ def _published(content: Content, project: str, state: Path) -> str:
     return report.url
 
 
-def _blocks(content: Content, project: str, entity: str, missing: int) -> list[Any]:
-    wr, blocks = _workspaces(), []
-    if missing:
-        blocks.append(wr.MarkdownBlock(f"**{missing} of the runs below are not at W&B.**"))
-    for task in content.tasks:
-        blocks += [wr.H1(task.name)]
-        for heading, text in task.sections:
-            blocks += [wr.H2(heading), wr.MarkdownBlock(text)]
-        blocks += [wr.H2(f"{task.name}: runs"), *_panels(task, project, entity)]
-    return [*blocks, wr.MarkdownBlock(content.closing)] if content.closing else blocks
-
-
 def _panels(task: Task, project: str, entity: str) -> list[Any]:
     """Accuracy by backbone and arm, the curves, and the comparer of runs, each over the runs of the task."""
     wr = _workspaces()
+    layout = wr.Layout(x=0, y=0, w=24, h=HEIGHT)
 
     def runs(name: str, ids: Sequence[str], **options: Any) -> Any:
         # `in`: the report's own editor drops an equality.
         return wr.Runset(entity=entity, project=project, name=name, filters=f"ID in {list(ids)}", **options)
 
-    def place(column: int, width: int) -> Any:
-        return wr.Layout(x=column, y=0, w=width, h=HEIGHT)
-
-    by_arm = runs(
-        "evaluations by backbone and arm", task.evaluated, groupby=["config.backbone.name", "config.mix.name"]
-    )
+    arms = ["config.backbone.name", "config.mix.name"]
+    by_arm = runs("evaluations by backbone and arm", task.evaluated, groupby=arms)
     accuracy = wr.BarPlot(
         title=f"{task.name}: accuracy (mean over seeds)",
         metrics=["evaluate/accuracy"],
         groupby_aggfunc="mean",
         groupby_rangefunc="stddev",
         max_bars_to_show=100,
-        layout=place(0, 24),
+        layout=layout,
     )
     curves = wr.LinePlot(
         title=f"{task.name}: training loss",
@@ -133,13 +127,13 @@ def _panels(task: Task, project: str, entity: str) -> list[Any]:
         groupby="config.mix.name",
         groupby_aggfunc="mean",
         groupby_rangefunc="minmax",
-        layout=place(0, 24),
+        layout=layout,
     )
     grids = [wr.PanelGrid(runsets=[by_arm], panels=[accuracy])] if task.evaluated else []
     if task.trained:
         grids.append(wr.PanelGrid(runsets=[runs("trainings", task.trained)], panels=[curves]))
     if task.evaluated:
-        comparer = wr.RunComparer(diff_only="split", layout=place(0, 24))
+        comparer = wr.RunComparer(diff_only="split", layout=layout)
         grids.append(wr.PanelGrid(runsets=[runs("evaluations", task.evaluated)], panels=[comparer]))
     return grids
 
@@ -149,16 +143,6 @@ def _workspaces() -> Any:
     import wandb_workspaces.reports.v2 as workspaces
 
     return workspaces
-
-
-def _known(api: Any, path: str, asked: set[str]) -> set[str]:
-    """The run ids that the server has; none when the project does not exist."""
-    try:
-        return {run.id for run in api.runs(path, {"name": {"$in": sorted(asked)}}, per_page=500)}
-    except ValueError as error:
-        if "Could not find project" not in str(error):
-            raise
-        return set()
 
 
 def _read(state: Path) -> dict[str, str]:

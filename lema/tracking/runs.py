@@ -29,13 +29,8 @@ STEP = "train/step"  # the axis of all curves
 MAX_TAG = 64  # W&B's limit
 # Seconds after which W&B counts as unreachable. Its retries go on for hours; a limit on them loses data silently.
 TIMEOUTS = {"INIT_TIMEOUT": "30", "FINISH_TIMEOUT": "30", "FINISH_TIMEOUT_RAISES": "true"}
-PRIVATE: dict[str, Any] = {
-    "x_disable_meta": True,
-    "host": "",
-    "program": "run.py",
-    "disable_git": True,
-    "disable_code": True,
-}
+# What names the user is left out.
+PRIVATE: dict[str, Any] = {"x_disable_meta": True, "host": "", "disable_git": True, "disable_code": True}
 # Seconds between writes to an offline run's log. With wandb's 15 a run that is killed early has an empty log, and
 # `wandb sync` refuses all folders when the log of one is empty.
 FLUSH: dict[str, Any] = {"x_transaction_log_flush_interval": 1.0}
@@ -78,8 +73,9 @@ class Tracker:
     @contextlib.contextmanager
     def step(self, name: str, recipe: Recipe, made: dict[str, Artifact]) -> Iterator["StepRun"]:
         """The run of a step, still to be started; `made` are the earlier steps. An error marks the run as failed."""
-        inputs = {each: artifact for each, artifact in made.items() if artifact.digest in used(recipe.inputs)}
-        run = self._run = StepRun(self, name, recipe.stage, recipe.label, digest(recipe.identity()), inputs)
+        told = recipe.identity()
+        inputs = {each: artifact for each, artifact in made.items() if artifact.digest in used(told["inputs"])}
+        run = self._run = StepRun(self, name, recipe.stage, recipe.label, digest(told), inputs)
         try:
             yield run
         except BaseException:
@@ -104,15 +100,22 @@ class Tracker:
             run.close()
 
     def report(self, folder: Path, inputs: Iterable[Artifact]) -> None:
-        """Log a folder's report, tables and figures as an artifact of type `report` with the given inputs.
+        """Log a folder's report, tables and figures as a version of the artifact of its one run, with these inputs."""
+        run = StepRun(self, "report", "report", folder.name, folder.name, {each.path.name: each for each in inputs})
 
-        Each report of a runs folder has one run; when it changes, the run gets another version of the artifact.
-        """
-        name = folder.name
-        run = StepRun(self, "report", "report", name, name, {each.path.name: each for each in inputs})
-        files = [file for name in ("report.md", "*.json", "*.csv", "*.png") for file in sorted(folder.glob(name))]
+        def show(started: Any) -> None:
+            import wandb
+
+            for each in run.inputs.values():
+                artifacts.use(started, each)
+            made = wandb.Artifact(f"report-{folder.name}", "report")
+            for pattern in ("report.md", "*.json", "*.csv", "*.png"):
+                for file in sorted(folder.glob(pattern)):  # as copies: the next report takes their place
+                    made.add_file(artifacts.here(file), name=file.name)
+            started.log_artifact(made)
+
         run.start()
-        run.show(partial(_log_report, name=f"report-{name}", files=files, inputs=run.inputs.values()))
+        run.show(show)
         run.close()
 
 
@@ -220,7 +223,13 @@ class StepRun:
                 why = "W&B did not take all of %s (%s): it is written again offline; upload it later with %s"
                 log.warning(why, self.step, refusals.words(reason), self._sync)
         if self._run.offline and not self._lost and not failed:
-            self._drop_older()
+            newest = Path(self._run.dir).parent  # it has everything that earlier, killed attempts have
+            older = [each for each in newest.parent.glob(f"offline-run-*-{self._run.id}*") if each.name != newest.name]
+            if older:
+                service.end()  # it writes what it still holds to the disk
+            for each in older:
+                if not each.is_symlink():
+                    shutil.rmtree(each)
         if self._lost:
             log.warning("W&B: %s is not logged as a whole: %s", self.step, refusals.words(self._lost))
         if self.step == "evaluate":  # the agent waits for one cell alone
@@ -244,7 +253,7 @@ class StepRun:
             id=digest([own, "instead"]) if self._renamed else own,
             config=self._config,
             mode="offline" if self.tracker.offline else None,
-            settings=wandb.Settings(console="off", **PRIVATE, **FLUSH),
+            settings=wandb.Settings(console="off", program="run.py", **PRIVATE, **FLUSH),
         )
         run.define_metric("train/*", step_metric=STEP)
         # Offline W&B cannot tell what it has of a run: then everything is logged, and the newest folder is complete.
@@ -258,16 +267,6 @@ class StepRun:
             self._run.log(row)
         if self._show:
             self._show(self._run)
-
-    def _drop_older(self) -> None:
-        """Remove the offline folders of earlier, killed attempts: this one has everything."""
-        newest = Path(self._run.dir).parent
-        older = [each for each in newest.parent.glob(f"offline-run-*-{self._run.id}*") if each.name != newest.name]
-        if older:
-            service.end()  # it writes what it still holds to the disk
-        for each in older:
-            if not each.is_symlink():
-                shutil.rmtree(each)
 
     def _finish(self, exit_code: int) -> None:
         try:
@@ -287,15 +286,11 @@ class StepRun:
 
 @contextlib.contextmanager
 def _agent(step: str) -> Iterator[None]:
-    """Hide the variables of `wandb agent` from all steps but the evaluation, whose score the agent waits for.
-
-    wandb reads them once; so its process is ended where they are set.
-    """
+    """Hide the variables of `wandb agent` from all steps but the evaluation, whose score the agent waits for."""
     if "WANDB_SWEEP_ID" not in os.environ:
         yield
         return
-
-    service.end()
+    service.end()  # wandb's process reads them once
     held = {name: os.environ.pop(name) for name in AGENT if name in os.environ and step != "evaluate"}
     try:
         yield
@@ -317,14 +312,3 @@ def _prepare(root: Path) -> None:
 def _warn_of(root: Path) -> None:
     """Warn, once a process, that W&B uploads the path of each file of an artifact."""
     log.warning("W&B is shown the path %s: with a runs_dir below the working directory it is not", root)
-
-
-def _log_report(run: Any, name: str, files: list[Path], inputs: Iterable[Artifact]) -> None:
-    import wandb
-
-    for each in inputs:
-        artifacts.use(run, each)
-    made = wandb.Artifact(name, "report")
-    for file in files:  # as copies: the next report takes their place
-        made.add_file(artifacts.here(file), name=file.name)
-    run.log_artifact(made)

@@ -11,7 +11,7 @@ from openai_server import OpenAIServer
 from raw_server import RawServer, completion, reply
 from tables import table
 
-from lema.api.client import Client, Landed, check_model
+from lema.api.client import Attempt, Client, check_model
 from lema.api.journal import export
 from lema.types import UserError
 
@@ -30,22 +30,19 @@ TABLE = [
 ]
 
 
-def landed(status: int, body: str, **headers: str) -> tuple[Landed, RawServer]:
+def landed(status: int, body: str, **headers: str) -> tuple[Attempt, RawServer]:
     with RawServer(reply(body.replace("KEY", KEY), status, None, **headers)) as server:
         client = Client(api_for(server.url), "corrector")
 
-        async def once() -> Landed:
+        async def once() -> Attempt:
             async with client.openai:
                 return await client.send('{"model": "gpt-test", "messages": []}')
 
         return asyncio.run(once()), server
 
 
-def kind(found: Landed) -> str:
-    if found.answer:
-        return found.answer.finish_reason
-    kinds = {LATER: found.limited, PROMPT: found.final, END: found.hopeless}
-    return " ".join(name for name, so in kinds.items() if so) or AGAIN
+def kind(found: Attempt) -> str:
+    return found.answer.finish_reason if found.answer else found.means.name.lower()
 
 
 @pytest.mark.parametrize(("status", "body", "made", "words", "remedy"), TABLE)
@@ -96,7 +93,7 @@ def test_neither_key_nor_prompt_follows_to_another_address(status: int, location
     with RawServer(reply(completion())) as elsewhere:
         found, _ = landed(status, "", Location=location.replace("ELSEWHERE", elsewhere.url))
         assert not elsewhere.requests
-        assert found.hopeless
+        assert kind(found) == END
         assert re.search(remedy.replace("ELSEWHERE", elsewhere.url), found.remedy), found.remedy
         with RawServer(reply("", 307, Location=f"{elsewhere.url}/models")) as server:
             line = check_model(api_for(server.url), "corrector", 100)
