@@ -21,14 +21,16 @@ Accuracy is the percentage of problems answered right by the official rules, whi
   models. It does not cover how much training varies.
 - × is the number of training seeds. The paper's numbers are of one run each, its checkpoint chosen on the test split;
   ± is the standard error that the number of problems alone gives them."""
-SMALLEST = "the smallest true difference that so many problems and seeds would have shown four times in five"
 
 
 def render(comparison: Comparison, pictures: dict[str, list[str]]) -> str:
     """The whole report; `pictures` has the files of each task."""
     if not comparison.runs:
         return "# Results\n\nNo run has been evaluated yet. `python run.py` runs the first.\n"
-    parts = ["# Results", _counted(comparison.runs), *([LEGEND] if comparison.arms else [])]
+    number, troubled = len(comparison.runs), sum(run.trouble is not None for run in comparison.runs)
+    others = f", and {troubled} that are named at the end" if troubled else ""
+    counted = f"{number - troubled} evaluated {'run' if number - troubled == 1 else 'runs'}{others}."
+    parts = ["# Results", counted, *([LEGEND] if comparison.arms else [])]
     for task in comparison.tasks:
         parts += [f"## {heading}\n\n{text}" for heading, text in sections(comparison, task)]
         parts.append("\n".join(f"![{task}]({name})" for name in pictures.get(task, [])))
@@ -58,12 +60,6 @@ def not_compared(comparison: Comparison) -> str:
 
 def bullets(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _counted(runs: Sequence[Run]) -> str:
-    used = [run for run in runs if run.trouble is None]
-    others = f", and {len(runs) - len(used)} that are named at the end" if len(used) < len(runs) else ""
-    return f"{len(used)} evaluated {'run' if len(used) == 1 else 'runs'}{others}."
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
@@ -117,13 +113,11 @@ def facts(comparison: Comparison, setting: Setting) -> str:
     runs = [run for arm in comparison.of(setting) for run in arm.runs]
     config, train = runs[0].config, runs[0].config["train"]
     lines = [f"sampler {config['sampler']['name']}"]
-    for what, step, names in (("corrector", "correct", "correctors"), ("rationales", "rationales", "models")):
-        name = config[what]["name"]
-        answered = sorted(
-            {model for run in runs for summary in run.summaries(step) for model in summary[names]} - {name}
-        )
-        if name != "none":  # and the models that really answered
-            lines.append(f"{what} {name}{f' ({chr(44).join(answered)})' if answered else ''}")
+    for what, step, models in (("corrector", "correct", "correctors"), ("rationales", "rationales", "models")):
+        if (name := config[what]["name"]) != "none":  # and the models that really answered
+            made = [run.records[step]["summary"] for run in runs if step in run.records]
+            answered = ",".join(sorted({model for summary in made for model in summary[models]} - {name}))
+            lines.append(f"{what} {name}{answered and f' ({answered})'}")
     lines.append(f"{train['method']} fine-tuning, learning rate {train['learning_rate']:g}")
     if "grader" in config["task"]:
         lines.append(f"graded as {config['task']['grader']}")
@@ -178,7 +172,8 @@ def differences_table(differences: Sequence[Difference]) -> str:
         "*over problems* (paired bootstrap) and McNemar's exact test hold the seeds fixed. *p, Holm* is corrected for "
         "the backbones and tasks of this report that have the same difference.",
         "*gained / lost* are problems that only the first, or only the second, has right (mean over seeds; "
-        f"`report.json` lists them). *could show* is {SMALLEST}.",
+        "`report.json` lists them). *could show* is the smallest true difference that so many problems and seeds would "
+        "have shown four times in five.",
     ]
     return table(head, lines, words=2) + "\n\n" + bullets([*meanings, *notes])
 

@@ -70,11 +70,6 @@ class Run:
         own = ("mix", "seed", "sweeps", "do", "until", "only", "tracker", "tracker.group", "hydra.mode", "runs_dir")
         return [item for item in self.overrides if item.split("=")[0] not in own and not item.startswith("mix.")]
 
-    def summaries(self, step: str) -> list[dict[str, Any]]:
-        """The summary of a step; of `sample` those of all its models."""
-        names = [name for name in self.records if name.startswith("sample_")] if step == "sample" else [step]
-        return [self.records[name]["summary"] for name in names if name in self.records]
-
     @cached_property
     def score(self) -> Score:
         return Score(**self.records["evaluate"]["summary"])
