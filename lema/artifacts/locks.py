@@ -63,7 +63,10 @@ class Held:
         """Wait for a living owner; take over the lock of a dead or silent owner, or a lock without an owner."""
         seen, since, told, patience = None, 0.0, -math.inf, 0.0
         while True:
-            self._refuse_others()
+            refuse_links(self.path)
+            with contextlib.suppress(FileNotFoundError):
+                if not stat.S_ISREG(os.lstat(self.path).st_mode):
+                    raise UserError(f"{self.path}: no file, where the lock of {self.target.name} belongs; remove it")
             try:
                 self._lease.acquire(timeout=patience)
                 return
@@ -85,12 +88,6 @@ class Held:
     def release(self) -> None:
         """Release the lock for the next process."""
         self._lease.release()
-
-    def _refuse_others(self) -> None:
-        refuse_links(self.path)
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISREG(os.lstat(self.path).st_mode):
-                raise UserError(f"{self.path}: no file, where the lock of {self.target.name} belongs; remove it")
 
     def _tell(self, touched: float, lasts: float) -> None:
         owner, at = self._lease.owner, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(touched))

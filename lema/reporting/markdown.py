@@ -130,10 +130,12 @@ def _devices(runs: Iterable[Run]) -> list[str]:
 
 def _missing(comparison: Comparison, settings: Sequence[Setting]) -> Iterator[str]:
     """The standard arms that were not run, each with the command that runs it."""
+    own = ("mix", "seed", "sweeps", "do", "until", "only", "tracker", "tracker.group", "hydra.mode", "runs_dir")
     for name in STANDARD:
         if lacking := [setting for setting in settings if comparison.find(setting, name) is None]:
-            overrides = map(without_paths, comparison.of(lacking[0])[0].runs[0].shared_overrides)
-            command = shlex.join(["python", "run.py", *overrides, f"mix={name}"])
+            overrides = map(without_paths, comparison.of(lacking[0])[0].runs[0].overrides)
+            shared = [each for each in overrides if each.split("=")[0] not in own and not each.startswith("mix.")]
+            command = shlex.join(["python", "run.py", *shared, f"mix={name}"])
             of = f" for {', '.join(setting.backbone for setting in lacking)}" if len(settings) > 1 else ""
             yield f"{name} was not run{of}, so nothing is compared with it: `{command}`"
 

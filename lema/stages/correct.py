@@ -139,9 +139,9 @@ class Tally:
         for each in corrections:
             parts = {"model": each.model, "level": self._levels.get(each.problem_id), "corrector": each.corrector}
             parts |= {"kind": each.kind, "": "all"}
-            for part in parts.items():
-                if part[1] is not None:
-                    self._outcomes.setdefault((part[0], part[1]), Counter())[each.reason or "accepted"] += 1
+            for part, name in parts.items():
+                if name is not None:
+                    self._outcomes.setdefault((part, name), Counter())[each.reason or "accepted"] += 1
             yield each
 
     def summary(self) -> dict[str, Any]:
@@ -164,12 +164,7 @@ class Tally:
         for name, counts in [*self._of("model"), *self._of("level")]:
             share, theirs = f"{100 * counts['accepted'] / counts.total():.1f}", paper.get(name)
             why = ", ".join(f"{reason} {count:,}" for reason, count in counts.most_common() if reason != "accepted")
-            numbers = (
-                f"{counts.total():,}",
-                f"{counts['accepted']:,}",
-                share,
-                f"{100 * theirs:.1f}" if theirs else "–",
-            )
+            numbers = f"{counts.total():,}", f"{counts['accepted']:,}", share, f"{100 * theirs:.1f}" if theirs else "–"
             log.info(columns, "", name, *numbers, why)
 
     def _of(self, what: str) -> list[tuple[str, Counter[str]]]:
