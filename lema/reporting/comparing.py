@@ -152,7 +152,13 @@ def compare(runs: Sequence[Run]) -> Comparison:
             for arm, other in CONTRASTS
             if by_arm.get(arm, {}).keys() & by_arm.get(other, {})
         ]
-    return Comparison(list(runs), arms, _with_holm(differences))
+    families: dict[tuple[str, str], dict[Setting, float]] = {}  # Holm's correction is over the settings of a contrast
+    for each in differences:
+        if each.p is not None:
+            families.setdefault((each.arm, each.other), {})[each.setting] = each.p
+    holms = {(*contrast, setting): p for contrast, own in families.items() for setting, p in holm(own).items()}
+    differences = [replace(each, p_holm=holms.get((each.arm, each.other, each.setting))) for each in differences]
+    return Comparison(list(runs), arms, differences)
 
 
 def _place(run: Run) -> tuple[str, str]:
@@ -251,13 +257,3 @@ def flipped(mine: Verdicts, theirs: Verdicts) -> tuple[list[str], list[str]]:
     """The problems that only the second has right, and those that only the first has right."""
     lost, gained = ~mine.correct & theirs.correct, mine.correct & ~theirs.correct
     return [mine.ids[each] for each in np.flatnonzero(lost)], [mine.ids[each] for each in np.flatnonzero(gained)]
-
-
-def _with_holm(differences: list[Difference]) -> list[Difference]:
-    """Each with Holm's adjusted p over the settings of its contrast: the cells of a sweep."""
-    families: dict[tuple[str, str], dict[Setting, float]] = {}
-    for each in differences:
-        if each.p is not None:
-            families.setdefault((each.arm, each.other), {})[each.setting] = each.p
-    adjusted = {contrast: holm(family) for contrast, family in families.items()}
-    return [replace(each, p_holm=adjusted.get((each.arm, each.other), {}).get(each.setting)) for each in differences]

@@ -76,18 +76,14 @@ def grid(comparison: Comparison, settings: Sequence[Setting]) -> str:
     for setting in settings:
         arms = [comparison.find(setting, name) for name in names]
         lines.append([setting.backbone, *(accuracy(arm) if arm else "not run" for arm in arms)])
-        theirs = [_paper_cell(comparison.of(setting)[0].runs[0], name) for name in names]
-        if any(theirs):
-            lines.append(["– the paper", *theirs])
+        run, theirs = comparison.of(setting)[0].runs[0], {}
+        for name in names:
+            if (share := paper(run, name)) is not None:
+                error = standard_error(round(share * run.score.num_problems), run.score.num_problems)
+                theirs[name] = f"{100 * share:.1f} ±{100 * error:.1f}"
+        if theirs:
+            lines.append(["– the paper", *(theirs.get(name, "") for name in names)])
     return table(["backbone", *names], lines)
-
-
-def _paper_cell(run: Run, name: str) -> str:
-    """The paper's number and the standard error that its number of problems gives; empty where it has none."""
-    theirs, problems = paper(run, name), run.score.num_problems
-    if theirs is None:
-        return ""
-    return f"{100 * theirs:.1f} ±{100 * standard_error(round(theirs * problems), problems):.1f}"
 
 
 def accuracy(arm: Arm) -> str:
@@ -181,9 +177,7 @@ def differences_table(differences: Sequence[Difference]) -> str:
 
 
 def _p(p: float | None) -> str:
-    if p is None:
-        return "–"
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
+    return "–" if p is None else f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
 
 
 def took(comparison: Comparison, settings: Sequence[Setting]) -> str:
