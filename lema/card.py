@@ -57,41 +57,40 @@ def _card(cell: Cell, kind: str) -> str:
     step = cell.artifacts["select"].summary["step"]
     inputs = {"problems": "data", "mix": "mix", "training": "train"}
     made = [f"- {label}: `{cell.artifacts[name].digest}`" for label, name in inputs.items()]
+    merging = []
+    if kind == "merged":
+        onto, found = "the weights that it was trained on", cell.artifacts["merge"].summary
+        if config.train.method is Method.qlora:
+            original = config.train.merge is Merge.original
+            onto = "the original weights of its base" if original else f"{onto}, NF4 dequantised"
+        merging.append(
+            f"## Merging\n\nThe adapter was merged into {onto}. Against the adapter unmerged on its base, on "
+            f"{found['prompts']} prompts: {found['equal_outputs']:.1%} of the greedy outputs are equal, and the "
+            f"largest difference of logits is {found['largest_logit_difference']:.2g}."
+        )
     parts = [
         f"# {cell.name}",
         f"{what[kind]}, `{_base(cell)}` {revision}. Trained with `{config.train.method}` on the mix "
         f"`{config.mix.name}` of {config.task.trained.name}, seed {config.seed}; the checkpoint at step {step}, "
         f"{_chosen(cell)}.",
         "Digests of what it was made from:\n\n" + "\n".join(made),
-        *([_merging(cell)] if kind == "merged" else []),
+        *merging,
         _scores(cell),
         f"## Configuration\n\n```yaml\n{_yaml(portable(cell.identity))}```",
     ]
     return f"---\n{_yaml(front)}---\n\n" + "\n\n".join(parts) + "\n"
 
 
-def _merging(cell: Cell) -> str:
-    trained_on, merge, method = "the weights that it was trained on", cell.config.train.merge, cell.config.train.method
-    quantised = "the original weights of its base" if merge is Merge.original else f"{trained_on}, NF4 dequantised"
-    onto = quantised if method is Method.qlora else trained_on
-    found = cell.artifacts["merge"].summary
-    measured = (
-        f"Against the adapter unmerged on its base, on {found['prompts']} prompts: {found['equal_outputs']:.1%} of the "
-        f"greedy outputs are equal, and the largest difference of logits is {found['largest_logit_difference']:.2g}."
-    )
-    return f"## Merging\n\nThe adapter was merged into {onto}. {measured}"
-
-
 def _scores(cell: Cell) -> str:
     if "evaluate" not in cell.artifacts:
         return "## Scores\n\nNot evaluated yet."
     score = cell.artifacts["evaluate"].summary
-    columns = "| task | split | problems | accuracy, % | symbolic, % |\n|---|---|--:|--:|--:|\n"
+    columns = "| task | split | problems | accuracy, % | symbolic, % |\n|---|---|--:|--:|--:|"
     numbers = f"{score['num_problems']} | {100 * score['accuracy']:.1f} | {100 * score['accuracy_symbolic']:.1f}"
     row = f"| {score['task']} | {score['split']} | {numbers} |"
     merged = " of the merged model" if "merge" in cell.artifacts else ""
     words = f"Greedy answers{merged}. Accuracy is by the rules of the paper's code, symbolic by a careful reader's."
-    return f"## Scores\n\n{columns}{row}\n\n{words} The checkpoint is {_chosen(cell)}."
+    return f"## Scores\n\n{columns}\n{row}\n\n{words} The checkpoint is {_chosen(cell)}."
 
 
 def _chosen(cell: Cell) -> str:

@@ -51,24 +51,14 @@ def _write(cell: Cell, overrides: list[str], state: str) -> None:
     links.own_folder(cell.folder)
     for name, artifact in cell.artifacts.items():
         links.point(cell.folder / name, artifact.path)
-    earlier = _earlier(cell)
+    setting, wandb = None, {}  # an earlier attempt's: its setting holds until the data are read again
+    with suppress(OSError, *DAMAGED):
+        earlier = json.loads((cell.folder / "run.json").read_text(encoding="utf-8"))
+        setting, wandb = earlier.get("setting"), dict(earlier.get("wandb") or {})
     facts = {"name": cell.name, "key": cell.key, "state": state, "overrides": overrides}
-    facts |= {
-        "config": portable(cell.identity),
-        "setting": cell.setting or earlier["setting"],
-        "wandb": earlier["wandb"] | cell.tracker.ids,
-    }
+    facts |= {"config": portable(cell.identity), "setting": cell.setting or setting, "wandb": wandb | cell.tracker.ids}
     write_json(cell.folder / "run.json", facts)
     write_jsonl(cell.folder / CURVE, _metrics(cell))
-
-
-def _earlier(cell: Cell) -> dict[str, Any]:
-    """The setting of an earlier attempt, which holds until the data are read again, and the ids of its W&B runs."""
-    try:
-        facts = json.loads((cell.folder / "run.json").read_text(encoding="utf-8"))
-        return {"setting": facts.get("setting"), "wandb": dict(facts.get("wandb") or {})}
-    except (OSError, *DAMAGED):
-        return {"setting": None, "wandb": {}}
 
 
 def _metrics(cell: Cell) -> Iterator[dict[str, Any]]:

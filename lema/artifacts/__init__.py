@@ -136,7 +136,13 @@ class Store:
             record = json.loads(file.read_text(encoding="utf-8"))
             if record.get("format", FORMAT) > FORMAT:
                 raise UserError(f"{file}: written by a newer lema; update lema, or {again}")
-            artifact, files, whole = Artifact.recorded(folder, record), dict(record["files"]), is_whole(record)
+            artifact, files = Artifact.recorded(folder, record), dict(record["files"])
+            if not is_whole(record):
+                raise UserError(f"{file}: changed after it was made; {again}")
+            for file, sha256 in ((folder / name, sha256) for name, sha256 in files.items()):
+                if not file.is_file() or (file.stat().st_size <= VERIFIED_BYTES and _sha256(file) != sha256):
+                    raise UserError(f"{file}: changed or removed after it was made; {again}")
+            return artifact
         except (FileNotFoundError, NotADirectoryError):
             refuse_links(folder, file)
             if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
@@ -146,16 +152,6 @@ class Store:
             raise UserError(f"{file}: cannot be read ({error.strerror}); mend that, or {again}") from None
         except DAMAGED:
             raise UserError(f"{file}: damaged after it was made; {again}") from None
-        if not whole:
-            raise UserError(f"{file}: changed after it was made; {again}")
-        for file, sha256 in ((folder / name, sha256) for name, sha256 in files.items()):
-            try:
-                same = file.is_file() and (file.stat().st_size > VERIFIED_BYTES or _sha256(file) == sha256)
-            except OSError as error:
-                raise UserError(f"{file}: cannot be read ({error.strerror}); mend that, or {again}") from None
-            if not same:
-                raise UserError(f"{file}: changed or removed after it was made; {again}")
-        return artifact
 
     def make(
         self,

@@ -54,7 +54,6 @@ _OF_TORCH = re.compile(
 )
 _ON = ", and the same command goes on from here"
 _TEMPORARY = re.compile(r"(?<=/)\.([^/]+)\.[0-9a-f]{32}$")  # of `artifacts.replacing`
-_FULL_BELOW = 1 << 20  # bytes: a disk with less is full, whatever a library calls the error
 
 
 @contextmanager
@@ -66,8 +65,7 @@ def explaining(root: Path, in_sweep: bool = False) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = cause(error, root)
-        if not found:
+        if not (found := cause(error, root)):
             raise
         if in_sweep and _number(error, root) in _DISK:
             raise Stopped(found) from error
@@ -107,9 +105,9 @@ def _number(error: BaseException, root: Path) -> int:
 
 
 def is_full(folder: Path) -> bool:
-    """Whether the disk of a folder has almost no free space."""
+    """Whether the disk of a folder has less than a MiB of free space: then it is full, whatever an error says."""
     try:
-        return shutil.disk_usage(folder).free < _FULL_BELOW
+        return shutil.disk_usage(folder).free < 1 << 20
     except OSError:
         return False
 

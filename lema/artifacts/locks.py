@@ -38,13 +38,13 @@ class Held:
     def __init__(self, target: Path) -> None:
         self.target, self.path = target, Path(f"{target}.lock")
         self.looked_at = 0.0
-        self._lease = SoftFileLease(
+        self.lease = SoftFileLease(
             self.path, lease_duration=STALE_SECONDS, heartbeat_interval=min(HEARTBEAT_SECONDS, STALE_SECONDS / 2)
         )
 
     def lost(self) -> str:
         """Why this process no longer holds the lock; "" while it does. Ask before results are made visible."""
-        self.looked_at, lost, own = time.monotonic(), self._lease.compromise, f"token={self._lease.token}\n".encode()
+        self.looked_at, lost, own = time.monotonic(), self.lease.compromise, f"token={self.lease.token}\n".encode()
         try:
             signed = self.path.read_bytes()
         except FileNotFoundError:
@@ -54,7 +54,7 @@ class Held:
         if own in signed:
             again = "run the same command again"
             return f"{self.path}: could not be touched for {STALE_SECONDS:g} s ({lost.error}); {again}" if lost else ""
-        owner = self._lease.owner
+        owner = self.lease.owner
         who = f"process {owner.pid} on {owner.hostname}" if owner else "which has ended, or removed the lock"
         taken = f"another process has taken over ({who}), as this one was silent for too long"
         return f"{self.path}: {taken}; what it makes is {self.target}: run the same command again to go on from there"
@@ -63,15 +63,18 @@ class Held:
         """Wait for a living owner; take over the lock of a dead or silent owner, or a lock without an owner."""
         seen, since, told, patience = None, 0.0, -math.inf, 0.0
         while True:
-            self._refuse_others()
+            refuse_links(self.path)
+            with contextlib.suppress(FileNotFoundError):
+                if not stat.S_ISREG(os.lstat(self.path).st_mode):
+                    raise UserError(f"{self.path}: no file, where the lock of {self.target.name} belongs; remove it")
             try:
-                self._lease.acquire(timeout=patience)
+                self.lease.acquire(timeout=patience)
                 return
             except Timeout:
                 patience = LOOK_SECONDS
             except LeaseSettingsMismatch:  # another version of lema holds it, or held it
                 time.sleep(LOOK_SECONDS)
-            now, owner, found = time.monotonic(), self._lease.owner, _state(self.path)
+            now, owner, found = time.monotonic(), self.lease.owner, _state(self.path)
             if found != seen:
                 seen, since = found, now
             # filelock takes over from a dead or silent owner, but not on every file system, nor whatever the file says.
@@ -79,24 +82,10 @@ class Held:
             if found and now - since > lasts + LOOK_SECONDS:
                 self._break(found)
             elif found and now - told >= TOLD_SECONDS:
-                told = now
-                self._tell(found[0] / 1e9, lasts)
-
-    def release(self) -> None:
-        """Release the lock for the next process."""
-        self._lease.release()
-
-    def _refuse_others(self) -> None:
-        refuse_links(self.path)
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISREG(os.lstat(self.path).st_mode):
-                raise UserError(f"{self.path}: no file, where the lock of {self.target.name} belongs; remove it")
-
-    def _tell(self, touched: float, lasts: float) -> None:
-        owner, at = self._lease.owner, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(touched))
-        who = f"process {owner.pid} on {owner.hostname}" if owner else "nobody that can be read"
-        then = f"goes on when it is released, or untouched for {lasts:.0f} s; if nothing runs there, delete it"
-        log.info("%-16s for %s: held by %s, last touched at %s; %s", "waiting", self.path, who, at, then)
+                told, at = now, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found[0] / 1e9))
+                who = f"process {owner.pid} on {owner.hostname}" if owner else "nobody that can be read"
+                then = f"goes on when it is released, or untouched for {lasts:.0f} s; if nothing runs there, delete it"
+                log.info("%-16s for %s: held by %s, last touched at %s; %s", "waiting", self.path, who, at, then)
 
     def _break(self, found: tuple[int, bytes]) -> None:
         """Remove the lock, unless it is another process's by now: then put it back."""
@@ -130,7 +119,7 @@ def lock(target: Path) -> Iterator[Held]:
         yield held
     finally:
         _held.remove(held)
-        held.release()
+        held.lease.release()
 
 
 def check(at_once: bool = False) -> None:

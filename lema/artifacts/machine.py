@@ -2,7 +2,7 @@
 
 import platform
 import sys
-from functools import cache
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = ("lema", "torch", "transformers", "peft", "bitsandbytes", "flash-attn")
@@ -13,15 +13,8 @@ def made_on() -> dict[str, object]:
     torch = sys.modules.get("torch")  # a step that computed with it has imported it; the others need not wait for it
     gpus = torch.cuda.device_count() if torch and torch.cuda.is_available() else 0
     device = torch.cuda.get_device_name(0) if torch and gpus else f"CPU ({platform.machine()})"
-    return {"device": device, "gpus": min(gpus, 1), "versions": _versions()}  # a process computes on one
-
-
-@cache
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return {"device": device, "gpus": min(gpus, 1), "versions": versions}  # a process computes on one

@@ -1,10 +1,9 @@
 """Two runs side by side: the settings in which they differ, their scores, the problems on which they disagree."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -34,8 +33,7 @@ def write_comparison(root: Path, config: CompareConfig) -> None:
     folder = own_folder(root / "reports" / f"compare-{first.folder.name}-{second.folder.name}"[:200])
     parts = [*_numbers(first, second, *pair), *_flips(first, second, lost, gained, config.examples)]
     text = shown("\n\n".join(parts) + "\n")
-    differ = {key: list(values) for key, values in _differ(first, second).items()}
-    facts = {"a": first.name, "b": second.name, "problems": len(pair[0].ids), "differ": differ}
+    facts = {"a": first.name, "b": second.name, "problems": len(pair[0].ids), "differ": _differ(first, second)}
     write_json(folder / "compare.json", facts | {"right_only_in_b": lost, "right_only_in_a": gained})
     write_text(folder / "compare.md", text)
     print(f"\n{text}\nwritten to {folder}", flush=True)
@@ -67,6 +65,7 @@ def _find(root: Path, named: str | None, key: str) -> Run:
 
 
 def _numbers(first: Run, second: Run, mine: Verdicts, theirs: Verdicts) -> Iterator[str]:
+    accuracies = [(each.correct, over(accuracy_over_problems(each.correct))) for each in (mine, theirs)]
     yield f"# {first.name} against {second.name}"
     yield table(
         ["", "a", "b"],
@@ -74,18 +73,18 @@ def _numbers(first: Run, second: Run, mine: Verdicts, theirs: Verdicts) -> Itera
             ["run", first.name, second.name],
             *([name, *pair] for name, pair in _differ(first, second).items()),
             ["checkpoint", chosen(first), chosen(second)],
-            ["accuracy, %", *(_accuracy(each) for each in (mine, theirs))],
+            ["accuracy, %", *(f"{100 * correct.mean():.1f} {interval}" for correct, interval in accuracies)],
             ["symbolic, %", *(f"{100 * each.symbolic.mean():.1f}" for each in (mine, theirs))],
             ["no answer", *(f"{run.score.num_unanswered:,}" for run in (first, second))],
         ],
         words=3,
     )
     difference = mine.correct.astype(float) - theirs.correct
-    lost, gained = int((difference < 0).sum()), int((difference > 0).sum())
+    p = mcnemar(int((difference > 0).sum()), int((difference < 0).sum()))
     smallest = smallest_effect(len(difference), 1, float(np.abs(difference).mean()), 0.0)
     lines = [
         f"a − b: {100 * difference.mean():+.1f} points {over(over_problems(difference), '+')} (95 % over problems), "
-        f"McNemar's exact p {mcnemar(gained, lost):.3g}, on {len(difference):,} problems. One run each: how much "
+        f"McNemar's exact p {p:.3g}, on {len(difference):,} problems. One run each: how much "
         "training itself varies is not covered.",
     ]
     if smallest is not None:
@@ -95,10 +94,6 @@ def _numbers(first: Run, second: Run, mine: Verdicts, theirs: Verdicts) -> Itera
     if len(mine.ids) < max(run.score.num_problems for run in (first, second)):
         lines.append("Only the problems that both were asked are compared.")
     yield bullets(lines)
-
-
-def _accuracy(verdicts: Verdicts) -> str:
-    return f"{100 * verdicts.correct.mean():.1f} {over(accuracy_over_problems(verdicts.correct.astype(float)))}"
 
 
 def _differ(first: Run, second: Run) -> dict[str, tuple[str, str]]:
@@ -111,18 +106,15 @@ def _differ(first: Run, second: Run) -> dict[str, tuple[str, str]]:
 def _flips(first: Run, second: Run, lost: list[str], gained: list[str], examples: int) -> Iterator[str]:
     """The problems that only one of them has right, and both answers to some of these."""
     problems = {row["id"]: row for row in first.asked()}
-    answers = [{row["problem_id"]: row for row in run.predictions()} for run in (first, second)]
+    answers = [{row["problem_id"]: str(row["text"]) for row in run.predictions()} for run in (first, second)]
     for heading, ids in (("Right only in a", gained), ("Right only in b", lost)):
         more = f" and {len(ids) - LISTED:,} more (compare.json)" if len(ids) > LISTED else ""
         yield f"## {heading}: {len(ids):,}\n\n{', '.join(ids[:LISTED]) or 'none'}{more}"
         for problem in ids[:examples]:
-            yield _side_by_side(problem, problems.get(problem, {}), [each[problem] for each in answers])
-
-
-def _side_by_side(problem: str, facts: dict[str, Any], answers: Iterable[dict[str, Any]]) -> str:
-    question = _escaped(" ".join(str(facts.get("question", "(its data are gone)")).split()))
-    cells = ["<br>".join(map(_escaped, str(answer["text"]).strip().splitlines())) for answer in answers]
-    return f"**{problem}** {question} *Gold: {facts.get('answer', '?')}*\n\n" + table(["a", "b"], [cells], words=2)
+            asked = problems.get(problem, {"question": "(its data are gone)", "answer": "?"})
+            question = _escaped(" ".join(str(asked["question"]).split()))
+            cells = ["<br>".join(map(_escaped, each[problem].strip().splitlines())) for each in answers]
+            yield f"**{problem}** {question} *Gold: {asked['answer']}*\n\n" + table(["a", "b"], [cells], words=2)
 
 
 def _escaped(line: str) -> str:

@@ -4,7 +4,7 @@ The headline is the mean over training seeds of the paired difference, with Stud
 it stand the interval over problems at these seeds, and McNemar's test within each seed.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -23,7 +23,6 @@ from lema.reporting.statistics import (
     over_seeds,
     smallest_effect,
 )
-from lema.types import Score
 
 # Arm -> its meaning, in the order of the tables. The first four have a column before they are run.
 ARMS = {
@@ -141,23 +140,25 @@ def compare(runs: Sequence[Run]) -> Comparison:
         for (task, backbone), by_key in alike.items()
         for key, own in by_key.items()
     }
-    arms, differences = [], []
+    arms, differences, rank = [], [], {arm: place for place, arm in enumerate(ARMS)}
     for setting in sorted(settings, key=lambda each: (each.task, each.backbone)):
         by_arm: dict[str, dict[int, Run]] = {}
-        for run in sorted(settings[setting], key=lambda run: (_rank(run.arm), run.seed)):
+        for run in sorted(settings[setting], key=lambda run: (rank.get(run.arm, len(rank)), run.arm, run.seed)):
             by_arm.setdefault(run.arm, {})[run.seed] = run
-        arms.append(_untuned(setting, settings[setting][0]))
+        arms.append(_arm(setting, UNTUNED, settings[setting][:1]))
         arms += [_arm(setting, name, list(by_seed.values())) for name, by_seed in by_arm.items()]
         differences += [
             _difference(setting, arm, other, by_arm[arm], by_arm[other])
             for arm, other in CONTRASTS
             if by_arm.get(arm, {}).keys() & by_arm.get(other, {})
         ]
-    return Comparison(list(runs), arms, _with_holm(differences))
-
-
-def _rank(arm: str) -> tuple[int, str]:
-    return (list(ARMS).index(arm) if arm in ARMS else len(ARMS), arm)
+    families: dict[tuple[str, str], dict[Setting, float]] = {}  # Holm's correction is over the settings of a contrast
+    for each in differences:
+        if each.p is not None:
+            families.setdefault((each.arm, each.other), {})[each.setting] = each.p
+    holms = {(*contrast, setting): p for contrast, own in families.items() for setting, p in holm(own).items()}
+    differences = [replace(each, p_holm=holms.get((each.arm, each.other, each.setting))) for each in differences]
+    return Comparison(list(runs), arms, differences)
 
 
 def _place(run: Run) -> tuple[str, str]:
@@ -184,30 +185,23 @@ def _told_apart(key: str, alike: dict[str, list[Run]]) -> str:
 
 
 def _arm(setting: Setting, name: str, runs: list[Run]) -> Arm:
-    accuracy = over_seeds([run.accuracy for run in runs])
+    untuned, missing = name == UNTUNED, [float("nan")]  # the base may not have been asked
+    scores = [score for run in runs if (score := run.untuned_score if untuned else run.score)]
+    verdicts = [each for run in runs if (each := run.untuned_verdicts if untuned else run.verdicts)]
+    accuracy = over_seeds([score.accuracy for score in scores] or missing)
     if found := accuracy.interval:  # two seeds that differ may have one beyond what an accuracy can be
         accuracy = replace(accuracy, interval=Interval(max(0.0, found.low), min(1.0, found.high)))
-    interval = _problems_interval([run.verdicts for run in runs])
-    return Arm(setting, name, runs, accuracy, interval, paper(runs[0], name), _means([run.score for run in runs]))
-
-
-def _untuned(setting: Setting, run: Run) -> Arm:
-    score = run.untuned_score
-    accuracy = OverSeeds(score.accuracy if score else float("nan"), None, None, None)
-    interval = _problems_interval([run.untuned_verdicts]) if score else None
-    return Arm(setting, UNTUNED, [run], accuracy, interval, paper(run, UNTUNED), _means([score] if score else []))
-
-
-def _means(scores: Sequence[Score]) -> dict[str, float]:
-    def mean(of: Callable[[Score], float]) -> float:
-        return fmean(map(of, scores)) if scores else float("nan")
-
-    return {
-        "symbolic": mean(lambda score: score.accuracy_symbolic),
-        "differ": mean(lambda score: len(score.disagreements)),
-        "unanswered": mean(lambda score: score.num_unanswered / score.num_problems),
-        "truncated": mean(lambda score: score.num_truncated / score.num_problems),
+    interval = None  # where a run's predictions are missing, or are of other problems
+    if len(verdicts) == len(runs) and len({each.ids for each in verdicts}) == 1:
+        interval = accuracy_over_problems(np.mean([each.correct for each in verdicts], axis=0))
+    values = {
+        "symbolic": [score.accuracy_symbolic for score in scores],
+        "differ": [len(score.disagreements) for score in scores],
+        "unanswered": [score.num_unanswered / score.num_problems for score in scores],
+        "truncated": [score.num_truncated / score.num_problems for score in scores],
     }
+    means = {part: fmean(each or missing) for part, each in values.items()}
+    return Arm(setting, name, runs, accuracy, interval, paper(runs[0], name), means)
 
 
 def paper(run: Run, arm: str) -> float | None:
@@ -217,14 +211,6 @@ def paper(run: Run, arm: str) -> float | None:
         return None
     percent = paper_accuracy(config["backbone"]["name"], config["backbone"]["size"], config["task"]["name"], arm)
     return None if percent is None else percent / 100
-
-
-def _problems_interval(verdicts: Iterable[Verdicts | None]) -> Interval | None:
-    """Over problems at these seeds; None when a run's predictions are missing, or are of other problems."""
-    found = list(verdicts)
-    if None in found or len({each.ids for each in found if each}) != 1:
-        return None
-    return accuracy_over_problems(np.mean([each.correct for each in found if each], axis=0))
 
 
 def _difference(setting: Setting, arm: str, other: str, first: dict[int, Run], second: dict[int, Run]) -> Difference:
@@ -263,23 +249,11 @@ def aligned(first: Verdicts | None, second: Verdicts | None) -> tuple[Verdicts, 
     if first.ids == second.ids:
         return first, second
     common = set(first.ids) & set(second.ids)
-    if not common:
-        return None
     order = [problem for problem in first.ids if problem in common]
-    return first.of(order), second.of(order)
+    return (first.of(order), second.of(order)) if order else None
 
 
 def flipped(mine: Verdicts, theirs: Verdicts) -> tuple[list[str], list[str]]:
     """The problems that only the second has right, and those that only the first has right."""
     lost, gained = ~mine.correct & theirs.correct, mine.correct & ~theirs.correct
     return [mine.ids[each] for each in np.flatnonzero(lost)], [mine.ids[each] for each in np.flatnonzero(gained)]
-
-
-def _with_holm(differences: list[Difference]) -> list[Difference]:
-    """Each with Holm's adjusted p over the settings of its contrast: the cells of a sweep."""
-    families: dict[tuple[str, str], dict[Setting, float]] = {}
-    for each in differences:
-        if each.p is not None:
-            families.setdefault((each.arm, each.other), {})[each.setting] = each.p
-    adjusted = {contrast: holm(family) for contrast, family in families.items()}
-    return [replace(each, p_holm=adjusted.get((each.arm, each.other), {}).get(each.setting)) for each in differences]

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable
 from typing import Any
 
 from lema.reporting.comparing import UNTUNED, Arm, Comparison, Difference
@@ -18,20 +17,20 @@ def as_json(comparison: Comparison) -> str:
     """All numbers, with the ids of the flipped problems; accuracies and differences in [0, 1]."""
     values = {
         "arms": [_arm(arm) | {"by_level": by_level(arm)} for arm in comparison.arms],
-        "differences": [_difference(each) | {"flips": _flips(each)} for each in comparison.differences],
+        "differences": [
+            _difference(each)
+            | {"flips": {seed: {"lost": lost, "gained": gained} for seed, (lost, gained) in each.flips.items()}}
+            for each in comparison.differences
+        ],
         "runs": {run.folder.name: _run(run) for run in comparison.runs},
     }
     return json.dumps(_without_nan(values), indent=1, ensure_ascii=False) + "\n"
 
 
-def arms_csv(comparison: Comparison) -> str:
-    """One line an arm."""
-    return _csv(_arm(arm) for arm in comparison.arms)
-
-
-def differences_csv(comparison: Comparison) -> str:
-    """One line a difference."""
-    return _csv(_difference(each) for each in comparison.differences)
+def tables(comparison: Comparison) -> dict[str, str]:
+    """The CSV files: one line an arm, and one line a difference."""
+    rows = {"report.csv": map(_arm, comparison.arms), "differences.csv": map(_difference, comparison.differences)}
+    return {name: _csv(list(own)) for name, own in rows.items()}
 
 
 def _run(run: Run) -> dict[str, Any]:
@@ -73,7 +72,7 @@ def _arm(arm: Arm) -> dict[str, Any]:
         "hours": sum(each.hours for each in arm.runs) / len(arm.runs) if tuned else None,
         "device": run.device or None,
         "usd": run.usd if tuned else None,
-        "accuracies": {str(each.seed): each.accuracy for each in arm.runs} if tuned else {},
+        "accuracies": {each.seed: each.accuracy for each in arm.runs} if tuned else {},
     }
 
 
@@ -92,14 +91,9 @@ def _difference(each: Difference) -> dict[str, Any]:
         **_interval("over_problems", each.over_problems),
         "smallest_effect": each.smallest,
         "paper": each.paper,
-        "by_seed": {str(seed): value for seed, value in each.by_seed.items()},
-        "mcnemar": {str(seed): value for seed, value in each.mcnemar.items()},
+        "by_seed": each.by_seed,
+        "mcnemar": each.mcnemar,
     }
-
-
-def _flips(each: Difference) -> dict[str, Any]:
-    """Seed -> the problems that only the other arm has right, and those that only the arm has."""
-    return {str(seed): {"lost": lost, "gained": gained} for seed, (lost, gained) in each.flips.items()}
 
 
 def _place(each: Arm | Difference) -> dict[str, Any]:
@@ -110,13 +104,13 @@ def _interval(name: str, of: Interval | None) -> dict[str, float | None]:
     return {f"{name}_low": of.low if of else None, f"{name}_high": of.high if of else None}
 
 
-def _csv(rows: Iterable[dict[str, Any]]) -> str:
+def _csv(rows: list[dict[str, Any]]) -> str:
     """Spaces join a list in a cell, a table there is written as `key=value`, and None is an empty cell."""
-    file, found = io.StringIO(), list(rows)
-    if found:
-        writer = csv.DictWriter(file, list(found[0]), lineterminator="\n")
+    file = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows({name: _cell(value) for name, value in row.items()} for row in found)
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     return file.getvalue()
 
 

@@ -21,14 +21,16 @@ Accuracy is the percentage of problems answered right by the official rules, whi
   models. It does not cover how much training varies.
 - × is the number of training seeds. The paper's numbers are of one run each, its checkpoint chosen on the test split;
   ± is the standard error that the number of problems alone gives them."""
-SMALLEST = "the smallest true difference that so many problems and seeds would have shown four times in five"
 
 
 def render(comparison: Comparison, pictures: dict[str, list[str]]) -> str:
     """The whole report; `pictures` has the files of each task."""
     if not comparison.runs:
         return "# Results\n\nNo run has been evaluated yet. `python run.py` runs the first.\n"
-    parts = ["# Results", _counted(comparison.runs), *([LEGEND] if comparison.arms else [])]
+    number, troubled = len(comparison.runs), sum(run.trouble is not None for run in comparison.runs)
+    others = f", and {troubled} that are named at the end" if troubled else ""
+    counted = f"{number - troubled} evaluated {'run' if number - troubled == 1 else 'runs'}{others}."
+    parts = ["# Results", counted, *([LEGEND] if comparison.arms else [])]
     for task in comparison.tasks:
         parts += [f"## {heading}\n\n{text}" for heading, text in sections(comparison, task)]
         parts.append("\n".join(f"![{task}]({name})" for name in pictures.get(task, [])))
@@ -60,12 +62,6 @@ def bullets(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _counted(runs: Sequence[Run]) -> str:
-    used = [run for run in runs if run.trouble is None]
-    others = f", and {len(runs) - len(used)} that are named at the end" if len(used) < len(runs) else ""
-    return f"{len(used)} evaluated {'run' if len(used) == 1 else 'runs'}{others}."
-
-
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
     """A Markdown table; the first `words` columns hold words, the others numbers."""
     lines = [head, ["---"] * words + ["--:"] * (len(head) - words), *rows]
@@ -80,18 +76,14 @@ def grid(comparison: Comparison, settings: Sequence[Setting]) -> str:
     for setting in settings:
         arms = [comparison.find(setting, name) for name in names]
         lines.append([setting.backbone, *(accuracy(arm) if arm else "not run" for arm in arms)])
-        theirs = [_paper_cell(comparison.of(setting)[0].runs[0], name) for name in names]
-        if any(theirs):
-            lines.append(["– the paper", *theirs])
+        run, theirs = comparison.of(setting)[0].runs[0], {}
+        for name in names:
+            if (share := paper(run, name)) is not None:
+                error = standard_error(round(share * run.score.num_problems), run.score.num_problems)
+                theirs[name] = f"{100 * share:.1f} ±{100 * error:.1f}"
+        if theirs:
+            lines.append(["– the paper", *(theirs.get(name, "") for name in names)])
     return table(["backbone", *names], lines)
-
-
-def _paper_cell(run: Run, name: str) -> str:
-    """The paper's number and the standard error that its number of problems gives; empty where it has none."""
-    theirs, problems = paper(run, name), run.score.num_problems
-    if theirs is None:
-        return ""
-    return f"{100 * theirs:.1f} ±{100 * standard_error(round(theirs * problems), problems):.1f}"
 
 
 def accuracy(arm: Arm) -> str:
@@ -117,13 +109,11 @@ def facts(comparison: Comparison, setting: Setting) -> str:
     runs = [run for arm in comparison.of(setting) for run in arm.runs]
     config, train = runs[0].config, runs[0].config["train"]
     lines = [f"sampler {config['sampler']['name']}"]
-    for what, step, names in (("corrector", "correct", "correctors"), ("rationales", "rationales", "models")):
-        name = config[what]["name"]
-        answered = sorted(
-            {model for run in runs for summary in run.summaries(step) for model in summary[names]} - {name}
-        )
-        if name != "none":  # and the models that really answered
-            lines.append(f"{what} {name}{f' ({chr(44).join(answered)})' if answered else ''}")
+    for what, step, models in (("corrector", "correct", "correctors"), ("rationales", "rationales", "models")):
+        if (name := config[what]["name"]) != "none":  # and the models that really answered
+            made = [run.records[step]["summary"] for run in runs if step in run.records]
+            answered = ",".join(sorted({model for summary in made for model in summary[models]} - {name}))
+            lines.append(f"{what} {name}{answered and f' ({answered})'}")
     lines.append(f"{train['method']} fine-tuning, learning rate {train['learning_rate']:g}")
     if "grader" in config["task"]:
         lines.append(f"graded as {config['task']['grader']}")
@@ -136,10 +126,12 @@ def _devices(runs: Iterable[Run]) -> list[str]:
 
 def _missing(comparison: Comparison, settings: Sequence[Setting]) -> Iterator[str]:
     """The standard arms that were not run, each with the command that runs it."""
+    own = ("mix", "seed", "sweeps", "do", "until", "only", "tracker", "tracker.group", "hydra.mode", "runs_dir")
     for name in STANDARD:
         if lacking := [setting for setting in settings if comparison.find(setting, name) is None]:
-            overrides = map(without_paths, comparison.of(lacking[0])[0].runs[0].shared_overrides)
-            command = shlex.join(["python", "run.py", *overrides, f"mix={name}"])
+            overrides = map(without_paths, comparison.of(lacking[0])[0].runs[0].overrides)
+            shared = [each for each in overrides if each.split("=")[0] not in own and not each.startswith("mix.")]
+            command = shlex.join(["python", "run.py", *shared, f"mix={name}"])
             of = f" for {', '.join(setting.backbone for setting in lacking)}" if len(settings) > 1 else ""
             yield f"{name} was not run{of}, so nothing is compared with it: `{command}`"
 
@@ -178,15 +170,14 @@ def differences_table(differences: Sequence[Difference]) -> str:
         "*over problems* (paired bootstrap) and McNemar's exact test hold the seeds fixed. *p, Holm* is corrected for "
         "the backbones and tasks of this report that have the same difference.",
         "*gained / lost* are problems that only the first, or only the second, has right (mean over seeds; "
-        f"`report.json` lists them). *could show* is {SMALLEST}.",
+        "`report.json` lists them). *could show* is the smallest true difference that so many problems and seeds would "
+        "have shown four times in five.",
     ]
     return table(head, lines, words=2) + "\n\n" + bullets([*meanings, *notes])
 
 
 def _p(p: float | None) -> str:
-    if p is None:
-        return "–"
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
+    return "–" if p is None else f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
 
 
 def took(comparison: Comparison, settings: Sequence[Setting]) -> str:

@@ -18,14 +18,6 @@ def results() -> dict[str, Any]:
 
 def paper_accuracy(backbone: str, size: str | None, task: str, arm: str) -> float | None:
     """In %, of one run; `arm` is a mix, or "untuned". None where the paper has no number, as for Mistral."""
-    return _cells().get((backbone, size, arm), {}).get(task)
-
-
-@cache
-def _cells() -> dict[tuple[str, str | None, str], dict[str, float]]:
-    cells: dict[tuple[str, str | None, str], dict[str, float]] = {}
-    for table in results()["tables"]:
-        for row in table["rows"] if table.get("lookup", True) else []:
-            accuracies = {task: row[task] for task in results()["problems"] if task in row}
-            cells.setdefault((row["backbone"], row["size"], row["arm"]), {}).update(accuracies)
-    return cells
+    rows = (row for table in results()["tables"] if table.get("lookup", True) for row in table["rows"])
+    own = (row for row in rows if (row["backbone"], row["size"], row["arm"]) == (backbone, size, arm))
+    return next((row[task] for row in own if task in row and task in results()["problems"]), None)

@@ -16,10 +16,8 @@ from lema.reporting.comparing import ARMS, CONTRASTS, UNTUNED, Arm, Comparison, 
 from lema.reporting.statistics import over_seeds
 
 COLOURS = ["#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#F0E442", "#000000"]
-GREY = "#8A8A8A"
 POINTS = 200  # a learning curve has at most so many: more cannot be told apart
 HEADLINES = (("lema", "cot"), ("lema", "cot_matched"), ("cot_matched", "cot_random"))
-DPI = 110
 
 
 def names(task: str) -> list[str]:
@@ -43,13 +41,13 @@ def draw(comparison: Comparison, folder: Path) -> None:
         for name, figure in zip(names(task), figures, strict=True):
             if figure is not None:
                 check()
-                figure.savefig(folder / name, dpi=DPI, metadata={"Software": None})
+                figure.savefig(folder / name, dpi=110, metadata={"Software": None})
                 pyplot.close(figure)
 
 
 def _colour(arm: str) -> str:
     if arm == UNTUNED:
-        return GREY
+        return "#8A8A8A"  # grey
     place = list(ARMS).index(arm) if arm in ARMS else int(digest(arm), 16)
     return COLOURS[place % len(COLOURS)]
 
@@ -63,14 +61,12 @@ def _figure(width: float, height: float, panels: int = 1, shared: bool = False) 
     figure, axes = pyplot.subplots(
         lines, columns, figsize=(width * columns, height * lines), squeeze=False, sharey=shared, layout="constrained"
     )
-    flat = list(axes.flat)
-    for axis in flat:
+    for place, axis in enumerate(axes.flat):
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", color="#DDDDDD", linewidth=0.6)
         axis.set_axisbelow(True)
-    for axis in flat[panels:]:
-        axis.set_visible(False)
-    return figure, flat[:panels]
+        axis.set_visible(place < panels)
+    return figure, list(axes.flat)[:panels]
 
 
 def _accuracy(comparison: Comparison, settings: Sequence[Setting]) -> Any:
@@ -85,24 +81,19 @@ def _accuracy(comparison: Comparison, settings: Sequence[Setting]) -> Any:
                 continue
             x, mean = place + (number - (len(names) - 1) / 2) * width, 100 * arm.accuracy.mean
             labels[name] = axis.bar(x, mean, width * 0.92, color=_colour(name), alpha=0.75)
-            found = arm.accuracy.interval or arm.over_problems
-            if found:
-                low, high = 100 * max(0.0, found.low), 100 * min(1.0, found.high)
+            if found := arm.accuracy.interval or arm.over_problems:
                 style = "-" if arm.accuracy.interval else ":"
-                axis.plot([x, x], [low, high], color="black", linewidth=1.1, linestyle=style)
+                axis.plot([x, x], [100 * side for side in found], color="black", linewidth=1.1, linestyle=style)
             if arm.paper is not None:
                 [paper] = axis.plot(x, 100 * arm.paper, "D", color="white", markeredgecolor="black", markersize=5)
-    axis.set_xticks(range(len(settings)), [_wrapped(setting.backbone) for setting in settings])
+    wrapped = [setting.backbone.replace(" (", "\n(").replace("; ", "\n") for setting in settings]
+    axis.set_xticks(range(len(settings)), wrapped)
     axis.set_ylabel("accuracy, %")
     axis.set_title(f"{settings[0].task}: 95 % over seeds (dotted: one seed, over problems)", fontsize=10)
     labels |= {"the paper": paper} if paper else {}
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "frameon": False}
     axis.legend(list(labels.values()), list(labels), fontsize=8, ncols=min(6, len(labels)), **below)
     return figure
-
-
-def _wrapped(text: str) -> str:
-    return text.replace(" (", "\n(").replace("; ", "\n")
 
 
 def _forest(differences: Sequence[Difference]) -> Any | None:
@@ -119,10 +110,8 @@ def _forest(differences: Sequence[Difference]) -> Any | None:
         colour = _colour(each.other)
         if each.over_problems:
             axis.plot([100 * side for side in each.over_problems], [place, place], color="black", linewidth=0.9)
-        if each.over_seeds.interval:
-            axis.plot(
-                [100 * side for side in each.over_seeds.interval], [place, place], color=colour, linewidth=4, alpha=0.6
-            )
+        if within := each.over_seeds.interval:
+            axis.plot([100 * side for side in within], [place, place], color=colour, linewidth=4, alpha=0.6)
         axis.plot(100 * each.over_seeds.mean, place, "o", color=colour, markersize=6)
         if each.paper is not None:
             axis.plot(100 * each.paper, place, "D", color="white", markeredgecolor="black", markersize=5)
@@ -137,12 +126,9 @@ def _forest(differences: Sequence[Difference]) -> Any | None:
 def _clip(axis: Any, differences: Sequence[Difference]) -> None:
     """Cut intervals at the edge: of two seeds they may be a hundred points wide, and hide everything else."""
     inner = [100 * side for each in differences if each.over_problems for side in each.over_problems]
-    inner += [100 * each.over_seeds.mean for each in differences] + [
-        100 * each.paper for each in differences if each.paper
-    ]
+    inner += [100 * mean for each in differences for mean in (each.over_seeds.mean, each.paper or 0.0)]
     reach = 3 * max(1.0, *map(abs, inner))
-    low, high = axis.get_xlim()
-    low, high = max(low, -reach), min(high, reach)
+    low, high = max(axis.get_xlim()[0], -reach), min(axis.get_xlim()[1], reach)
     axis.set_xlim(low, high)
     for place, each in enumerate(reversed(differences)):
         for side, edge, mark in zip(each.over_seeds.interval or (), (low, high), "<>", strict=False):
@@ -197,10 +183,8 @@ def _levels(arms: dict[Setting, list[Arm]]) -> Any | None:
     def fill(axis: Any, by_arm: dict[str, dict[str, list[float]]]) -> None:
         for number, (name, levels) in enumerate(by_arm.items()):
             shift, colour = 0.06 * (number - (len(by_arm) - 1) / 2), _colour(name)
-            places, means = (
-                [place + shift for place in range(len(levels))],
-                [100 * fmean(each) for each in levels.values()],
-            )
+            places = [place + shift for place in range(len(levels))]
+            means = [100 * fmean(each) for each in levels.values()]
             axis.plot(places, means, "o-", color=colour, label=name, linewidth=1.2, markersize=4)
             for place, values in zip(places, levels.values(), strict=True):
                 if within := over_seeds(values).interval:

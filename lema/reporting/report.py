@@ -29,7 +29,8 @@ def write_report(
         comparison = compare([checked(run) for run in read_runs(root, folders)])
         new = _write(comparison, folder)
         text = (folder / "report.md").read_text(encoding="utf-8")
-    print(f"\n{_without_pictures(text)}\nwritten to {folder}", flush=True)
+    words = re.sub(r"\n(!\[.*\]\(.*\)\n)+", "", text)  # all but the pictures
+    print(f"\n{words}\nwritten to {folder}", flush=True)
     return folder, comparison, new
 
 
@@ -57,8 +58,8 @@ def _write(comparison: Comparison, folder: Path) -> bool:
             old.unlink()
         plots.draw(comparison, folder)
         check()
-        write_text(folder / "report.csv", export.arms_csv(comparison))
-        write_text(folder / "differences.csv", export.differences_csv(comparison))
+        for name, text in export.tables(comparison).items():
+            write_text(folder / name, text)
         keep(drawn, _drawn(folder))
     pictures = {task: [name for name in plots.names(task) if (folder / name).is_file()] for task in comparison.tasks}
     write_text(folder / "report.md", shown(markdown.render(comparison, pictures)))
@@ -96,7 +97,3 @@ def at_wandb(comparison: Comparison, root: Path, title: str) -> Content:
         sections = list(markdown.sections(comparison, task))
         tasks.append(Task(task, sections, ids(runs, "train"), ids(runs, "evaluate")))
     return Content(title, tasks, f"{markdown.LEGEND}\n\n{markdown.not_compared(comparison)}")
-
-
-def _without_pictures(text: str) -> str:
-    return re.sub(r"\n(!\[.*\]\(.*\)\n)+", "", text)

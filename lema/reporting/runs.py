@@ -18,7 +18,7 @@ import numpy as np
 from lema.artifacts import contents, is_whole, used
 from lema.artifacts.links import follow
 from lema.identity import without_paths
-from lema.types import SCORE_VERSION, Score
+from lema.types import SCORE_VERSION, Score, UserError
 
 STOPPED = "stopped after"  # begins the state of a run that was asked to end before its evaluation
 # What may be raised by a record that is not as we wrote it.
@@ -63,17 +63,6 @@ class Run:
     @property
     def seed(self) -> int:
         return int(self.config["seed"])
-
-    @property
-    def shared_overrides(self) -> list[str]:
-        """The overrides of the command line that other arms and seeds of this setting need too."""
-        own = ("mix", "seed", "sweeps", "do", "until", "only", "tracker", "tracker.group", "hydra.mode", "runs_dir")
-        return [item for item in self.overrides if item.split("=")[0] not in own and not item.startswith("mix.")]
-
-    def summaries(self, step: str) -> list[dict[str, Any]]:
-        """The summary of a step; of `sample` those of all its models."""
-        names = [name for name in self.records if name.startswith("sample_")] if step == "sample" else [step]
-        return [self.records[name]["summary"] for name in names if name in self.records]
 
     @cached_property
     def score(self) -> Score:
@@ -192,10 +181,6 @@ def read_runs(root: Path, folders: Iterable[Path] | None = None) -> list[Run]:
     return [_read(file) for file in found]
 
 
-class _Unreadable(Exception):
-    """A step's record is damaged; the words are the step's name."""
-
-
 def _read(file: Path) -> Run:
     folder, state = file.parent, "unreadable"
     try:
@@ -215,13 +200,13 @@ def _read(file: Path) -> Run:
         state, why = "not started", "it was not started; run its command"
     except (OSError, *DAMAGE):
         why = "its run.json cannot be read; delete the folder, or run its command again"
-    except _Unreadable as step:
-        why = f"its {step}/record.json cannot be read; delete what {step} links to and run its command again"
+    except UserError as error:
+        why = str(error)
     return Run(folder, folder.name, {}, None, [], state, trouble=why)
 
 
 def _records(folder: Path) -> dict[str, dict[str, Any]]:
-    """The steps whose artifacts are there; each comes after the steps that it was made from."""
+    """The steps whose artifacts are there, each after those that it was made from; `UserError` names a damaged one."""
     records: dict[str, dict[str, Any]] = {}
     made: dict[str, str] = {}  # the digest of an artifact -> its step
     for step in sorted(folder.iterdir()):
@@ -230,7 +215,8 @@ def _records(folder: Path) -> dict[str, dict[str, Any]]:
                 records[step.name] = record = json.loads(file.read_text(encoding="utf-8"))
                 made[contents(record)] = step.name
         except (OSError, *DAMAGE):
-            raise _Unreadable(step.name) from None
+            remedy = f"delete what {step.name} links to and run its command again"
+            raise UserError(f"its {step.name}/record.json cannot be read; {remedy}") from None
     before = {
         step: {made[each] for each in used(record["recipe"]["inputs"]) & made.keys()}
         for step, record in records.items()

@@ -17,7 +17,6 @@ Key = TypeVar("Key", bound=Hashable)
 LEVEL = 0.05  # the size of a test; an interval has 1 - LEVEL
 POWER = 0.8  # Cohen's convention
 QUANTILES = 20_000  # so many represent a distribution
-Z = float(stats.norm.ppf(1 - LEVEL / 2))
 
 
 class Interval(NamedTuple):
@@ -136,11 +135,11 @@ def _connor(num_problems: int, discordant: float) -> float | None:
     """Connor (1987), Biometrics 43, 207: n = (z_a sqrt(psi) + z_b sqrt(psi - d^2))^2 / d^2, solved for d."""
     if not discordant:
         return None
-    z_power = float(stats.norm.ppf(POWER))
+    z_level, z_power = map(float, stats.norm.ppf([1 - LEVEL / 2, POWER]))
 
     def lacking(difference: float) -> float:
         rest = math.sqrt(max(0.0, discordant - difference**2))
-        return math.sqrt(num_problems) * difference - Z * math.sqrt(discordant) - z_power * rest
+        return math.sqrt(num_problems) * difference - z_level * math.sqrt(discordant) - z_power * rest
 
     if lacking(discordant) < 0:  # if all that differ were gained, it would still be too few
         return None

@@ -55,11 +55,8 @@ def verdict(difference: Difference) -> str:
         holm = difference.p_holm
         weak = f", but not after Holm's correction (p {holm:.2g})" if holm is not None and holm > 0.05 else ""
         return f"it {'helps' if low > 0 else 'costs'}, {size} {within}{weak}"
-    could = (
-        f"; only {100 * difference.smallest:.1f} points or more could be expected to show"
-        if difference.smallest
-        else ""
-    )
+    least = difference.smallest
+    could = f"; only {100 * least:.1f} points or more could be expected to show" if least else ""
     return f"no difference shown, {size} {within}{could}"
 
 
@@ -96,13 +93,22 @@ def _runs(comparison: Comparison, setting: Setting) -> Iterator[str]:
         yield f"Checkpoints were chosen on the {split} split, which they are scored on{paper}: optimistic."
     if config["limit"]:
         yield f"Every split is cut to its first {config['limit']} problems: a rehearsal, not a result."
-    if "base" in runs[0].records:
-        yield _tiny(runs[0])
+    if "base" in runs[0].records and config["task"]["real"]:
+        parameters = runs[0].records["base"]["summary"].get("parameters", 0)
+        yield (
+            f"Accuracy is near zero because the backbone has {parameters / 1e6:.1f} million parameters and was trained "
+            f"for minutes on the training text alone: it cannot solve {config['task']['name']}. This run shows "
+            "that every stage works on the real files."
+        )
+    elif "base" in runs[0].records:
+        yield (
+            "The tiny backbone demonstrates the machinery and the controls. It says nothing about the paper's effect, "
+            "which is about models ten thousand times its size."
+        )
     yield from _engines(runs)
-    for run in runs:
-        if run.state != "finished" and not run.state.startswith(STOPPED):
-            how = without_paths(run.state)
-            yield f"The last attempt of {run.name} ended otherwise ({how}): its earlier score stands."
+    for run in (run for run in runs if run.state != "finished" and not run.state.startswith(STOPPED)):
+        how = without_paths(run.state)
+        yield f"The last attempt of {run.name} ended otherwise ({how}): its earlier score stands."
     if damaged := [run.name for run in runs if run.verdicts is None]:
         yield (
             f"The predictions of {', '.join(damaged)} are missing or damaged: the scores stand, but these runs pair "
@@ -123,20 +129,6 @@ def _losses(arms: Sequence[Arm]) -> list[tuple[str, int]]:
                     counts["{arm}" in words, words.format(arm=arm.name)] += record["summary"].get(field, 0)
         losses |= counts
     return [(words, losses[own, words]) for own, words in sorted(losses, key=lambda each: each[0])]
-
-
-def _tiny(run: Run) -> str:
-    parameters = run.records["base"]["summary"].get("parameters", 0)
-    if run.config["task"]["real"]:
-        return (
-            f"Accuracy is near zero because the backbone has {parameters / 1e6:.1f} million parameters and was trained "
-            f"for minutes on the training text alone: it cannot solve {run.config['task']['name']}. This run shows "
-            "that every stage works on the real files."
-        )
-    return (
-        "The tiny backbone demonstrates the machinery and the controls. It says nothing about the paper's effect, "
-        "which is about models ten thousand times its size."
-    )
 
 
 def _engines(runs: Sequence[Run]) -> Iterator[str]:

@@ -27,6 +27,8 @@ from lema.types import NO_PROBLEM, Correction, Problem, Sampled, Solution, disti
 
 log = logging.getLogger(__name__)
 
+# "model", "level", "corrector", "kind" or "all" -> which one -> how many were accepted, and how many rejected why.
+Outcomes = dict[str, dict[str, Counter[str]]]
 SHOWN = Shown("corrections", files=("corrections.jsonl",))
 
 
@@ -113,11 +115,22 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
         engine, shown = context.engine(settings.model, inputs.weights), inputs.demonstrations.value
         corrections = model.correct_all(list(wrong), shown, settings.tries, grader, engine, folder / RESUME)
         costs = engine.costs
-    tally = Tally({problem.id: problem.level for problem in problems.values()})
-    write_jsonl(folder / "corrections.jsonl", tally.counted(corrections))
+    found: Outcomes = {"all": {"": Counter()}, "model": {}, "level": {}, "corrector": {}, "kind": {}}
+    write_jsonl(folder / "corrections.jsonl", _counted(corrections, problems, found))
+    outcomes = {part: dict(sorted(own.items())) for part, own in found.items()}
     theirs = {name: inputs.samples[name].read(Sampled).models for name in settings.paper_success}
-    tally.show({model: settings.paper_success[name] for name, models in theirs.items() for model in models})
-    return tally.summary() | {"repeated": counts["repeated"]} | costs
+    _show(outcomes, {model: settings.paper_success[name] for name, models in theirs.items() for model in models})
+    total = outcomes["all"][""]
+    return {
+        "corrections": total.total(),
+        "accepted": total["accepted"],
+        "rejected": {reason: count for reason, count in total.items() if reason != "accepted"},
+        "kinds": {name: own.total() for name, own in outcomes["kind"].items()},
+        "correctors": list(outcomes["corrector"]),
+        "by_model": {name: dict(own) for name, own in outcomes["model"].items()},
+        "by_level": {name: dict(own) for name, own in outcomes["level"].items()},
+        "repeated": counts["repeated"],
+    } | costs
 
 
 def _wrong(problems: dict[str, Problem], samples: Iterable[Artifact], counts: Counter[str]) -> Iterator[Item]:
@@ -127,50 +140,23 @@ def _wrong(problems: dict[str, Problem], samples: Iterable[Artifact], counts: Co
         yield problems[solution.problem_id], solution, split_steps(solution.text)
 
 
-class Tally:
-    """How many corrections there are, how many were accepted, and why not the others: in all, by model, by level."""
+def _counted(corrections: Iterable[Correction], problems: dict[str, Problem], found: Outcomes) -> Iterator[Correction]:
+    """The same corrections, each counted in `found`."""
+    for each in corrections:
+        level = problems[each.problem_id].level
+        parts = {"all": "", "model": each.model, "level": level, "corrector": each.corrector, "kind": each.kind}
+        for part, name in parts.items():
+            if name is not None:
+                found[part].setdefault(name, Counter())[each.reason or "accepted"] += 1
+        yield each
 
-    def __init__(self, levels: dict[str, str | None]) -> None:
-        self._levels = levels  # of the problems, by their ids
-        self._outcomes: dict[tuple[str, str], Counter[str]] = {}  # (of what, which one) -> accepted, or the reason
 
-    def counted(self, corrections: Iterable[Correction]) -> Iterator[Correction]:
-        """The same corrections, each counted."""
-        for each in corrections:
-            parts = {"model": each.model, "level": self._levels.get(each.problem_id), "corrector": each.corrector}
-            parts |= {"kind": each.kind, "": "all"}
-            for part in parts.items():
-                if part[1] is not None:
-                    self._outcomes.setdefault((part[0], part[1]), Counter())[each.reason or "accepted"] += 1
-            yield each
-
-    def summary(self) -> dict[str, Any]:
-        """Plain values: `{"corrections": 9, "accepted": 7, "rejected": {"wrong answer": 2}, "by_model": {…}, …}`."""
-        outcomes = self._outcomes.get(("", "all"), Counter())
-        return {
-            "corrections": outcomes.total(),
-            "accepted": outcomes["accepted"],
-            "rejected": {reason: count for reason, count in outcomes.items() if reason != "accepted"},
-            "kinds": {name: counts.total() for name, counts in self._of("kind")},
-            "correctors": [name for name, _ in self._of("corrector")],
-            "by_model": {name: dict(counts) for name, counts in self._of("model")},
-            "by_level": {name: dict(counts) for name, counts in self._of("level")},
-        }
-
-    def show(self, paper: dict[str, float]) -> None:
-        """Print success and reasons by model and by level; `paper` has the paper's success rate of some models."""
-        columns = "%-16s %-24s %9s %9s %7s %8s  %s"
-        log.info(columns, "correct", "", "paths", "accepted", "%", "paper %", "rejected")
-        for name, counts in [*self._of("model"), *self._of("level")]:
-            share, theirs = f"{100 * counts['accepted'] / counts.total():.1f}", paper.get(name)
-            why = ", ".join(f"{reason} {count:,}" for reason, count in counts.most_common() if reason != "accepted")
-            numbers = (
-                f"{counts.total():,}",
-                f"{counts['accepted']:,}",
-                share,
-                f"{100 * theirs:.1f}" if theirs else "–",
-            )
-            log.info(columns, "", name, *numbers, why)
-
-    def _of(self, what: str) -> list[tuple[str, Counter[str]]]:
-        return sorted((name, counts) for (part, name), counts in self._outcomes.items() if part == what)
+def _show(outcomes: Outcomes, paper: dict[str, float]) -> None:
+    """Print success and reasons by model and by level; `paper` has the paper's success rate of some models."""
+    columns = "%-16s %-24s %9s %9s %7s %8s  %s"
+    log.info(columns, "correct", "", "paths", "accepted", "%", "paper %", "rejected")
+    for name, counts in [*outcomes["model"].items(), *outcomes["level"].items()]:
+        share, theirs = f"{100 * counts['accepted'] / counts.total():.1f}", paper.get(name)
+        why = ", ".join(f"{reason} {count:,}" for reason, count in counts.most_common() if reason != "accepted")
+        numbers = f"{counts.total():,}", f"{counts['accepted']:,}", share, f"{100 * theirs:.1f}" if theirs else "–"
+        log.info(columns, "", name, *numbers, why)

@@ -17,13 +17,11 @@ from lema.types import Problem
 
 log = logging.getLogger(__name__)
 
-SHOWN = Shown(
-    "dataset",
-    losses={
-        "questions_in_test": "training questions that are test questions",
-        "questions_in_training": "test questions that are training questions",
-    },
-)
+_LOSSES = {
+    "questions_in_test": "training questions that are test questions",
+    "questions_in_training": "test questions that are training questions",
+}
+SHOWN = Shown("dataset", losses=_LOSSES)
 
 
 @dataclass(frozen=True)
@@ -76,13 +74,13 @@ def _without_leaks(splits: dict[str, list[Problem]], settings: Settings) -> dict
     """
     tests = TestQuestions(tasks.published(settings.problems)[1])
     training = [problem for split in ("train", "dev") for problem in splits[split]]
-    matches = overlap(training, tests)
+    matches, done = overlap(training, tests), "kept"
     same = {name for name, match in matches.items() if match.equal}
     if settings.leakage is Leakage.drop:
+        done = "dropped"
         for split in ("train", "dev"):
             splits[split] = [problem for problem in splits[split] if problem.id not in same]
+    words = "%-16s %d of %d training questions are test questions (%s), %.2f %% overlap with one"
     share = 100 * len(matches) / max(1, len(training))
-    done = "dropped" if settings.leakage is Leakage.drop else "kept"
-    words = "%d of %d training questions are test questions (%s), %.2f %% overlap with one"
-    log.info(f"%-16s {words}", "leakage", len(same), len(training), done, share)
+    log.info(words, "leakage", len(same), len(training), done, share)
     return {"questions_in_test": len(same), "questions_overlapping_test": len(matches)}

@@ -1,6 +1,6 @@
 """evaluate: one greedy answer a problem, graded and stored; of the fine-tuned model and of the untuned backbone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from lema.models.weights import Weights, checkpoint, tuned as tuned_weights, who
 from lema.solving import Wording, solve
 from lema.types import SCORE_VERSION, Problem, Score, Selected, Solution
 
-FILES = ("predictions.jsonl", "score.json")
-SHOWN = Shown("predictions", FILES, {"num_truncated": "{arm}: answers cut at the token limit"})
-SHOWN_UNTUNED = Shown("predictions", FILES, {"num_truncated": "untuned answers cut at the token limit"})
+SHOWN = Shown(
+    "predictions", ("predictions.jsonl", "score.json"), {"num_truncated": "{arm}: answers cut at the token limit"}
+)
+SHOWN_UNTUNED = replace(SHOWN, losses={"num_truncated": "untuned answers cut at the token limit"})
 
 
 @dataclass(frozen=True)
@@ -64,18 +65,12 @@ def recipe(cell: Cell, tuned: bool) -> Recipe:
         model=cell.evaluated(four_bit=config.train.method is Method.qlora and not merged),
         method=config.train.method if tuned else None,
     )
-    inputs = Inputs(cell.asked, cell.base)
+    inputs, label = Inputs(cell.asked, cell.base), f"{cell.task_label}-{cell.backbone_label}-untuned"
     if tuned:
-        inputs = Inputs(cell.asked, cell.base, made["select"], made["train"], made.get("merge"))
-    label = cell.name if tuned else f"{cell.task_label}-{cell.backbone_label}-untuned"
-    return Recipe(
-        "evaluate",
-        label,
-        version=SCORE_VERSION,
-        settings=settings,
-        inputs=inputs,
-        shown=SHOWN if tuned else SHOWN_UNTUNED,
-    )
+        inputs = replace(inputs, select=made["select"], train=made["train"], merge=made.get("merge"))
+        label = cell.name
+    shown = SHOWN if tuned else SHOWN_UNTUNED
+    return Recipe("evaluate", label, version=SCORE_VERSION, settings=settings, inputs=inputs, shown=shown)
 
 
 def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:
@@ -83,8 +78,16 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
     selected = inputs.select.read(Selected) if inputs.select else Selected(None, None, None, {})
     if inputs.select and selected.split == settings.split and inputs.merge is None:  # asked already
         predictions = inputs.select.rows(f"step-{selected.step}.jsonl", Solution)
-    else:
-        predictions = _predictions(settings, inputs, context, folder, selected.step)
+    else:  # a merged model or a whole one, an adapter on the base it was trained on, or the base
+        held, adapter = inputs.base, None
+        if inputs.merge:
+            held = whole(inputs.base, inputs.merge.path / "merged")
+        elif inputs.train and settings.method and selected.step is not None:
+            held, adapter = tuned_weights(inputs.base, checkpoint(inputs.train.path, selected.step), settings.method)
+        problems = [(each, 0) for each in inputs.data.rows(f"{settings.split}.jsonl", Problem)]
+        resume = folder / RESUME / ("evaluate untuned" if selected.step is None else "evaluate")
+        engine = context.engine(settings.model, held, adapter)
+        predictions = solve(problems, Wording(settings.prompt), engine, settings.grader, resume, whole=True)
     correct = sum(prediction.correct for prediction in predictions)
     score = Score(
         task=settings.task,
@@ -108,18 +111,3 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
     write_jsonl(folder / "predictions.jsonl", predictions)
     write_json(folder / "score.json", vars(score))
     return vars(score)
-
-
-def _predictions(
-    settings: Settings, inputs: Inputs, context: Context, folder: Path, step: int | None
-) -> list[Solution]:
-    """The answers of a merged model or a whole one, of an adapter on the base it was trained on, or of the base."""
-    held, adapter = inputs.base, None
-    if inputs.merge:
-        held = whole(inputs.base, inputs.merge.path / "merged")
-    elif inputs.train and settings.method and step is not None:
-        held, adapter = tuned_weights(inputs.base, checkpoint(inputs.train.path, step), settings.method)
-    problems = [(each, 0) for each in inputs.data.rows(f"{settings.split}.jsonl", Problem)]
-    resume = folder / RESUME / ("evaluate untuned" if step is None else "evaluate")
-    engine = context.engine(settings.model, held, adapter)
-    return solve(problems, Wording(settings.prompt), engine, settings.grader, resume, whole=True)

@@ -28,12 +28,8 @@ Item = TypeVar("Item")
 Drawn = list[tuple[Problem, Correction]]
 CountTokens = Callable[[Example], tuple[int, int]]  # of the prompt, and of the completion
 
-SHOWN = Shown(
-    "mix",
-    losses={
-        "repeated_random_cot": "{arm}: random questions that are CoT examples already, the pool having no others",
-    },
-)
+_REPEATED = "{arm}: random questions that are CoT examples already, the pool having no others"
+SHOWN = Shown("mix", losses={"repeated_random_cot": _REPEATED})
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,18 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
     cot += [example for example in further if example.problem_id in chosen]
     spare += [replace(example, source="random_cot") for example in further if example.problem_id in pool]
     drawn = _drawn(inputs.corrections, settings, pool, settings.max_extra) if inputs.corrections else []
-    extra, count = _extra(settings, inputs, pool, drawn, cot, spare), _token_counter(inputs.tokenizer)
+    if mix.extra is Extra.corrections:
+        extra = [_correction(*each, mix.without) for each in drawn]
+    elif mix.extra is Extra.other_corrections and inputs.other_corrections:
+        others = _drawn(inputs.other_corrections, settings, pool, len(drawn))
+        extra = [_correction(*each) for each in others]
+    elif mix.extra is Extra.corrected_cot:
+        extra = [_cot(each, "corrected_cot", _whole(correction), style) for each, correction in drawn]
+    elif mix.extra is Extra.repeated_cot:
+        extra = [replace(example, source="repeated_cot") for example in _rounds(cot, len(drawn), seed)]
+    else:
+        extra = _rounds(spare, len(drawn), seed)
+    count = _token_counter(inputs.tokenizer)
     if mix.match_tokens:
         lema = [_correction(*each) for each in drawn]  # the CoT examples are the same
         missing = sum(sum(count(each)) for each in lema) - sum(sum(count(each)) for each in extra)
@@ -100,10 +107,8 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
     write_jsonl(folder / "examples.jsonl", examples)
     _preview(settings, inputs.tokenizer, examples)
     random_cot = [(example.problem_id, example.completion) for example in examples if example.source == "random_cot"]
-    return {
-        **_table(examples, count),
-        "repeated_random_cot": len(random_cot) - len({each for each in random_cot if each[0] not in chosen}),
-    }
+    repeated = len(random_cot) - len({each for each in random_cot if each[0] not in chosen})
+    return _table(examples, count) | {"repeated_random_cot": repeated}
 
 
 def _drawn(source: Artifact, settings: Settings, pool: dict[str, Problem], most: int | None) -> Drawn:
@@ -121,41 +126,15 @@ def _drawn(source: Artifact, settings: Settings, pool: dict[str, Problem], most:
     return [(pool[each.problem_id], each) for each in drawn]
 
 
-def _extra(
-    settings: Settings,
-    inputs: Inputs,
-    pool: dict[str, Problem],
-    drawn: Drawn,
-    cot: list[Example],
-    spare: list[Example],
-) -> list[Example]:
-    """The corrections as examples, or as many others."""
-    mix, seed = settings.mix, settings.seed
-    if mix.extra is Extra.corrections:
-        return [_correction(*each, mix.without) for each in drawn]
-    if mix.extra is Extra.other_corrections and inputs.other_corrections:
-        return [_correction(*each) for each in _drawn(inputs.other_corrections, settings, pool, len(drawn))]
-    if mix.extra is Extra.corrected_cot:
-        return [_corrected_cot(*each, settings.prompt) for each in drawn]
-    if mix.extra is Extra.repeated_cot:
-        return [replace(example, source="repeated_cot") for example in _rounds(cot, len(drawn), seed)]
-    return _rounds(spare, len(drawn), seed)
-
-
 def _rationale(problem: Problem, solution: Solution, style: str) -> Example:
     """A strong model's solution, in the form of the data set's own: its answer line says the gold answer."""
-    steps = formats.split_steps(solution.text)
-    steps = [step for step in steps if not step.startswith("The answer is")]
-    steps.append(formats.ANSWER.format(answer=problem.answer))
-    prompt = formats.cot_prompt(style, problem.question, problem.candidates)
-    return Example(problem.id, "rationale", prompt, formats.cot_completion(steps, problem.candidates))
+    steps = [step for step in formats.split_steps(solution.text) if not step.startswith("The answer is")]
+    return _cot(problem, "rationale", [*steps, formats.ANSWER.format(answer=problem.answer)], style)
 
 
-def _corrected_cot(problem: Problem, correction: Correction, style: str) -> Example:
-    """The steps kept and the steps corrected, as one CoT solution."""
-    completion = formats.cot_completion(_whole(correction), problem.candidates)
+def _cot(problem: Problem, source: str, steps: list[str], style: str) -> Example:
     prompt = formats.cot_prompt(style, problem.question, problem.candidates)
-    return Example(problem.id, "corrected_cot", prompt, completion)
+    return Example(problem.id, source, prompt, formats.cot_completion(steps, problem.candidates))
 
 
 def _correction(problem: Problem, correction: Correction, without: str | None = None) -> Example:
@@ -166,6 +145,7 @@ def _correction(problem: Problem, correction: Correction, without: str | None = 
 
 
 def _whole(correction: Correction) -> list[str]:
+    """The steps kept and the steps corrected."""
     return [*correction.wrong_steps[: correction.incorrect_step - 1], *correction.correct_steps]
 
 

@@ -46,9 +46,8 @@ def recipe(cell: Cell) -> Recipe:
     settings = Settings(model, config.requests or 0, config.most, grader)
     held = weights(config.weights) if config.weights else None
     inputs = Inputs(cell.artifacts["data"], Given.text(_shown(cell)), held)
-    return Recipe(
-        "rationales", f"{cell.train_label}-{config.name}", version=2, settings=settings, inputs=inputs, shown=SHOWN
-    )
+    label = f"{cell.train_label}-{config.name}"
+    return Recipe("rationales", label, version=2, settings=settings, inputs=inputs, shown=SHOWN)
 
 
 def _shown(cell: Cell) -> str:

@@ -62,8 +62,16 @@ def recipe(cell: Cell, name: str) -> Recipe:
     else:
         style, demonstrated = _wording(cell, source)
         held = None if source.api else weights(source.weights) if source.weights else cell.base
-        inputs, model = Inputs(data, held, demonstrated), _model(cell, name)
-        key, label = f"sampler.models.{name}.api", held.name if held else name
+        inputs, key, label = Inputs(data, held, demonstrated), f"sampler.models.{name}.api", held.name if held else name
+        model = ServedModel(source.api, key) if source.api else None
+        model = model or LocalModel(
+            engine=config.engine,
+            computation=(source.weights or config.backbone).computation,
+            max_new_tokens=config.sampler.max_new_tokens,
+            batch_size=config.sampler.batch_size,
+            temperature=config.sampler.temperature,
+            seed=config.sampler.seed,
+        )
     settings = Settings(
         model=model,
         style=style,
@@ -74,20 +82,6 @@ def recipe(cell: Cell, name: str) -> Recipe:
         key=key,
     )
     return Recipe("sample", f"{cell.train_label}-{label}", version=4, settings=settings, inputs=inputs, shown=SHOWN)
-
-
-def _model(cell: Cell, name: str) -> LocalModel | ServedModel:
-    sampler, source = cell.config.sampler, cell.config.sampler.models[name]
-    if source.api:
-        return ServedModel(source.api, f"sampler.models.{name}.api")
-    return LocalModel(
-        engine=cell.config.engine,
-        computation=(source.weights or cell.config.backbone).computation,
-        max_new_tokens=sampler.max_new_tokens,
-        batch_size=sampler.batch_size,
-        temperature=sampler.temperature,
-        seed=sampler.seed,
-    )
 
 
 def _wording(cell: Cell, source: SourceConfig) -> tuple[str | None, Given | None]:
