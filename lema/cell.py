@@ -6,8 +6,8 @@ from pathlib import Path
 
 from lema import engines
 from lema.artifacts import Artifact, Store
-from lema.compose import known_tasks
 from lema.config import Config, SourceKind, Split
+from lema.config.task import known_tasks
 from lema.data import tasks
 from lema.data.leakage import TestQuestions
 from lema.engines import LocalModel, ServedModel, server

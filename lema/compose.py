@@ -23,15 +23,12 @@ from lema.config import (
     Method,
     SourceKind,
     Split,
-    TaskConfig,
     Without,
     environment,
     renamed,
 )
 from lema.config.allowed import refused
 from lema.types import UserError
-
-CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
 def register(sweeps: Path) -> None:
@@ -46,22 +43,6 @@ def register(sweeps: Path) -> None:
     store.store(name="schema", node=Config)
     for file in sorted(sweeps.glob("*.yaml")):
         store.store(group="sweeps", name=file.stem, node=OmegaConf.load(file), package="_global_")
-
-
-def known_tasks() -> list[TaskConfig]:
-    """The tasks of conf/task that have a data set."""
-    tasks: list[Any] = [OmegaConf.to_object(task(file)) for file in sorted((CONF / "task").glob("*.yaml"))]
-    return [each for each in tasks if each.dataset]
-
-
-def task(file: Path) -> Any:
-    """The task of a file, with the data sets that its defaults list names (`dataset@train_dataset: gsm8k`)."""
-    content: Any = OmegaConf.load(file)
-    named = {key: name for entry in content.pop("defaults", []) if entry != "_self_" for key, name in entry.items()}
-    parts = [
-        {key.partition("@")[2]: OmegaConf.load(file.parent / "dataset" / f"{name}.yaml")} for key, name in named.items()
-    ]
-    return OmegaConf.merge(OmegaConf.structured(TaskConfig), *parts, content)
 
 
 def to_config(composed: DictConfig) -> Config:

@@ -17,7 +17,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from lema import preflight, run_folder, stopping, sweeps
+from lema import card, preflight, run_folder, stopping, sweeps
 from lema.api import journal
 from lema.api.estimate import Requests
 from lema.artifacts import Artifact, Recipe, Store, write_text
@@ -25,7 +25,8 @@ from lema.artifacts.faults import explaining
 from lema.artifacts.links import own_folder, refuse_links
 from lema.cell import Cell
 from lema.config import Config, CotPart, Do, Extra, Method
-from lema.tracking import Tracker, reports
+from lema.tracking import reports
+from lema.tracking.runs import Tracker
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
@@ -183,6 +184,8 @@ def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
             last, cell = config.only or config.until or REPORT, _cell(config, root)
             with run_folder.recorded(cell, overrides, last, in_sweep) as begin:
                 _run_cell(cell, last, overrides, begin)
+            if "select" in cell.artifacts:
+                card.write_card(cell)
             if last == REPORT and not in_sweep:
                 _report(config)
         case Do.report:

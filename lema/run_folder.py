@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
-from lema import card
 from lema.artifacts import DAMAGED, links, write_json, write_jsonl
 from lema.artifacts.faults import explained
 from lema.artifacts.locks import TakenOver
@@ -43,8 +42,6 @@ def recorded(cell: Cell, overrides: list[str], last: str, in_sweep: bool) -> Ite
                 _write(cell, overrides, words or type(error).__name__)
         raise
     _write(cell, overrides, "finished" if last in ("evaluate", "report") else f"{STOPPED} {last}")
-    if "select" in cell.artifacts:
-        card.write_card(cell)
 
 
 def _write(cell: Cell, overrides: list[str], state: str) -> None:

@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from small import ROOT
 from tables import table
 
-from lema import compose
 from lema.config import TaskConfig
+from lema.config.task import read_task
 from lema.data.arithmetic import make_problems
 from lema.prompts.formats import COT_PROMPTS
 from lema.types import Problem
@@ -61,6 +61,6 @@ def solutions(number: int) -> Iterator[dict[str, str]]:
 def task(file: str, /, **changes: Any) -> TaskConfig:
     """`conf/task/FILE.yaml` against the schema; `changes` are its keys, `dataset_path` the folder."""
     dataset = {key.removeprefix("dataset_"): changes.pop(key) for key in list(changes) if key.startswith("dataset_")}
-    tree = OmegaConf.merge(compose.task(ROOT / f"conf/task/{file}.yaml"), changes)
+    tree = OmegaConf.merge(read_task(ROOT / f"conf/task/{file}.yaml"), changes)
     config: Any = OmegaConf.to_object(OmegaConf.merge(tree, {"dataset": dataset}) if dataset else tree)
     return config

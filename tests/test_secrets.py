@@ -16,8 +16,9 @@ from small import SMALL
 from tables import table
 
 from lema import privacy
-from lema.compose import CONF, to_config
+from lema.compose import to_config
 from lema.config import environment
+from lema.config.task import CONF
 from lema.types import UserError
 
 SECRET = "hf_AbCdEf0123456789"

@@ -8,7 +8,7 @@ from pathlib import Path
 from small import ROOT, SMALL
 
 from lema.artifacts import Recipe, Shown, Store, write_jsonl
-from lema.tracking import Tracker
+from lema.tracking.runs import Tracker
 
 USER = "alicesmith"
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from lema.artifacts import replacing
 from lema.artifacts.faults import is_full
+from lema.artifacts.links import replacing
 from lema.types import Completion, UserError
 
 # Of the format, in the file's user_version; 0 had no attempts and no cached_tokens, 1 did not keep what a server said,

@@ -17,13 +17,14 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from lema.artifacts.links import own_folder, refuse_links
+from lema.artifacts.links import own_folder, refuse_links, replacing
 from lema.artifacts.locks import TakenOver, check, lock
 from lema.artifacts.machine import made_on
+from lema.artifacts.records import Shown, contents, is_whole, sealed, used as used
 from lema.identity import digest, identity, portable
 from lema.types import UserError
 
@@ -49,21 +50,6 @@ class Given:
     def text(cls, text: str) -> "Given":
         """A text, such as demonstrations."""
         return cls(digest(text), text)
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What the tracker and the report need to know of an artifact; in its record, and no part of its identity."""
-
-    type: str  # W&B's artifact type: "dataset", "model", "predictions"
-    files: tuple[str, ...] = ()  # small files that are uploaded, beside record.json
-    losses: dict[str, str] = field(default_factory=dict)  # field of the summary -> what it counts, in words
-
-    @classmethod
-    def recorded(cls, record: dict[str, Any]) -> "Shown":
-        """By an artifact's `record.json`; one of an earlier version tells its stage alone."""
-        facts = {"type": record["recipe"]["stage"], "files": (), "losses": {}} | record.get("shown", {})
-        return cls(facts["type"], tuple(facts["files"]), dict(facts["losses"]))
 
 
 @dataclass(frozen=True)
@@ -184,28 +170,6 @@ class Store:
         return self.root / recipe.stage / f"{recipe.label}-{digest(recipe.identity())}"
 
 
-def contents(record: dict[str, Any]) -> str:
-    """The digest of an artifact by its record: of its recipe, and of the contents of its files."""
-    return digest([record["recipe"], record["files"]])
-
-
-def used(inputs: Any) -> set[str]:
-    """The digests in a recipe's inputs, nested or not."""
-    if isinstance(inputs, dict | list):
-        return set[str]().union(*map(used, inputs.values() if isinstance(inputs, dict) else inputs))
-    return {inputs} if isinstance(inputs, str) else set()
-
-
-def is_whole(record: dict[str, Any]) -> bool:
-    """Whether a record is as it was written. Old records have no hash, and are taken as they are."""
-    return "hash" not in record or record["hash"] == _seal(record)
-
-
-def _seal(record: dict[str, Any]) -> str:
-    """The hash of a record without its own hash. JSON turns keys that are numbers into strings, so it goes first."""
-    return digest(json.loads(json.dumps({name: value for name, value in record.items() if name != "hash"})))
-
-
 def _take_over(folder: Path, own: Path) -> None:
     """Make the folder of a new attempt, `own`, and move the files there from which it can go on.
 
@@ -239,7 +203,7 @@ def _made(recipe: Recipe, build: Callable[[Path], dict[str, Any]], own: Path, fo
     made = {"seconds": round(seconds, 1), "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **made_on()}
     record = {"format": FORMAT, "recipe": recipe.identity(), "files": files, "summary": summary, "made": made}
     record["shown"] = asdict(recipe.shown)
-    write_json(own / "record.json", record | {"hash": _seal(record)})
+    write_json(own / "record.json", record | {"hash": sealed(record)})
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)  # a killed process may have left one
     check(at_once=True)
@@ -315,20 +279,6 @@ def kept(path: Path) -> Any:
         pass
     log.warning("%s is damaged, and made again", path)
     return None
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[TextIO]:
-    """A text file to write. It replaces the old file in one step; after an error the old file stays."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def fingerprint(path: Path, sync: bool = False) -> str:

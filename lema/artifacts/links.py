@@ -1,14 +1,17 @@
-"""Links: we never write through one and never need one: exFAT, network drives and Colab's Drive have no links.
+"""Writing files and folders of ours. Links: we never write through one and never need one: exFAT, network drives and Colab's Drive have no links.
 
 Where there are no hard links, files are copied. Where there are no symbolic links, a folder is pointed to by a small
 text file (`-> ../../train/LABEL-KEY`), and a file by a hard link or a copy.
 """
 
+import contextlib
 import filecmp
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from lema.types import UserError
 
@@ -66,3 +69,17 @@ def follow(path: Path) -> Path:
     with path.open(encoding="utf-8", errors="replace") as file:
         line = file.read(4096).partition("\n")[0]
     return path.parent / line.removeprefix(_POINTER) if line.startswith(_POINTER) else path
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """A text file to write. It replaces the old file in one step; after an error the old file stays."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,10 +1,15 @@
 """A task: where its problems come from, how answers are compared, how much is trained on."""
 
 from dataclasses import dataclass
-from typing import Optional
+from pathlib import Path
+from typing import Any, Optional
+
+from omegaconf import OmegaConf
 
 from lema.config.allowed import Count, CountOr0, Made, Name, Seed
 from lema.config.choices import AnswerForm, Grader, Split
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 @dataclass(kw_only=True)
@@ -67,3 +72,19 @@ class TaskConfig:
     def grader_of(self, split: Split) -> Grader:
         """Whose rules compare the answers of a split: a dev question is the training data's."""
         return self.grader if split is Split.test else self.trained.grader
+
+
+def known_tasks() -> list[TaskConfig]:
+    """The tasks of conf/task that have a data set."""
+    tasks: list[Any] = [OmegaConf.to_object(read_task(file)) for file in sorted((CONF / "task").glob("*.yaml"))]
+    return [each for each in tasks if each.dataset]
+
+
+def read_task(file: Path) -> Any:
+    """The task of a file, with the data sets that its defaults list names (`dataset@train_dataset: gsm8k`)."""
+    content: Any = OmegaConf.load(file)
+    named = {key: name for entry in content.pop("defaults", []) if entry != "_self_" for key, name in entry.items()}
+    parts = [
+        {key.partition("@")[2]: OmegaConf.load(file.parent / "dataset" / f"{name}.yaml")} for key, name in named.items()
+    ]
+    return OmegaConf.merge(OmegaConf.structured(TaskConfig), *parts, content)

@@ -13,7 +13,7 @@ from lema.config import CompareConfig
 from lema.identity import flat, without_paths
 from lema.privacy import shown
 from lema.reporting.comparing import aligned, flipped
-from lema.reporting.markdown import bullets, chosen, over, table
+from lema.reporting.markdown import bullets, over, table
 from lema.reporting.runs import Run, Verdicts, read_runs
 from lema.reporting.statistics import accuracy_over_problems, mcnemar, over_problems, smallest_effect
 from lema.types import UserError
@@ -72,7 +72,7 @@ def _numbers(first: Run, second: Run, mine: Verdicts, theirs: Verdicts) -> Itera
         [
             ["run", first.name, second.name],
             *([name, *pair] for name, pair in _differ(first, second).items()),
-            ["checkpoint", chosen(first), chosen(second)],
+            ["checkpoint", first.chosen, second.chosen],
             ["accuracy, %", *(f"{100 * correct.mean():.1f} {interval}" for correct, interval in accuracies)],
             ["symbolic, %", *(f"{100 * each.symbolic.mean():.1f}" for each in (mine, theirs))],
             ["no answer", *(f"{run.score.num_unanswered:,}" for run in (first, second))],

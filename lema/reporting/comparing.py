@@ -4,7 +4,7 @@ The headline is the mean over training seeds of the paired difference, with Stud
 it stand the interval over problems at these seeds, and McNemar's test within each seed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -257,3 +257,10 @@ def flipped(mine: Verdicts, theirs: Verdicts) -> tuple[list[str], list[str]]:
     """The problems that only the second has right, and those that only the first has right."""
     lost, gained = ~mine.correct & theirs.correct, mine.correct & ~theirs.correct
     return [mine.ids[each] for each in np.flatnonzero(lost)], [mine.ids[each] for each in np.flatnonzero(gained)]
+
+
+def once(lines: dict[Setting, list[str]]) -> Iterator[str]:
+    """Each line once, after the backbones that it is about where it is not about all of them."""
+    for line in dict.fromkeys(line for own in lines.values() for line in own):
+        about = [setting.backbone for setting, own in lines.items() if line in own]
+        yield line if len(about) == len(lines) else f"{', '.join(about)}: {line}"

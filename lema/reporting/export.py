@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 from lema.reporting.comparing import UNTUNED, Arm, Comparison, Difference
-from lema.reporting.markdown import chosen
 from lema.reporting.plots import by_level
 from lema.reporting.runs import Run
 from lema.reporting.statistics import Interval
@@ -66,7 +65,7 @@ def _arm(arm: Arm) -> dict[str, Any]:
         **_interval("over_problems", arm.over_problems),
         "paper": arm.paper,
         **arm.score,
-        "checkpoint": sorted({chosen(each) for each in arm.runs}) if tuned else [],
+        "checkpoint": sorted({each.chosen for each in arm.runs}) if tuned else [],
         "grader": run.config["task"].get("grader"),
         **{name: train.get(name) for name in ("examples", "tokens", "target_tokens", "steps")},
         "hours": sum(each.hours for each in arm.runs) / len(arm.runs) if tuned else None,

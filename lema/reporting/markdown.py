@@ -8,10 +8,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 
 from lema.identity import without_paths
-from lema.reporting.comparing import ARMS, CONTRASTS, STANDARD, UNTUNED, Arm, Comparison, Difference, Setting, paper
+from lema.reporting.comparing import (
+    ARMS,
+    CONTRASTS,
+    STANDARD,
+    UNTUNED,
+    Arm,
+    Comparison,
+    Difference,
+    Setting,
+    once,
+    paper,
+)
 from lema.reporting.runs import Run
 from lema.reporting.statistics import Interval, standard_error
-from lema.reporting.words import once, warnings
+from lema.reporting.words import warnings
 
 LEGEND = """\
 Accuracy is the percentage of problems answered right by the official rules, which the paper's numbers are by.
@@ -193,7 +204,7 @@ def took(comparison: Comparison, settings: Sequence[Setting]) -> str:
         lines.append([
             arm.setting.backbone,
             f"{arm.name}: {ARMS[arm.name]}" if arm.name in ARMS else arm.name,
-            ", ".join(sorted({chosen(run) for run in arm.runs})) if tuned else "–",
+            ", ".join(sorted({run.chosen for run in arm.runs})) if tuned else "–",
             interval(arm.accuracy.interval),
             over(arm.over_problems),
             f"{100 * score['symbolic']:.1f} ({score['differ']:.0f})",
@@ -225,10 +236,3 @@ def _costs(arms: Sequence[Arm]) -> Iterator[str]:
     paid = sum(record["summary"].get("usd", 0.0) for record in shared.values())
     if paid:
         yield f"*dollars* are of all requests that an arm stands on; arms share them: ${paid:,.2f} were paid in all."
-
-
-def chosen(run: Run) -> str:
-    """How its checkpoint was chosen: `last`, `best on dev`; `…: optimistic` on the split of its score."""
-    selection, split = run.score.selection, run.score.split
-    on = split if selection == "paper" else selection
-    return "last" if selection == "last" else f"best on {on}" + (": optimistic" if on == split else "")

@@ -13,8 +13,8 @@ from lema.privacy import shown
 from lema.reporting import export, markdown, plots
 from lema.reporting.comparing import UNTUNED, Comparison, compare
 from lema.reporting.runs import DAMAGE, Run, read_runs
-from lema.tracking import run_id
 from lema.tracking.reports import Content, Task
+from lema.tracking.runs import run_id
 
 
 def write_report(

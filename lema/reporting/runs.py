@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from lema.artifacts import contents, is_whole, used
 from lema.artifacts.links import follow
+from lema.artifacts.records import contents, is_whole, used
 from lema.identity import without_paths
 from lema.types import SCORE_VERSION, Score, UserError
 
@@ -76,6 +76,13 @@ class Run:
     @property
     def accuracy(self) -> float:
         return self.score.accuracy
+
+    @property
+    def chosen(self) -> str:
+        """How its checkpoint was chosen: `last`, `best on dev`; `…: optimistic` on the split of its score."""
+        selection, split = self.score.selection, self.score.split
+        on = split if selection == "paper" else selection
+        return "last" if selection == "last" else f"best on {on}" + (": optimistic" if on == split else "")
 
     @cached_property
     def verdicts(self) -> Verdicts | None:

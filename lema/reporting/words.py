@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from lema.artifacts import Shown
+from lema.artifacts.records import Shown
 from lema.identity import without_paths
-from lema.reporting.comparing import UNTUNED, Arm, Comparison, Difference, Setting
+from lema.reporting.comparing import UNTUNED, Arm, Comparison, Difference, Setting, once
 from lema.reporting.runs import STOPPED, Run
 
 VERDICTS = {
@@ -25,13 +25,6 @@ def warnings(comparison: Comparison, task: str) -> Iterator[str]:
                 yield f"{what}{of}: {verdict(each)}."
     for what in (_alone, _unpaired, _seeds, _runs):
         yield from once({setting: list(what(comparison, setting)) for setting in settings})
-
-
-def once(lines: dict[Setting, list[str]]) -> Iterator[str]:
-    """Each line once, after the backbones that it is about where it is not about all of them."""
-    for line in dict.fromkeys(line for own in lines.values() for line in own):
-        about = [setting.backbone for setting, own in lines.items() if line in own]
-        yield line if len(about) == len(lines) else f"{', '.join(about)}: {line}"
 
 
 def _alone(comparison: Comparison, setting: Setting) -> Iterator[str]:

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 from tables import table
 
-from lema.compose import CONF
+from lema.config.task import CONF
 from lema.reporting.paper import paper_accuracy, results
 from lema.reporting.statistics import standard_error
 

@@ -14,7 +14,7 @@ from lema import pipeline
 from lema.artifacts import Artifact, Recipe, Shown
 from lema.config import Config
 from lema.identity import portable
-from lema.tracking import Tracker, run_id
+from lema.tracking.runs import Tracker, run_id
 from lema.types import UserError
 
 STEPS = "data base sample_self correct mix train select evaluate_untuned evaluate".split()

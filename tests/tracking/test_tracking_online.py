@@ -15,7 +15,7 @@ from wandb_server import KEY, WandbServer, serving
 
 from lema.artifacts import Artifact, Recipe, Shown, Store, write_json, write_jsonl
 from lema.config import Config
-from lema.tracking import Tracker
+from lema.tracking.runs import Tracker
 from lema.types import Solution, UserError
 
 EVALUATION = Recipe("evaluate", "a-label", 1, {}, {}, Shown("predictions", ("predictions.jsonl", "score.json")))

@@ -14,7 +14,7 @@ from wandb_server import KEY, WandbServer
 
 from lema import pipeline
 from lema.config import Config
-from lema.tracking import Tracker, run_id
+from lema.tracking.runs import Tracker, run_id
 from lema.types import UserError
 
 # What is set, and what of W&B's own words is shown.

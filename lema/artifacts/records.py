@@ -1,0 +1,44 @@
+"""What record.json says of an artifact: its contents, what it was made from, what is shown of it."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from lema.identity import digest
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the tracker and the report need to know of an artifact; in its record, and no part of its identity."""
+
+    type: str  # W&B's artifact type: "dataset", "model", "predictions"
+    files: tuple[str, ...] = ()  # small files that are uploaded, beside record.json
+    losses: dict[str, str] = field(default_factory=dict)  # field of the summary -> what it counts, in words
+
+    @classmethod
+    def recorded(cls, record: dict[str, Any]) -> "Shown":
+        """By an artifact's `record.json`; one of an earlier version tells its stage alone."""
+        facts = {"type": record["recipe"]["stage"], "files": (), "losses": {}} | record.get("shown", {})
+        return cls(facts["type"], tuple(facts["files"]), dict(facts["losses"]))
+
+
+def contents(record: dict[str, Any]) -> str:
+    """The digest of an artifact by its record: of its recipe, and of the contents of its files."""
+    return digest([record["recipe"], record["files"]])
+
+
+def used(inputs: Any) -> set[str]:
+    """The digests in a recipe's inputs, nested or not."""
+    if isinstance(inputs, dict | list):
+        return set[str]().union(*map(used, inputs.values() if isinstance(inputs, dict) else inputs))
+    return {inputs} if isinstance(inputs, str) else set()
+
+
+def is_whole(record: dict[str, Any]) -> bool:
+    """Whether a record is as it was written. Old records have no hash, and are taken as they are."""
+    return "hash" not in record or record["hash"] == sealed(record)
+
+
+def sealed(record: dict[str, Any]) -> str:
+    """The hash of a record without its own hash. JSON turns keys that are numbers into strings, so it goes first."""
+    return digest(json.loads(json.dumps({name: value for name, value in record.items() if name != "hash"})))
