@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from hydra.experimental.callback import Callback
@@ -255,6 +256,7 @@ def _run_cell(cell: Cell, last: str, overrides: list[str], begin: Callable[[], N
         raise UserError(f"only={only}: {', '.join(missing)} must be made first; run it without only=")
     asked = [requests for step in todo if (requests := step.requests(cell))]
     preflight.check(cell, {step.stage for step in todo}, asked, overrides)
+    _tell_of_older(cell.store, todo)
     begin()
     for step in todo:
         stopping.begin(step.name)
@@ -267,6 +269,15 @@ def _run_cell(cell: Cell, last: str, overrides: list[str], begin: Callable[[], N
         cell.artifacts[step.name] = artifact
         _log(step, artifact, "made" if made else "current")
     cell.tracker.show_current("evaluate", cell.artifacts.get("evaluate"))
+
+
+def _tell_of_older(store: Store, todo: list[Step]) -> None:
+    """Say what it costs that artifacts of an older version are made again: the mean of what they took, for each step."""
+    older = {stage: store.seconds_of_older(stage) for stage in {step.stage for step in todo}}
+    hours = sum(fmean(older[step.stage]) for step in todo if older[step.stage]) / 3600
+    if any(older.values()):
+        told = "%-16s %s holds artifacts of an older lema; what this command needs of them took about %.2g hours and is"
+        log.info(f"{told} made again; the journal is read, and nothing in it is paid again", "older", store.root, hours)
 
 
 def _without_current(cell: Cell, wanted: list[Step]) -> list[Step]:

@@ -1,7 +1,8 @@
-"""Writing files and folders of ours. Links: we never write through one and never need one: exFAT, network drives and Colab's Drive have no links.
+"""Writing files and folders below the runs folder, without links.
 
-Where there are no hard links, files are copied. Where there are no symbolic links, a folder is pointed to by a small
-text file (`-> ../../train/LABEL-KEY`), and a file by a hard link or a copy.
+We never write through a link and never need one: exFAT, network drives and Colab's Drive have none. Where there are no
+hard links, files are copied. Where there are no symbolic links, a folder is pointed to by a small text file
+(`-> ../../train/LABEL-KEY`), and a file by a hard link or a copy.
 """
 
 import contextlib
