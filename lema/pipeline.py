@@ -272,7 +272,7 @@ def _run_cell(cell: Cell, last: str, overrides: list[str], begin: Callable[[], N
 
 
 def _tell_of_older(store: Store, todo: list[Step]) -> None:
-    """Say what it costs that artifacts of an older version are made again: the mean of what they took, for each step."""
+    """Say what it costs to make an older version's artifacts again: for each step the mean of what they took."""
     older = {stage: store.seconds_of_older(stage) for stage in {step.stage for step in todo}}
     hours = sum(fmean(older[step.stage]) for step in todo if older[step.stage]) / 3600
     if any(older.values()):

@@ -74,7 +74,7 @@ def refused(value: Any, hint: Any, path: tuple[str, ...] = ()) -> Iterator[tuple
         for name, field_hint in get_type_hints(type(value), include_extras=True).items():
             yield from refused(getattr(value, name), field_hint, (*path, name))
     elif isinstance(value, dict):
-        key_hint, value_hint = get_args(hint)
+        key_hint, value_hint = get_args(hint) or (Any, Any)
         for name, part in value.items():
             yield from refused(name, key_hint, (*path, name))
             yield from refused(part, value_hint, (*path, name))

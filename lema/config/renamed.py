@@ -33,6 +33,6 @@ def refuse(tree: DictConfig) -> None:
         path, _, name = old.rpartition(".")
         section = OmegaConf.select(tree, path)
         written: Any = OmegaConf.to_container(section) if section else {}
-        if written.get(name, f"${{{new}}}") != f"${{{new}}}":
+        if name in written and written[name] not in (f"${{{new}}}", OmegaConf.select(tree, new)):
             value = "null" if written[name] is None else written[name]
             raise UserError(f"{old}={value}: write {new}={value} instead")

@@ -240,7 +240,7 @@ def test_a_damaged_record_is_named_in_one_line(tmp_path: Path, content: bytes) -
         "cut": (lambda file: file.write_bytes(file.read_bytes()[:-20]), "damaged after it was made; delete"),
         "flipped": (lambda file: file.write_bytes(file.read_bytes().replace(b"stage", b"st\xe1ge")), "damaged after"),
         "newer": (
-            lambda file: rewrite(file, lambda record: record.update(format=2)),
+            lambda file: rewrite(file, lambda record: record.update(format=3)),
             "written by a newer lema; update",
         ),
         "format": (lambda file: rewrite(file, lambda record: record.update(format="x")), "damaged after it was made"),

@@ -23,16 +23,16 @@ from lema.grading.official import VERDICTS
 from lema.identity import digest, identity
 from lema.types import UserError
 
-WITHOUT_EFFECT = "runs_dir until only compare retry_failed budget_usd prices tracker backbone.sizes".split()
-WITHOUT_EFFECT += ["train.resume_checkpoints"]
+WITHOUT_EFFECT = "runs_dir do until only compare retry_failed budget_usd prices tracker backbone.sizes".split()
+WITHOUT_EFFECT += ["train.resume_checkpoints", "sampler.file", "sampler.model", "sampler.base_url"]
 WITHOUT_EFFECT_ON_TEXTS = (
     "base_url input_usd output_usd max_concurrent_requests max_requests_per_minute max_tokens_per_minute max_retries "
     "request_timeout max_wait"
 ).split()
 
 
-# conf/api is chosen by the files of the groups that ask a server.
-GROUP_FILES = sorted(file for file in (ROOT / "conf").glob("*/*.yaml") if file.parent.name != "api")
+# conf/engine/server.yaml is chosen by the files of the groups that ask a server.
+GROUP_FILES = sorted(file for file in (ROOT / "conf").glob("*/*.yaml") if file != ROOT / "conf/engine/server.yaml")
 MODEL_FILES = sorted((ROOT / "conf/sampler/model").glob("*.yaml"))
 # What nobody but the user can know.
 ASKED = {"recorded": "recorded=FILE", "server": "api.model=NAME"}
@@ -70,11 +70,7 @@ def assert_complete(config: Config) -> None:
 
 @pytest.mark.parametrize("file", GROUP_FILES, ids=lambda file: f"{file.parent.name}={file.stem}")
 def test_every_file_composes(make_config, file):
-    asked = (
-        [f"sampler.models.{file.stem}.{ASKED[file.stem]}"]
-        if file.parent.name == "sampler" and file.stem in ASKED
-        else []
-    )
+    asked = {"recorded": ["sampler.file=FILE"], "server": ["sampler.model=NAME"]}.get(file.stem, [])
     assert_complete(make_config(f"{file.parent.name}={file.stem}", *asked))
 
 
@@ -86,14 +82,15 @@ def test_every_model_can_be_added_to_a_sampler(make_config, file):
     assert list(config.sampler.models) == ["self", "mine"]
 
 
-@pytest.mark.parametrize(("name", "asked"), ASKED.items())
-def test_what_nobody_but_the_user_can_know_must_be_set(make_config, name, asked):
-    with pytest.raises(UserError, match=rf"^sampler\.models\.{name}\.{asked.split('=')[0]}: must be set"):
+@pytest.mark.parametrize(("name", "key"), {"recorded": "file", "server": "model"}.items())
+def test_what_nobody_but_the_user_can_know_must_be_set(make_config, name, key):
+    with pytest.raises(UserError, match=rf"^sampler\.{key}: must be set"):
         make_config(f"sampler={name}")
 
 
 def test_no_file_lies_outside_a_group():
-    shared = [*(ROOT / "conf/api").glob("*.yaml"), ROOT / "conf/backbone/common/published.yaml"]
+    shared = [ROOT / f"conf/{name}.yaml" for name in ("engine/server", "backbone/common/published")]
+    shared += (ROOT / "conf/corrector/model").glob("*.yaml")
     others = {*MODEL_FILES, *shared, ROOT / "conf/task/dataset/gsm8k.yaml"}
     assert set((ROOT / "conf").rglob("*.yaml")) == {ROOT / "conf/config.yaml", *GROUP_FILES, *others}
 
@@ -390,6 +387,7 @@ NUMBERS = {path: hint for path, hint in FIELDS.items() if plain_type(hint) in (i
 WHOLE = [
     ["backbone=mistral", "task=svamp", "corrector=local", "sampler=self", "sampler/model@sampler.other=gpt4"],
     *(["backbone=mistral", "task=math"], ["sampler=server", "sampler.model=mine"], []),
+    ["backbone=mistral", "task=math", "rationales=local"],
 ]
 # What a number outside a range may be, by kind; a whole number has those of the first four kinds.
 OUTSIDE = {
@@ -443,7 +441,8 @@ def test_every_number_has_a_finite_range():
 def test_every_field_is_of_a_kind_that_is_checked():
     for path, hint in FIELDS.items():
         kind = plain_type(hint)
-        assert kind in (int, float, bool, str, list) or issubclass(kind, Enum), path
+        checked = path == ("engine",) or kind in (int, float, bool, str, list) or issubclass(kind, Enum)
+        assert checked, path  # an engine's own settings are checked when one is chosen
         assert kind is not list or get_args(hint) == (str,), path
 
 
@@ -520,7 +519,8 @@ def test_an_empty_text_is_not_null_and_an_empty_list_names_nothing(make_config):
     for keys, tree in with_values(make_config, values):
         tree.backbone.size = None
         tree.backbone.sizes = {}
-        keys = [key for key in keys if not key.startswith("backbone.size")]
+        tree.sampler.name = "mine"  # whose models have no short paths
+        keys = [key for key in keys if not key.startswith(("backbone.size", "sampler.name"))]
         with pytest.raises(UserError) as caught:
             to_config(tree)
         lines = {line.partition("=")[0] for line in str(caught.value).splitlines()}

@@ -102,7 +102,7 @@ def ask(backbone: BackboneConfig, tmp_path_factory: pytest.TempPathFactory) -> C
                 temperature=temperature,
             )
             answers = engines.load(how, source, adapter).complete([Prompt(text) for text in prompts], resume)
-            found.append([(each.text, each.finish_reason == "length") for each in answers])
+            found.append([(each.text, each.finish_reason) for each in answers])
         tokenizer = load_tokenizer(source)
         encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
         loaded = load_to_answer(source, backbone.computation, four_bit=False)
