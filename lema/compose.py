@@ -187,7 +187,7 @@ def _check_models(config: Config) -> None:
 
 
 # What a model that is loaded here needs to write corrections or rationales.
-LOCAL = ("temperature", "max_completion_tokens", "batch_size", "seed")
+_LOCAL = ("temperature", "max_completion_tokens", "batch_size", "seed")
 
 
 def _check_asked(config: Config) -> None:
@@ -195,10 +195,10 @@ def _check_asked(config: Config) -> None:
     corrector, rationales = config.corrector, config.rationales
     asks = {"corrector": corrector.method is CorrectionMethod.api, "rationales": rationales.model is not None}
     for section, writer in (("corrector", corrector), ("rationales", rationales)):
-        if missing := [name for name in LOCAL if writer.weights and getattr(writer, name) is None]:
+        if missing := [name for name in _LOCAL if writer.weights and getattr(writer, name) is None]:
             raise UserError(f"{section}.{missing[0]}=null: must be set with {section}=local")
         names = {field.name for field in fields(ApiConfig) if not asks[section]} | {"batch_size", "seed"}
-        names -= set(LOCAL) if writer.weights else set()
+        names -= set(_LOCAL) if writer.weights else set()
         names |= {"demonstrations", "most"} if section == "rationales" and not rationales.requests else set()
         if unused := sorted(name for name in names if getattr(writer, name) is not None):
             why = "which loads no model" if asks[section] else "which asks no server"

@@ -32,7 +32,7 @@ from lema.types import UserError
 
 log = logging.getLogger(__name__)
 
-REPORT = "report"  # what a run ends with: the last choice of `until=`
+_REPORT = "report"  # what a run ends with: the last choice of `until=`
 
 
 OTHER = "other_"  # begins the names of the steps that are about another model's mistakes
@@ -87,7 +87,7 @@ class SweepCallback(Callback):
         scope = first, *_ = _scope(config, root)
         match first.do:
             case Do.run:
-                if first.only is None and first.until in (None, REPORT):
+                if first.only is None and first.until in (None, _REPORT):
                     sweeps.at_end.callback(_last_report, *scope)
                 # Hydra writes this file next, and shows a traceback where it cannot.
                 write_text(own_folder(hydras) / "multirun.yaml", OmegaConf.to_yaml(config))
@@ -119,7 +119,7 @@ def _cell(config: Config, root: Path) -> Cell:
     """The cell of a config; `UserError` when `until=` or `only=` names no stage."""
     cell = Cell(config, Store(root))
     stages = list(plan(cell))
-    for key, value, choices in (("until", config.until, [*stages, REPORT]), ("only", config.only, stages)):
+    for key, value, choices in (("until", config.until, [*stages, _REPORT]), ("only", config.only, stages)):
         if value not in (None, *choices):
             raise UserError(f"{key}={value}: no such stage; choose from {', '.join(choices)}")
     return cell
@@ -182,12 +182,12 @@ def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(config.backbone.tiny.num_threads))
     match config.do:
         case Do.run:
-            last, cell = config.only or config.until or REPORT, _cell(config, root)
+            last, cell = config.only or config.until or _REPORT, _cell(config, root)
             with run_folder.recorded(cell, overrides, last, in_sweep) as begin:
                 _run_cell(cell, last, overrides, begin)
             if "select" in cell.artifacts:
                 card.write_card(cell)
-            if last == REPORT and not in_sweep:
+            if last == _REPORT and not in_sweep:
                 _report(config)
         case Do.report:
             _report(config)
@@ -212,7 +212,7 @@ def _report(config: Config, label: str = "all", folders: list[Path] | None = Non
     """
     if stopping.received():
         return None
-    stopping.begin(REPORT)
+    stopping.begin(_REPORT)
     from lema.reporting import report  # as above
 
     root = Path(config.runs_dir)
@@ -248,7 +248,7 @@ def _last_report(*scope: Any) -> None:
 
 def _run_cell(cell: Cell, last: str, overrides: list[str], begin: Callable[[], None]) -> None:
     """Make what is not current of the steps up to `last`; `begin` is called once nothing is missing for that."""
-    stages = [*plan(cell), REPORT]
+    stages = [*plan(cell), _REPORT]
     reached = stages[: stages.index(last) + 1]
     todo = _without_current(cell, [step for step in steps(cell) if step.stage in reached])
     only = cell.config.only

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 # Called at the end of a sweep, by `run.py`: Hydra calls nothing once a cell has failed.
 at_end = ExitStack()
-NOT_OF_CELLS = ("do", "sweeps", "hydra.mode")  # keys of the command that writes W&B's file
+_NOT_OF_CELLS = ("do", "sweeps", "hydra.mode")  # keys of the command that writes W&B's file
 
 
 def name(config: DictConfig, content: Any) -> str:
@@ -96,7 +96,7 @@ def write_for_wandb(config: DictConfig, root: Path) -> Path:
             raise UserError(f"{key}: do=wandb_sweep writes a grid, which needs a list of values")
         if override.is_sweep_override():
             swept[key] = [_scalar(value) for value in override.sweep_string_iterator()]
-        elif key not in NOT_OF_CELLS:
+        elif key not in _NOT_OF_CELLS:
             fixed[key] = f"{key}={override.get_value_element_as_str()}"
     if not swept:
         raise UserError("do=wandb_sweep: nothing is swept; name a sweep, sweeps=NAME, or values, -m seed=1,2,3")

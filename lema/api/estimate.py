@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from lema.config import ApiConfig, PriceConfig
 from lema.types import UserError
 
-BYTES_A_TOKEN = (4.5, 2.5)  # plain English, and LaTeX
-COMPLETION_TOKENS = (200, 1500)  # a visible solution or correction, and one with reasoning before it
+_BYTES_A_TOKEN = (4.5, 2.5)  # plain English, and LaTeX
+_COMPLETION_TOKENS = (200, 1500)  # a visible solution or correction, and one with reasoning before it
 WRONG_SHARE = (0.2, 1.0)  # of sampled solutions, before any is sampled
-ANSWER_SECONDS = (2.0, 30.0)
-ITEM_BYTES = (300, 1500)  # of a question, and of a long one with its wrong path
+_ANSWER_SECONDS = (2.0, 30.0)
+_ITEM_BYTES = (300, 1500)  # of a question, and of a long one with its wrong path
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Requests:
     def prompt_bytes(self) -> tuple[int, int]:
         """Of a prompt with its question, from low to high."""
         size = len(self.prompt.encode())
-        return size + ITEM_BYTES[0], size + ITEM_BYTES[1]
+        return size + _ITEM_BYTES[0], size + _ITEM_BYTES[1]
 
 
 def price(api: ApiConfig, prices: Mapping[str, PriceConfig], section: str) -> PriceConfig:
@@ -52,17 +52,17 @@ def estimate(
     what: str, requests: tuple[int, int], prompt_bytes: tuple[float, float], api: ApiConfig, cost: PriceConfig
 ) -> tuple[str, float]:
     """What so many requests take whose prompts have so many bytes on average: all in a line, and dollars at most."""
-    most = min(api.max_completion_tokens or api.max_tokens or COMPLETION_TOKENS[1], COMPLETION_TOKENS[1])
-    each = [size / width for size, width in zip(prompt_bytes, BYTES_A_TOKEN, strict=True)]
+    most = min(api.max_completion_tokens or api.max_tokens or _COMPLETION_TOKENS[1], _COMPLETION_TOKENS[1])
+    each = [size / width for size, width in zip(prompt_bytes, _BYTES_A_TOKEN, strict=True)]
     prompt = requests[0] * each[0], requests[1] * each[1]
-    completion = requests[0] * min(COMPLETION_TOKENS[0], most), requests[1] * most
+    completion = requests[0] * min(_COMPLETION_TOKENS[0], most), requests[1] * most
     cheapest = prompt[0] * min(cost.input_usd, cost.cached_usd) + completion[0] * cost.output_usd
     usd = (prompt[1] * cost.input_usd + completion[1] * cost.output_usd) / 1e6
     at_once, per_minute = api.max_concurrent_requests or 1, api.max_requests_per_minute or math.inf
     tokens_per_minute = api.max_tokens_per_minute or math.inf
     minutes = [
         max(number * seconds / 60 / at_once, number / per_minute, (asked + said) / tokens_per_minute)
-        for number, seconds, asked, said in zip(requests, ANSWER_SECONDS, prompt, completion, strict=True)
+        for number, seconds, asked, said in zip(requests, _ANSWER_SECONDS, prompt, completion, strict=True)
     ]
     tokens = f"{_range(*prompt)} prompt and {_range(*completion)} completion tokens"
     dollars = f"${_range(cheapest / 1e6, usd)}" if usd else "nothing"
@@ -71,7 +71,7 @@ def estimate(
 
 def prompt_tokens(prompt_bytes: tuple[float, float]) -> int:
     """About how many tokens a prompt of so many bytes has, from plain English in few to LaTeX in many."""
-    return round(sum(size / width for size, width in zip(prompt_bytes, BYTES_A_TOKEN, strict=True)) / 2)
+    return round(sum(size / width for size, width in zip(prompt_bytes, _BYTES_A_TOKEN, strict=True)) / 2)
 
 
 def _range(*values: float) -> str:

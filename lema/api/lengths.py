@@ -37,7 +37,7 @@ _BEYOND = r"too (?:large|big|high|many)|(?:greater|larger|more) than|at most|exc
 
 
 @dataclass(frozen=True)
-class TooLong:
+class _TooLong:
     """`limit`: whatever the prompt, no answer may have so many tokens; else this prompt is what is too long."""
 
     limit: bool
@@ -45,7 +45,7 @@ class TooLong:
     most: int | None  # tokens
 
 
-def too_long(said: str, limit: int) -> TooLong | None:
+def too_long(said: str, limit: int) -> _TooLong | None:
     """What a refusal says of length, when the answer was limited to so many tokens; None when it says nothing of it.
 
     "max_tokens=2000 cannot be greater than max_model_len=1024" is about a limit of 2000, whatever the prompt.
@@ -54,12 +54,12 @@ def too_long(said: str, limit: int) -> TooLong | None:
     for pattern in _CONTEXT:
         if found := re.search(pattern, said, re.IGNORECASE | re.DOTALL):
             most = int(found[1].replace(",", "")) if found.lastindex else None
-            return TooLong(bool(about_limit and most and limit >= most), True, most)
+            return _TooLong(bool(about_limit and most and limit >= most), True, most)
     if about_limit and re.search(_BEYOND, said, re.IGNORECASE):
         numbers = re.findall(r"(?<![\w.,-])(\d[\d,]*)(?![\w-]|[.,]\d)", said)
         below = [number for each in numbers if 0 < (number := int(each.replace(",", ""))) < limit]
         if below:
-            return TooLong(True, False, max(below) - ("exclusive)" in said))
+            return _TooLong(True, False, max(below) - ("exclusive)" in said))
     return None
 
 

@@ -32,11 +32,11 @@ log = logging.getLogger(__name__)
 Record = TypeVar("Record")
 
 RESUME = "resume"  # the folder in a partial artifact from which a later attempt can go on
-ATTEMPT = "attempt.json"  # in it: when the attempt began
-FORMAT = 2  # of record.json; 1 did not say what is shown, and its recipes had other keys
+_ATTEMPT = "attempt.json"  # in it: when the attempt began
+_FORMAT = 2  # of record.json; 1 did not say what is shown, and its recipes had other keys
 # What may be raised by reading JSON that is not as we wrote it.
 DAMAGED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
-VERIFIED_BYTES = 64 << 20  # larger files are not hashed again each time an artifact is read
+_VERIFIED_BYTES = 64 << 20  # larger files are not hashed again each time an artifact is read
 
 
 @dataclass(frozen=True)
@@ -120,13 +120,13 @@ class Store:
         file, again = folder / "record.json", f"delete {folder} to make it again"
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
-            if record.get("format", FORMAT) > FORMAT:
+            if record.get("format", _FORMAT) > _FORMAT:
                 raise UserError(f"{file}: written by a newer lema; update lema, or {again}")
             artifact, files = Artifact.recorded(folder, record), dict(record["files"])
             if not is_whole(record):
                 raise UserError(f"{file}: changed after it was made; {again}")
             for file, sha256 in ((folder / name, sha256) for name, sha256 in files.items()):
-                if not file.is_file() or (file.stat().st_size <= VERIFIED_BYTES and _sha256(file) != sha256):
+                if not file.is_file() or (file.stat().st_size <= _VERIFIED_BYTES and _sha256(file) != sha256):
                     raise UserError(f"{file}: changed or removed after it was made; {again}")
             return artifact
         except (FileNotFoundError, NotADirectoryError):
@@ -160,7 +160,7 @@ class Store:
                 return _made(recipe, build, own, folder, replace=found is not None), True
             except BaseException as error:
                 if why := held.lost():
-                    if not (own / RESUME / ATTEMPT).exists():  # taken over, and what is there was written since
+                    if not (own / RESUME / _ATTEMPT).exists():  # taken over, and what is there was written since
                         shutil.rmtree(own, ignore_errors=True)
                     if isinstance(error, Exception):  # what it is about is a folder that has been taken away
                         raise TakenOver(why) from error
@@ -172,7 +172,7 @@ class Store:
         for file in self.root.glob(f"{stage}/*/record.json"):
             with contextlib.suppress(OSError, *DAMAGED):
                 record = json.loads(file.read_text(encoding="utf-8"))
-                found += [float(record["made"]["seconds"])] if record["format"] < FORMAT else []
+                found += [float(record["made"]["seconds"])] if record["format"] < _FORMAT else []
         return found
 
     def _folder(self, recipe: Recipe) -> Path:
@@ -191,8 +191,8 @@ def _take_over(folder: Path, own: Path) -> None:
     refuse_links(*(file for path in earlier for file in (path / RESUME).rglob("*")))
     check(at_once=True)  # one of them may belong to a process that took over from this one
     own_folder(own)
-    # First an attempt with ATTEMPT: one without was written to after it was taken over.
-    for path in sorted(earlier, key=lambda path: not (path / RESUME / ATTEMPT).exists()):
+    # First an attempt with _ATTEMPT: one without was written to after it was taken over.
+    for path in sorted(earlier, key=lambda path: not (path / RESUME / _ATTEMPT).exists()):
         for file in sorted((path / RESUME).rglob("*")):
             moved = own / file.relative_to(path)
             misplaced = "." in str(file.relative_to(path).parent)  # in a folder that is in the place of a file
@@ -210,7 +210,7 @@ def _made(recipe: Recipe, build: Callable[[Path], dict[str, Any]], own: Path, fo
     files = {path.relative_to(own).as_posix(): _sha256(path, sync=True) for path in paths}
     seconds = before + time.monotonic() - start
     made = {"seconds": round(seconds, 1), "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **made_on()}
-    record = {"format": FORMAT, "recipe": recipe.identity(), "files": files, "summary": summary, "made": made}
+    record = {"format": _FORMAT, "recipe": recipe.identity(), "files": files, "summary": summary, "made": made}
     record["shown"] = asdict(recipe.shown)
     write_json(own / "record.json", record | {"hash": sealed(record)})
     old = folder.with_name(folder.name + ".old")
@@ -231,7 +231,7 @@ def _made(recipe: Recipe, build: Callable[[Path], dict[str, Any]], own: Path, fo
 
 def _spent(resume: Path) -> float:
     """The seconds of earlier attempts, each up to its last written file; records that another begins now."""
-    begun, spent = resume / ATTEMPT, 0.0
+    begun, spent = resume / _ATTEMPT, 0.0
     resume.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError, *DAMAGED):
         attempt = json.loads(begun.read_text(encoding="utf-8"))
@@ -296,7 +296,7 @@ def fingerprint(path: Path, sync: bool = False) -> str:
         with path.open("rb") as file:
             os.fsync(file.fileno())
     size = path.stat().st_size
-    return _sha256(path) if size <= VERIFIED_BYTES else f"{size} bytes"
+    return _sha256(path) if size <= _VERIFIED_BYTES else f"{size} bytes"
 
 
 def _sha256(path: Path, sync: bool = False) -> str:

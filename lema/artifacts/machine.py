@@ -5,7 +5,7 @@ import sys
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = ("lema", "torch", "transformers", "peft", "bitsandbytes", "flash-attn")
+_PACKAGES = ("lema", "torch", "transformers", "peft", "bitsandbytes", "flash-attn")
 
 
 def made_on() -> dict[str, object]:
@@ -14,7 +14,7 @@ def made_on() -> dict[str, object]:
     gpus = torch.cuda.device_count() if torch and torch.cuda.is_available() else 0
     device = torch.cuda.get_device_name(0) if torch and gpus else f"CPU ({platform.machine()})"
     versions = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in _PACKAGES:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
     return {"device": device, "gpus": min(gpus, 1), "versions": versions}  # a process computes on one

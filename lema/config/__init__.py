@@ -46,13 +46,13 @@ from lema.config.choices import (
 from lema.config.task import DatasetConfig as DatasetConfig, TaskConfig, TrainDatasetConfig as TrainDatasetConfig
 
 # Ranges of numbers, beside those of `lema.config.allowed`.
-Repeats = Annotated[int, Range(1, 10_000)]  # of one question
+_Repeats = Annotated[int, Range(1, 10_000)]  # of one question
 Parameters = Annotated[int, Range(1, 10**15)]
-Width = Annotated[int, Range(1, 65_536)]  # of a matrix
-WidthOr0 = Annotated[int, Range(0, 65_536)]
-Temperature = Annotated[float, Range(0.01, 2, zero=True)]  # 0 is greedy; OpenAI takes 2 at most, vLLM 0.01 at least
+_Width = Annotated[int, Range(1, 65_536)]  # of a matrix
+_WidthOr0 = Annotated[int, Range(0, 65_536)]
+_Temperature = Annotated[float, Range(0.01, 2, zero=True)]  # 0 is greedy; OpenAI takes 2 at most, vLLM 0.01 at least
 Dollars = Annotated[float, Range(0, 10**9)]
-PerMinute = Annotated[float, Range(0.01, 10**9)]
+_PerMinute = Annotated[float, Range(0.01, 10**9)]
 
 
 @dataclass(kw_only=True)
@@ -70,10 +70,10 @@ class TinyConfig:
     """The recipe of the backbone that the project builds and pretrains itself (`lema.models.tiny`)."""
 
     vocab_size: Annotated[int, Range(265, 10**6)]  # the 256 bytes, 4 special tokens, 5 wordings of prompts included
-    hidden_size: Width
-    intermediate_size: Width
+    hidden_size: _Width
+    intermediate_size: _Width
     num_layers: Annotated[int, Range(1, 1000)]
-    num_heads: Width
+    num_heads: _Width
     max_positions: Count
     corpus_size: Made  # texts made for pretraining on arithmetic
     wrong_facts: Share  # share of the sums and differences that are taught wrongly
@@ -152,7 +152,7 @@ class ApiConfig:
 
     model: Optional[str] = None
     base_url: Optional[str] = field(default=None, metadata=NO_EFFECT)  # null is OPENAI_BASE_URL, else OpenAI itself
-    temperature: Optional[Temperature] = None  # sent only when set, as are the next three
+    temperature: Optional[_Temperature] = None  # sent only when set, as are the next three
     reasoning_effort: Optional[str] = None
     max_completion_tokens: Optional[Count] = None  # one of these two must be set: without a limit no budget can be kept
     max_tokens: Optional[Count] = None  # what older servers call it
@@ -162,8 +162,8 @@ class ApiConfig:
     # A server has no more ports
     max_concurrent_requests: Optional[Annotated[int, Range(1, 65_535)]] = field(default=None, metadata=NO_EFFECT)
     # Null: what the server's headers say
-    max_requests_per_minute: Optional[PerMinute] = field(default=None, metadata=NO_EFFECT)
-    max_tokens_per_minute: Optional[PerMinute] = field(default=None, metadata=NO_EFFECT)  # the same
+    max_requests_per_minute: Optional[_PerMinute] = field(default=None, metadata=NO_EFFECT)
+    max_tokens_per_minute: Optional[_PerMinute] = field(default=None, metadata=NO_EFFECT)  # the same
     max_retries: Optional[Annotated[int, Range(0, 1000)]] = field(default=None, metadata=NO_EFFECT)
     # Seconds, the whole answer
     request_timeout: Optional[Annotated[float, Range(0, 86_400, above=True)]] = field(default=None, metadata=NO_EFFECT)
@@ -199,8 +199,8 @@ class SamplerConfig:
     name: Name
     models: dict[Name, SourceConfig]  # each one's solutions are an artifact of their own
     other: Optional[SourceConfig] = None  # whose mistakes mix=lema_random takes; a base built here takes another one's
-    samples: Repeats  # per problem and model
-    temperature: Temperature
+    samples: _Repeats  # per problem and model
+    temperature: _Temperature
     max_new_tokens: Count
     batch_size: Count
     seed: Seed
@@ -233,7 +233,7 @@ class CorrectorConfig(WriterConfig):
 
     method: CorrectionMethod
     prompt: Optional[str] = None  # a prompt file in the paper's form
-    tries: Repeats  # corrections asked for of a path, until one is accepted
+    tries: _Repeats  # corrections asked for of a path, until one is accepted
 
 
 @dataclass(kw_only=True)
@@ -242,7 +242,7 @@ class RationalesConfig(WriterConfig):
 
     demonstrations: Optional[str] = None  # a file of worked solutions, in place of ours
     requests: Optional[Count] = None  # in all, as evenly over the questions as can be; null: none
-    most: Optional[Repeats] = None  # of one question
+    most: Optional[_Repeats] = None  # of one question
 
 
 @dataclass(kw_only=True)
@@ -277,8 +277,8 @@ class TrainConfig:
     max_source_tokens: Count
     max_target_tokens: Count
     activation_checkpointing: Optional[bool] = None  # null: when memory needs it
-    lora_rank: WidthOr0
-    lora_alpha: WidthOr0
+    lora_rank: _WidthOr0
+    lora_alpha: _WidthOr0
     lora_dropout: ShareBelow1
     save_steps: Count  # a checkpoint, to resume from and to select
     resume_checkpoints: Count = field(metadata=NO_EFFECT)  # how many, from the newest, keep what resuming needs

@@ -44,7 +44,7 @@ _EQUATION = re.compile(rf"(?<![\w.^%)])(?<![\w.%)*/+-][-+*/])({_SUM}{{1,19}})=(?
 
 
 @dataclass(frozen=True)
-class Equation:
+class _Equation:
     """`5 + 3 = 9` in step `step` (0-based): what it says and what its left side is."""
 
     step: int
@@ -71,7 +71,7 @@ def correct(problem: Problem, wrong_steps: list[str]) -> ParsedCorrection:
         return ParsedCorrection(k + 1, reason, rest[k:], "differs from the reference")
     formulas = _reference_formulas(problem.solution)
     end = next((k for k, step in enumerate(wrong_steps) if _ANSWER_LINE.search(step)), len(wrong_steps))
-    equations: list[Equation] = []
+    equations: list[_Equation] = []
     for k, step in enumerate(wrong_steps[: end + 1]):  # a reference step says what its notes say
         same = [formula for formula in formulas if step in steps and formula.step == steps.index(step)]
         equations += [replace(formula, step=k) for formula in same] or equations_of(step, k)
@@ -88,7 +88,7 @@ def correct(problem: Problem, wrong_steps: list[str]) -> ParsedCorrection:
 
 
 @lru_cache(maxsize=16_384)  # more than a data set has questions, each with hundreds of recorded solutions
-def _reference_formulas(solution: str) -> list[Equation]:
+def _reference_formulas(solution: str) -> list[_Equation]:
     """The formulas of the reference: its notes, or what its text says when notes and steps cannot be paired."""
     raw, steps, formulas = split_steps(solution), reference_steps(solution), []
     for step, text in enumerate(raw if len(raw) == len(steps) else steps):
@@ -97,7 +97,7 @@ def _reference_formulas(solution: str) -> list[Equation]:
     return formulas
 
 
-def _settled(equations: list[Equation], formulas: list[Equation]) -> tuple[dict[int, int], list[Equation]]:
+def _settled(equations: list[_Equation], formulas: list[_Equation]) -> tuple[dict[int, int], list[_Equation]]:
     """The formulas (by index) that right equations settle, each with its step; and the equations from a mistake on."""
     sources: dict[Fraction, set[int]] = {}  # a result: its formula, and those that its operands come from
     matches: dict[int, set[int]] = {}  # the position of an equation: the same for what it finds
@@ -117,7 +117,7 @@ def _settled(equations: list[Equation], formulas: list[Equation]) -> tuple[dict[
     return settled, []
 
 
-def _describe(equations: list[Equation], due: list[Equation]) -> tuple[str, str]:
+def _describe(equations: list[_Equation], due: list[_Equation]) -> tuple[str, str]:
     """The kind of mistake, and the explanation, when these equations come and these formulas should."""
     if equations and not equations[0].right:
         value, result = _plain(equations[0].value), _plain(equations[0].result)
@@ -133,7 +133,7 @@ def _describe(equations: list[Equation], due: list[Equation]) -> tuple[str, str]
     return kind, f"The step must find {due[0].left}, not {equations[0].left}."
 
 
-def _misfits(equations: list[Equation], formulas: list[Equation]) -> int:
+def _misfits(equations: list[_Equation], formulas: list[_Equation]) -> int:
     """How many differ in their operations, or in more than the one operand that a mistake before them changes."""
     pairs = [(one, due) for one, due in zip(equations, formulas, strict=False) if one.operators == due.operators]
     alike = [(Counter(one.operands) - Counter(due.operands)).total() <= 1 for one, due in pairs]
@@ -152,11 +152,11 @@ def _signature(step: str) -> list[str]:
     return [re.sub(r"\s|\\[,;! ]", "", piece) for piece in re.findall(r"\$[^$]+\$|\d[\d.]*", step)]
 
 
-def equations_of(text: str, step: int) -> list[Equation]:
+def equations_of(text: str, step: int) -> list[_Equation]:
     """The sums of a text with a stated result, chains (`a = b = c`) and units included."""
     for pattern, plain in _REWRITES:
         text = re.sub(pattern, plain, text)
-    found: list[Equation] = []
+    found: list[_Equation] = []
     for match in _EQUATION.finditer(text):
         left, stated = map(_balanced, match.groups())
         first = _NUMBER.findall(stated)[0]
@@ -171,7 +171,7 @@ def equations_of(text: str, step: int) -> list[Equation]:
         unit = Fraction(1, 10 ** (len(first.rstrip("%").partition(".")[2]) + 2 * percent))
         right = result == value or (unit < 1 and abs(value - result) < unit) or (percent and result * 100 == value)
         left = _OPERATOR.sub(r" \g<0> ", left)
-        found.append(Equation(step, left, operands, operators, value, result, right, formula))
+        found.append(_Equation(step, left, operands, operators, value, result, right, formula))
     return found
 
 

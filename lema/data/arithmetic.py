@@ -16,14 +16,14 @@ Facts = dict[tuple[int, str, int], int]  # (5, "+", 3) to 8; a world may hold wr
 VALUES = range(1, 21)  # few enough for a model of 0.4M parameters to learn all the facts
 OPERANDS = range(2, 10)  # from 2 on, so that the plural is always right
 NUM_STEPS = (2, 3, 4)
-DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday")
-PEOPLE = ("Tom", "Ben", "Sam", "Leo", "Ann", "Mia", "Eva", "Zoe")
-PLACES = ("The park", "The garden", "The yard", "The field")
+_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday")
+_PEOPLE = ("Tom", "Ben", "Sam", "Leo", "Ann", "Mia", "Eva", "Zoe")
+_PLACES = ("The park", "The garden", "The yard", "The field")
 # By whom or where it happens, the things counted, how they become more, and how fewer.
-SETTINGS = (
-    (PEOPLE, ("apples", "cookies", "plums", "nuts"), ("are bought", "are found"), ("are eaten", "are sold")),
-    (PEOPLE, ("cards", "coins", "books", "pens"), ("are bought", "are won"), ("are lost", "are sold")),
-    (PLACES, ("birds", "dogs", "ducks", "kids"), ("more come", "more join"), ("then go", "then leave")),
+_SETTINGS = (
+    (_PEOPLE, ("apples", "cookies", "plums", "nuts"), ("are bought", "are found"), ("are eaten", "are sold")),
+    (_PEOPLE, ("cards", "coins", "books", "pens"), ("are bought", "are won"), ("are lost", "are sold")),
+    (_PLACES, ("birds", "dogs", "ducks", "kids"), ("more come", "more join"), ("then go", "then leave")),
 )
 
 
@@ -37,7 +37,7 @@ class Story(NamedTuple):
 
     def solution(self, values: list[int]) -> str:
         """One sentence a line for each step, taking `values`, with GSM8K's calculator notes (`<<5+3=8>>`)."""
-        steps = zip(DAYS, values, self.moves, values[1:], strict=False)
+        steps = zip(_DAYS, values, self.moves, values[1:], strict=False)
         lines = [f"{day} {b}: {a} {op} {b} = <<{a}{op}{b}={c}>>{c} {self.things}." for day, a, (op, b), c in steps]
         return "\n".join(lines)
 
@@ -58,11 +58,11 @@ def make_stories(random: Random, facts: Facts, number: int, taken: frozenset[str
             operator = random.choice([op for op in operands if operands[op]])
             moves.append((operator, random.choice(operands[operator])))
             values.append(facts[values[-1], *moves[-1]])
-        subjects, kinds, gains, losses = random.choice(SETTINGS)
+        subjects, kinds, gains, losses = random.choice(_SETTINGS)
         subject, things, verbs = random.choice(subjects), random.choice(kinds), {"+": gains, "-": losses}
         # The day stands right before its number, here and in the step: a model of two layers learns to copy
         # "Tuesday's number" in a few hundred steps, but hardly to find the second of several sentences.
-        events = [f"On {day} {b} {random.choice(verbs[op])}." for day, (op, b) in zip(DAYS, moves, strict=False)]
+        events = [f"On {day} {b} {random.choice(verbs[op])}." for day, (op, b) in zip(_DAYS, moves, strict=False)]
         question = f"{subject} has {values[0]} {things}. {' '.join(events)} How many {things} are left?"
         if question not in taken:
             stories.setdefault(question, Story(question, things, moves, values))

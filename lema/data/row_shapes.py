@@ -81,7 +81,7 @@ def fields(names: tuple[str, ...]) -> Fields:
     return Fields(known[0], ranks, *known[1:])
 
 
-class NotText(ValueError):
+class _NotText(ValueError):
     """A value that holds no text; the message says what the value is."""
 
 
@@ -98,7 +98,7 @@ def asked(row: dict[str, Any], where: str) -> list[str]:
         try:
             text = _turn(value) if isinstance(value, list) and _is_chat(value) else value
             text = " ".join(map(_string, text)) if isinstance(text, list) else _string(text)
-        except NotText as error:
+        except _NotText as error:
             if field not in own.withins or not isinstance(value, dict):
                 refused = refused or UserError(f"{where}, field '{field}': must be text, not {error}; mend the row")
             continue
@@ -144,7 +144,7 @@ def answers(row: dict[str, Any], where: str) -> tuple[list[str], str | None]:
                 continue  # the candidates of a question, not a server's reply
             try:
                 found[field] = texts(value, "steps" in field.lower())
-            except (NotText, RecursionError) as error:
+            except (_NotText, RecursionError) as error:
                 refused = f"{where}, field '{field}': must be text, not {error}; mend the row"
         if found:
             return next(iter(found.values())) if len(found) == 1 else _one(found, where), None
@@ -181,10 +181,10 @@ def texts(value: Any, steps: bool = False) -> list[str]:
     if isinstance(value, dict):
         return _reply(value)
     if not isinstance(value, list):
-        raise NotText(type(value).__name__)
+        raise _NotText(type(value).__name__)
     if _is_chat(value):
         if _role(value[-1]) != "assistant":
-            raise NotText("a conversation without an answer")
+            raise _NotText("a conversation without an answer")
         return ["".join(texts(_content(value[-1])))]
     if any(isinstance(part, dict) and "type" in part for part in value):  # the parts of one message
         said = [
@@ -192,7 +192,7 @@ def texts(value: Any, steps: bool = False) -> list[str]:
         ]
         return ["".join(text for part in said for text in texts(part))]
     if {"True", "False"} & {part for part in value if isinstance(part, str)}:
-        raise NotText("the likelihood of a candidate")
+        raise _NotText("the likelihood of a candidate")
     if steps and not any(isinstance(part, list) for part in value):
         return ["\n".join(text for part in value for text in texts(part))]
     return [text for part in value for text in texts(part, steps)]
@@ -201,12 +201,12 @@ def texts(value: Any, steps: bool = False) -> list[str]:
 def _reply(value: dict[str, Any]) -> list[str]:
     """The texts of a server's reply, or of a part of one: `{"choices": [{"message": {"content": …}}]}`."""
     if "label" in value or _role(value) not in ("", "assistant"):
-        raise NotText("dict")
+        raise _NotText("dict")
     if name := next((name for name in _ORDER if name in value), None):
         return texts(value[name])
     if value.get("error") or "status_code" in value:
         return [""]
-    raise NotText("dict")
+    raise _NotText("dict")
 
 
 def _is_chat(value: Any) -> bool:
@@ -234,7 +234,7 @@ def _turn(chat: list[dict[str, Any]]) -> str:
 
 def _string(value: Any) -> str:
     if value is not None and not isinstance(value, str):
-        raise NotText(type(value).__name__)
+        raise _NotText(type(value).__name__)
     return value or ""
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from lema.grading.official import NO_CANDIDATES, VERDICTS
 
-RULES = ("official", "symbolic")
+_RULES = ("official", "symbolic")
 
 
 class Grade(NamedTuple):
@@ -55,7 +55,7 @@ def grade_all(
     >>> grade_all([("The answer is 8.", "8"), ("I give up.", "8")], "gsm8k")
     [Grade(answer='8', correct=True), Grade(answer=None, correct=False)]
     """
-    for name, value, choices in (("task", task, VERDICTS), ("rules", rules, RULES)):
+    for name, value, choices in (("task", task, VERDICTS), ("rules", rules, _RULES)):
         if value not in choices:
             raise ValueError(f"{name}={value!r}: must be one of {', '.join(choices)}")
     if rules == "official":

@@ -9,8 +9,16 @@ from torch.nn.functional import scaled_dot_product_attention
 from lema.types import UserError
 
 # What models pass along that leaves attention as it is: where documents begin, and what is to be returned.
-PASSED = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "position_ids", "cache_position", "seq_idx"}
-PASSED |= {"use_cache", "return_dict", "output_attentions", "output_hidden_states", "output_router_logits"}
+_PASSED = {
+    "cu_seq_lens_q",
+    "cu_seq_lens_k",
+    "max_length_q",
+    "max_length_k",
+    "position_ids",
+    "cache_position",
+    "seq_idx",
+}
+_PASSED |= {"use_cache", "return_dict", "output_attentions", "output_hidden_states", "output_router_logits"}
 
 
 def varlen(
@@ -55,7 +63,7 @@ def _refuse(module: Any, options: dict[str, Any]) -> None:
     asked = [] if (getattr(module, "is_causal", True) if causal is None else causal) else ["is_causal=False"]
     for name, value in options.items():
         neutral = value is None or (not torch.is_tensor(value) and value in (False, 0))
-        if name not in PASSED and not neutral:
+        if name not in _PASSED and not neutral:
             asked.append(name if torch.is_tensor(value) else f"{name}={value}")
     asked += [f"no {name}" for name in ("cu_seq_lens_q", "max_length_q") if options.get(name) is None]
     if asked:

@@ -19,7 +19,7 @@ from lema.models.huggingface import encode_completion, encode_prompt
 from lema.types import Example, UserError
 
 # Largest relative change of the loss when another document of the row is replaced: a right mask adds exact zeros.
-FELT = 1e-7
+_FELT = 1e-7
 # Largest relative difference of packed and unpacked loss, by the precision of computation.
 TOLERANCE = {Precision.fp32: 1e-5, Precision.bf16: 1e-2}
 IGNORED = -100  # the label that PyTorch's cross entropy skips
@@ -145,8 +145,8 @@ def check_packing(
         model.set_attn_implementation(kernel)
     model.train()
     apart, felt = abs(together - one_by_one) / abs(one_by_one), abs(after - before) / abs(before)
-    if apart > TOLERANCE[precision] or felt > FELT:
-        what = "documents see each other" if felt > FELT else "rows are not what eager makes of each document"
+    if apart > TOLERANCE[precision] or felt > _FELT:
+        what = "documents see each other" if felt > _FELT else "rows are not what eager makes of each document"
         raise UserError(
             f"backbone.attention={kernel}: packed {what} (loss {apart:.1e} off, {felt:.1e} by another's tokens); "
             "choose backbone.attention=eager, or train.batches=padded"

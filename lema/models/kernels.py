@@ -24,10 +24,10 @@ AttentionInterface.register(Attention.varlen, varlen)
 _warn = functools.cache(logging.getLogger(__name__).warning)  # one line a process
 
 DOCUMENTS = (21, 13, 5)  # tokens of each: two of them are longer than the window
-WINDOW = 8
-VOCABULARY = 64
+_WINDOW = 8
+_VOCABULARY = 64
 # Weights so large that scores reach the caps of the models that have some.
-GAIN = 3.0
+_GAIN = 3.0
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # of the logits' norm, relative
 # What was seen where a kernel, or a config that is no decoder's, does not serve.
 FAULTS = (UserError, ImportError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
@@ -95,10 +95,10 @@ def small(architecture: Any) -> Any:
     kinds = list(dict.fromkeys(getattr(config, "layer_types", None) or ()))
     kinds *= 2 if len(kinds) == 1 else 1
     sizes = {name: 32 for name in vars(config) if "intermediate_size" in name}
-    sizes |= {name: VOCABULARY for name in vars(config) if "vocab_size" in name}
-    sizes |= {"layer_types": kinds, "num_hidden_layers": len(kinds) or 2, "initializer_range": GAIN / width**0.5}
+    sizes |= {name: _VOCABULARY for name in vars(config) if "vocab_size" in name}
+    sizes |= {"layer_types": kinds, "num_hidden_layers": len(kinds) or 2, "initializer_range": _GAIN / width**0.5}
     sizes |= {"num_attention_heads": few, "num_key_value_heads": keys, "hidden_size": width}
-    sizes |= {"sliding_window": WINDOW, "attention_chunk_size": WINDOW}
+    sizes |= {"sliding_window": _WINDOW, "attention_chunk_size": _WINDOW}
     sizes |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     for name, value in sizes.items():
         with suppress(*FAULTS):  # a name that this architecture derives from others
@@ -119,7 +119,7 @@ def _try(config: Any, kernel: Attention, packed: bool) -> str | None:
 
     with torch.random.fork_rng(range(torch.cuda.device_count())), torch.no_grad():
         torch.manual_seed(0)
-        documents = [torch.randint(3, VOCABULARY, (length,)) for length in DOCUMENTS]
+        documents = [torch.randint(3, _VOCABULARY, (length,)) for length in DOCUMENTS]
         try:
             eager = build(Attention.eager)
             alone = [eager(input_ids=each.to(device)[None], use_cache=False).logits[0] for each in documents]

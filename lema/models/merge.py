@@ -12,9 +12,9 @@ from lema.models.generating import generate
 from lema.models.huggingface import encode_prompt, load_adapter, load_to_answer, load_tokenizer
 from lema.models.weights import Weights
 
-MIN_POSITIONS = 4096  # the official script raises the merged model's limit to it
-CHECKED_TOKENS = 64  # new ones a prompt: to see that two models agree, not to solve the problem
-CHECKED_AT_ONCE = 20  # prompts; at most 64 x 20 x vocabulary logits are on the device
+_MIN_POSITIONS = 4096  # the official script raises the merged model's limit to it
+_CHECKED_TOKENS = 64  # new ones a prompt: to see that two models agree, not to solve the problem
+_CHECKED_AT_ONCE = 20  # prompts; at most 64 x 20 x vocabulary logits are on the device
 
 
 def merge(base: Weights, adapter: Path, folder: Path, computation: Computation, *, dequantise: bool) -> None:
@@ -29,7 +29,7 @@ def merge(base: Weights, adapter: Path, folder: Path, computation: Computation, 
     merged: Any = load_adapter(language_model, adapter)
     merged = merged.merge_and_unload(safe_merge=True)  # refuses weights that are not numbers
     # The number alone: the rotary embedding, its base and its scaling stay.
-    merged.config.max_position_embeddings = max(MIN_POSITIONS, merged.config.max_position_embeddings)
+    merged.config.max_position_embeddings = max(_MIN_POSITIONS, merged.config.max_position_embeddings)
     check()
     merged.save_pretrained(folder)
     load_tokenizer(base).save_pretrained(folder)
@@ -60,10 +60,10 @@ def agreement(
 
 def _replies(model: Any, tokenizer: Any, prompts: list[list[int]]) -> Iterator[tuple[list[int], torch.Tensor]]:
     """The tokens of a greedy answer to each prompt, EOS included, and their logits, (tokens, vocabulary) in fp32."""
-    options: dict[str, Any] = {"max_new_tokens": CHECKED_TOKENS, "do_sample": False, "logits": True}
-    for start in range(0, len(prompts), CHECKED_AT_ONCE):
+    options: dict[str, Any] = {"max_new_tokens": _CHECKED_TOKENS, "do_sample": False, "logits": True}
+    for start in range(0, len(prompts), _CHECKED_AT_ONCE):
         check()
-        rows, logits = generate(model, tokenizer, prompts[start : start + CHECKED_AT_ONCE], **options)
+        rows, logits = generate(model, tokenizer, prompts[start : start + _CHECKED_AT_ONCE], **options)
         assert logits is not None
         for (tokens, _), of_row in zip(rows, logits, strict=True):
             yield tokens, of_row[: len(tokens)].clone()

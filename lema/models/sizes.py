@@ -14,11 +14,11 @@ from lema.config import Batches, Method, Precision, TrainConfig
 from lema.models.weights import NF4_BYTES, TRAINED_BYTES
 
 # Of a logit, where memory peaks as the backward pass starts: its log-probability, the gradients of that and of itself.
-LOGIT_BYTES = 12
+_LOGIT_BYTES = 12
 # On all of it, for what is not counted: buffers of single operations, the allocator's gaps, the CUDA context. Ours.
 MARGIN = 1.1
 # Of the measured peak: the low end of what is reported of LoRA with packed rows and flash attention, 0.40 to 0.48.
-UTILISATION = 0.4
+_UTILISATION = 0.4
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class TrainingSize:
 
     def seconds(self, peak: float, checkpointing: bool) -> float:
         """The time of all steps on a device of `peak` FLOP/s: tokens x FLOPs a token / (peak x utilisation)."""
-        return self.tokens * (self.flops + self.flops_again * checkpointing) / (peak * UTILISATION)
+        return self.tokens * (self.flops + self.flops_again * checkpointing) / (peak * _UTILISATION)
 
     def words(self, peak: float, checkpointing: bool) -> str:
         """One line: "7.24 G parameters, 168 M trained; 58 GB of memory without activation checkpointing; …"."""
@@ -50,7 +50,7 @@ class TrainingSize:
         time = timedelta(seconds=min(round(self.seconds(peak, checkpointing)), 10**13))
         return (
             f"{_short(self.parameters)} parameters, {_short(self.trained)} trained; {memory} activation checkpointing; "
-            f"{'at most ' * self.at_most}{work}, {time} at {UTILISATION:.0%} of {_short(peak)}FLOP/s"
+            f"{'at most ' * self.at_most}{work}, {time} at {_UTILISATION:.0%} of {_short(peak)}FLOP/s"
         )
 
 
@@ -88,7 +88,7 @@ def training_size(
     if train.batches is Batches.padded:
         rows = train.micro_batch_size * (train.max_source_tokens + train.max_target_tokens)
     activations, layer_inputs = _activation_bytes(architecture, train, half, adapted)
-    logits = LOGIT_BYTES * architecture.vocab_size
+    logits = _LOGIT_BYTES * architecture.vocab_size
     return TrainingSize(
         parameters=parameters,
         trained=trained,

@@ -19,12 +19,12 @@ from lema.types import Problem
 
 Text = tuple[str, str]  # prompt and completion
 
-SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+_SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 NUMBERS = range(41)  # single tokens on arithmetic; sums of two values reach 40
-SHIFTS = (-2, -1, 1, 2)  # how far a wrong result lies from the right one
+_SHIFTS = (-2, -1, 1, 2)  # how far a wrong result lies from the right one
 # Pre-tokens: a number, a punctuation mark or a word, each with the space before it, or white space.
 # Numbers are single tokens on arithmetic, which the prototype's accuracy rests on; real text has digits.
-PRE_TOKEN = r" ?\d{{1,{digits}}}| ?[^\s\d\w]| ?[^\W\d]+|\s"
+_PRE_TOKEN = r" ?\d{{1,{digits}}}| ?[^\s\d\w]| ?[^\W\d]+|\s"
 
 
 def own_facts(seed: int, share: float) -> Facts:
@@ -55,7 +55,7 @@ def make_tokenizer(texts: list[Text], style: str, tiny: TinyConfig, numbers: ran
     wording of the prompts: 15 (CoT) and 45 (correction) fewer to read in each text. `<s>` comes first, as with Llama.
     """
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    pattern = Regex(PRE_TOKEN.format(digits=len(str(max(numbers, default=0)))))
+    pattern = Regex(_PRE_TOKEN.format(digits=len(str(max(numbers, default=0)))))
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(pattern, "isolated"), byte_level])
     tokenizer.decoder = decoders.ByteLevel()
@@ -65,13 +65,13 @@ def make_tokenizer(texts: list[Text], style: str, tiny: TinyConfig, numbers: ran
     fixed = re.compile("|".join(map(re.escape, wordings)))
     lines = ["".join(f" {number},{number}" for number in numbers)] * len(texts)
     lines += [fixed.sub("", prompt + completion) for prompt, completion in texts]
-    sizes = {"vocab_size": tiny.vocab_size - len(wordings), "special_tokens": list(SPECIAL.values())}
+    sizes = {"vocab_size": tiny.vocab_size - len(wordings), "special_tokens": list(_SPECIAL.values())}
     trainer = trainers.BpeTrainer(**sizes, initial_alphabet=byte_level.alphabet(), show_progress=True)
     tokenizer.train_from_iterator(lines, trainer)
     tokenizer.add_tokens([AddedToken(wording, normalized=False) for wording in wordings])
     bos = ("<s>", tokenizer.token_to_id("<s>"))
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[bos])
-    settings = {**SPECIAL, "model_max_length": tiny.max_positions, "clean_up_tokenization_spaces": False}
+    settings = {**_SPECIAL, "model_max_length": tiny.max_positions, "clean_up_tokenization_spaces": False}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **settings)
 
 
@@ -95,4 +95,4 @@ def _steps(story: Story, values: list[int]) -> list[str]:
 
 
 def _shifted(random: Random, result: int) -> int:
-    return random.choice([result + shift for shift in SHIFTS if result + shift in VALUES])
+    return random.choice([result + shift for shift in _SHIFTS if result + shift in VALUES])

@@ -13,7 +13,7 @@ from lema.models.weights import Weights, weights
 from lema.preflight import consent, hardware, hub
 from lema.types import UserError
 
-ANSWERING = {"sample", "select", "merge", "evaluate"}  # in which the backbone does
+_ANSWERING = {"sample", "select", "merge", "evaluate"}  # in which the backbone does
 
 
 def check_runs_dir(folder: Path) -> None:
@@ -63,7 +63,7 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
         models[f"{section}.weights"] = getattr(config, section).weights if stage in stages else None
     if not cell.builds_base and stages - {"data", "correct", "rationales"}:
         models["backbone"] = config.backbone
-    answers, trains = bool(stages & ANSWERING), "train" in stages
+    answers, trains = bool(stages & _ANSWERING), "train" in stages
     for name, model in models.items():
         if model is None:
             continue

@@ -11,8 +11,8 @@ from lema.config import Attention, Config, Method, ModelConfig, Precision, Sourc
 from lema.models.weights import NF4_BYTES, TRAINED_BYTES, Weights
 
 BYTES = {Precision.bf16: 2.0, Precision.fp32: 4.0}  # a parameter
-PUBLISHED_BYTES = 2.0  # a parameter, as the files of most models have it
-CPU_PARAMETERS = 500_000_000  # up to here a CPU is slow but possible; ours
+_PUBLISHED_BYTES = 2.0  # a parameter, as the files of most models have it
+_CPU_PARAMETERS = 500_000_000  # up to here a CPU is slow but possible; ours
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def parameters(source: Weights) -> int:
     """The number by the size of a local folder's weights; 0 when there are none."""
     folder = Path(source.location)
     files = list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))
-    return int(sum(file.stat().st_size for file in files) / PUBLISHED_BYTES)
+    return int(sum(file.stat().st_size for file in files) / _PUBLISHED_BYTES)
 
 
 def memory() -> tuple[bool, int]:
@@ -65,7 +65,7 @@ def too_large(
     name: str, location: str, parameters: int, held: list[MemoryNeed], on_gpu: bool, memory: int
 ) -> Iterator[str]:
     """A model needs room in each form: a large one on a CUDA GPU, a small one at least in the machine's memory."""
-    possible = on_gpu or parameters <= CPU_PARAMETERS
+    possible = on_gpu or parameters <= _CPU_PARAMETERS
     lacking = [each for each in held if parameters * each.width > memory or not possible]
     if lacking:
         needs = ", ".join(f"{parameters * each.width / 1e9:.0f} GB {each.form}" for each in lacking)

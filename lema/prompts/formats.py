@@ -30,7 +30,7 @@ COT_PROMPTS = {
     ),
 }
 # The paper's own for CSQA.
-CHOICE_PROMPT = (
+_CHOICE_PROMPT = (
     "Please answer the following commonsense question. Please first explain each candidate answer, then select only "
     "one answer that is most relevant to the question and provide reasons."
     "\nQuestion: {question}\nAnswer: Let's think step by step.\n"
@@ -40,14 +40,14 @@ CORRECTION_PROMPT = (
     "explain why it is incorrect, and provide the correct solution starting from that step.\n"
     "Question: {question}\nOriginal Solution:\n{{\n{steps}\n}}\nIncorrect Step:"
 )
-CHOICE_CORRECTION_PROMPT = (
+_CHOICE_CORRECTION_PROMPT = (
     "For the following commonsense question, the original answer contains mistakes. Please explain the mistakes, and "
     "provide the corrected answer.\n"
     "Question: {question}\nOriginal Answer:\n{{\n{steps}\n}}\nMistakes:"
 )
 # By the part that an ablation leaves out: words of the two prompts above, and what replaces them. The prompt then asks
 # for the remaining parts and ends in the name of the first (CSQA names no step).
-PROMPT_WITHOUT = {
+_PROMPT_WITHOUT = {
     "step": {
         "identify the incorrect step, explain": "explain",
         "from that step": "from the incorrect step",
@@ -75,7 +75,7 @@ _STEP = re.compile(r"^\s*Step \d+:\s*", re.MULTILINE)
 
 def cot_prompt(style: str, question: str, candidates: Sequence[str] = ()) -> str:
     """The zero-shot prompt of a test or CoT training example; `style` is a key of `COT_PROMPTS`."""
-    own = CHOICE_PROMPT if candidates and style == "lema" else COT_PROMPTS[style]
+    own = _CHOICE_PROMPT if candidates and style == "lema" else COT_PROMPTS[style]
     return own.format(question=_asked(question, candidates))
 
 
@@ -124,8 +124,8 @@ def correction_prompt(
     """
     form, steps = CORRECTION_PROMPT, _numbered(wrong_steps, 1)
     if candidates:
-        form, steps = CHOICE_CORRECTION_PROMPT, "\n".join(wrong_steps)
-    for words, others in PROMPT_WITHOUT[without].items() if without else ():
+        form, steps = _CHOICE_CORRECTION_PROMPT, "\n".join(wrong_steps)
+    for words, others in _PROMPT_WITHOUT[without].items() if without else ():
         form = form.replace(words, others)
     return form.format(question=_asked(question, candidates), steps=steps)
 

@@ -18,7 +18,7 @@ from lema.reporting.runs import Run, Verdicts, read_runs
 from lema.reporting.statistics import accuracy_over_problems, mcnemar, over_problems, smallest_effect
 from lema.types import UserError
 
-LISTED = 20  # so many ids stand in the text; compare.json has all
+_LISTED = 20  # so many ids stand in the text; compare.json has all
 
 
 def write_comparison(root: Path, config: CompareConfig) -> None:
@@ -108,8 +108,8 @@ def _flips(first: Run, second: Run, lost: list[str], gained: list[str], examples
     problems = {row["id"]: row for row in first.asked()}
     answers = [{row["problem_id"]: str(row["text"]) for row in run.predictions()} for run in (first, second)]
     for heading, ids in (("Right only in a", gained), ("Right only in b", lost)):
-        more = f" and {len(ids) - LISTED:,} more (compare.json)" if len(ids) > LISTED else ""
-        yield f"## {heading}: {len(ids):,}\n\n{', '.join(ids[:LISTED]) or 'none'}{more}"
+        more = f" and {len(ids) - _LISTED:,} more (compare.json)" if len(ids) > _LISTED else ""
+        yield f"## {heading}: {len(ids):,}\n\n{', '.join(ids[:_LISTED]) or 'none'}{more}"
         for problem in ids[:examples]:
             asked = problems.get(problem, {"question": "(its data are gone)", "answer": "?"})
             question = _escaped(" ".join(str(asked["question"]).split()))

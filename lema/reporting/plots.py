@@ -15,9 +15,9 @@ from lema.identity import digest
 from lema.reporting.comparing import ARMS, CONTRASTS, UNTUNED, Arm, Comparison, Difference, Setting
 from lema.reporting.statistics import over_seeds
 
-COLOURS = ["#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#F0E442", "#000000"]
-POINTS = 200  # a learning curve has at most so many: more cannot be told apart
-HEADLINES = (("lema", "cot"), ("lema", "cot_matched"), ("cot_matched", "cot_random"))
+_COLOURS = ["#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#F0E442", "#000000"]
+_POINTS = 200  # a learning curve has at most so many: more cannot be told apart
+_HEADLINES = (("lema", "cot"), ("lema", "cot_matched"), ("cot_matched", "cot_random"))
 
 
 def names(task: str) -> list[str]:
@@ -49,7 +49,7 @@ def _colour(arm: str) -> str:
     if arm == UNTUNED:
         return "#8A8A8A"  # grey
     place = list(ARMS).index(arm) if arm in ARMS else int(digest(arm), 16)
-    return COLOURS[place % len(COLOURS)]
+    return _COLOURS[place % len(_COLOURS)]
 
 
 def _figure(width: float, height: float, panels: int = 1, shared: bool = False) -> tuple[Any, list[Any]]:
@@ -98,7 +98,7 @@ def _accuracy(comparison: Comparison, settings: Sequence[Setting]) -> Any:
 
 def _forest(differences: Sequence[Difference]) -> Any | None:
     """Each headline difference with its interval over seeds (thick) and over problems (thin), and the paper's."""
-    shown = [each for each in differences if (each.arm, each.other) in HEADLINES] or list(differences)
+    shown = [each for each in differences if (each.arm, each.other) in _HEADLINES] or list(differences)
     if not shown:
         return None
     figure, [axis] = _figure(7.5, 1.2 + 0.42 * len(shown))
@@ -172,7 +172,7 @@ def _curve(arm: Arm) -> tuple[np.ndarray, np.ndarray] | None:
     length = min(map(len, curves))
     losses = np.mean([[loss for _, loss in curve[:length]] for curve in curves], axis=0)
     steps = np.array([step for step, _ in curves[0][:length]])
-    window = -(-length // POINTS)
+    window = -(-length // _POINTS)
     whole = length - length % window
     return steps[:whole].reshape(-1, window).mean(1), losses[:whole].reshape(-1, window).mean(1)
 

@@ -14,9 +14,9 @@ from scipy import optimize, stats
 
 Key = TypeVar("Key", bound=Hashable)
 
-LEVEL = 0.05  # the size of a test; an interval has 1 - LEVEL
-POWER = 0.8  # Cohen's convention
-QUANTILES = 20_000  # so many represent a distribution
+_LEVEL = 0.05  # the size of a test; an interval has 1 - _LEVEL
+_POWER = 0.8  # Cohen's convention
+_QUANTILES = 20_000  # so many represent a distribution
 
 
 class Interval(NamedTuple):
@@ -44,7 +44,7 @@ def standard_error(correct: int, total: int) -> float:
 
 def wilson(correct: int, total: int) -> Interval:
     """Wilson's score interval of a proportion (1927), without continuity correction."""
-    found = stats.binomtest(correct, total).proportion_ci(1 - LEVEL, method="wilson")
+    found = stats.binomtest(correct, total).proportion_ci(1 - _LEVEL, method="wilson")
     return Interval(float(found.low), float(found.high))
 
 
@@ -61,7 +61,7 @@ def over_seeds(values: Sequence[float]) -> OverSeeds:
     if np.ptp(values) < 1e-9:  # accuracies are quotients: equal ones may differ by a rounding
         return OverSeeds(mean, 0.0, None, None)
     found: Any = stats.ttest_1samp(values, 0.0)
-    low, high = found.confidence_interval(1 - LEVEL)
+    low, high = found.confidence_interval(1 - _LEVEL)
     return OverSeeds(mean, sd, Interval(float(low), float(high)), float(found.pvalue))
 
 
@@ -73,7 +73,7 @@ def over_problems(values: Sequence[float] | np.ndarray, draws: int = 10_000, see
     distinct, counts = np.unique(np.asarray(values, dtype=float), return_counts=True)
     total = int(counts.sum())
     means = np.random.default_rng(seed).multinomial(total, counts / total, size=draws) @ distinct / total
-    low, high = np.quantile(means, [LEVEL / 2, 1 - LEVEL / 2])
+    low, high = np.quantile(means, [_LEVEL / 2, 1 - _LEVEL / 2])
     return Interval(float(low), float(high))
 
 
@@ -121,12 +121,12 @@ def _noncentrality(num_seeds: int) -> float:
     as the library's own noncentral t has no value where 1 degree of freedom needs it.
     """
     freedom = num_seeds - 1
-    critical = float(stats.t.ppf(1 - LEVEL / 2, freedom))
-    quantiles = (np.arange(QUANTILES) + 0.5) / QUANTILES
+    critical = float(stats.t.ppf(1 - _LEVEL / 2, freedom))
+    quantiles = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
     bounds = critical * np.sqrt(stats.chi2.ppf(quantiles, freedom) / freedom)
 
     def lacking(mean: float) -> float:
-        return float(np.mean(stats.norm.cdf(mean - bounds) + stats.norm.cdf(-mean - bounds))) - POWER
+        return float(np.mean(stats.norm.cdf(mean - bounds) + stats.norm.cdf(-mean - bounds))) - _POWER
 
     return float(optimize.brentq(lacking, 0.0, 10 * critical))  # pyright: ignore[reportArgumentType]
 
@@ -135,7 +135,7 @@ def _connor(num_problems: int, discordant: float) -> float | None:
     """Connor (1987), Biometrics 43, 207: n = (z_a sqrt(psi) + z_b sqrt(psi - d^2))^2 / d^2, solved for d."""
     if not discordant:
         return None
-    z_level, z_power = map(float, stats.norm.ppf([1 - LEVEL / 2, POWER]))
+    z_level, z_power = map(float, stats.norm.ppf([1 - _LEVEL / 2, _POWER]))
 
     def lacking(difference: float) -> float:
         rest = math.sqrt(max(0.0, discordant - difference**2))

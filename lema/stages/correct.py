@@ -28,7 +28,7 @@ from lema.types import NO_PROBLEM, Correction, Problem, Sampled, Solution, disti
 log = logging.getLogger(__name__)
 
 # "model", "level", "corrector", "kind" or "all" -> which one -> how many were accepted, and how many rejected why.
-Outcomes = dict[str, dict[str, Counter[str]]]
+_Outcomes = dict[str, dict[str, Counter[str]]]
 SHOWN = Shown("corrections", files=("corrections.jsonl",))
 
 
@@ -115,7 +115,7 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
         engine, shown = context.engine(settings.model, inputs.weights), inputs.demonstrations.value
         corrections = model.correct_all(list(wrong), shown, settings.tries, grader, engine, folder / RESUME)
         costs = engine.costs
-    found: Outcomes = {"all": {"": Counter()}, "model": {}, "level": {}, "corrector": {}, "kind": {}}
+    found: _Outcomes = {"all": {"": Counter()}, "model": {}, "level": {}, "corrector": {}, "kind": {}}
     write_jsonl(folder / "corrections.jsonl", _counted(corrections, problems, found))
     outcomes = {part: dict(sorted(own.items())) for part, own in found.items()}
     theirs = {name: inputs.samples[name].read(Sampled).models for name in settings.paper_success}
@@ -140,7 +140,7 @@ def _wrong(problems: dict[str, Problem], samples: Iterable[Artifact], counts: Co
         yield problems[solution.problem_id], solution, split_steps(solution.text)
 
 
-def _counted(corrections: Iterable[Correction], problems: dict[str, Problem], found: Outcomes) -> Iterator[Correction]:
+def _counted(corrections: Iterable[Correction], problems: dict[str, Problem], found: _Outcomes) -> Iterator[Correction]:
     """The same corrections, each counted in `found`."""
     for each in corrections:
         level = problems[each.problem_id].level
@@ -151,7 +151,7 @@ def _counted(corrections: Iterable[Correction], problems: dict[str, Problem], fo
         yield each
 
 
-def _show(outcomes: Outcomes, paper: dict[str, float]) -> None:
+def _show(outcomes: _Outcomes, paper: dict[str, float]) -> None:
     """Print success and reasons by model and by level; `paper` has the paper's success rate of some models."""
     columns = "%-16s %-24s %9s %9s %7s %8s  %s"
     log.info(columns, "correct", "", "paths", "accepted", "%", "paper %", "rejected")

@@ -15,7 +15,7 @@ from lema.types import SCORE_VERSION, Problem, Score, Selected, Solution
 SHOWN = Shown(
     "predictions", ("predictions.jsonl", "score.json"), {"num_truncated": "{arm}: answers cut at the token limit"}
 )
-SHOWN_UNTUNED = replace(SHOWN, losses={"num_truncated": "untuned answers cut at the token limit"})
+_SHOWN_UNTUNED = replace(SHOWN, losses={"num_truncated": "untuned answers cut at the token limit"})
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def recipe(cell: Cell, tuned: bool) -> Recipe:
     if tuned:
         inputs = replace(inputs, select=made["select"], train=made["train"], merge=made.get("merge"))
         label = cell.name
-    shown = SHOWN if tuned else SHOWN_UNTUNED
+    shown = SHOWN if tuned else _SHOWN_UNTUNED
     return Recipe("evaluate", label, version=SCORE_VERSION, settings=settings, inputs=inputs, shown=shown)
 
 

@@ -11,7 +11,7 @@ from lema.models.weights import Weights, checkpoint
 from lema.prompts.formats import cot_prompt
 from lema.types import Problem, Selected
 
-CHECKED_PROMPTS = 100  # at most: dev questions, or training questions when none are held out
+_CHECKED_PROMPTS = 100  # at most: dev questions, or training questions when none are held out
 
 SHOWN = Shown("model", files=("agreement.json",))
 
@@ -55,7 +55,7 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
     adapter, merged, how = checkpoint(inputs.train.path, settings.step), folder / "merged", settings.computation
     merge(inputs.base, adapter, merged, how, dequantise=settings.dequantise)
     dev, train = (inputs.data.stream(f"{split}.jsonl", Problem) for split in ("dev", "train"))
-    problems = (list(dev) or list(train))[:CHECKED_PROMPTS]
+    problems = (list(dev) or list(train))[:_CHECKED_PROMPTS]
     prompts = [cot_prompt(settings.prompt, each.question, each.candidates) for each in problems]
     measured = agreement(inputs.base, adapter, merged, how, prompts, four_bit=settings.four_bit)
     write_json(folder / "agreement.json", measured)

@@ -25,8 +25,8 @@ from lema.types import Correction, Example, Problem, Solution, UserError
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
-Drawn = list[tuple[Problem, Correction]]
-CountTokens = Callable[[Example], tuple[int, int]]  # of the prompt, and of the completion
+_Drawn = list[tuple[Problem, Correction]]
+_CountTokens = Callable[[Example], tuple[int, int]]  # of the prompt, and of the completion
 
 _REPEATED = "{arm}: random questions that are CoT examples already, the pool having no others"
 SHOWN = Shown("mix", losses={"repeated_random_cot": _REPEATED})
@@ -111,7 +111,7 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
     return _table(examples, count) | {"repeated_random_cot": repeated}
 
 
-def _drawn(source: Artifact, settings: Settings, pool: dict[str, Problem], most: int | None) -> Drawn:
+def _drawn(source: Artifact, settings: Settings, pool: dict[str, Problem], most: int | None) -> _Drawn:
     """The accepted corrections of questions of the pool, at most so many: the same for every arm."""
     corrections = source.rows("corrections.jsonl", Correction)
     drawn = [each for each in corrections if each.accepted and each.problem_id in pool]
@@ -157,7 +157,7 @@ def _rounds(examples: list[Example], number: int, seed: int) -> list[Example]:
     return chosen
 
 
-def filling(examples: list[Example], tokens: int, count: CountTokens, seed: int) -> list[Example]:
+def filling(examples: list[Example], tokens: int, count: _CountTokens, seed: int) -> list[Example]:
     """Examples at random, all of them before one comes again, to as near `tokens` as whole ones get."""
     rng, chosen = random.Random(seed), []
     while examples:
@@ -187,7 +187,7 @@ def _some(items: list[Item], number: int, rng: random.Random) -> list[Item]:
     return [items[index] for index in sorted(rng.sample(range(len(items)), number))]
 
 
-def _token_counter(source: Weights) -> CountTokens:
+def _token_counter(source: Weights) -> _CountTokens:
     """Counts an example's tokens by the backbone's tokenizer, BOS and EOS included, before training cuts any."""
     from lema.models.huggingface import encode_completion, encode_prompt, load_tokenizer
 
@@ -210,7 +210,7 @@ def _preview(settings: Settings, source: Weights, examples: list[Example]) -> No
     log.info("%-16s %d of the examples, trained on between ⟦ and ⟧\n%s", "mix", len(shown), preview(rows, tokenizer))
 
 
-def _table(examples: list[Example], count: CountTokens) -> dict[str, Any]:
+def _table(examples: list[Example], count: _CountTokens) -> dict[str, Any]:
     """Examples, tokens (prompt and completion, and completion alone) and distinct questions, by source and in all."""
     for example in tqdm(examples, desc="mix: tokens", disable=None):
         count(example)

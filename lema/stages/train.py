@@ -15,7 +15,7 @@ from lema.types import Example
 
 log = logging.getLogger(__name__)
 
-FINAL_STEPS = 10  # over which the reported final loss is averaged
+_FINAL_STEPS = 10  # over which the reported final loss is averaged
 CURVE = ("step", "epoch", "loss", "grad_norm", "learning_rate", "tokens", "target_tokens", "padding_share")
 
 SHOWN = Shown(
@@ -69,7 +69,7 @@ def build(settings: Training, inputs: Inputs, context: Context, folder: Path) ->
     curve = train(model, tokenizer, rows, steps, folder / RESUME, settings, context.track)
     checkpoints = collect(folder / RESUME, folder / CHECKPOINTS, config.save_steps)
     write_jsonl(folder / "metrics.jsonl", ({name: row[name] for name in CURVE} for row in curve))
-    final = statistics.fmean(row["loss"] for row in curve[-FINAL_STEPS:])
+    final = statistics.fmean(row["loss"] for row in curve[-_FINAL_STEPS:])
     padding = 1 - sum(row["tokens"] for row in curve) / sum(row["tokens"] / (1 - row["padding_share"]) for row in curve)
     return {
         **counts,

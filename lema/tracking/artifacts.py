@@ -13,9 +13,9 @@ from lema.artifacts import Artifact
 from lema.identity import portable
 from lema.types import Solution
 
-TABLE_ROWS = 200  # more texts make a browser slow (wandb/wandb#3070); `predictions.jsonl` has all of them
+_TABLE_ROWS = 200  # more texts make a browser slow (wandb/wandb#3070); `predictions.jsonl` has all of them
 COLUMNS: list[Any] = ["problem_id", "text", "answer", "correct", "symbolic"]
-MAX_NAME = 128  # W&B's limit for the name of an artifact
+_MAX_NAME = 128  # W&B's limit for the name of an artifact
 
 
 def log_result(run: Any, step: str, artifact: Artifact, inputs: Iterable[Artifact]) -> None:
@@ -26,7 +26,7 @@ def log_result(run: Any, step: str, artifact: Artifact, inputs: Iterable[Artifac
         use(run, each)
     run.log_artifact(packed(artifact))
     if artifact.shown.type == "predictions":
-        answers = islice(artifact.stream("predictions.jsonl", Solution), TABLE_ROWS)
+        answers = islice(artifact.stream("predictions.jsonl", Solution), _TABLE_ROWS)
         rows: list[Any] = [[getattr(each, column) for column in COLUMNS] for each in answers]
         run.log({"predictions": wandb.Table(columns=COLUMNS, data=rows)})  # W&B compares the tables of runs by this key
     run.summary.update({f"{step}/{name}": value for name, value in portable(artifact.summary).items()})
@@ -43,7 +43,7 @@ def packed(artifact: Artifact) -> Any:
     import wandb
 
     stage, (label, _, key) = artifact.path.parent.name, artifact.path.name.rpartition("-")
-    name = f"{stage}-{label}"[: MAX_NAME - len(key) - 1] + f"-{key}"
+    name = f"{stage}-{label}"[: _MAX_NAME - len(key) - 1] + f"-{key}"
     made = wandb.Artifact(name, artifact.shown.type, metadata={"stage": stage, "digest": artifact.digest})
     for file in ("record.json", *artifact.shown.files):  # they never change, so W&B needs no copy
         made.add_file(here(artifact.path / file), name=file, policy="immutable", skip_cache=True)

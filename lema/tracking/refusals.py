@@ -12,7 +12,7 @@ from pathlib import Path
 from lema.config import Config
 from lema.privacy import secrets, shown
 
-MAX_WORDS = 300
+_MAX_WORDS = 300
 # (pattern of an error's words, what happened, the remedy); the first that matches counts.
 _KINDS = [
     (r"\b(?:HTTP|error) (?:429|5\d\d)\b", "W&B's server fails", "it may be well again later"),
@@ -78,4 +78,4 @@ def words(error: Exception) -> str:
         found = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in errors())  # pyright: ignore
     else:
         found = str(error) or type(error).__name__
-    return shown(" ".join(found.split()))[:MAX_WORDS]
+    return shown(" ".join(found.split()))[:_MAX_WORDS]

@@ -18,9 +18,9 @@ from lema.types import UserError
 
 log = logging.getLogger(__name__)
 
-TIMEOUT = 20  # seconds, of each request
-MAX_TITLE = 128  # W&B's limit
-HEIGHT = 8  # of a panel, in W&B's grid of 24 columns
+_TIMEOUT = 20  # seconds, of each request
+_MAX_TITLE = 128  # W&B's limit
+_HEIGHT = 8  # of a panel, in W&B's grid of 24 columns
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def publish_report(content: Content, project: str, state: Path) -> str:
 def _published(content: Content, project: str, state: Path) -> str:
     import wandb
 
-    api, wr = wandb.Api(timeout=TIMEOUT), _workspaces()
+    api, wr = wandb.Api(timeout=_TIMEOUT), _workspaces()
     entity = os.environ.get("WANDB_ENTITY") or api.default_entity
     if not entity:
         raise UserError("do=wandb_report: W&B names no entity for this login: set WANDB_ENTITY")
@@ -85,7 +85,7 @@ def _published(content: Content, project: str, state: Path) -> str:
         raise UserError(f"do=wandb_report: {lacking}")
     if missing:
         log.warning("%-16s %s", "W&B report", lacking)
-    report = wr.Report(project=project, entity=entity, title=content.title[:MAX_TITLE], width="fluid")
+    report = wr.Report(project=project, entity=entity, title=content.title[:_MAX_TITLE], width="fluid")
     blocks = [wr.MarkdownBlock(f"**{missing} of the runs below are not at W&B.**")] if missing else []
     for task in content.tasks:
         blocks.append(wr.H1(task.name))
@@ -104,7 +104,7 @@ def _published(content: Content, project: str, state: Path) -> str:
 def _panels(task: Task, project: str, entity: str) -> list[Any]:
     """Accuracy by backbone and arm, the curves, and the comparer of runs, each over the runs of the task."""
     wr = _workspaces()
-    layout = wr.Layout(x=0, y=0, w=24, h=HEIGHT)
+    layout = wr.Layout(x=0, y=0, w=24, h=_HEIGHT)
 
     def runs(name: str, ids: Sequence[str], **options: Any) -> Any:
         # `in`: the report's own editor drops an equality.

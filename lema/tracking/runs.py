@@ -26,16 +26,16 @@ from lema.tracking import artifacts, refusals, service
 log = logging.getLogger(__name__)
 
 STEP = "train/step"  # the axis of all curves
-MAX_TAG = 64  # W&B's limit
+_MAX_TAG = 64  # W&B's limit
 # Seconds after which W&B counts as unreachable. Its retries go on for hours; a limit on them loses data silently.
-TIMEOUTS = {"INIT_TIMEOUT": "30", "FINISH_TIMEOUT": "30", "FINISH_TIMEOUT_RAISES": "true"}
+_TIMEOUTS = {"INIT_TIMEOUT": "30", "FINISH_TIMEOUT": "30", "FINISH_TIMEOUT_RAISES": "true"}
 # What names the user is left out.
 PRIVATE: dict[str, Any] = {"x_disable_meta": True, "host": "", "disable_git": True, "disable_code": True}
 # Seconds between writes to an offline run's log. With wandb's 15 a run that is killed early has an empty log, and
 # `wandb sync` refuses all folders when the log of one is empty.
 FLUSH: dict[str, Any] = {"x_transaction_log_flush_interval": 1.0}
 # `wandb agent` sets these: they name the one run that it waits for.
-AGENT = ("WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RUN_ID")
+_AGENT = ("WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RUN_ID")
 
 
 def run_id(root: Path, stage: str, key: str) -> str:
@@ -141,7 +141,7 @@ class StepRun:
         }
         if stage != "report":  # a report is of many cells
             tags = [config.backbone.name, config.task.name, config.mix.name]
-            self._place["tags"] = [tag[:MAX_TAG] for tag in tags]
+            self._place["tags"] = [tag[:_MAX_TAG] for tag in tags]
             self._config |= portable(identity(config)) | {"recipe": key}
         self._key, self._stage = key, stage
         self._rows: list[dict[str, Any]] = []
@@ -233,7 +233,7 @@ class StepRun:
         if self._lost:
             log.warning("W&B: %s is not logged as a whole: %s", self.step, refusals.words(self._lost))
         if self.step == "evaluate":  # the agent waits for one cell alone
-            for name in AGENT:
+            for name in _AGENT:
                 os.environ.pop(name, None)
 
     @property
@@ -291,7 +291,7 @@ def _agent(step: str) -> Iterator[None]:
         yield
         return
     service.end()  # wandb's process reads them once
-    held = {name: os.environ.pop(name) for name in AGENT if name in os.environ and step != "evaluate"}
+    held = {name: os.environ.pop(name) for name in _AGENT if name in os.environ and step != "evaluate"}
     try:
         yield
     finally:
@@ -304,7 +304,7 @@ def _prepare(root: Path) -> None:
     # The path of a staged table is uploaded with it. On Linux the working directory has a name without the user's.
     cwd = Path("/proc/self/cwd")
     staged = folder if os.path.isabs(folder) or not cwd.exists() else str(cwd / folder)
-    for variable, value in ({"DATA_DIR": staged, "CACHE_DIR": folder, "SILENT": "true"} | TIMEOUTS).items():
+    for variable, value in ({"DATA_DIR": staged, "CACHE_DIR": folder, "SILENT": "true"} | _TIMEOUTS).items():
         os.environ.setdefault(f"WANDB_{variable}", value)
 
 
