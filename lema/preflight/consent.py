@@ -17,7 +17,7 @@ def missing(config: Config, asked: list[Requests], overrides: list[str]) -> Iter
     """What these requests lack, each with its remedy."""
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if asked and not key:
-        sections = ", ".join(each.section for each in asked)
+        sections = ", ".join(dict.fromkeys(each.section for each in asked))
         yield f"key: {sections} send requests; set OPENAI_API_KEY (any text for a local server), or {_FREE}"
     estimates: list[tuple[str, float]] = []  # in words, and dollars at most
     for each in asked:
