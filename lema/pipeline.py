@@ -25,7 +25,7 @@ from lema.artifacts import Artifact, Recipe, Store, write_text
 from lema.artifacts.faults import explaining
 from lema.artifacts.links import own_folder, refuse_links
 from lema.cell import Cell
-from lema.config import Config, CotPart, Do, Extra, Method
+from lema.config import Config, CotPart, Do, Extra, Method, renamed
 from lema.tracking import reports
 from lema.tracking.runs import Tracker
 from lema.types import UserError
@@ -33,8 +33,6 @@ from lema.types import UserError
 log = logging.getLogger(__name__)
 
 _REPORT = "report"  # what a run ends with: the last choice of `until=`
-
-
 OTHER = "other_"  # begins the names of the steps that are about another model's mistakes
 
 
@@ -183,7 +181,8 @@ def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
     match config.do:
         case Do.run:
             last, cell = config.only or config.until or _REPORT, _cell(config, root)
-            with run_folder.recorded(cell, overrides, last, in_sweep) as begin:
+            recorded = run_folder.recorded(cell, overrides, last, in_sweep)
+            with recorded as begin, renamed.presented(config.sampler.name):
                 _run_cell(cell, last, overrides, begin)
             if "select" in cell.artifacts:
                 card.write_card(cell)

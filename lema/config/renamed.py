@@ -1,5 +1,7 @@
 """The spellings of earlier versions: each is refused in one line, which names the present spelling."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -20,9 +22,22 @@ _SAMPLER = {
 }
 
 
-def present(key: str, sampler: str) -> str:
-    """How a key is written: `sampler.file` for `sampler.models.recorded.recorded` with sampler=recorded."""
-    return _SAMPLER.get(sampler, {}).get(key, key)
+def present(text: str, sampler: str) -> str:
+    """A message with its keys as they are written: `sampler.file` for `sampler.models.recorded.recorded`."""
+    for old, new in _SAMPLER.get(sampler, {}).items():
+        text = text.replace(old, new)
+    return text
+
+
+@contextmanager
+def presented(sampler: str) -> Iterator[None]:
+    """Let a `UserError` name keys as they are written."""
+    try:
+        yield
+    except UserError as error:
+        if (text := present(str(error), sampler)) != str(error):
+            raise UserError(text) from error
+        raise
 
 
 def refuse(tree: DictConfig) -> None:

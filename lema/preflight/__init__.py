@@ -8,7 +8,6 @@ from pathlib import Path
 from lema.api.estimate import Requests
 from lema.cell import Cell
 from lema.config import Batches, Config, CotPart, Extra, Method, ModelConfig, Selection, SourceKind, Split
-from lema.config.renamed import present
 from lema.models.weights import Weights, weights
 from lema.preflight import consent, hardware, hub
 from lema.types import UserError
@@ -54,7 +53,7 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
     for name, source in config.sampler.models.items() if "sample" in stages else ():
         models[f"sampler.models.{name}.weights"] = source.weights
         if source.recorded and not (file := Path(source.recorded).expanduser()).is_file():
-            key = present(f"sampler.models.{name}.recorded", config.sampler.name)
+            key = f"sampler.models.{name}.recorded"
             why = "a folder" if file.is_dir() else "no such file"
             yield f"recorded: {key}={source.recorded}: {why}; name a file of JSON lines, plain or .gz"
     if "sample" in stages and others and not cell.builds_base and config.sampler.other:

@@ -14,7 +14,6 @@ from lema.api.estimate import Requests
 from lema.artifacts import RESUME, Artifact, Given, Recipe, Shown, read_jsonl, write_jsonl
 from lema.cell import Cell, Context
 from lema.config import NO_EFFECT, Ask, SourceConfig, SourceKind
-from lema.config.renamed import present
 from lema.data import recorded, tasks
 from lema.engines import LocalModel, ServedModel
 from lema.grading.generated import answer_part
@@ -56,7 +55,7 @@ def recipe(cell: Cell, name: str) -> Recipe:
     config, source, data = cell.config, cell.config.sampler.models[name], cell.artifacts["data"]
     label, model, style, demonstrated = name, None, None, None
     if source.kind is SourceKind.recorded:
-        key, published = present(f"sampler.models.{name}.recorded", config.sampler.name), tasks.trained_on(config.task)
+        key, published = f"sampler.models.{name}.recorded", tasks.trained_on(config.task)
         file = Given(recorded.sha256(source.recorded or "", key), source.recorded)
         inputs = Inputs(data, recorded=file, published=Given(published.digest, published))
     else:

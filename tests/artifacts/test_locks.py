@@ -4,11 +4,14 @@ import logging
 import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from small import ROOT
 
 from lema.artifacts import locks
 from lema.types import UserError
@@ -41,6 +44,21 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "UNSIGNED_SECONDS", 0.5)
     monkeypatch.setattr(locks, "LOOK_SECONDS", 0.2)
     monkeypatch.setattr(locks, "TOLD_SECONDS", 1.0)
+
+
+def test_the_lock_of_a_killed_owner_is_taken_over(tmp_path: Path) -> None:
+    program = "import sys, time; from pathlib import Path; from lema.artifacts.locks import lock\n"
+    program += "with lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", program, str(tmp_path / "x")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as owner:
+        assert owner.stdout
+        assert owner.stdout.readline() == "held\n"
+        assert (tmp_path / "x.lock").exists()
+        owner.kill()
+    start = time.monotonic()
+    with locks.lock(tmp_path / "x") as held:
+        assert not held.lost()
+    assert time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize("touched", [0, FUTURE], ids=["long ago", "in the future"])

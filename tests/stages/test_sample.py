@@ -112,6 +112,13 @@ def test_a_file_that_is_not_there_is_told_before_anything_is_made(run, tmp_path:
     run(*missing, "mix=cot", "until=mix")  # which needs no mistakes
 
 
+def test_the_remedy_for_a_server_that_is_away_is_spelled_as_the_command_takes_it(run, monkeypatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-tests")
+    server = ("sampler=server", "sampler.model=m", "sampler.base_url=http://127.0.0.1:9/v1")
+    with pytest.raises(UserError, match=r"no connection: .*: check it, or sampler\.base_url"):
+        run(*server)
+
+
 @pytest.mark.parametrize("name", ["svamp", "csqa", "math"])
 def test_test_questions_of_every_known_task_are_refused(data_dir: Path, make_config, tmp_path: Path, name: str) -> None:
     folders = [f"task={name}", f"task.dataset.path={data_dir / name}"]
