@@ -21,10 +21,10 @@ from lema.types import Corrected, Engine
 class Context:
     """What a stage's `build` may use beside its settings and inputs. Nothing of it changes what a stage makes."""
 
-    # The engine of a model, on its weights and with an adapter where it is loaded here.
+    # Opens the engine of a `LocalModel`, which takes its weights and an adapter, or of a `ServedModel`.
     engine: Callable[..., Engine]
     track: Callable[[dict[str, float], int], None]  # values of the training curve, and their step
-    test_questions: Callable[[], TestQuestions]  # of all known tasks that can be read, which no sample may be about
+    test_questions: Callable[[], TestQuestions]  # of all known tasks that can be read: no sample may be about one
 
 
 @dataclass

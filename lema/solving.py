@@ -26,9 +26,10 @@ class Wording:
 
     def text(self, problem: Problem) -> str:
         """The prompt's text."""
-        if self.demonstrations is None:
-            return cot_prompt(self.style or "lema", problem.question, problem.candidates)
-        return few_shot_prompt(self.demonstrations, problem.question, problem.candidates)
+        if self.demonstrations is not None:
+            return few_shot_prompt(self.demonstrations, problem.question, problem.candidates)
+        assert self.style
+        return cot_prompt(self.style, problem.question, problem.candidates)
 
     def prompts(self, asked: Iterable[tuple[Problem, int]]) -> list[Prompt]:
         """The prompt of each (problem, attempt)."""
@@ -55,8 +56,7 @@ def solve(
 ) -> list[Solution]:
     """A solution of each (problem, attempt) that was answered at all, in order.
 
-    Without `whole` a text is cut to its `answer_part`. Of a server that answers nothing at all, and the like, the
-    engine raises `UserError`.
+    Without `whole` a text is cut to its `answer_part`. The engine raises `UserError` when it cannot go on.
     """
     completions = engine.complete(wording.prompts(asked), resume)
     texts = (

@@ -161,7 +161,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Sampled:
-    """What sampling left, of its summary."""
+    """What later steps read of the summary of a sampling."""
 
     models: list[str]  # that answered
     wrong_paths: int
@@ -169,21 +169,21 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Corrected:
-    """What correcting left, of its summary."""
+    """What later steps read of the summary of corrections."""
 
     correctors: list[str]  # the models that really corrected
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What training left, of its summary."""
+    """What later steps read of the summary of a training."""
 
     checkpoints: list[int]  # their steps
 
 
 @dataclass(frozen=True)
 class Selected:
-    """The checkpoint that is evaluated, of the selection's summary; all None for the untuned backbone."""
+    """What later steps read of a selection's summary: the checkpoint to evaluate. All None for the untuned backbone."""
 
     step: int | None
     selection: str | None  # how it was chosen: "dev", "last", or "paper": on the problems of the score, optimistic

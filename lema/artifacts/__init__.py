@@ -41,7 +41,7 @@ _VERIFIED_BYTES = 64 << 20  # larger files are not hashed again each time an art
 
 @dataclass(frozen=True)
 class Given:
-    """What an artifact is made from and no step makes: a text or a file. A recipe has its digest alone."""
+    """A text or a file that an artifact is made from and that no step makes. A recipe holds its digest alone."""
 
     digest: Any
     value: Any
@@ -56,8 +56,8 @@ class Given:
 class Recipe:
     """What an artifact is made from; all but the label and `shown` is its identity.
 
-    `settings` and `inputs` are all that a stage's `build` gets to read. What is marked with `NO_EFFECT` in the settings
-    is left out of the identity; of the inputs each one's `digest` stands there, never a path or a time.
+    `settings` and `inputs` are all that a stage's `build` may read. The identity leaves out settings that are marked
+    with `NO_EFFECT`, and it has each input's `digest`, never a path or a time.
     """
 
     stage: str

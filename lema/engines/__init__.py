@@ -3,8 +3,8 @@
 transformers   a model that is loaded here       server   a model behind an OpenAI-compatible server
 
 An engine for models that are loaded here has two classes. `Settings`, a dataclass with a `name`, is what conf/engine's
-file of the same name must fit. `Engine(settings, model, weights, adapter)` answers: `settings` are the former's,
-`model` says how to answer, `weights` where the model is, `adapter` the folder of an adapter to be used on it, or None.
+file of the same name must fit. `Engine(settings, model, weights, adapter)` answers: `settings` is a `Settings`, `model`
+says how to answer, `weights` where the model is, and `adapter` is the folder of an adapter to use on it, or None.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from lema.types import Engine, UserError
 
 @dataclass(frozen=True)
 class LocalModel:
-    """How a model answers that is loaded here."""
+    """How a model that is loaded here answers."""
 
     engine: Any  # the `Settings` of its engine
     computation: Computation
@@ -41,7 +41,7 @@ class ServedModel:
 
 
 def writer(config: WriterConfig, engine: Any, section: str) -> LocalModel | ServedModel:
-    """A model that writes rationales or corrections, where that section of the config says."""
+    """The model that writes what a section of the config is about: rationales or corrections."""
     if config.weights is None:
         return ServedModel(config.api, section)
     return LocalModel(

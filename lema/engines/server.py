@@ -19,7 +19,7 @@ class Account:
     journal: Path
     prices: Mapping[str, PriceConfig]
     budget_usd: float | None
-    paid_usd: float  # of the budget, for what was made before
+    paid_usd: float  # what earlier steps have taken of the budget
     retry_failed: bool
 
 
@@ -31,7 +31,7 @@ class Engine:
         self.costs: dict[str, Any] = {}
 
     def complete(self, prompts: Sequence[Prompt], resume: Path) -> list[Completion]:
-        """Completions in order; requests that are left resume from the journal alone.
+        """Completions in order. The journal has what an interrupted call got, so nothing is written to `resume`.
 
         Raises `UserError` when nothing at all was answered, further attempts aside.
         """

@@ -49,7 +49,7 @@ class Engine:
         by_length = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
         completions: dict[int, Completion] = {}
         size = self.model.batch_size
-        # What is asked together is asked for the first time, or all of it again.
+        # A corrector asks again in a call of its own, which must not draw the same samples as the call before.
         seed = self.model.seed + _ATTEMPT_SEED * min((prompt.attempt for prompt in prompts), default=0)
         for start in tqdm(range(0, len(encoded), size), desc=resume.name, unit="batch", disable=None):
             batch, path = by_length[start : start + size], resume.with_name(f"{resume.name} {start}.json")
@@ -84,7 +84,7 @@ class Engine:
 
 
 def _ended(completion: Completion, stop: str | None) -> Completion:
-    """A completion up to where it was to end; then the limit did not cut it."""
+    """The completion up to its stop text, if that comes: then the model ended it, not the limit."""
     text = completion.text or ""
     if stop is None or stop not in text:
         return completion

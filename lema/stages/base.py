@@ -15,7 +15,7 @@ SHOWN = Shown("model", losses={"texts_too_long": "pretraining texts too long for
 
 @dataclass(frozen=True)
 class Inputs:
-    """The text that is read: a task's training problems; of a made task the generator, so that `limit` has no say."""
+    """The text to read: a data set's training problems, or the generator of made ones, which `limit` leaves whole."""
 
     text: Artifact | Given
 

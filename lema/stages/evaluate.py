@@ -38,7 +38,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The problems and the model; of the untuned backbone the first two."""
+    """The problems and the model. The untuned backbone has the first two alone."""
 
     data: Artifact
     base: Weights

@@ -32,7 +32,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to choose; None asks no checkpoint and takes the last."""
+    """How a checkpoint is chosen. Without `asked` no checkpoint is asked, and the last one is taken."""
 
     selection: Selection
     asked: Asked | None
@@ -40,7 +40,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The checkpoints, and what they are asked on what base; both None when none is asked."""
+    """The checkpoints; their base and the problems, where checkpoints are asked."""
 
     train: Artifact
     data: Artifact | None = None
