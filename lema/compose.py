@@ -132,6 +132,7 @@ def _check_idle(config: Config) -> None:
     pays = servers or config.corrector.method is CorrectionMethod.api or config.rationales.requests
     idle_until = f"with only={config.only}" if config.only else f"with do={config.do}"
     few_shot = any(source.prompt is Ask.few_shot or (source.api and not source.prompt) for source in sources)
+    few_shot |= config.evaluation.untuned_prompt is Ask.few_shot
     idle = {
         "train.merge": (full and train.merge, "with train.method=full, which makes no adapter: train.merge=null"),
         "train.lora_dropout": (full and train.lora_dropout, "with train.method=full: train.lora_dropout=0"),

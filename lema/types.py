@@ -215,3 +215,4 @@ class Score:
     disagreements: list[str]  # the problems on which the two rules disagree
     model: str  # id of the weights that answered, or the name of their folder
     correctors: list[str]  # the models that really corrected what it was trained on
+    prompt: str | None = None  # how it was asked: "lema", "alpaca", "few_shot"; None of a score by an earlier version

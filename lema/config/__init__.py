@@ -292,6 +292,7 @@ class EvaluationConfig:
     split: Split
     max_new_tokens: Count
     batch_size: Count
+    untuned_prompt: Optional[Ask] = None  # how the untuned backbone is asked; null: as the fine-tuned model is
 
 
 @dataclass(kw_only=True)

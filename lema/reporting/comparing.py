@@ -79,6 +79,13 @@ class Arm:
     score: dict[str, float]  # means over seeds: symbolic, differ, unanswered, truncated
 
     @property
+    def prompt(self) -> str:
+        """How the untuned backbone was asked, where this is not how the fine-tuned models are: "few_shot"; else ""."""
+        score = self.runs[0].untuned_score if self.name == UNTUNED else None
+        asked = score and score.prompt
+        return asked if asked and asked != self.runs[0].config["backbone"]["prompt"] else ""
+
+    @property
     def seeds(self) -> list[int]:
         return [] if self.name == UNTUNED else [run.seed for run in self.runs]
 

@@ -57,6 +57,7 @@ def _arm(arm: Arm) -> dict[str, Any]:
     return {
         **_place(arm),
         "arm": arm.name,
+        "prompt": (run.score if tuned else run.untuned_score or run.score).prompt,
         "seeds": arm.seeds,
         "problems": run.score.num_problems,
         "accuracy": arm.accuracy.mean,

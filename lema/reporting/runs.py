@@ -246,8 +246,10 @@ def _trouble(run: Run) -> str | None:
         return f"it ended {reached}, as asked" if asked else f"it failed {reached}: {without_paths(run.state)}"
     if (version := run.records["evaluate"]["recipe"]["version"]) != SCORE_VERSION:
         return f"its score is of version {version} of the evaluation, now {SCORE_VERSION}; run its command again"
-    for step in ("evaluate", "evaluate_untuned"):
-        if step in run.records and run.records[step]["summary"].keys() != Score.__dataclass_fields__.keys():
+    for step in sorted({"evaluate", "evaluate_untuned"} & run.records.keys()):
+        try:
+            Score(**run.records[step]["summary"])
+        except TypeError:
             remedy = f"delete what {step} links to and run its command again"
             return f"its {step}/record.json has not the fields of a score; {remedy}"
     present = set(run.digests.values())

@@ -8,6 +8,7 @@ from lema.identity import without_paths
 from lema.reporting.comparing import UNTUNED, Arm, Comparison, Difference, Setting, once
 from lema.reporting.runs import STOPPED, Run
 
+_FORMLESS = 0.5  # a larger share of problems without an answer is said; ours
 VERDICTS = {
     ("lema", "cot"): "Learning from mistakes, with more data than CoT alone",
     ("cot_matched", "cot_random"): "Choosing questions by the model's mistakes, same size, plain CoT",
@@ -23,7 +24,7 @@ def warnings(comparison: Comparison, task: str) -> Iterator[str]:
             if (each.arm, each.other) == contrast:
                 of = f" ({each.setting.backbone})" if len(settings) > 1 else ""
                 yield f"{what}{of}: {verdict(each)}."
-    for what in (_alone, _unpaired, _seeds, _runs):
+    for what in (_alone, _unpaired, _seeds, _untuned, _runs):
         yield from once({setting: list(what(comparison, setting)) for setting in settings})
 
 
@@ -73,6 +74,19 @@ def _seeds(comparison: Comparison, setting: Setting) -> Iterator[str]:
         yield (
             "The interval over seeds covers the order of the examples and the initialisation of adapters. Data, "
             "sampled mistakes and base are the same for all seeds, and so are the test problems."
+        )
+
+
+def _untuned(comparison: Comparison, setting: Setting) -> Iterator[str]:
+    """The untuned backbone may fail by the form of its answers alone, and may be asked otherwise than the arms."""
+    arm = comparison.of(setting)[0]
+    if arm.prompt:
+        yield f"The untuned backbone was asked otherwise ({arm.prompt}) than the fine-tuned models."
+    elif (unanswered := arm.score["unanswered"]) > _FORMLESS:
+        yield (
+            f"The untuned backbone wrote no answer that can be read to {unanswered:.0%} of the problems, so what an "
+            "arm gains over it may be the form of the answer alone: evaluation.untuned_prompt=few_shot asks it after "
+            "worked solutions."
         )
 
 

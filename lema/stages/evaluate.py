@@ -4,11 +4,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import RESUME, Artifact, Recipe, Shown, write_json, write_jsonl
+from lema.artifacts import RESUME, Artifact, Given, Recipe, Shown, write_json, write_jsonl
 from lema.cell import Cell, Context
-from lema.config import Method, Split
+from lema.config import Ask, Method, Split
 from lema.engines import LocalModel
 from lema.models.weights import Weights, checkpoint, tuned as tuned_weights, whole
+from lema.prompts.demonstrations import demonstrations
 from lema.solving import Wording, solve
 from lema.types import SCORE_VERSION, Problem, Score, Selected, Solution
 
@@ -38,10 +39,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The problems and the model. The untuned backbone has the first two alone."""
+    """The problems and the model. The untuned backbone has the first three alone."""
 
     data: Artifact
     base: Weights
+    demonstrations: Given | None = None  # worked solutions that it sees first
     select: Artifact | None = None
     train: Artifact | None = None
     merge: Artifact | None = None
@@ -51,6 +53,8 @@ def recipe(cell: Cell, tuned: bool) -> Recipe:
     """The untuned backbone's evaluation is shared by all arms and seeds."""
     config, made = cell.config, cell.artifacts
     backbone, split, merged = config.backbone, config.evaluation.split, tuned and "merge" in made
+    grader = config.task.grader_of(split)
+    prompt = None if tuned else config.evaluation.untuned_prompt
     settings = Settings(
         task=config.task.name,
         backbone=backbone.name,
@@ -60,12 +64,17 @@ def recipe(cell: Cell, tuned: bool) -> Recipe:
         answers=Path(backbone.path or "").name or backbone.hub_id or cell.backbone_label,
         correctors=cell.correctors if tuned else [],
         split=split,
-        grader=config.task.grader_of(split),
-        prompt=backbone.prompt,
+        grader=grader,
+        prompt=prompt or backbone.prompt,
         model=cell.evaluated(four_bit=config.train.method is Method.qlora and not merged),
         method=config.train.method if tuned else None,
     )
     inputs, label = Inputs(cell.asked, cell.base), f"{cell.task_label}-{cell.backbone_label}-untuned"
+    if prompt is Ask.few_shot:
+        file = config.sampler.demonstrations
+        inputs = replace(
+            inputs, demonstrations=Given.text(demonstrations("solve", grader, file, "sampler.demonstrations"))
+        )
     if tuned:
         inputs = replace(inputs, select=made["select"], train=made["train"], merge=made.get("merge"))
         label = cell.name
@@ -87,7 +96,10 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
         problems = [(each, 0) for each in inputs.data.rows(f"{settings.split}.jsonl", Problem)]
         resume = folder / RESUME / ("evaluate untuned" if selected.step is None else "evaluate")
         engine = context.engine(settings.model, held, adapter)
-        predictions = solve(problems, Wording(settings.prompt), engine, settings.grader, resume, whole=True)
+        shown = inputs.demonstrations
+        wording = Wording(None, shown.value) if shown else Wording(settings.prompt)
+        # After worked solutions a base goes on with questions of its own.
+        predictions = solve(problems, wording, engine, settings.grader, resume, whole=shown is None)
     correct = sum(prediction.correct for prediction in predictions)
     score = Score(
         task=settings.task,
@@ -107,6 +119,7 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
         disagreements=[each.problem_id for each in predictions if each.correct != each.symbolic],
         model=settings.answers,
         correctors=settings.correctors,
+        prompt=settings.prompt,
     )
     write_jsonl(folder / "predictions.jsonl", predictions)
     write_json(folder / "score.json", vars(score))

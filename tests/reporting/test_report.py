@@ -51,6 +51,24 @@ def test_an_open_cell_names_its_command_and_nothing_is_compared_with_the_base(tm
     assert "differences" not in text  # no gain over the untuned base is printed
 
 
+def test_an_untuned_backbone_that_fails_by_its_form_is_told_and_one_asked_otherwise_is_named(tmp_path: Path) -> None:
+    folder = tiny(tmp_path, "lema", 1, 180)
+    shutil.rmtree(folder / "evaluate_untuned")
+    evaluation(folder / "evaluate_untuned", "arithmetic", answers(200, 10), {}, num_unanswered=150)
+    assert "wrote no answer that can be read to 75% of the problems" in published(tmp_path)
+    shutil.rmtree(folder / "evaluate_untuned")
+    evaluation(folder / "evaluate_untuned", "arithmetic", answers(200, 40), {}, num_unanswered=150, prompt="few_shot")
+    facts = json.loads((folder / "run.json").read_text())
+    facts["config"]["backbone"]["prompt"] = "lema"
+    (folder / "run.json").write_text(json.dumps(facts))
+    text = published(tmp_path)
+    assert "| tiny | 20.0 {15.0, 26.1} few_shot | not run" in text
+    assert "| tiny | untuned: few_shot |" in text
+    assert "The untuned backbone was asked otherwise (few_shot) than the fine-tuned models." in text
+    assert "no answer that can be read" not in text
+    assert [arm["prompt"] for arm in numbers(tmp_path)["arms"]] == ["few_shot", None]
+
+
 def test_the_headline_is_the_mean_of_the_paired_differences_with_students_interval_over_seeds(tmp_path: Path) -> None:
     for seed, right in ((1, 180), (2, 170), (3, 160)):
         tiny(tmp_path, "lema", seed, right)

@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from lema.models.huggingface import encode_completion, encode_prompt, load_token
 from lema.models.weights import Weights
 from lema.prompts.formats import cot_prompt
 from lema.stages import evaluate, select, train
-from lema.types import Problem, Solution, UserError
+from lema.types import Completion, Problem, Prompt, Solution, UserError
 
 SMALL = ["backbone.tiny.steps=4", "backbone.tiny.corpus_size=200", "evaluation.max_new_tokens=12", "tracker=none"]
 SAYS = {2: "7", 4: "9", 6: "9"}  # what the checkpoint of each step answers to every question
@@ -167,6 +168,37 @@ def test_training_depends_on_the_choice_alone_and_not_on_what_lies_on_the_disk(c
 def test_the_untuned_score_does_not_depend_on_the_choice(cell: Callable[..., Cell]) -> None:
     recipes = [evaluate.recipe(cell(f"selection={each}"), tuned=False).identity() for each in ("dev", "last", "paper")]
     assert recipes[0] == recipes[1] == recipes[2]
+
+
+class Base:
+    """An engine that answers as a base does: it goes on with questions of its own. It keeps its prompts."""
+
+    def __init__(self) -> None:
+        self.costs: dict[str, Any] = {}
+        self.prompts: list[Prompt] = []
+
+    def complete(self, prompts: Sequence[Prompt], resume: Path) -> list[Completion]:
+        self.prompts += prompts
+        return [Completion("The answer is 7.\n\nQuestion: And 4 + 5?\nThe answer is 9.", "stop", "base")] * len(prompts)
+
+
+def test_the_untuned_backbone_can_be_asked_after_worked_solutions(cell: Callable[..., Cell]) -> None:
+    asked, plain = cell("evaluation.untuned_prompt=few_shot"), cell()
+    for one, prompt in ((asked, "few_shot"), (plain, "lema")):
+        base, recipe = Base(), evaluate.recipe(one, tuned=False)
+        context = replace(one.context, engine=lambda *_, base=base: base)
+        artifact, _ = one.store.make(recipe, partial(evaluate.build, recipe.settings, recipe.inputs, context))
+        assert artifact.summary["prompt"] == prompt
+        assert (
+            base.prompts[0].text.count("The answer is") > 3
+            if one is asked
+            else "The answer" not in base.prompts[0].text
+        )
+        own = artifact.rows("predictions.jsonl", Solution)
+        assert all(("Question" in each.text) == (one is plain) for each in own), "its own questions are no answer"
+    for one in (asked, plain):
+        one.artifacts["select"], _ = one.store.make(select.recipe(one), lambda folder: {"step": 2})
+    assert evaluate.recipe(asked, tuned=True) == evaluate.recipe(plain, tuned=True)
 
 
 def test_a_checkpoint_that_has_answered_is_not_asked_again_after_an_end(cell: Callable[..., Cell]) -> None:
