@@ -5,12 +5,12 @@ headline), and over problems, at the seeds that were run (`over_problems`, `mcne
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import special  # scipy.stats takes half a second more to import
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -44,8 +44,10 @@ def standard_error(correct: int, total: int) -> float:
 
 def wilson(correct: int, total: int) -> Interval:
     """Wilson's score interval of a proportion (1927), without continuity correction."""
-    found = stats.binomtest(correct, total).proportion_ci(1 - _LEVEL, method="wilson")
-    return Interval(float(found.low), float(found.high))
+    share, z = correct / total, float(special.ndtri(1 - _LEVEL / 2))
+    centre, half = share + z**2 / (2 * total), z * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
+    low, high = ((centre + side) / (1 + z**2 / total) for side in (-half, half))
+    return Interval(low if correct else 0.0, high if correct < total else 1.0)
 
 
 def over_seeds(values: Sequence[float]) -> OverSeeds:
@@ -60,9 +62,11 @@ def over_seeds(values: Sequence[float]) -> OverSeeds:
     sd = float(np.std(values, ddof=1))
     if np.ptp(values) < 1e-9:  # accuracies are quotients: equal ones may differ by a rounding
         return OverSeeds(mean, 0.0, None, None)
-    found: Any = stats.ttest_1samp(values, 0.0)
-    low, high = found.confidence_interval(1 - _LEVEL)
-    return OverSeeds(mean, sd, Interval(float(low), float(high)), float(found.pvalue))
+    freedom, error = len(values) - 1, sd / math.sqrt(len(values))
+    half = error * float(special.stdtrit(freedom, 1 - _LEVEL / 2))
+    return OverSeeds(
+        mean, sd, Interval(mean - half, mean + half), 2 * float(special.stdtr(freedom, -abs(mean) / error))
+    )
 
 
 def over_problems(values: Sequence[float] | np.ndarray, draws: int = 10_000, seed: int = 0) -> Interval:
@@ -87,7 +91,7 @@ def accuracy_over_problems(values: Sequence[float] | np.ndarray) -> Interval:
 
 def mcnemar(gained: int, lost: int) -> float:
     """McNemar's exact test of two models on the same problems: p by the sign of those that only one has right."""
-    return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    return min(1.0, 2 * float(special.bdtr(min(gained, lost), gained + lost, 0.5)))
 
 
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
@@ -121,21 +125,21 @@ def _noncentrality(num_seeds: int) -> float:
     as the library's own noncentral t has no value where 1 degree of freedom needs it.
     """
     freedom = num_seeds - 1
-    critical = float(stats.t.ppf(1 - _LEVEL / 2, freedom))
+    critical = float(special.stdtrit(freedom, 1 - _LEVEL / 2))
     quantiles = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-    bounds = critical * np.sqrt(stats.chi2.ppf(quantiles, freedom) / freedom)
+    bounds = critical * np.sqrt(special.chdtri(freedom, 1 - quantiles) / freedom)
 
     def lacking(mean: float) -> float:
-        return float(np.mean(stats.norm.cdf(mean - bounds) + stats.norm.cdf(-mean - bounds))) - _POWER
+        return float(np.mean(special.ndtr(mean - bounds) + special.ndtr(-mean - bounds))) - _POWER
 
-    return float(optimize.brentq(lacking, 0.0, 10 * critical))  # pyright: ignore[reportArgumentType]
+    return _root(lacking, 10 * critical)
 
 
 def _connor(num_problems: int, discordant: float) -> float | None:
     """Connor (1987), Biometrics 43, 207: n = (z_a sqrt(psi) + z_b sqrt(psi - d^2))^2 / d^2, solved for d."""
     if not discordant:
         return None
-    z_level, z_power = map(float, stats.norm.ppf([1 - _LEVEL / 2, _POWER]))
+    z_level, z_power = map(float, special.ndtri([1 - _LEVEL / 2, _POWER]))
 
     def lacking(difference: float) -> float:
         rest = math.sqrt(max(0.0, discordant - difference**2))
@@ -143,4 +147,11 @@ def _connor(num_problems: int, discordant: float) -> float | None:
 
     if lacking(discordant) < 0:  # if all that differ were gained, it would still be too few
         return None
-    return float(optimize.brentq(lacking, 0.0, discordant))  # pyright: ignore[reportArgumentType]
+    return _root(lacking, discordant)
+
+
+def _root(lacking: Callable[[float], float], most: float) -> float:
+    """Where a function that is below 0 at 0, and above at `most`, is 0."""
+    from scipy import optimize  # only a comparison of arms needs it
+
+    return float(optimize.brentq(lacking, 0.0, most))  # pyright: ignore[reportArgumentType]
