@@ -177,6 +177,8 @@ def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
     stopping.begin(config.only or ("preflight" if config.do is Do.run else config.do))
     if config.do is not Do.clean:  # which makes nothing
         preflight.check_runs_dir(root)
+    elif not root.is_dir():
+        raise UserError(f"runs_dir={root}: no such folder; name the folder of your runs with runs_dir=")
     if config.backbone.tiny is not None:  # read by torch when it is imported, which nothing has done yet
         os.environ.setdefault("OMP_NUM_THREADS", str(config.backbone.tiny.num_threads))
     match config.do:

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from lema.artifacts.links import own_folder, refuse_links, replacing
 from lema.artifacts.locks import TakenOver, check, lock
 from lema.artifacts.machine import made_on
-from lema.artifacts.records import Shown, contents, is_whole, sealed, used as used
+from lema.artifacts.records import Shown, contents as contents, is_whole, sealed, used as used
 from lema.identity import digest, identity, portable
 from lema.types import UserError
 

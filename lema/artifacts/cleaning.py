@@ -7,6 +7,7 @@ A run may begin at any moment. So we hold the lock of what we delete, mark it as
 run points to it by then: a run points to what it has found, and looks afterwards whether all of it is still there.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -14,22 +15,23 @@ import re
 import shlex
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
-from lema.artifacts import CLEANED, DAMAGED, FORMAT, RESUME, keep, kept, locks
+from lema.artifacts import CLEANED, DAMAGED, FORMAT, RESUME, contents, keep, kept, locks, used
 from lema.artifacts.links import follow, refuse_links
-from lema.artifacts.records import contents, used
-from lema.types import UserError
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _ENTRY = re.compile(r"(.+-[0-9a-f]{12})((?:\.\w+)?\.partial|\.old|\.lock|)")  # an artifact, or what lies beside it
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}|.+\.break\.\d+\.[0-9a-f]{32}")  # of `replacing`, of `point`, of locks
 _CHECKPOINTS, _SELECT = "checkpoints", "select"
-_WHERE_TEMPORARY = "*/.*", "*/*.lock.break.*", "cells/*/.*", "cells/*/hub/*/.*", "reports/*/.*"
+_ARTIFACTS = "data", "mix", "train", "select", "merge"  # the inputs that always are artifacts; a base may be a folder
+_WHERE_TEMPORARY = "*/.*", f"*/*/.{CLEANED}.*", "*/*.lock.break.*", "cells/*/.*", "cells/*/hub/*/.*", "reports/*/.*"
 _KILLED = "left by a process that was killed"
 _UNKNOWN = "?"  # what a run was making that was killed before runs took note of it
 # The last kind is named and never deleted. Artifacts go first: a selection that goes frees its checkpoint.
@@ -53,6 +55,7 @@ class _Made:
 
     digest: str
     inputs: frozenset[str]
+    artifacts: frozenset[str]  # those of the inputs that are artifacts for certain
     steps: frozenset[int]
     old: bool  # of an older lema
 
@@ -62,9 +65,11 @@ def _made(record: Path, _changed: int) -> _Made | None:
     """None for a record that is missing or damaged."""
     try:
         facts = json.loads(record.read_text(encoding="utf-8"))
-        recipe = facts["recipe"]
-        steps = frozenset({facts["summary"].get("step"), recipe["config"].get("step")} - {None})
-        return _Made(contents(facts), frozenset(used(recipe["inputs"])), steps, facts.get("format", FORMAT) < FORMAT)
+        config, inputs = facts["recipe"]["config"], facts["recipe"]["inputs"]
+        artifacts = {name: inputs.get(name) for name in _ARTIFACTS}
+        steps = frozenset({facts["summary"].get("step"), config.get("step")} - {None})
+        old = facts.get("format", FORMAT) < FORMAT
+        return _Made(contents(facts), frozenset(used(inputs)), frozenset(used(artifacts)), steps, old)
     except (FileNotFoundError, *DAMAGED):
         return None
 
@@ -84,7 +89,7 @@ class _Seen:
             if (entry := _ENTRY.fullmatch(path.name)) and not entry[2] and path.is_dir() and not path.is_symlink():
                 record = path / "record.json"
                 self.made[self.place(path)] = _made(record, record.stat().st_mtime_ns if record.is_file() else 0)
-        self.by_digest = {made.digest: place for place, made in self.made.items() if made}
+        self.digests = {made.digest for made in self.made.values() if made}
         self.needed = self._needs(self.pointed)
 
     def place(self, path: Path) -> str:
@@ -108,7 +113,7 @@ class _Seen:
         while todo := todo - needed:
             needed |= todo
             inputs = set[str]().union(*(made.inputs for place in todo if (made := self.made[place])))
-            todo = {self.by_digest[each] for each in inputs & self.by_digest.keys()}
+            todo = {place for place, made in self.made.items() if made and made.digest in inputs}
         return needed
 
     def look(self) -> Iterator[_Found]:
@@ -162,9 +167,12 @@ class _Seen:
         if place in self.needed:
             why = "its record cannot be read; the command of a run that needs it names the remedy"
             return None if made else _Found(_LEFT, path, why, target)
-        if made is None or made.old:
-            why = "made by an older lema" if made else "its record cannot be read"
-            return _Found("stale", path, f"{why}, and no run needs it", target)
+        if made is None:
+            return _Found("stale", path, "its record cannot be read", target)
+        if made.old:
+            return _Found("stale", path, "made by an older lema", target)
+        if made.artifacts - self.digests:
+            return _Found("stale", path, "what it was made from is gone", target)
         return _Found("unreferenced", path, "no run needs it", target)
 
     def superfluous(self, place: str, choosers: Iterable[str]) -> dict[Path, str]:
@@ -187,17 +195,24 @@ class _Seen:
         return {path: why for path in paths if path.name not in chosen}
 
 
+def _steady(look: Callable[[], T]) -> T:
+    """What `look` finds, also where other processes make and delete meanwhile what it looks at."""
+    for _ in range(20):
+        with contextlib.suppress(FileNotFoundError):
+            return look()
+    return look()
+
+
 def clean(root: Path, stages: list[str], delete: bool, overrides: list[str]) -> None:
     """Name what no run needs, and with `delete` delete it; `overrides` are those of the command."""
-    if not root.is_dir():
-        raise UserError(f"runs_dir={root}: no such folder; name the folder of your runs with runs_dir=")
-    found = sorted(_Seen(root, stages).look(), key=lambda each: (_KINDS.index(each.kind), each.path))
+    found = _steady(lambda: {each: _size(each.path) for each in _Seen(root, stages).look()})
+    sizes = {each: found[each] for each in sorted(found, key=lambda each: (_KINDS.index(each.kind), each.path))}
     if (wandb := root / "wandb").is_dir() and not wandb.is_symlink():
-        found.append(_Found(_LEFT, wandb, "W&B's: `wandb sync` uploads, `wandb clean` deletes what is uploaded", wandb))
-    sizes = {each: _size(each.path) for each in found}
+        why = "W&B's: `wandb sync` uploads, `wandb clean` deletes what is uploaded"
+        sizes[_Found(_LEFT, wandb, why, wandb)] = _steady(lambda: _size(wandb))
     for each, size in sizes.items():
         log.info("%-16s %9s  %s  %s", each.kind, _human(size), each.path, each.why)
-    unneeded = [each for each in found if each.kind != _LEFT]
+    unneeded = [each for each in sizes if each.kind != _LEFT]
     told = f"{len(unneeded)} files and folders, {_human(sum(sizes[each] for each in unneeded))}"
     if not unneeded:
         log.info("%-16s nothing below %s that no run needs", "clean", root)
@@ -230,13 +245,13 @@ def _deleted(root: Path, stages: list[str], found: _Found) -> bool:
 def _delete_entry(root: Path, stages: list[str], found: _Found) -> bool:
     """Delete an artifact, or a folder beside its place. As `.partial` it is never taken for a whole one."""
     path, trash = found.path, found.target.with_name(f"{found.target.name}.deleted.partial")
-    now = _Seen(root, stages).judge(path)
+    now = _steady(lambda: _Seen(root, stages).judge(path))
     if now is None or now.kind == _LEFT:
         return False
     if path != trash:
         shutil.rmtree(trash, ignore_errors=True)  # of a clean that was killed
         os.rename(path, trash)
-        seen = _Seen(root, stages)
+        seen = _steady(lambda: _Seen(root, stages))
         again = seen.judge(trash)
         if seen.place(path) in seen.pointed or (again and again.kind == _LEFT):
             os.rename(trash, path)
@@ -252,7 +267,7 @@ def _delete_checkpoint(root: Path, stages: list[str], found: _Found) -> bool:
     files = json.loads((found.target / "record.json").read_text(encoding="utf-8"))["files"]
     own = f"{found.path.relative_to(found.target).as_posix()}/"
     keep(note, sorted({*before, *(name for name in files if name.startswith(own))}))
-    seen = _Seen(root, stages)
+    seen = _steady(lambda: _Seen(root, stages))
     if found.path not in seen.superfluous(place, seen.made):  # of whoever has chosen, needed or not
         keep(note, before)
         return False
