@@ -25,7 +25,7 @@ from lema.artifacts import CLEANED, DAMAGED, FORMAT, RESUME, contents, keep, kep
 from lema.artifacts.links import follow, refuse_links
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _ENTRY = re.compile(r"(.+-[0-9a-f]{12})((?:\.\w+)?\.partial|\.old|\.lock|)")  # an artifact, or what lies beside it
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}|.+\.break\.\d+\.[0-9a-f]{32}")  # of `replacing`, of `point`, of locks
@@ -33,7 +33,7 @@ _CHECKPOINTS, _SELECT = "checkpoints", "select"
 _ARTIFACTS = "data", "mix", "train", "select", "merge"  # the inputs that always are artifacts; a base may be a folder
 _WHERE_TEMPORARY = "*/.*", f"*/*/.{CLEANED}.*", "*/*.lock.break.*", "cells/*/.*", "cells/*/hub/*/.*", "reports/*/.*"
 _KILLED = "left by a process that was killed"
-_UNKNOWN = "?"  # what a run was making that was killed before runs took note of it
+_UNKNOWN = "?"  # what an unfinished run made and was making, where an earlier lema took no note of it
 # The last kind is named and never deleted. Artifacts go first: a selection that goes frees its checkpoint.
 _KINDS = "unreferenced", "stale", "checkpoint", "partial", "temporary", "left"
 _LEFT = _KINDS[-1]
@@ -173,6 +173,9 @@ class _Seen:
             return _Found("stale", path, "made by an older lema", target)
         if made.artifacts - self.digests:
             return _Found("stale", path, "what it was made from is gone", target)
+        if unsure := [name for name, pointed in self.runs.items() if _UNKNOWN in pointed]:
+            why = f"{unsure[0]}, unfinished, may need it; run its command again, or delete its folder"
+            return _Found(_LEFT, path, why, target)
         return _Found("unreferenced", path, "no run needs it", target)
 
     def superfluous(self, place: str, choosers: Iterable[str]) -> dict[Path, str]:
@@ -195,7 +198,7 @@ class _Seen:
         return {path: why for path in paths if path.name not in chosen}
 
 
-def _steady(look: Callable[[], T]) -> T:
+def _steady(look: Callable[[], _T]) -> _T:
     """What `look` finds, also where other processes make and delete meanwhile what it looks at."""
     for _ in range(20):
         with contextlib.suppress(FileNotFoundError):

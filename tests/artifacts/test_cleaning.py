@@ -279,6 +279,17 @@ def test_an_unfinished_artifact_is_left_to_the_run_that_goes_on_from_it(
     assert not kept.exists()
 
 
+def test_what_an_unfinished_run_of_an_earlier_lema_may_have_made_is_left(tmp_path: Path, clean: Clean) -> None:
+    lone = made(tmp_path, "mix", "lone")
+    folder = cell(tmp_path, "one", {}, state="running", making=None)
+    why = "one, unfinished, may need it; run its command again, or delete its folder"
+    assert clean(True) == [("left", below(tmp_path, lone.path), why)]
+    (folder / "run.json").write_text("damaged")
+    assert clean(True) == [("left", below(tmp_path, lone.path), why)]
+    cell(tmp_path, "one", {}, state="stopped after mix", making=None)
+    assert [kind for kind, _, _ in clean(True)] == ["unreferenced"]
+
+
 def test_what_is_in_use_is_left(tmp_path: Path, clean: Clean) -> None:
     everything(tmp_path)
     used = sorted((*tmp_path.glob("mix/lone-*"), *tmp_path.glob("train/one-*[0-9a-f]"), *tmp_path.glob("base/older-*")))
@@ -387,6 +398,7 @@ def test_a_clean_that_is_killed_anywhere_leaves_whole_artifacts_and_the_next_one
     everything(whole := tmp_path / "whole")
     shutil.copytree(whole, undisturbed := tmp_path / "undisturbed", symlinks=True)
     cleaning.clean(undisturbed, STAGES, True, [])
+    event = 0
     for event in itertools.count(1, every):
         shutil.copytree(whole, root := tmp_path / "runs", symlinks=True)
         killed = died(lambda root=root: cleaning.clean(root, STAGES, True, []), event)
