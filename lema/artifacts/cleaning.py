@@ -123,7 +123,7 @@ class _Seen:
             for path, why in self.superfluous(place, self.needed).items():
                 found.append(_Found("checkpoint", path, why, self.root / place))
         for each in found:
-            user = each.kind != _LEFT and locks.in_use(each.target)
+            user = not each.path.is_symlink() and locks.in_use(each.target)
             if not user:
                 yield each
             elif each.path.suffix != ".lock":
@@ -291,7 +291,7 @@ def _size(path: Path) -> int:
 def _human(size: float) -> str:
     """`1.2 GB`, of bytes."""
     for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
+        if size < 999.5:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"

@@ -273,6 +273,8 @@ def test_an_unfinished_artifact_is_left_to_the_run_that_goes_on_from_it(
     kept = partial(place)
     folder = cell(tmp_path, "one", {}, "running", below(tmp_path, place) if making == "known" else None)
     path = below(tmp_path, kept)
+    with locks.lock(place):
+        assert clean(True) == [("left", path, f"in use by process {os.getpid()} on {os.uname().nodename}")]
     assert clean(True) == [("left", path, "3 days old; without it, one would start this step over")]
     shutil.rmtree(folder)
     assert clean(True) == [("partial", path, "3 days old; no run goes on from it")]
