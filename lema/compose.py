@@ -141,6 +141,7 @@ def _check_idle(config: Config) -> None:
         "only": (config.only and config.do is not Do.run, f"with do={config.do}"),
         "until": (config.until and (config.only or config.do is not Do.run), idle_until),
         "retry_failed": (config.retry_failed and not pays, "where no server is asked"),
+        "clean.delete": (config.clean.delete and config.do is not Do.clean, "without do=clean"),
         "mix.cot": (mix.cot is CotPart.cut and mix.extra is Extra.none, "with mix.extra=none, which takes no places"),
         "sampler.file": (sampler.file not in (None, *(source.recorded for source in sources)), with_sampler),
         "sampler.model": (sampler.model not in (None, *(api.model for api in servers)), with_sampler),

@@ -8,8 +8,8 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from statistics import fmean
@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from lema import card, preflight, run_folder, stopping, sweeps
 from lema.api import journal
 from lema.api.estimate import Requests
-from lema.artifacts import Artifact, Recipe, Store, write_text
+from lema.artifacts import Artifact, Recipe, Store, cleaning, write_text
 from lema.artifacts.faults import explaining
 from lema.artifacts.links import own_folder, refuse_links
 from lema.cell import Cell
@@ -96,7 +96,7 @@ class SweepCallback(Callback):
                 _report_at_wandb(*scope)
             case Do.wandb_sweep:
                 print(f"written to {sweeps.write_for_wandb(config, root)}")
-            case Do.compare | Do.export:
+            case Do.compare | Do.export | Do.clean:
                 raise UserError(f"do={first.do}: takes no sweep; leave out -m, or sweeps=")
         sys.exit(0)
 
@@ -175,7 +175,10 @@ def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
 def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
     root = Path(config.runs_dir)
     stopping.begin(config.only or ("preflight" if config.do is Do.run else config.do))
-    preflight.check_runs_dir(root)
+    if config.do is not Do.clean:  # which makes nothing
+        preflight.check_runs_dir(root)
+    elif not root.is_dir():
+        raise UserError(f"runs_dir={root}: no such folder; name the folder of your runs with runs_dir=")
     if config.backbone.tiny is not None:  # read by torch when it is imported, which nothing has done yet
         os.environ.setdefault("OMP_NUM_THREADS", str(config.backbone.tiny.num_threads))
     match config.do:
@@ -194,6 +197,8 @@ def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
             from lema.reporting import compare  # the statistics take half a second to load
 
             compare.write_comparison(root, config.compare)
+        case Do.clean:
+            cleaning.clean(root, [*plan(_cell(config, root))], config.clean.delete, overrides)
         case Do.export:
             refuse_links(root / "export")
             journal.export(root / "journal.sqlite", root / "export")
@@ -245,8 +250,11 @@ def _last_report(*scope: Any) -> None:
         sys.exit(str(error))
 
 
-def _run_cell(cell: Cell, last: str, overrides: list[str], begin: Callable[[], None]) -> None:
-    """Make what is not current of the steps up to `last`; `begin` is called once nothing is missing for that."""
+def _run_cell(cell: Cell, last: str, overrides: list[str], begin: Callable[[str | None], None]) -> None:
+    """Make what is not current of the steps up to `last`; `begin` is called once nothing is missing for that.
+
+    It is called again as each step begins: then the cell's folder points to what it needs, which nobody cleans.
+    """
     stages = [*plan(cell), _REPORT]
     reached = stages[: stages.index(last) + 1]
     todo = _without_current(cell, [step for step in steps(cell) if step.stage in reached])
@@ -256,13 +264,18 @@ def _run_cell(cell: Cell, last: str, overrides: list[str], begin: Callable[[], N
     asked = [requests for step in todo if (requests := step.requests(cell))]
     preflight.check(cell, {step.stage for step in todo}, asked, overrides)
     _tell_of_older(cell.store, todo)
-    begin()
+    begin(None)
+    if not all(artifact.is_there for artifact in cell.artifacts.values()):  # cleaned before the folder pointed to it
+        cell.artifacts.clear()
+        _run_cell(cell, last, overrides, begin)
+        return
     for step in todo:
         stopping.begin(step.name)
         recipe = step.recipe(cell)
+        begin(cell.store.place(recipe))
         with cell.tracker.step(step.name, recipe, cell.artifacts) as tracked:
             build = tracked.starting(partial(step.build, recipe, cell))
-            artifact, made = cell.store.make(recipe, build, partial(_failed, cell))
+            artifact, made = cell.store.make(recipe, build, partial(_again, cell))
             if made:
                 tracked.complete(artifact)
         cell.artifacts[step.name] = artifact
@@ -283,16 +296,28 @@ def _without_current(cell: Cell, wanted: list[Step]) -> list[Step]:
     """The steps from the first on that is not current; the artifacts before it go to the cell."""
     for number, step in enumerate(wanted):
         artifact = cell.store.find(step.recipe(cell))
-        if artifact is None or _failed(cell, artifact):
+        if artifact is None or _again(cell, artifact):
             return wanted[number:]
         cell.artifacts[step.name] = artifact
         _log(step, artifact, "current")
     return []
 
 
-def _failed(cell: Cell, artifact: Artifact) -> bool:
-    """Whether requests failed for this artifact that are to be asked again."""
+def _again(cell: Cell, artifact: Artifact) -> bool:
+    """Whether it is made again: requests failed for it that are to be asked, or a selection needs what was cleaned."""
+    if artifact.cleaned:
+        trained = replace(cell, artifacts=cell.artifacts | {"train": artifact})
+        if any(cell.store.find(step.recipe(trained)) is None for step in plan(cell)["select"]):
+            _tell_of_cleaned(artifact.path)
+            return True
     return cell.config.retry_failed and artifact.summary.get("failed", 0) > 0
+
+
+@cache
+def _tell_of_cleaned(folder: Path) -> None:
+    """Once a process."""
+    told = "%-16s %s: do=clean deleted checkpoints that this selection asks, so the training is made again"
+    log.info(told, "train", folder)
 
 
 def _log(step: Step, artifact: Artifact, state: str) -> None:

@@ -1,12 +1,11 @@
 """A run's folder: its state and config, links to its artifacts, and its metrics in one file.
 
-`run.json` is written when the first step begins, so the report knows of a run that dies.
+`run.json` is written when each step begins, so the report knows of a run that dies, and `do=clean` of what it needs.
 """
 
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Any
 
 from lema.artifacts import DAMAGED, links, write_json, write_jsonl
@@ -23,14 +22,22 @@ CURVE = "metrics.jsonl"  # of the train step, and of the run
 
 
 @contextmanager
-def recorded(cell: Cell, overrides: list[str], last: str, in_sweep: bool) -> Iterator[Callable[[], None]]:
+def recorded(cell: Cell, overrides: list[str], last: str, in_sweep: bool) -> Iterator[Callable[[str | None], None]]:
     """Keep the folder while the steps up to `last` are made: its state is "running", then how the run ended.
 
-    Yields a function to call when the first step begins. An error before that is recorded only in a sweep, or when an
-    earlier attempt left a run.json. A run that was taken over writes nothing: the folder is the other process's.
+    Yields a function to call when the steps begin, and when each one does, with the place of its artifact. An error
+    before is recorded only in a sweep, or when an earlier attempt left a run.json. A run that was taken over writes
+    nothing: the folder is the other process's.
     """
+    making: str | None = None
+
+    def begin(place: str | None) -> None:
+        nonlocal making
+        making = place
+        _write(cell, overrides, "running", making)
+
     try:
-        yield partial(_write, cell, overrides, "running")
+        yield begin
     except TakenOver:
         raise
     except BaseException as error:
@@ -39,12 +46,13 @@ def recorded(cell: Cell, overrides: list[str], last: str, in_sweep: bool) -> Ite
             known = isinstance(error, UserError | Stopped)
             words = shown(" ".join((str(error) if known else f"{type(error).__name__}: {error}").split()))
             with suppress(OSError, UserError):  # of a full disk, for instance: the user must see the first error
-                _write(cell, overrides, words or type(error).__name__)
+                _write(cell, overrides, words or type(error).__name__, making)
         raise
-    _write(cell, overrides, "finished" if last in ("evaluate", "report") else f"{STOPPED} {last}")
+    _write(cell, overrides, "finished" if last in ("evaluate", "report") else f"{STOPPED} {last}", "")
 
 
-def _write(cell: Cell, overrides: list[str], state: str) -> None:
+def _write(cell: Cell, overrides: list[str], state: str, making: str | None) -> None:
+    """`making` is the place of the artifact that is being made, "" for none, None for what an earlier attempt made."""
     links.own_folder(cell.folder)
     for name, artifact in cell.artifacts.items():
         links.point(cell.folder / name, artifact.path)
@@ -52,7 +60,8 @@ def _write(cell: Cell, overrides: list[str], state: str) -> None:
     with suppress(OSError, *DAMAGED):
         earlier = json.loads((cell.folder / "run.json").read_text(encoding="utf-8"))
         setting, wandb = earlier.get("setting"), dict(earlier.get("wandb") or {})
-    facts = {"name": cell.name, "key": cell.key, "state": state, "overrides": overrides}
+        making = earlier.get("making") if making is None else making
+    facts = {"name": cell.name, "key": cell.key, "state": state, "making": making, "overrides": overrides}
     facts |= {"config": portable(cell.identity), "setting": cell.setting or setting, "wandb": wandb | cell.tracker.ids}
     write_json(cell.folder / "run.json", facts)
     write_jsonl(cell.folder / CURVE, _metrics(cell))

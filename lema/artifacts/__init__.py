@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from lema.artifacts.links import own_folder, refuse_links, replacing
 from lema.artifacts.locks import TakenOver, check, lock
 from lema.artifacts.machine import made_on
-from lema.artifacts.records import Shown, contents, is_whole, sealed, used as used
+from lema.artifacts.records import Shown, contents as contents, is_whole, sealed, used as used
 from lema.identity import digest, identity, portable
 from lema.types import UserError
 
@@ -32,8 +32,9 @@ log = logging.getLogger(__name__)
 Record = TypeVar("Record")
 
 RESUME = "resume"  # the folder in a partial artifact from which a later attempt can go on
+CLEANED = "cleaned.json"  # in an artifact: the files that `do=clean` deleted, as nothing needed them any more
 _ATTEMPT = "attempt.json"  # in it: when the attempt began
-_FORMAT = 2  # of record.json; 1 did not say what is shown, and its recipes had other keys
+FORMAT = 2  # of record.json; 1 did not say what is shown, and its recipes had other keys
 # What may be raised by reading JSON that is not as we wrote it.
 DAMAGED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 _VERIFIED_BYTES = 64 << 20  # larger files are not hashed again each time an artifact is read
@@ -89,11 +90,18 @@ class Artifact:
     digest: str
     summary: dict[str, Any]
     shown: Shown
+    cleaned: frozenset[str] = frozenset()  # the files that it no longer has
 
     @classmethod
     def recorded(cls, path: Path, record: dict[str, Any]) -> "Artifact":
         """The artifact in a folder by its `record.json`."""
-        return cls(path, contents(record), dict(record["summary"]), Shown.recorded(record))
+        cleaned = frozenset(kept(path / CLEANED) or ())
+        return cls(path, contents(record), dict(record["summary"]), Shown.recorded(record), cleaned)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it is still as it was found, and not cleaned since."""
+        return (self.path / "record.json").is_file() and frozenset(kept(self.path / CLEANED) or ()) == self.cleaned
 
     def read(self, record: type[Record]) -> Record:
         """The fields of its summary that a dataclass names."""
@@ -120,9 +128,10 @@ class Store:
         file, again = folder / "record.json", f"delete {folder} to make it again"
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
-            if record.get("format", _FORMAT) > _FORMAT:
+            if record.get("format", FORMAT) > FORMAT:
                 raise UserError(f"{file}: written by a newer lema; update lema, or {again}")
-            artifact, files = Artifact.recorded(folder, record), dict(record["files"])
+            artifact = Artifact.recorded(folder, record)
+            files = {name: sha256 for name, sha256 in record["files"].items() if name not in artifact.cleaned}
             if not is_whole(record):
                 raise UserError(f"{file}: changed after it was made; {again}")
             for file, sha256 in ((folder / name, sha256) for name, sha256 in files.items()):
@@ -172,11 +181,15 @@ class Store:
         for file in self.root.glob(f"{stage}/*/record.json"):
             with contextlib.suppress(OSError, *DAMAGED):
                 record = json.loads(file.read_text(encoding="utf-8"))
-                found += [float(record["made"]["seconds"])] if record["format"] < _FORMAT else []
+                found += [float(record["made"]["seconds"])] if record["format"] < FORMAT else []
         return found
 
+    def place(self, recipe: Recipe) -> str:
+        """Where below the runs folder its artifact lies, there or not: `STAGE/LABEL-KEY`."""
+        return f"{recipe.stage}/{recipe.label}-{digest(recipe.identity())}"
+
     def _folder(self, recipe: Recipe) -> Path:
-        return self.root / recipe.stage / f"{recipe.label}-{digest(recipe.identity())}"
+        return self.root / self.place(recipe)
 
 
 def _take_over(folder: Path, own: Path) -> None:
@@ -210,7 +223,7 @@ def _made(recipe: Recipe, build: Callable[[Path], dict[str, Any]], own: Path, fo
     files = {path.relative_to(own).as_posix(): _sha256(path, sync=True) for path in paths}
     seconds = before + time.monotonic() - start
     made = {"seconds": round(seconds, 1), "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **made_on()}
-    record = {"format": _FORMAT, "recipe": recipe.identity(), "files": files, "summary": summary, "made": made}
+    record = {"format": FORMAT, "recipe": recipe.identity(), "files": files, "summary": summary, "made": made}
     record["shown"] = asdict(recipe.shown)
     write_json(own / "record.json", record | {"hash": sealed(record)})
     old = folder.with_name(folder.name + ".old")

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import math
 import os
+import socket
 import stat
 import time
 import uuid
@@ -30,6 +31,10 @@ LOOK_SECONDS = 1.0  # `check` looks at a lock this often
 
 class TakenOver(UserError):
     """Another process has taken over the work of this one, and only that process records how the run ends."""
+
+
+class InUse(UserError):
+    """Another process has held the lock for longer than this one would wait."""
 
 
 class Held:
@@ -59,14 +64,14 @@ class Held:
         taken = f"another process has taken over ({who}), as this one was silent for too long"
         return f"{self.path}: {taken}; what it makes is {self.target}: run the same command again to go on from there"
 
-    def acquire(self) -> None:
-        """Wait for a living owner; take over the lock of a dead or silent owner, or a lock without an owner."""
-        seen, since, told, patience = None, 0.0, -math.inf, 0.0
+    def acquire(self, at_most: float) -> None:
+        """Wait for a living owner; take over the lock of a dead or silent owner, or a lock without an owner.
+
+        Raises `InUse` after `at_most` seconds.
+        """
+        seen, since, told, patience, start = None, 0.0, -math.inf, 0.0, time.monotonic()
         while True:
-            refuse_links(self.path)
-            with contextlib.suppress(FileNotFoundError):
-                if not stat.S_ISREG(os.lstat(self.path).st_mode):
-                    raise UserError(f"{self.path}: no file, where the lock of {self.target.name} belongs; remove it")
+            self.refuse_other()
             try:
                 self.lease.acquire(timeout=patience)
                 return
@@ -75,6 +80,8 @@ class Held:
             except LeaseSettingsMismatch:  # another version of lema holds it, or held it
                 time.sleep(LOOK_SECONDS)
             now, owner, found = time.monotonic(), self.lease.owner, _state(self.path)
+            if now - start > at_most:
+                raise InUse(f"{self.path}: another process holds it")
             if found != seen:
                 seen, since = found, now
             # filelock takes over from a dead or silent owner, but not on every file system, nor whatever the file says.
@@ -86,6 +93,13 @@ class Held:
                 who = f"process {owner.pid} on {owner.hostname}" if owner else "nobody that can be read"
                 then = f"goes on when it is released, or untouched for {lasts:.0f} s; if nothing runs there, delete it"
                 log.info("%-16s for %s: held by %s, last touched at %s; %s", "waiting", self.path, who, at, then)
+
+    def refuse_other(self) -> None:
+        """`UserError` when something else is in the place of the lock."""
+        refuse_links(self.path)
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(os.lstat(self.path).st_mode):
+                raise UserError(f"{self.path}: no file, where the lock of {self.target.name} belongs; remove it")
 
     def _break(self, found: tuple[int, bytes]) -> None:
         """Remove the lock, unless it is another process's by now: then put it back."""
@@ -106,14 +120,34 @@ def _state(path: Path) -> tuple[int, bytes] | None:
         return None
 
 
+def in_use(target: Path) -> str:
+    """By whom `target`.lock is held, in words; "" when by nobody who lives. It changes nothing."""
+    held = Held(target)
+    held.refuse_other()
+    if not (found := _state(held.path)) or abs(time.time() - found[0] / 1e9) > STALE_SECONDS:
+        return ""
+    owner = held.lease.owner
+    if owner and owner.hostname == socket.gethostname():
+        try:
+            os.kill(owner.pid, 0)
+        except ProcessLookupError:
+            return ""
+        except PermissionError:  # another user's process
+            pass
+    return f"process {owner.pid} on {owner.hostname}" if owner else "a process that has not signed its lock"
+
+
 _held: list[Held] = []  # by this process
 
 
 @contextlib.contextmanager
-def lock(target: Path) -> Iterator[Held]:
-    """Hold `target`.lock: wait for a living process that holds it, take a dead or silent one's over."""
+def lock(target: Path, at_most: float = math.inf) -> Iterator[Held]:
+    """Hold `target`.lock: wait for a living process that holds it, take a dead or silent one's over.
+
+    Raises `InUse` when a living process holds it for longer than `at_most` seconds.
+    """
     held = Held(target)
-    held.acquire()
+    held.acquire(at_most)
     _held.append(held)
     try:
         yield held

@@ -305,6 +305,13 @@ class CompareConfig:
 
 
 @dataclass(kw_only=True)
+class CleanConfig:
+    """What `do=clean` does beside naming what no run needs."""
+
+    delete: bool
+
+
+@dataclass(kw_only=True)
 class TrackerConfig:
     """Where runs are logged beside our own files."""
 
@@ -338,6 +345,7 @@ class Config:
     train: TrainConfig
     evaluation: EvaluationConfig
     compare: CompareConfig = field(metadata=NO_EFFECT)
+    clean: CleanConfig = field(metadata=NO_EFFECT)
     tracker: TrackerConfig = field(metadata=NO_EFFECT)
     task: TaskConfig
     backbone: BackboneConfig

@@ -23,7 +23,7 @@ from lema.grading.official import VERDICTS
 from lema.identity import digest, identity
 from lema.types import UserError
 
-WITHOUT_EFFECT = "runs_dir do until only compare retry_failed budget_usd prices tracker backbone.sizes".split()
+WITHOUT_EFFECT = "runs_dir do until only compare clean retry_failed budget_usd prices tracker backbone.sizes".split()
 WITHOUT_EFFECT += ["train.resume_checkpoints", "sampler.file", "sampler.model", "sampler.base_url"]
 WITHOUT_EFFECT_ON_TEXTS = (
     "base_url input_usd output_usd max_concurrent_requests max_requests_per_minute max_tokens_per_minute max_retries "
@@ -316,6 +316,8 @@ def test_digest_is_stable_across_key_order_and_processes():
         ("sweeps=demo mix=cot,lema seed=1 until=foo", ["until=foo: no such stage; choose from data, base"]),
         ("sweeps=demo mix=cot,lema seed=1 only=mix,foo", ["only=foo: no such stage; choose from data, base"]),
         ("only=export", ["only=export: write do=export instead"]),
+        ("clean.delete=true", ["clean.delete=True: does nothing without do=clean"]),
+        ("do=clean sweeps=demo", ["do=clean: takes no sweep; leave out -m, or sweeps="]),
         ("sweeps=demo mix=cot seed=1 only=report", ["only=report: write do=report instead"]),
         ("evaluation.split=train", ["evaluation.split=train", "'train'", "dev, test"]),
         ("sweeps=gridd", ["sweeps/gridd", "demo", "main_table"]),
