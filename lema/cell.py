@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lema import engines
-from lema.artifacts import Artifact, Store
+from lema.artifacts import Artifact, Given, Store
 from lema.config import Config, SourceKind, Split
 from lema.config.task import known_tasks
 from lema.data import tasks
@@ -13,6 +13,7 @@ from lema.data.leakage import TestQuestions
 from lema.engines import LocalModel, ServedModel, server
 from lema.identity import digest, identity
 from lema.models.weights import Weights, weights
+from lema.prompts.demonstrations import demonstrations
 from lema.tracking.runs import Tracker
 from lema.types import Corrected, Engine
 
@@ -102,6 +103,11 @@ class Cell:
             batch_size=evaluation.batch_size,
             four_bit=four_bit,
         )
+
+    def demonstrations(self, grader: str) -> Given:
+        """The worked solutions after which a model is asked, for a task's grader: the user's file, or ours."""
+        file, key = self.config.sampler.demonstrations, "sampler.demonstrations"
+        return Given.text(demonstrations("solve", grader, file, key))
 
     @property
     def correctors(self) -> list[str]:

@@ -9,7 +9,6 @@ from lema.cell import Cell, Context
 from lema.config import Ask, Method, Split
 from lema.engines import LocalModel
 from lema.models.weights import Weights, checkpoint, tuned as tuned_weights, whole
-from lema.prompts.demonstrations import demonstrations
 from lema.solving import Wording, solve
 from lema.types import SCORE_VERSION, Problem, Score, Selected, Solution
 
@@ -71,10 +70,7 @@ def recipe(cell: Cell, tuned: bool) -> Recipe:
     )
     inputs, label = Inputs(cell.asked, cell.base), f"{cell.task_label}-{cell.backbone_label}-untuned"
     if prompt is Ask.few_shot:
-        file = config.sampler.demonstrations
-        inputs = replace(
-            inputs, demonstrations=Given.text(demonstrations("solve", grader, file, "sampler.demonstrations"))
-        )
+        inputs = replace(inputs, demonstrations=cell.demonstrations(grader))
     if tuned:
         inputs = replace(inputs, select=made["select"], train=made["train"], merge=made.get("merge"))
         label = cell.name

@@ -18,7 +18,6 @@ from lema.data import recorded, tasks
 from lema.engines import LocalModel, ServedModel
 from lema.grading.generated import answer_part
 from lema.models.weights import Weights, weights
-from lema.prompts.demonstrations import demonstrations
 from lema.solving import Text, Wording, graded, solve
 from lema.types import NO_PROBLEM, Problem, Solution, distinct
 
@@ -87,8 +86,7 @@ def _wording(cell: Cell, source: SourceConfig) -> tuple[str | None, Given | None
     """The style in which a model is asked, or the worked solutions that it sees first."""
     if (source.prompt or (Ask.few_shot if source.api else None)) is not Ask.few_shot:
         return source.prompt or (source.weights or cell.config.backbone).prompt, None
-    file, grader = cell.config.sampler.demonstrations, cell.config.task.trained.grader
-    return None, Given.text(demonstrations("solve", grader, file, "sampler.demonstrations"))
+    return None, cell.demonstrations(cell.config.task.trained.grader)
 
 
 def requests(cell: Cell, name: str) -> Requests | None:
