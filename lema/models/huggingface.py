@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import PeftModel, prepare_model_for_kbit_training
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.trainer_utils import set_seed
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from lema.config import Attention, Batches, Computation, Method, Precision, TrainConfig
+from lema.models.adapters import adapted, experts
 from lema.models.generating import own_settings, without_settings
 from lema.models.kernels import choose
 from lema.models.reading import reading
@@ -114,18 +115,12 @@ def load_trainable(
         return model
     if config.method is Method.qlora:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # done above
-    lora = LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules="all-linear",  # PEFT leaves the output head out
-        task_type="CAUSAL_LM",
-    )
     set_seed(seed)
-    adapted = get_peft_model(model, lora)
-    found: Any = adapted.peft_config["default"]
-    found.target_modules = sorted(found.target_modules or ())  # a set, saved in an order of its own in each process
-    return adapted
+    made = adapted(model, config)
+    if fused := experts(made):
+        how = "are adapted too" if made.peft_config["default"].target_parameters else "stay as they are"
+        log.info("train: the %d matrices of the fused experts %s", len(fused), how)
+    return made
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:

@@ -6,20 +6,17 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers.modeling_utils import load_state_dict
 
 from lema.artifacts.faults import explained
+from lema.models import files
 from lema.models.weights import Weights
 from lema.types import UserError
 
-# All that truncated, empty, replaced and misfitting files were seen to raise when they are read.
-DAMAGE = (OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError)
-DAMAGE += (UnpicklingError, SafetensorError, StrictDataclassError)
+DAMAGE = (*files.DAMAGE, StrictDataclassError)
 # What the libraries call the options by which they would run a repository's code, all of them off here.
 REFUSED = {
     "trust_remote_code": "needs code of its own, which is never run: choose a model that transformers itself knows",
