@@ -71,7 +71,7 @@ def _tensors(file: Path) -> Iterator[tuple[str, str, tuple[int, ...]]]:
 def _parameters(name: str, dtype: str, shape: tuple[int, ...], settings: str | None) -> int:
     """How many parameters a tensor holds; `settings` are those of the weights' quantisation."""
     numbers = prod(shape)
-    if name.endswith("bias") and len(shape) != 1:  # a mask that older models keep among their weights
+    if name.endswith("bias") and len(shape) in (0, 4):  # a mask that older models keep among their weights
         return 0
     if settings is None:
         return numbers
