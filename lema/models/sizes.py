@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lema.config import Batches, Method, Precision, TrainConfig
 from lema.models.adapters import adapted, experts
+from lema.models.kernels import size
 from lema.models.weights import NF4_BYTES, TRAINED_BYTES
 
 # Of a logit, where memory peaks as the backward pass starts: its log-probability, the gradients of that and of itself.
@@ -143,6 +144,7 @@ class _Shape:
     def of(cls, architecture: Any, train: TrainConfig) -> "_Shape":
         with torch.device("meta"):  # shapes without storage
             model: Any = AutoModelForCausalLM.from_config(architecture)
+        text = architecture.get_text_config(decoder=True)
         head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
         linear = {
             name: part
@@ -151,10 +153,10 @@ class _Shape:
         }
         matrices, parameters = sum(each.weight.numel() for each in linear.values()), model.num_parameters()
         last = embedding.weight if head is None else head.weight
-        fused, chosen = experts(model).values(), _size(architecture, "num_experts_per_tok", 0)
+        fused, chosen = experts(model).values(), size(text, "num_experts_per_tok", 0)
         shares = [each.numel() * (min(1, chosen / len(each)) if chosen else 1) for each in fused]
-        width = _size(architecture, "hidden_size", embedding.weight.shape[1])
-        heads = _size(architecture, "num_attention_heads", 1)
+        width = size(text, "hidden_size", embedding.weight.shape[1])
+        heads = size(text, "num_attention_heads", 1)
         trained = parameters
         if train.method is not Method.full:
             trained = adapted(model, train, low_cpu_mem_usage=True).num_parameters(only_trainable=True)
@@ -166,21 +168,12 @@ class _Shape:
             linears=len(linear),
             multiplied=matrices + last.numel() + sum(shares),
             vocabulary=last.shape[0],
-            layers=_size(architecture, "num_hidden_layers", 1),
+            layers=size(text, "num_hidden_layers", 1),
             width=width,
-            kv_share=_size(architecture, "num_key_value_heads", heads) / heads,  # GPT-NeoX and older: each its own
-            mlp=_size(architecture, "intermediate_size", 4 * width),
+            kv_share=size(text, "num_key_value_heads", heads) / heads,  # GPT-NeoX and older: each its own
+            mlp=size(text, "intermediate_size", 4 * width),
             llama={name.rpartition(".")[2] for name in linear} == _LLAMA,
         )
-
-
-def _size(architecture: Any, name: str, default: int) -> int:
-    """A size of the text model by its usual name; the default where it has none, or one for each layer."""
-    try:
-        found = getattr(architecture.get_text_config(decoder=True), name)
-    except AttributeError:
-        return default
-    return found if isinstance(found, int) and found > 0 else default
 
 
 def _activation_bytes(shape: _Shape, train: TrainConfig, half: bool) -> tuple[float, float]:
