@@ -99,7 +99,8 @@ def test_no_more_positions_are_asked_for_than_a_model_has(lora, changed, answers
 
 
 def test_a_state_that_padding_changes_is_refused() -> None:
-    rwkv = CONFIG_MAPPING["rwkv"](hidden_size=64, attention_hidden_size=64, intermediate_size=64, num_hidden_layers=2)
+    sizes: Any = {"hidden_size": 64, "attention_hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
+    rwkv = CONFIG_MAPPING["rwkv"](**sizes)
     with pytest.raises(UserError, match=r"^rwkv answers otherwise with padding .*: evaluation.batch_size=1$"):
         trial.check_padding(rwkv, "evaluation.batch_size=1")
     trial.check_padding(CONFIG_MAPPING["mamba"](), "evaluation.batch_size=1")
