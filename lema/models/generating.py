@@ -16,6 +16,7 @@ from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 from transformers.utils.hub import cached_file
 
 from lema.models.reading import reading
+from lema.models.trial import positions
 from lema.models.weights import Weights
 
 
@@ -57,8 +58,12 @@ def generate(
     """The tokens that follow each prompt, and whether the last of them ended the text: else the limit cut it.
 
     What ends a text is the tokenizer's EOS, or a token that the model names. `options` are those of transformers'
-    `generate`. With `logits`, also those of each new token: (prompts, tokens, vocabulary) in fp32, on the CPU.
+    `generate`. With `logits`, also those of each new token: (prompts, tokens, vocabulary) in fp32, on the CPU. Where
+    the model's positions end, the answers of a batch do: of a prompt that is longer its end alone is read.
     """
+    if limit := positions(model.config):
+        prompts = [prompt[-(limit - 1) :] for prompt in prompts]
+        options["max_new_tokens"] = min(options["max_new_tokens"], limit - max(map(len, prompts)))
     named = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [] if named is None else [named])}
     batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)

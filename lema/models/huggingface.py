@@ -1,32 +1,53 @@
 """Models in Hugging Face format: loading them to answer or to be trained, and the tokens of their texts."""
 
 import functools
+import json
 import logging
 import os
+import string
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from peft import PeftModel, prepare_model_for_kbit_training
+from tokenizers import Tokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    FineGrainedFP8Config,
+)
 from transformers.trainer_utils import set_seed
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.quantization_config import Mxfp4Config
 
 from lema.config import Attention, Batches, Computation, Method, Precision, TrainConfig
+from lema.models.adapters import adapted, experts
 from lema.models.generating import own_settings, without_settings
 from lema.models.kernels import choose
 from lema.models.reading import reading
-from lema.models.weights import Weights
+from lema.models.weights import Weights, quantised
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
 _tell, _warn = functools.cache(log.info), functools.cache(log.warning)  # one line a process, however often
+_UNUSUAL = "é≤\u2603漢\U0001f419"  # characters that many a tokenizer has no token of its own for
 # Else transformers has the Hub's converter open a pull request in each repository of `.bin` weights it loads.
 os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
 
 
+_DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp32: torch.float32}
+# Weights that are made plain numbers of as they are read, by the method of their quantisation.
+_MADE_PLAIN: dict[str, Any] = {"fp8": FineGrainedFP8Config, "mxfp4": Mxfp4Config}
+
+
 def load_tokenizer(source: Weights) -> Any:
-    """The tokenizer; one without a pad token pads with `<unk>`, as EOS must stay a token to learn."""
+    """The tokenizer, of which no token lies beyond the model's embedding where that can be helped.
+
+    One without a pad token, or with one beyond the embedding, pads with `<unk>`, as EOS must stay a token to learn.
+    Added tokens beyond the embedding are taken out: their text is then read as any other. Raises `UserError` for a
+    tokenizer without EOS, or whose EOS or usual tokens the model does not have.
+    """
     with reading(source, "tokenizer"):
         tokenizer: Any = AutoTokenizer.from_pretrained(
             source.location, revision=source.revision, trust_remote_code=False
@@ -34,9 +55,34 @@ def load_tokenizer(source: Weights) -> Any:
     if tokenizer.eos_token_id is None:
         remedy = "name one in its tokenizer_config.json, as eos_token"
         raise UserError(f"{source.location}: its tokenizer has no EOS token, which ends every completion: {remedy}")
+    rows = getattr(load_architecture(source).get_text_config(decoder=True), "vocab_size", None)
+    if rows is not None:
+        _keep_within(tokenizer, rows, source)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
+
+
+def _keep_within(tokenizer: Any, rows: int, source: Weights) -> None:
+    """Take what lies beyond an embedding of so many rows out of a tokenizer; `UserError` where that cannot be done."""
+    beyond = f"beyond the {rows} rows of the model's embedding"
+    if tokenizer.eos_token_id >= rows:
+        which = f"its tokenizer's eos_token {tokenizer.eos_token!r} is token {tokenizer.eos_token_id}, {beyond}"
+        raise UserError(f"{source.location}: {which}: name another one in its tokenizer_config.json")
+    for name in ("pad", "bos", "unk"):
+        index = getattr(tokenizer, f"{name}_token_id")
+        if index is not None and index >= rows:
+            _warn("%s: its %s_token is token %d, %s: it is not used", source.name, name, index, beyond)
+            setattr(tokenizer, f"{name}_token", None)
+    added = {index for index in tokenizer.added_tokens_decoder if index >= rows}
+    if added and (raw := getattr(tokenizer, "_tokenizer", None)) is not None:
+        stored = json.loads(raw.to_str())
+        stored["added_tokens"] = [each for each in stored["added_tokens"] if each["id"] < rows]
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(stored))
+    used = max(tokenizer.encode(string.printable + _UNUSUAL, add_special_tokens=False), default=0)
+    if used >= rows:
+        which = f"its tokenizer reads usual text as token {used}, {beyond}"
+        raise UserError(f"{source.location}: {which}: it is another model's; copy the tokenizer that belongs to it")
 
 
 def load_architecture(source: Weights) -> Any:
@@ -47,16 +93,18 @@ def load_architecture(source: Weights) -> Any:
     return config
 
 
-def load_model(source: Weights, precision: Precision, attention: Attention, four_bit: bool) -> Any:
-    """A causal language model on the GPU, if there is one.
+def load_model(
+    source: Weights, precision: Precision, attention: Attention, four_bit: bool, device: str | None = None
+) -> Any:
+    """A causal language model on the GPU, if there is one; on `device="meta"` without its numbers.
 
     `four_bit` quantises the linear layers to NF4 with double quantisation, as the paper does.
     """
-    dtype = torch.bfloat16 if precision is Precision.bf16 else torch.float32
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
+    if source.folder and (source.folder / "adapter_config.json").is_file():  # transformers would load its base instead
+        beside = "an adapter lies beside its weights (adapter_config.json)"
+        raise UserError(f"{source.location}: {beside}: merge it into them, or move it away")
     architecture, settings = load_architecture(source), own_settings(source)
+    quantization = held_as(source, architecture, precision, four_bit)
     with reading(source, "model"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.location,
@@ -65,10 +113,10 @@ def load_model(source: Weights, precision: Precision, attention: Attention, four
             revision=source.revision,
             trust_remote_code=False,
             weights_only=True,
-            dtype=dtype,
+            dtype=_DTYPES[precision],
             attn_implementation=attention,
-            device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},
-            quantization_config=quantization if four_bit else None,
+            device_map={"": device or ("cuda" if torch.cuda.is_available() else "cpu")},
+            quantization_config=quantization,
             ignore_mismatched_sizes=True,  # refused below, as are missing ones, which are else drawn at random
             output_loading_info=True,
         )
@@ -76,13 +124,42 @@ def load_model(source: Weights, precision: Precision, attention: Attention, four
     if lacking := sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}):
         which = f"{len(lacking)} tensors that its config.json asks for are missing or of another size: {lacking[0]}"
         raise UserError(f"{source.location}: its weights do not fit ({which}): copy or download it again")
-    safe = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
-    if source.folder and not any((source.folder / name).is_file() for name in safe):
+    if source.files and source.files[0].suffix != ".safetensors":
         _warn("%s has no safetensors: read from .bin, without unpickling code", source.location)
     for module in model.modules():  # on a CPU that has it, this kernel computes in bf16 whatever precision was asked
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model
+
+
+def held_as(source: Weights, architecture: Any, precision: Precision, four_bit: bool) -> Any:
+    """How the weights are to be held; None as they lie. `UserError` for weights that are quantised and stay so."""
+    stored = quantised(vars(architecture))
+    if stored is None:
+        if not four_bit:
+            return None
+        nf4: Any = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+        return BitsAndBytesConfig(**nf4, bnb_4bit_compute_dtype=_DTYPES[precision])
+    if stored in _MADE_PLAIN and not four_bit:
+        return _MADE_PLAIN[stored](dequantize=True)
+    remedy = "train=lora" if stored in _MADE_PLAIN else "choose the model in 16 bits that they were made from"
+    raise UserError(f"{source.location}: its weights are quantised already ({stored}): {remedy}")
+
+
+def check_files(source: Weights, precision: Precision, train: TrainConfig | None) -> None:
+    """Raise `UserError` for a model's files that could not be loaded later, or for layers that PEFT cannot adapt.
+
+    Weights are loaded without their numbers, and only where all of them are here already.
+    """
+    own_settings(source)
+    load_tokenizer(source)
+    four_bit = train is not None and train.method is Method.qlora
+    held_as(source, load_architecture(source), precision, four_bit)
+    if not Path(source.location).is_dir() and not (source.files and all(file.is_file() for file in source.files)):
+        return
+    loaded = load_model(source, precision, Attention.eager, four_bit=False, device="meta")
+    if train and train.method is not Method.full:
+        adapted(loaded, train, low_cpu_mem_usage=True)
 
 
 def load_to_answer(source: Weights, computation: Computation, four_bit: bool) -> Any:
@@ -108,24 +185,20 @@ def load_trainable(
     attention, why = choose(computation, load_architecture(source), packed)
     log.info("train: attention %s (%s)", attention, why)
     model = load_model(source, precision, attention, config.method is Method.qlora)
-    if checkpointing:
+    if checkpointing and model.supports_gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    elif checkpointing:
+        log.warning("train: %s has no activation checkpointing, so it may not fit", model.config.model_type)
     if config.method is Method.full:
         return model
     if config.method is Method.qlora:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # done above
-    lora = LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules="all-linear",  # PEFT leaves the output head out
-        task_type="CAUSAL_LM",
-    )
     set_seed(seed)
-    adapted = get_peft_model(model, lora)
-    found: Any = adapted.peft_config["default"]
-    found.target_modules = sorted(found.target_modules or ())  # a set, saved in an order of its own in each process
-    return adapted
+    made = adapted(model, config)
+    if fused := experts(made):
+        how = "are adapted too" if made.peft_config["default"].target_parameters else "stay as they are"
+        log.info("train: the %d matrices of the fused experts %s", len(fused), how)
+    return made
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:

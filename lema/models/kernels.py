@@ -30,7 +30,7 @@ _VOCABULARY = 64
 _GAIN = 3.0
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # of the logits' norm, relative
 # What was seen where a kernel, or a config that is no decoder's, does not serve.
-FAULTS = (UserError, ImportError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
+FAULTS = (UserError, ImportError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError)
 _found: dict[tuple[str, Attention, bool], str | None] = {}
 
 
@@ -86,12 +86,12 @@ def small(architecture: Any) -> Any:
     """The same config with small sizes; caps, sinks, kinds of layers and heads that share keys are kept."""
     config = copy.deepcopy(architecture.get_text_config(decoder=True))
     vars(config).pop("quantization_config", None)  # of the published weights
-    heads = getattr(config, "num_attention_heads", None) or 1
-    shared = getattr(config, "num_key_value_heads", None) or heads
+    heads = size(config, "num_attention_heads", 1)
+    shared = size(config, "num_key_value_heads", heads)
     keys = min(shared, 2)
     few = keys * max(1, heads // shared)
     # A head's size is kept, as kernels have limits; it often is the width's share.
-    width = few * (16 if vars(config).get("head_dim") else config.hidden_size // heads)
+    width = few * (16 if vars(config).get("head_dim") else size(config, "hidden_size", 16 * heads) // heads)
     kinds = list(dict.fromkeys(getattr(config, "layer_types", None) or ()))
     kinds *= 2 if len(kinds) == 1 else 1
     sizes = {name: 32 for name in vars(config) if "intermediate_size" in name}
@@ -105,6 +105,15 @@ def small(architecture: Any) -> Any:
             if getattr(config, name, None) is not None:
                 setattr(config, name, value)
     return config
+
+
+def size(config: Any, name: str, default: int) -> int:
+    """A size of a model by its usual name; the default where its config has none, or one for each layer."""
+    try:
+        found = getattr(config, name)
+    except (AttributeError, RuntimeError):  # transformers raises the second for a size that differs from layer to layer
+        return default
+    return found if type(found) is int and found > 0 else default
 
 
 def _try(config: Any, kernel: Attention, packed: bool) -> str | None:

@@ -10,6 +10,7 @@ from lema.artifacts.locks import check
 from lema.config import Computation
 from lema.models.generating import generate
 from lema.models.huggingface import encode_prompt, load_adapter, load_to_answer, load_tokenizer
+from lema.models.trial import raise_positions
 from lema.models.weights import Weights
 
 _MIN_POSITIONS = 4096  # the official script raises the merged model's limit to it
@@ -28,8 +29,7 @@ def merge(base: Weights, adapter: Path, folder: Path, computation: Computation, 
         language_model = language_model.dequantize()
     merged: Any = load_adapter(language_model, adapter)
     merged = merged.merge_and_unload(safe_merge=True)  # refuses weights that are not numbers
-    # The number alone: the rotary embedding, its base and its scaling stay.
-    merged.config.max_position_embeddings = max(_MIN_POSITIONS, merged.config.max_position_embeddings)
+    raise_positions(merged.config, _MIN_POSITIONS)
     check()
     merged.save_pretrained(folder)
     load_tokenizer(base).save_pretrained(folder)

@@ -6,22 +6,22 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers.modeling_utils import load_state_dict
 
 from lema.artifacts.faults import explained
-from lema.models.weights import Weights
+from lema.models.weights import DAMAGE as FILES_DAMAGE, Weights
 from lema.types import UserError
 
-# All that truncated, empty, replaced and misfitting files were seen to raise when they are read.
-DAMAGE = (OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError)
-DAMAGE += (UnpicklingError, SafetensorError, StrictDataclassError)
-# What the libraries call the options by which they would run a repository's code, all of them off here.
+DAMAGE = (*FILES_DAMAGE, StrictDataclassError)
+# What an architecture raises where its config names what it has not, or where a package is missing.
+MISFITS = (AttributeError, AssertionError, ImportError)
+# What the libraries say of models that are none of ours, and how they call the options by which they would run a
+# repository's code, all of them off here.
 REFUSED = {
+    "Unrecognized configuration class": "writes no text: choose a causal language model",
     "trust_remote_code": "needs code of its own, which is never run: choose a model that transformers itself knows",
     "weights_only": "holds more than weights, or is damaged; it could run code and is not read: "
     "take one in safetensors, or download it again",
@@ -37,7 +37,9 @@ def reading(source: Weights, part: str) -> Iterator[None]:
         remedy = "free it of other processes, or choose a smaller model or train=qlora"
         raise UserError(f"{source.location}: the GPU has too little memory for the {part}: {remedy}") from error
     except Exception as error:
-        if not isinstance(error, DAMAGE) and type(error) is not Exception:  # tokenizers raises no class of its own
+        if (
+            not isinstance(error, (*DAMAGE, *MISFITS)) and type(error) is not Exception
+        ):  # tokenizers raises no class of its own
             raise
         if found := explained(error, Path(source.location)):  # of a disk or its rights: to copy it again is no remedy
             raise found from error
@@ -54,6 +56,8 @@ def _why(source: Weights, error: Exception, damaged: str | None) -> str:
     names = {file.name for file in source.folder.iterdir()} if source.folder else set()
     if "tokenizer.model" in names and "tokenizer.json" not in names and not importlib.util.find_spec("sentencepiece"):
         return "is in SentencePiece's format: pip install sentencepiece protobuf"
+    if isinstance(error, ImportError):
+        return f"needs a package that is not installed ({textwrap.shorten(str(error), 200)}): install it"
     again, folder = "check the id, the revision and the network", Path(source.location)
     made = next((each for each in (folder, *folder.parents) if (each / "record.json").is_file()), None)
     if made:

@@ -6,17 +6,21 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from torch.utils.benchmark import Timer
 from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 from lema.config import Batches, Method, Precision, TrainConfig
+from lema.models.adapters import adapted, experts
+from lema.models.kernels import size
 from lema.models.weights import NF4_BYTES, TRAINED_BYTES
 
 # Of a logit, where memory peaks as the backward pass starts: its log-probability, the gradients of that and of itself.
 _LOGIT_BYTES = 12
 # On all of it, for what is not counted: buffers of single operations, the allocator's gaps, the CUDA context. Ours.
 MARGIN = 1.1
+# The linear layers of Llama's layer, for which the bytes of activations are worked out.
+_LLAMA = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 # Of the measured peak: the low end of what is reported of LoRA with packed rows and flash attention, 0.40 to 0.48.
 _UTILISATION = 0.4
 
@@ -34,6 +38,7 @@ class TrainingSize:
     weight_bytes: float  # frozen weights; trained ones with all that an optimiser keeps of them
     activation_bytes: float  # of one forward pass
     checkpointed_bytes: float  # of one forward pass with activation checkpointing
+    about: bool  # its layers are not Llama's, and their activations are counted as if they were
 
     def memory(self, checkpointing: bool) -> float:
         """The peak in bytes, margin included."""
@@ -45,7 +50,8 @@ class TrainingSize:
 
     def words(self, peak: float, checkpointing: bool) -> str:
         """One line: "7.24 G parameters, 168 M trained; 58 GB of memory without activation checkpointing; …"."""
-        memory = f"{_short(self.memory(checkpointing))}B of memory with{'' if checkpointing else 'out'}"
+        memory = f"{'about ' * self.about}{_short(self.memory(checkpointing))}B of memory"
+        memory += f" with{'' if checkpointing else 'out'}"
         work = f"{_short(self.tokens)} tokens at {_short(self.flops + self.flops_again * checkpointing)}FLOP each"
         time = timedelta(seconds=min(round(self.seconds(peak, checkpointing)), 10**13))
         return (
@@ -57,48 +63,48 @@ class TrainingSize:
 def training_size(
     architecture: Any, train: TrainConfig, precision: Precision, mean_tokens: float | None, steps: int
 ) -> TrainingSize:
-    """What training a decoder of the Llama kind (`architecture`: its transformers config) takes.
+    """What training a decoder (`architecture`: its transformers config) takes.
 
     `mean_tokens` is the mean length of an example, prompt and completion; None counts each at its limit.
 
     FLOPs a token (Kaplan et al., arXiv 2001.08361, section 2.1): 2 N forward, N the parameters of the matrices that
-    multiply: the head, not the embedding. Backward, 2 N for the gradient of the inputs and 2 N for that of the weights,
-    which frozen ones need not: 6 N for full, 4 N + 6 x trained for (Q)LoRA. Causal attention over L tokens: 2 x layers
-    x width x L forward, twice that backward (PaLM, arXiv 2204.02311, appendix B, halved as half the scores are masked).
-    Activation checkpointing runs the layers forward once more: 2 N and attention (the head is not, the adapters are,
-    which about cancels).
+    multiply: the head, not the embedding; of fused experts those that a token is sent to. Backward, 2 N for the
+    gradient of the inputs and 2 N for that of the weights, which frozen ones need not: 6 N for full, 4 N + 6 x trained
+    for (Q)LoRA. Causal attention over L tokens: 2 x layers x width x L forward, twice that backward (PaLM, arXiv
+    2204.02311, appendix B, halved as half the scores are masked). Activation checkpointing runs the layers forward once
+    more: 2 N and attention (the head is not, the adapters are, which about cancels).
 
     Memory is that of the weights as `lema.models.huggingface.load_trainable` holds them, plus 16 bytes a trained
     parameter and 2 for its copy in bf16, plus the activations of a forward pass of `row_tokens` (packed) or of
-    `micro_batch_size` examples at their limit (padded), with logits for each token.
+    `micro_batch_size` examples at their limit (padded), with logits for each token. Raises `UserError` when PEFT cannot
+    adapt the model.
     """
-    matrices, adapted, head, parameters, trained = _count(architecture, train)
-    architecture = architecture.get_text_config(decoder=True)
+    shape = _Shape.of(architecture, train)
     length = mean_tokens or train.max_source_tokens + train.max_target_tokens
-    attention = 2 * architecture.num_hidden_layers * architecture.hidden_size * length
-    multiplied = matrices + head
+    attention = 2 * shape.layers * shape.width * length
     full, half = train.method is Method.full, precision is Precision.bf16
     base_bytes = {
         Method.full: 0.0,
-        Method.lora: (2.0 if half else 4.0) * parameters,
-        # PEFT's prepare_model_for_kbit_training makes 32-bit what is not quantised: embedding, norms, head.
-        Method.qlora: NF4_BYTES * matrices + 4.0 * (parameters - matrices),
+        Method.lora: (2.0 if half else 4.0) * shape.parameters,
+        # PEFT's prepare_model_for_kbit_training makes 32-bit what is not quantised: embedding, norms, experts, head.
+        Method.qlora: NF4_BYTES * shape.linear + 4.0 * (shape.parameters - shape.linear),
     }[train.method]
     rows = train.row_tokens
     if train.batches is Batches.padded:
         rows = train.micro_batch_size * (train.max_source_tokens + train.max_target_tokens)
-    activations, layer_inputs = _activation_bytes(architecture, train, half, adapted)
-    logits = _LOGIT_BYTES * architecture.vocab_size
+    activations, layer_inputs = _activation_bytes(shape, train, half)
+    logits = _LOGIT_BYTES * shape.vocabulary
     return TrainingSize(
-        parameters=parameters,
-        trained=trained,
+        parameters=shape.parameters,
+        trained=shape.trained,
         tokens=float(steps * train.batch_size * length),
         at_most=mean_tokens is None,
-        flops=(6 * multiplied if full else 4 * multiplied + 6 * trained) + 3 * attention,
-        flops_again=2 * multiplied + attention,
-        weight_bytes=base_bytes + (TRAINED_BYTES + 2 * half) * trained,
+        flops=(6 * shape.multiplied if full else 4 * shape.multiplied + 6 * shape.trained) + 3 * attention,
+        flops_again=2 * shape.multiplied + attention,
+        weight_bytes=base_bytes + (TRAINED_BYTES + 2 * half) * shape.trained,
         activation_bytes=rows * (activations + logits),
-        checkpointed_bytes=rows * (layer_inputs + activations / architecture.num_hidden_layers + logits),
+        checkpointed_bytes=rows * (layer_inputs + activations / shape.layers + logits),
+        about=not shape.llama,
     )
 
 
@@ -117,21 +123,60 @@ def available_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _count(architecture: Any, train: TrainConfig) -> tuple[int, int, int, int, int]:
-    """Weights of the linear layers without the head, their inputs; weights of the head, all, and the trained ones."""
-    with torch.device("meta"):  # shapes without storage
-        model: Any = AutoModelForCausalLM.from_config(architecture)
-    head = model.get_output_embeddings()
-    linear = [part for part in model.modules() if isinstance(part, torch.nn.Linear) and part is not head]
-    matrices, inputs = sum(part.weight.numel() for part in linear), sum(part.in_features for part in linear)
-    parameters = trained = model.num_parameters()
-    if train.method is not Method.full:  # the adapter of lema.models.huggingface.load_trainable, in shape
-        lora = LoraConfig(r=train.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM")
-        trained = get_peft_model(model, lora, low_cpu_mem_usage=True).num_parameters(only_trainable=True)
-    return matrices, inputs, head.weight.numel(), parameters, trained
+@dataclass(frozen=True)
+class _Shape:
+    """What a model's own modules count, and of its config the few sizes that no module tells."""
+
+    parameters: int
+    trained: int
+    linears: int  # linear layers, all without the head
+    linear: int  # their weights
+    inputs: int  # their inputs
+    multiplied: float  # weights that a token is multiplied with: linear layers, head, its share of the experts
+    vocabulary: int
+    layers: int
+    width: int
+    kv_share: float  # of the heads
+    mlp: int
+    llama: bool
+
+    @classmethod
+    def of(cls, architecture: Any, train: TrainConfig) -> "_Shape":
+        with torch.device("meta"):  # shapes without storage
+            model: Any = AutoModelForCausalLM.from_config(architecture)
+        text = architecture.get_text_config(decoder=True)
+        head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+        linear = {
+            name: part
+            for name, part in model.named_modules()
+            if isinstance(part, torch.nn.Linear | Conv1D) and part is not head
+        }
+        matrices, parameters = sum(each.weight.numel() for each in linear.values()), model.num_parameters()
+        last = embedding.weight if head is None else head.weight
+        fused, chosen = experts(model).values(), size(text, "num_experts_per_tok", 0)
+        shares = [each.numel() * (min(1, chosen / len(each)) if chosen else 1) for each in fused]
+        width = size(text, "hidden_size", embedding.weight.shape[1])
+        heads = size(text, "num_attention_heads", 1)
+        trained = parameters
+        if train.method is not Method.full:
+            trained = adapted(model, train, low_cpu_mem_usage=True).num_parameters(only_trainable=True)
+        return cls(
+            parameters=parameters,
+            trained=trained,
+            linear=matrices,
+            inputs=sum(each.nx if isinstance(each, Conv1D) else each.in_features for each in linear.values()),
+            linears=len(linear),
+            multiplied=matrices + last.numel() + sum(shares),
+            vocabulary=last.shape[0],
+            layers=size(text, "num_hidden_layers", 1),
+            width=width,
+            kv_share=size(text, "num_key_value_heads", heads) / heads,  # GPT-NeoX and older: each its own
+            mlp=size(text, "intermediate_size", 4 * width),
+            llama={name.rpartition(".")[2] for name in linear} == _LLAMA,
+        )
 
 
-def _activation_bytes(architecture: Any, train: TrainConfig, half: bool, inputs: int) -> tuple[float, float]:
+def _activation_bytes(shape: _Shape, train: TrainConfig, half: bool) -> tuple[float, float]:
     """Bytes a token that a forward pass keeps for the backward pass: of all layers; of the layers' inputs alone.
 
     A layer keeps each norm's input in 32 bit (and, to train its weight, what it normalised); q, k, v and the output of
@@ -140,19 +185,14 @@ def _activation_bytes(architecture: Any, train: TrainConfig, half: bool, inputs:
     storage of a step can be counted, within 6 % of the peak in bf16; in fp32 linear layers share inputs: 15 % above it.
     """
     full, qlora = train.method is Method.full, train.method is Method.qlora
-    heads = getattr(architecture, "num_attention_heads", 1)
-    kv_share = (getattr(architecture, "num_key_value_heads", None) or heads) / heads  # GPT-NeoX and older: each its own
-    wide_mlp = getattr(architecture, "intermediate_size", None) or 4 * architecture.hidden_size
     number = 2 if half else 4
     residual = 2 if half and train.method is Method.lora else 4  # embeddings of 32 bit make 32-bit hidden states
     wide = 4 if qlora else number  # 4-bit layers answer in the type of the hidden states
-    norms = 2 * architecture.hidden_size * (8 if full else 4)
-    attention = 2 * architecture.hidden_size * (1 + kv_share) * number
-    mlp = 3 * wide_mlp * wide
-    layers = architecture.num_hidden_layers
-    activations = layers * (norms + attention + mlp + 7 * train.lora_rank * number)
-    activations += inputs * (number + (train.lora_dropout > 0))
-    return activations, layers * architecture.hidden_size * residual
+    norms = 2 * shape.width * (8 if full else 4)
+    attention = 2 * shape.width * (1 + shape.kv_share) * number
+    activations = shape.layers * (norms + attention + 3 * shape.mlp * wide) + shape.linears * train.lora_rank * number
+    activations += shape.inputs * (number + (train.lora_dropout > 0))
+    return activations, shape.layers * shape.width * residual
 
 
 def _short(value: float) -> str:

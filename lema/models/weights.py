@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lema.config import Method, ModelConfig
+from lema.models.files import DAMAGE as DAMAGE, count, quantised as quantised, weight_files
 from lema.types import UserError
 
 # NF4 with double quantisation takes 4.127 bits a parameter (QLoRA, arXiv 2305.14314, section 3).
@@ -36,6 +37,16 @@ class Weights:
             return None
         return Path(config).parent if isinstance(config, str) else None
 
+    @property
+    def files(self) -> list[Path]:
+        """The files that hold the weights, as transformers chooses them; none before anything is downloaded."""
+        return weight_files(self.folder) if self.folder else []
+
+    @property
+    def parameters(self) -> int:
+        """The parameters that the headers of these files count; 0 when they cannot be read."""
+        return count(self.folder) if self.folder else 0
+
 
 def weights(model: ModelConfig) -> Weights:
     """The weights that a config names: `path` if it is set, else the Hub id at its revision."""
@@ -47,6 +58,8 @@ def weights(model: ModelConfig) -> Weights:
         return Weights(model.name, location, revision, f"{location}@{revision}")
     sha = hashlib.sha256()  # contents of small files, size and time of large ones
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if any(part.startswith(".") for part in file.relative_to(folder).parent.parts):
+            continue  # `.git`, or what `hf download` keeps of its own in `.cache`, with the hour
         facts = file.stat()
         content = file.read_bytes() if facts.st_size < 16 << 20 else str((facts.st_size, facts.st_mtime_ns)).encode()
         sha.update(file.relative_to(folder).as_posix().encode() + b"\0" + content + b"\0")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from lema.api.estimate import Requests
 from lema.cell import Cell
-from lema.config import Batches, Config, CotPart, Extra, Method, ModelConfig, Selection, SourceKind, Split
-from lema.models.weights import Weights, weights
-from lema.preflight import consent, hardware, hub
+from lema.config import Config, CotPart, Extra, Method, ModelConfig, Selection, SourceKind, Split
+from lema.models.weights import weights
+from lema.preflight import consent, fitness, hardware, hub
 from lema.types import UserError
 
 _ANSWERING = {"sample", "select", "merge", "evaluate"}  # in which the backbone does
@@ -69,16 +69,15 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
         source, of_backbone = weights(model), name == "backbone"
         whole = [hardware.MemoryNeed("of weights", hardware.BYTES[model.precision])]
         held = hardware.held(config, stages) if of_backbone else whole
-        parameters = hardware.parameters(source) or model.parameters or 0
+        parameters = hardware.parameters(source, model)
         lines = [] if of_backbone and not answers and not trains else [*hardware.unsupported(name, model)]
-        lines += hub.unloadable(name, source)
+        lines += hub.unloadable(name, source.location, source.revision)
         if parameters and held:
             lines += hardware.too_large(name, source.location, parameters, held, *hardware.memory())
         if of_backbone and "merge" in stages:
             lines += hardware.too_little_disk(cell.store.root, parameters * hardware.BYTES[model.precision])
-        layouts = [config.train.batches is Batches.packed] * (of_backbone and trains)
-        layouts += [False] * (answers or not of_backbone)
-        yield from lines or _unlike_eager(name, model, source, layouts)
+        train = config.train if of_backbone and trains else None
+        yield from lines or fitness.unfit(name, model, source, train, config, stages)
     if cell.builds_base and (answers or trains):
         yield from hardware.unsupported("backbone", config.backbone)
     if stages & {"train", "evaluate"} and not find_spec("bitsandbytes"):
@@ -100,20 +99,3 @@ def without_dev(config: Config, stages: set[str]) -> Iterator[str]:
         yield f"dev: selection=dev task.num_dev=0 leaves nothing to choose a checkpoint by: selection=last, {more}"
     if "evaluate" in stages and config.evaluation.split is Split.dev:
         yield f"dev: evaluation.split=dev task.num_dev=0 leaves nothing to evaluate on: evaluation.split=test, {more}"
-
-
-def _unlike_eager(name: str, model: ModelConfig, source: Weights, layouts: list[bool]) -> Iterator[str]:
-    """What the architecture asks of attention and its kernel does not compute, on rows packed (True) or not."""
-    if not layouts:
-        return
-    from lema.models.generating import own_settings
-    from lema.models.huggingface import load_architecture
-    from lema.models.kernels import choose
-
-    try:
-        own_settings(source)
-        architecture = load_architecture(source)
-        for packed in layouts:
-            choose(model.computation, architecture, packed, name)
-    except UserError as error:
-        yield f"model: {error}"

@@ -11,7 +11,6 @@ from lema.config import Attention, Config, Method, ModelConfig, Precision, Sourc
 from lema.models.weights import NF4_BYTES, TRAINED_BYTES, Weights
 
 BYTES = {Precision.bf16: 2.0, Precision.fp32: 4.0}  # a parameter
-_PUBLISHED_BYTES = 2.0  # a parameter, as the files of most models have it
 _CPU_PARAMETERS = 500_000_000  # up to here a CPU is slow but possible; ours
 
 
@@ -45,11 +44,9 @@ def held(config: Config, stages: set[str]) -> list[MemoryNeed]:
     return list(held.values())
 
 
-def parameters(source: Weights) -> int:
-    """The number by the size of a local folder's weights; 0 when there are none."""
-    folder = Path(source.location)
-    files = list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))
-    return int(sum(file.stat().st_size for file in files) / _PUBLISHED_BYTES)
+def parameters(source: Weights, model: ModelConfig) -> int:
+    """The number that the files' own headers count, else of a published model its config's; 0 when it is not known."""
+    return source.parameters or (0 if model.path else model.parameters or 0)
 
 
 def memory() -> tuple[bool, int]:

@@ -4,15 +4,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from lema.models.weights import Weights
 
-
-def unloadable(name: str, source: Weights) -> Iterator[str]:
+def unloadable(name: str, location: str, revision: str | None) -> Iterator[str]:
     """Where a model is not."""
-    if not Path(source.location).is_dir():
-        yield from unreachable("model", source.location, source.revision, f"{name}.path")
-    elif not (Path(source.location) / "config.json").is_file():
-        yield f"model: {name}.path={source.location} holds no config.json: choose a model in Hugging Face format"
+    if not Path(location).is_dir():
+        yield from unreachable("model", location, revision, f"{name}.path")
+    elif not (Path(location) / "config.json").is_file():
+        yield f"model: {name}.path={location} holds no config.json: choose a model in Hugging Face format"
 
 
 def unreachable(kind: str, hub_id: str, revision: str | None, path: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from hub_server import Answer
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -156,7 +157,12 @@ DAMAGED = [
     ("safetensors", text("config.json", "{}"), "the model cannot be read, ValueError: Unrecognized model", AGAIN),
     ("safetensors", values("config.json", hidden_size="x"), "Field 'hidden_size' expected int, got str", AGAIN),
     ("safetensors", values("config.json", hidden_act="none"), "the model cannot be read, KeyError: 'none'", AGAIN),
-    ("safetensors", values("config.json", model_type="vit"), "Unrecognized configuration class", AGAIN),
+    (
+        "safetensors",
+        values("config.json", model_type="vit"),
+        "the model writes no text",
+        "choose a causal language model",
+    ),
     ("safetensors", values("config.json", model_type="new"), "has model type `new` but Transformers", AGAIN),
     ("safetensors", values("config.json", num_hidden_layers=3), "missing or of another size: model.layers.2", AGAIN),
     ("safetensors", values("config.json", intermediate_size=32), "6 tensors that its config.json asks for are", AGAIN),
@@ -310,3 +316,32 @@ def test_no_converter_is_asked_for_a_pull_request(hub, tmp_path) -> None:
     asked = [path for path, _ in requests]
     assert any(path.endswith("/pytorch_model.bin") for path in asked)
     assert not [path for path in asked if "discussions" in path or "commits" in path or path == "/api/models/org/old"]
+
+
+def test_an_adapter_beside_the_weights_is_refused(folder) -> None:
+    both = folder("safetensors")
+    (both / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "org/another"}')
+    with pytest.raises(UserError, match=f"^{both}: an adapter lies beside its weights .*: merge it into them, or move"):
+        load(both)
+
+
+@pytest.mark.parametrize(("method", "remedy"), [("gptq", "choose the model in 16 bits"), ("fp8", "train=lora")])
+def test_weights_that_are_quantised_already_are_not_quantised_again(folder, method: str, remedy: str) -> None:
+    made = folder("safetensors")
+    values("config.json", quantization_config={"quant_method": method, "bits": 4})(made)
+    with pytest.raises(UserError, match=f"^{made}: its weights are quantised already .{method}.: {remedy}"):
+        load(made, four_bit=True)
+
+
+def test_8_bit_floats_are_made_plain_numbers(folder, model) -> None:
+    made = folder("safetensors")
+    state = load_file(made / "model.safetensors")
+    for name in [name for name in state if name.endswith("proj.weight")]:
+        state[name] = state[name].to(torch.float8_e4m3fn)
+        state[f"{name}_scale_inv"] = torch.ones(1, 1)
+    save_file(state, made / "model.safetensors")
+    blocks = {"weight_block_size": [128, 128], "activation_scheme": "dynamic"}
+    values("config.json", quantization_config={"quant_method": "fp8", **blocks})(made)
+    read = load(made)
+    assert {parameter.dtype for parameter in read.parameters()} == {torch.float32}
+    assert answer(read) == pytest.approx(answer(model), abs=0.1)

@@ -141,12 +141,15 @@ def refused(make_config, tmp_path: Path) -> Callable[..., list[str]]:
     return run
 
 
-def local_model(folder: Path, billions: float, name: str = "model.safetensors") -> Path:
-    """A model's folder, two bytes a parameter, that takes no room on the disk."""
+def local_model(folder: Path, billions: float) -> Path:
+    """A model's folder that takes no room on the disk: its header names bf16 numbers, and none of them is written."""
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text("{}")
-    with (folder / name).open("wb") as file:
-        file.truncate(int(billions * 2e9))
+    size = int(billions * 1e9)
+    header = json.dumps({"weight": {"dtype": "BF16", "shape": [size], "data_offsets": [0, 2 * size]}}).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 2 * size)
     return folder
 
 
@@ -187,9 +190,8 @@ def test_what_needs_bitsandbytes_asks_for_it(refused, monkeypatch, overrides: li
         ("full", "14 GB of weights, 58 GB of weights and gradients to train them all"),
     ],
 )
-@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
-def test_a_7b_backbone_without_a_gpu_is_one_line(refused, tmp_path: Path, train: str, needs: str, name: str) -> None:
-    folder = local_model(tmp_path / "7b", 7.24, name)
+def test_a_7b_backbone_without_a_gpu_is_one_line(refused, tmp_path: Path, train: str, needs: str) -> None:
+    folder = local_model(tmp_path / "7b", 7.24)
     others = ("sampler=self", "corrector=reference", "rationales=none")
     [line] = refused("backbone=mistral", f"backbone.path={folder}", f"train={train}", *others)
     assert line.startswith(f"GPU: {folder} has 7.2 billion parameters, {needs}, and this machine has no CUDA GPU, and ")
@@ -239,11 +241,13 @@ def test_each_form_of_the_backbone_must_fit_on_the_gpu(make_config, overrides, s
     assert line.endswith("run on a larger one, or choose a smaller backbone")
 
 
-def test_weights_in_both_forms_are_counted_once(tmp_path: Path) -> None:
-    folder = local_model(tmp_path / "both", 0.4)
-    local_model(folder, 0.4, "pytorch_model.bin")
-    assert hardware.parameters(Weights("both", str(folder), None, "")) == 400_000_000
-    assert hardware.parameters(Weights("hub", "org/model", None, "")) == 0
+def test_a_folder_without_a_size_of_its_own_has_no_other_models(make_config, tmp_path: Path) -> None:
+    published = make_config("backbone=mistral").backbone
+    assert hardware.parameters(Weights("hub", "org/model", None, ""), published) == 7_241_732_096
+    for path in (str(tmp_path), "org/another"):
+        other = make_config("backbone=mistral", f"backbone.path={path}").backbone
+        assert hardware.parameters(Weights("other", path, None, ""), other) == 0
+    assert hardware.parameters(Weights("small", str(local_model(tmp_path, 0.4)), None, ""), published) == 400_000_000
 
 
 @pytest.mark.parametrize(("width", "fits"), [(2.0, True), (1e9, False)])

@@ -1,0 +1,41 @@
+"""Whether a model can do what these steps ask of it: its kind, its attention, its training, its tokens, its files."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from lema.config import Config, ModelConfig, SourceKind, TrainConfig
+from lema.models.weights import Weights
+from lema.types import UserError
+
+
+def unfit(
+    name: str, model: ModelConfig, source: Weights, train: TrainConfig | None, config: Config, stages: set[str]
+) -> Iterator[str]:
+    """The first thing that the model of this name cannot do: it decides what else can be looked at."""
+    sections = _asking(name, config, stages)
+    if train is None and not sections:
+        return
+    from lema.models import trial
+    from lema.models.huggingface import check_files, load_architecture
+
+    answers = {section: trial.Answers(*asked) for section, asked in sections.items()}
+    try:
+        trial.check(load_architecture(source), model.computation, name, train, answers)
+        check_files(source, model.precision, train)
+    except UserError as error:
+        yield f"model: {error}"
+
+
+def _asking(name: str, config: Config, stages: set[str]) -> dict[str, tuple[str, int, int]]:
+    """The sections that ask a model for answers: the key of their limit, the limit in tokens, answers at once."""
+    section = name.partition(".")[0]
+    if section in ("corrector", "rationales"):
+        writer: Any = getattr(config, section)
+        return {section: ("max_completion_tokens", writer.max_completion_tokens or 0, writer.batch_size or 1)}
+    own = any(source.kind is SourceKind.backbone for source in config.sampler.models.values())
+    found: dict[str, tuple[str, int, int]] = {}
+    if section == "sampler" or (own and "sample" in stages):
+        found["sampler"] = ("max_new_tokens", config.sampler.max_new_tokens, config.sampler.batch_size)
+    if section == "backbone" and stages & {"select", "merge", "evaluate"}:
+        found["evaluation"] = ("max_new_tokens", config.evaluation.max_new_tokens, config.evaluation.batch_size)
+    return found
