@@ -6,7 +6,6 @@ owner of locks calls `check` at each step of its work: `check` raises when anoth
 
 import contextlib
 import logging
-import math
 import os
 import stat
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
 from lema.artifacts.links import refuse_links
+from lema.console.progress import Progress
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 5.0  # a lock's owner touches it this often
 STALE_SECONDS = 60.0  # an owner silent for longer is dead, or paused (twelve missed beats)
 UNSIGNED_SECONDS = 10.0  # a lock without a readable owner for longer is nobody's: owners sign as they make the file
-TOLD_SECONDS = 30.0  # a waiting process says so this often
 LOOK_SECONDS = 1.0  # `check` looks at a lock this often
 
 
@@ -61,7 +60,16 @@ class Held:
 
     def acquire(self) -> None:
         """Wait for a living owner; take over the lock of a dead or silent owner, or a lock without an owner."""
-        seen, since, told, patience = None, 0.0, -math.inf, 0.0
+        said = ""
+        with Progress(f"waiting for {self.path}", facts=lambda: [said] if said else []):
+            for holder in self._tries():
+                if not said:
+                    log.info("%-16s for %s: %s", "waiting", self.path, holder)
+                said = holder
+
+    def _tries(self) -> Iterator[str]:
+        """Try until the lock is held; after each try in vain, who holds it and when it is free."""
+        seen, since, patience = None, 0.0, 0.0
         while True:
             refuse_links(self.path)
             with contextlib.suppress(FileNotFoundError):
@@ -81,11 +89,11 @@ class Held:
             lasts = UNSIGNED_SECONDS if owner is None else max(STALE_SECONDS, owner.lease_duration or 0.0)
             if found and now - since > lasts + LOOK_SECONDS:
                 self._break(found)
-            elif found and now - told >= TOLD_SECONDS:
-                told, at = now, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found[0] / 1e9))
+            elif found:
+                at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found[0] / 1e9))
                 who = f"process {owner.pid} on {owner.hostname}" if owner else "nobody that can be read"
                 then = f"goes on when it is released, or untouched for {lasts:.0f} s; if nothing runs there, delete it"
-                log.info("%-16s for %s: held by %s, last touched at %s; %s", "waiting", self.path, who, at, then)
+                yield f"held by {who}, last touched at {at}; {then}"
 
     def _break(self, found: tuple[int, bytes]) -> None:
         """Remove the lock, unless it is another process's by now: then put it back."""

@@ -13,6 +13,7 @@ from transformers.trainer_utils import set_seed
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from lema.config import Attention, Batches, Computation, Method, Precision, TrainConfig
+from lema.console.progress import Progress
 from lema.models.generating import own_settings, without_settings
 from lema.models.kernels import choose
 from lema.models.reading import reading
@@ -57,7 +58,7 @@ def load_model(source: Weights, precision: Precision, attention: Attention, four
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
     architecture, settings = load_architecture(source), own_settings(source)
-    with reading(source, "model"):
+    with reading(source, "model"), Progress("loading the model"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.location,
             config=architecture,
