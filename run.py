@@ -12,7 +12,6 @@ if __name__ == "__main__":
     stopping.listen()  # before the imports below, which take a second
 
 import logging
-import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,16 +24,15 @@ from omegaconf import DictConfig
 from lema import sweeps
 from lema.compose import register, to_config
 from lema.config.environment import check_arguments
+from lema.console import libraries, progress
 from lema.launchers import refuse_several
 from lema.privacy import check_shown, guard
 from lema.tracking import service
 from lema.types import UserError
 
 register(Path(__file__).parent / "sweeps")
-# The libraries read these variables when they are imported, which happens where they are used.
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-if not (sys.stderr and sys.stderr.isatty()):
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+if not any(argument.startswith("hydra.verbose=") for argument in sys.argv):
+    libraries.quiet()
 
 
 @hydra.main(config_path="conf", config_name="config", version_base="1.3")
@@ -56,6 +54,7 @@ def main(composed: DictConfig) -> None:
 
 if __name__ == "__main__":
     guard()
+    progress.watch()
     refuse_several()
     check_arguments(sys.argv[1:])
     with ExitStack() as at_end:  # which calls the last entry first

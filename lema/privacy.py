@@ -9,6 +9,7 @@ import netrc
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -69,6 +70,7 @@ class Terminal:
     """
 
     lost = False
+    written_at = 0.0  # when something was last shown, on either stream, in monotonic seconds
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -78,7 +80,7 @@ class Terminal:
 
     def write(self, text: str) -> int:
         bar = _BAR.match(text) if self._stream.isatty() else None
-        moves = bar[0] if bar else ""
+        moves, Terminal.written_at = bar[0] if bar else "", time.monotonic()
         with self._until_lost():
             self._stream.write(moves + shown(text[len(moves) :]))
         return len(text)

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from lema.console.progress import Progress
 from lema.grading import grade_all
 from lema.grading.generated import answer_part
 from lema.prompts.formats import cot_prompt, few_shot_prompt
@@ -64,7 +65,8 @@ def solve(
         for (problem, attempt), each in zip(asked, completions, strict=True)
         if each.text is not None
     )
-    return list(graded(texts, grader))
+    with Progress(f"grading {len(completions):,} answers"):
+        return list(graded(texts, grader))
 
 
 def graded(texts: Iterable[Text], grader: str) -> Iterator[Solution]:

@@ -26,7 +26,7 @@ class _Run:
     """The state of stopping, one for the process."""
 
     received: signal.Signals | None = None
-    work = "start"  # what a stop interrupts
+    work, since = "start", time.monotonic()  # what a stop interrupts, and when it began
     landing: Callable[[signal.Signals], object] | None = None
 
 
@@ -71,9 +71,14 @@ def _leave_at_second(reader: int) -> None:
 
 def begin(work: str) -> None:
     """Name the work that begins, for the message of a stop. Raises `Stopped` when a signal has already come."""
-    _Run.work = work
+    _Run.work, _Run.since = work, time.monotonic()
     if _Run.received:
         raise Stopped(f"{work}: stopped by {_Run.received.name}")
+
+
+def work() -> tuple[str, float]:
+    """What is being done, and since when, in monotonic seconds."""
+    return _Run.work, _Run.since
 
 
 def end() -> None:

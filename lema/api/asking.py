@@ -21,8 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from lema import stopping
 from lema.api.billing import most_usd, usd
 from lema.api.estimate import estimate
@@ -31,6 +29,7 @@ from lema.api.pacing import Pace
 from lema.api.refusals import Means
 from lema.artifacts.locks import lock
 from lema.config import ApiConfig, PriceConfig
+from lema.console.progress import Progress
 from lema.identity import without_paths
 from lema.types import Completion, UserError
 
@@ -113,7 +112,8 @@ class _Asking:
         self.client = Client(api, section)
         self.journal, self.lost, self.messages, self.api, self.price = journal, lost, messages, api, price
         self.pace = Pace(api.max_requests_per_minute, api.max_tokens_per_minute)
-        self.usd = paid_usd + journal.spending().usd  # what is paid, and reserved for what is in flight
+        self.paid = paid_usd + journal.spending().usd
+        self.usd = self.paid  # and what is reserved for what is in flight
         self.answered = sum(not answer.failed for answer in journal.answers().values())
         self.waiting: list[tuple[float, int, str]] = []  # a heap: not before, place in order, key
         self.head: tuple[str, tuple[str, float]] = ("", ("", 0.0))
@@ -124,15 +124,16 @@ class _Asking:
         self.problem = ""
         self.fault: BaseException | None = None  # of the journal
         self.changed = asyncio.Event()
-        self.bar = tqdm(total=len(messages), disable=None, unit=" answers")
+        self.sent = self.failed = 0  # attempts; requests that failed for good
+        self.progress = Progress("request", len(messages), self._told)
 
     async def run(self, left: list[str]) -> None:
         """Have the keys of `left` answered; `UserError` when it must stop early, `Stopped` after a stop signal."""
         self.waiting = [(0.0, place, key) for place, key in enumerate(left)]
-        self.bar.update(len(self.messages) - len(left))
         tasks: set[asyncio.Task[None]] = set()
         tell = partial(asyncio.get_running_loop().call_soon_threadsafe, self._stop)
-        with self.bar, stopping.landing(tell):
+        with self.progress, stopping.landing(tell):
+            self.progress.advance(len(self.messages) - len(left), before=True)
             async with self.client.openai:
                 while (self.waiting or tasks) and not (self.problem or self.fault or stopping.received()):
                     self.changed.clear()
@@ -147,6 +148,7 @@ class _Asking:
                         tokens = len(text.encode()) / 4 + self.completion  # about
                         self.usd += worst
                         self.pace.send(time.monotonic(), tokens)
+                        self.sent += 1
                         task = asyncio.create_task(self._try(place, key, text, worst, tokens))
                         tasks.add(task)
                         task.add_done_callback(lambda task: self._ended(task, tasks))
@@ -157,6 +159,15 @@ class _Asking:
             raise stopping.Stopped(f"{self.client.section}: stopped by {number.name}: {self._kept()}")
         if self.problem:
             raise UserError(f"{' '.join(self.problem.split())}. {self._kept()}. Then run again.")
+
+    def _told(self) -> list[str]:
+        """How asking goes, beside the number of requests that are done."""
+        again = self.sent - self.pace.in_flight - (self.progress.done - self.progress.before)
+        counts = {"failed": self.failed, "tried again": again}
+        told = [f"{number:,} {what}" for what, number in counts.items() if number > 0]
+        told.append(f"{60 * self.progress.per_second(self.sent):,.0f} a minute")
+        told += [f"${self.paid:,.2f}"] if self.paid else []
+        return told + [slowed for slowed in [self.pace.slowed(time.monotonic())] if slowed]
 
     def _stop(self, number: signal.Signals) -> None:
         """Say what is waited for; and no request leaves any more."""
@@ -222,10 +233,12 @@ class _Asking:
         finally:
             self.pace.landed(tokens, used, headers)
         self.usd += bill.usd - worst
+        self.paid += bill.usd
         if answer is None:
             heapq.heappush(self.waiting, (ready_at, place, key))
             return
-        self.bar.update()
+        self.progress.advance()
+        self.failed += answer.failed
         if not answer.failed:
             self.answered += 1
             self.completion += (completion - self.completion) / min(self.answered, 100)

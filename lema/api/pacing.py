@@ -68,6 +68,20 @@ class Pace:
             return math.inf
         return max(0.0, max(self._resume_at, self._requests.next_at, self._tokens.next_at) - now)
 
+    def slowed(self, now: float) -> str:
+        """What makes requests leave later than they could, in words; empty when nothing does."""
+        pause, limits = self._resume_at - now, "the server's limits slow this"
+        if self.trying and self._tries:
+            return f"nothing gets through: one request tries again{f' in {pause:.0f} s' if pause >= 1 else ''}"
+        if pause >= 1:
+            return f"{limits}: waiting {pause:.0f} s"
+        requests = min(self._requests.rate, self._rate(now))
+        for what, bucket, rate in (("requests", self._requests, requests), ("tokens", self._tokens, self._tokens.rate)):
+            if bucket.next_at > now and rate < math.inf:
+                whose = limits if rate < bucket.most else f"max_{what}_per_minute slows this"
+                return f"{whose}: at {60 * rate:,.0f} {what} a minute"
+        return ""
+
     def send(self, now: float, tokens: float) -> None:
         """One is sent, of about so many tokens."""
         self.in_flight += 1

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import time
@@ -25,6 +26,7 @@ from lema.artifacts.links import own_folder, refuse_links, replacing
 from lema.artifacts.locks import TakenOver, check, lock
 from lema.artifacts.machine import made_on
 from lema.artifacts.records import Shown, contents as contents, is_whole, sealed, used as used
+from lema.console.progress import Progress
 from lema.identity import digest, identity, portable
 from lema.types import UserError
 
@@ -220,7 +222,8 @@ def _made(recipe: Recipe, build: Callable[[Path], dict[str, Any]], own: Path, fo
     before, start = _spent(own / RESUME), time.monotonic()
     summary = build(own)
     paths = sorted(path for path in own.rglob("*") if path.is_file() and not path.is_relative_to(own / RESUME))
-    files = {path.relative_to(own).as_posix(): _sha256(path, sync=True) for path in paths}
+    with Progress("file written to the disk and read again", len(paths)) as progress:
+        files = {path.relative_to(own).as_posix(): _sha256(path, sync=True) for path in progress.over(paths)}
     seconds = before + time.monotonic() - start
     made = {"seconds": round(seconds, 1), "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **made_on()}
     record = {"format": FORMAT, "recipe": recipe.identity(), "files": files, "summary": summary, "made": made}
@@ -277,8 +280,8 @@ def read_jsonl(path: Path, record: type[Record]) -> Iterator[Record]:
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:
     """Write dataclass records or plain dicts, one JSON object a line, each as it comes."""
-    with replacing(path) as file:
-        for record in records:
+    with replacing(path) as file, Progress("row", math.inf, lambda: [f"for {path.name}"]) as progress:
+        for record in progress.over(records):
             check()
             row = record if isinstance(record, dict) else vars(record)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

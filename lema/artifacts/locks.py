@@ -18,6 +18,7 @@ from pathlib import Path
 from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
 from lema.artifacts.links import refuse_links
+from lema.console.progress import Progress
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,6 @@ log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 5.0  # a lock's owner touches it this often
 STALE_SECONDS = 60.0  # an owner silent for longer is dead, or paused (twelve missed beats)
 UNSIGNED_SECONDS = 10.0  # a lock without a readable owner for longer is nobody's: owners sign as they make the file
-TOLD_SECONDS = 30.0  # a waiting process says so this often
 LOOK_SECONDS = 1.0  # `check` looks at a lock this often
 
 
@@ -69,7 +69,18 @@ class Held:
 
         Raises `InUse` after `at_most` seconds.
         """
-        seen, since, told, patience, start = None, 0.0, -math.inf, 0.0, time.monotonic()
+        said, start = "", time.monotonic()
+        with Progress(f"waiting for {self.path}", facts=lambda: [said] if said else []):
+            for holder in self._tries():
+                if time.monotonic() - start > at_most:
+                    raise InUse(f"{self.path}: another process holds it")
+                if not said:
+                    log.info("%-16s for %s: %s", "waiting", self.path, holder)
+                said = holder
+
+    def _tries(self) -> Iterator[str]:
+        """Try until the lock is held; after each try in vain, who holds it and when it is free."""
+        seen, since, patience = None, 0.0, 0.0
         while True:
             self.refuse_other()
             try:
@@ -80,19 +91,17 @@ class Held:
             except LeaseSettingsMismatch:  # another version of lema holds it, or held it
                 time.sleep(LOOK_SECONDS)
             now, owner, found = time.monotonic(), self.lease.owner, _state(self.path)
-            if now - start > at_most:
-                raise InUse(f"{self.path}: another process holds it")
             if found != seen:
                 seen, since = found, now
             # filelock takes over from a dead or silent owner, but not on every file system, nor whatever the file says.
             lasts = UNSIGNED_SECONDS if owner is None else max(STALE_SECONDS, owner.lease_duration or 0.0)
             if found and now - since > lasts + LOOK_SECONDS:
                 self._break(found)
-            elif found and now - told >= TOLD_SECONDS:
-                told, at = now, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found[0] / 1e9))
+            elif found:
+                at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found[0] / 1e9))
                 who = f"process {owner.pid} on {owner.hostname}" if owner else "nobody that can be read"
                 then = f"goes on when it is released, or untouched for {lasts:.0f} s; if nothing runs there, delete it"
-                log.info("%-16s for %s: held by %s, last touched at %s; %s", "waiting", self.path, who, at, then)
+                yield f"held by {who}, last touched at {at}; {then}"
 
     def refuse_other(self) -> None:
         """`UserError` when something else is in the place of the lock."""

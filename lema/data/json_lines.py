@@ -8,12 +8,16 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any, cast
 
 from lema.types import UserError
 
 # How other files begin, what they are, and how to make JSON lines of them.
-FROM_TABLE = "python -c \"import pandas; pandas.read_{0}('{file}').to_json('{new}', orient='records', lines=True)\""
+FROM_TABLE = (
+    "python -c \"import sys, pandas; pandas.read_{0}(sys.argv[1]).to_json(sys.argv[2], orient='records', lines=True)\""
+    " {file} {new}"
+)
 _OTHERS = [
     (rb"PAR1", "a Parquet file", FROM_TABLE.format("parquet", file="{file}", new="{new}")),
     (rb"ARROW1|\xff\xff\xff\xff.{4}\x10\0", "an Arrow file", "load it with `datasets`, and save it with to_json"),
@@ -90,7 +94,8 @@ def _check(head: bytes, file: str) -> None:
     for begins, what, remedy in _OTHERS:
         if re.match(begins, head.removeprefix(b"\xef\xbb\xbf"), re.DOTALL | re.IGNORECASE):
             instead = f", and use {new} instead" if "{new}" in remedy else ""
-            raise UserError(f"{file} is {what}, not JSON lines: {remedy.format(file=file, new=new)}{instead}")
+            command = remedy.format(file=quote(str(file)), new=quote(new))
+            raise UserError(f"{file} is {what}, not JSON lines: {command}{instead}")
     raise UserError(f"{file} begins with {head[:20]!r}, which is no JSON object; name a file of JSON lines")
 
 

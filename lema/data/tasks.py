@@ -7,13 +7,13 @@ A data set is a local folder of JSON lines or XML, or a repository on the Hub; c
 import hashlib
 import logging
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from io import BytesIO
 from pathlib import Path
 from random import Random
+from shlex import quote
 from typing import Any
 from xml.etree import ElementTree
 
@@ -187,7 +187,8 @@ def _read(folder: str, split: str, key: str) -> tuple[Path, bytes]:
         if some := ", ".join(path.relative_to(file.parent).as_posix() for path in held[:3]):
             instead += f", and has {some}"
         for table in [path for path in held if path.suffix == ".parquet" and split in path.name][:1]:  # the Hub's clone
-            instead += f"; make it: {json_lines.FROM_TABLE.format('parquet', file=table, new=file)}"
+            made = json_lines.FROM_TABLE.format("parquet", file=quote(str(table)), new=quote(str(file)))
+            instead += f"; make it: {made}"
         raise UserError(f"{file}: {error.strerror}; {instead}") from error
 
 
@@ -212,13 +213,11 @@ def _xml_rows(file: Path, content: bytes) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def _hub_rows(dataset: DatasetConfig, split: str, key: str) -> Iterator[tuple[str, Any]]:
-    from datasets import disable_progress_bars, load_dataset
+    from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
     if Path(dataset.hub_id).is_dir():  # which would be loaded in the place of the Hub's
         raise UserError(f"{key}.hub_id={dataset.hub_id} is a folder here; name it {key}.path={dataset.hub_id}")
-    if not sys.stderr.isatty():
-        disable_progress_bars()
     for subset in dataset.subsets:
         try:
             rows = load_dataset(dataset.hub_id, subset, split=split, revision=dataset.revision)

@@ -6,10 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from lema.artifacts import keep, kept
 from lema.artifacts.locks import check
+from lema.console.progress import Progress
 from lema.engines import LocalModel
 from lema.models.weights import Weights
 from lema.types import Completion, Prompt
@@ -42,29 +41,46 @@ class Engine:
 
     def complete(self, prompts: Sequence[Prompt], resume: Path) -> list[Completion]:
         """Completions in order. Each batch has a seed of its own, and a file beside `resume`."""
+        from lema.models.generating import Onlooker
         from lema.models.huggingface import encode_prompt
 
         tokenizer, _ = self._loaded
-        encoded = [encode_prompt(tokenizer, prompt.text) for prompt in tqdm(prompts, "prompts", disable=None)]
+        with Progress("prompt", len(prompts)) as progress:
+            encoded = [encode_prompt(tokenizer, prompt.text) for prompt in progress.over(prompts)]
         by_length = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
         completions: dict[int, Completion] = {}
         size = self.model.batch_size
         # A corrector asks again in a call of its own, which must not draw the same samples as the call before.
         seed = self.model.seed + _ATTEMPT_SEED * min((prompt.attempt for prompt in prompts), default=0)
-        for start in tqdm(range(0, len(encoded), size), desc=resume.name, unit="batch", disable=None):
-            batch, path = by_length[start : start + size], resume.with_name(f"{resume.name} {start}.json")
-            check()
-            rows: Any = kept(path)
-            if rows is None:
-                stop = {prompts[index].stop for index in batch}
-                rows = self._batch([encoded[index] for index in batch], stop, seed + start // size)
-                keep(path, rows)
-            for index, (text, reason, tokens) in zip(batch, rows, strict=True):
-                completion = Completion(text, reason, self.weights.name, tokens)
-                completions[index] = _ended(completion, prompts[index].stop)
+        onlooker, made = Onlooker(), 0  # tokens of this call, but for those of the present batch
+
+        def told() -> list[str]:
+            tokens = made + onlooker.tokens
+            return [f"{tokens:,} tokens ({progress.per_second(tokens):,.0f}/s)"]
+
+        def partly() -> float:
+            return min(size, len(encoded)) * min(1.0, onlooker.steps / self.model.max_new_tokens)
+
+        with Progress("answer", len(encoded), told, partly) as progress:
+            for start in range(0, len(encoded), size):
+                batch, path = by_length[start : start + size], resume.with_name(f"{resume.name} {start}.json")
+                check()
+                rows: Any = kept(path)
+                if not (before := rows is not None):
+                    stop = {prompts[index].stop for index in batch}
+                    rows = self._batch([encoded[index] for index in batch], stop, seed + start // size, onlooker)
+                    keep(path, rows)
+                    onlooker.begin()
+                    made += sum(tokens for *_, tokens in rows)
+                progress.advance(len(batch), before)
+                for index, (text, reason, tokens) in zip(batch, rows, strict=True):
+                    completion = Completion(text, reason, self.weights.name, tokens)
+                    completions[index] = _ended(completion, prompts[index].stop)
         return [completions[index] for index in range(len(encoded))]
 
-    def _batch(self, prompts: list[list[int]], stop: set[str | None], seed: int) -> list[tuple[str, str, int]]:
+    def _batch(
+        self, prompts: list[list[int]], stop: set[str | None], seed: int, onlooker: Any
+    ) -> list[tuple[str, str, int]]:
         """The text, the finish reason and the number of tokens of each completion."""
         import torch
 
@@ -78,7 +94,7 @@ class Engine:
         if strings := [each for each in stop if each is not None]:
             options["stop_strings"] = strings
         torch.manual_seed(seed)
-        rows, _ = generate(model, tokenizer, prompts, **options)
+        rows, _ = generate(model, tokenizer, prompts, onlooker=onlooker, **options)
         texts = [tokenizer.decode(row[: len(row) - ended], skip_special_tokens=True) for row, ended in rows]
         return [(text, "stop" if end else "length", len(row)) for text, (row, end) in zip(texts, rows, strict=True)]
 

@@ -6,12 +6,11 @@ packed   the same examples side by side in rows of at most `row_tokens`, positio
          Each target token of the step counts alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tqdm import tqdm
 from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening
 
 from lema.config import Attention, Batches, Precision, TrainConfig
@@ -28,14 +27,14 @@ TokenizedExample = dict[str, Any]  # id: who it is in messages; input_ids, label
 
 
 def encode(
-    examples: Sequence[Example], tokenizer: Any, config: TrainConfig
+    examples: Iterable[Example], tokenizer: Any, config: TrainConfig
 ) -> tuple[list[TokenizedExample], dict[str, int]]:
     """BOS + prompt | completion + EOS, each cut to its limit as in the official script; labels on the completion.
 
     Raises `UserError` for an example without a target token.
     """
-    rows, counts = [], {"examples": len(examples), "tokens": 0, "target_tokens": 0, "truncated": 0}
-    for example in tqdm(examples, desc="train: tokens", disable=None):
+    rows, counts = [], {"examples": 0, "tokens": 0, "target_tokens": 0, "truncated": 0}
+    for example in examples:
         name = f"{example.problem_id} ({example.source})"
         prompt, target = encode_prompt(tokenizer, example.prompt), encode_completion(tokenizer, example.completion)
         if len(target) == 1:  # EOS alone
@@ -43,6 +42,7 @@ def encode(
         counts["truncated"] += len(prompt) > config.max_source_tokens or len(target) > config.max_target_tokens
         prompt, target = prompt[: config.max_source_tokens], target[: config.max_target_tokens]
         rows.append({"id": name, "input_ids": prompt + target, "labels": [IGNORED] * len(prompt) + target})
+        counts["examples"] += 1
         counts["tokens"] += len(prompt) + len(target)
         counts["target_tokens"] += len(target)
     return rows, counts

@@ -6,12 +6,13 @@ the tokens that end a text are taken from there.
 """
 
 import json
+from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 from transformers.utils.hub import cached_file
 
@@ -51,9 +52,52 @@ def without_settings(config: Any) -> None:
         part.return_dict, part.output_attentions, part.output_hidden_states = True, False, False
 
 
+class Onlooker(StoppingCriteria):
+    """Looks on while answers are generated, and stops none. It costs a step nothing: it counts when it is asked."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self, prompt: int = 0, ends: Collection[int] = ()) -> None:
+        """A batch begins, whose prompts have so many tokens, padding included; with no arguments none does."""
+        self._ids: Any = None
+        self._prompt, self._ends = prompt, ends
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        self._ids = input_ids
+        return False
+
+    @property
+    def steps(self) -> int:
+        """How long the longest answer of the present batch is, in tokens."""
+        ids = self._ids
+        return 0 if ids is None else ids.shape[1] - self._prompt
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens all answers of the present batch have."""
+        ids = self._ids
+        return 0 if ids is None else sum(len(row) for row, _ in _answers(ids[:, self._prompt :], self._ends))
+
+
+def _answers(tokens: torch.Tensor, ends: Collection[int]) -> list[tuple[list[int], bool]]:
+    """Rows of new tokens, each up to the token that ends it, and whether there is one."""
+    answers = []
+    for row in tokens.tolist():
+        length = next((number for number, token in enumerate(row, 1) if token in ends), None)
+        answers.append((row[:length], length is not None))
+    return answers
+
+
 @torch.inference_mode()
 def generate(
-    model: Any, tokenizer: Any, prompts: list[list[int]], *, logits: bool = False, **options: Any
+    model: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
+    *,
+    logits: bool = False,
+    onlooker: Onlooker | None = None,
+    **options: Any,
 ) -> tuple[list[tuple[list[int], bool]], torch.Tensor | None]:
     """The tokens that follow each prompt, and whether the last of them ended the text: else the limit cut it.
 
@@ -70,9 +114,10 @@ def generate(
     options |= {"eos_token_id": sorted(ends), "pad_token_id": tokenizer.pad_token_id}
     if "stop_strings" in options:
         options["tokenizer"] = tokenizer
+    length = batch["input_ids"].shape[1]
+    if onlooker:
+        onlooker.begin(length, ends)
+        options["stopping_criteria"] = StoppingCriteriaList([onlooker])
     output = model.generate(**batch, **options, output_logits=logits, return_dict_in_generate=True)
-    rows = []
-    for row in output.sequences[:, batch["input_ids"].shape[1] :].tolist():
-        length = next((number for number, token in enumerate(row, 1) if token in ends), None)
-        rows.append((row[:length], length is not None))
+    rows = _answers(output.sequences[:, length:], ends)
     return rows, torch.stack(output.logits, dim=1).float().cpu() if logits else None

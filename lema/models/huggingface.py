@@ -22,6 +22,7 @@ from transformers.trainer_utils import set_seed
 from transformers.utils.quantization_config import Mxfp4Config
 
 from lema.config import Attention, Batches, Computation, Method, Precision, TrainConfig
+from lema.console.progress import Progress
 from lema.models.adapters import adapted, experts
 from lema.models.generating import own_settings, without_settings
 from lema.models.kernels import choose
@@ -105,7 +106,7 @@ def load_model(
         raise UserError(f"{source.location}: {beside}: merge it into them, or move it away")
     architecture, settings = load_architecture(source), own_settings(source)
     quantization = held_as(source, architecture, precision, four_bit)
-    with reading(source, "model"):
+    with reading(source, "model"), Progress("loading the model"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.location,
             config=architecture,

@@ -8,7 +8,8 @@ import torch
 
 from lema.artifacts.locks import check
 from lema.config import Computation
-from lema.models.generating import generate
+from lema.console.progress import Progress
+from lema.models.generating import Onlooker, generate
 from lema.models.huggingface import encode_prompt, load_adapter, load_to_answer, load_tokenizer
 from lema.models.trial import raise_positions
 from lema.models.weights import Weights
@@ -28,10 +29,12 @@ def merge(base: Weights, adapter: Path, folder: Path, computation: Computation, 
     if dequantise:
         language_model = language_model.dequantize()
     merged: Any = load_adapter(language_model, adapter)
-    merged = merged.merge_and_unload(safe_merge=True)  # refuses weights that are not numbers
+    with Progress("merging the adapter into its base"):
+        merged = merged.merge_and_unload(safe_merge=True)  # refuses weights that are not numbers
     raise_positions(merged.config, _MIN_POSITIONS)
     check()
-    merged.save_pretrained(folder)
+    with Progress("writing the merged model"):
+        merged.save_pretrained(folder)
     load_tokenizer(base).save_pretrained(folder)
 
 
@@ -46,24 +49,34 @@ def agreement(
     tokenizer = load_tokenizer(base)
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     adapted = load_adapter(load_to_answer(base, computation, four_bit=four_bit), adapter).eval()
-    expected = list(_replies(adapted, tokenizer, encoded))
-    del adapted  # the two need not fit on the device together
-    whole = load_to_answer(Weights(base.name, str(merged), None, ""), computation, four_bit=False)
-    equal, largest = 0, 0.0
-    for (ours, our_logits), (theirs, their_logits) in zip(_replies(whole, tokenizer, encoded), expected, strict=True):
-        equal += ours == theirs
-        pairs = zip(ours, theirs, strict=False)
-        same = next((number for number, (one, other) in enumerate(pairs) if one != other), len(ours) - 1)
-        largest = max(largest, float((our_logits[: same + 1] - their_logits[: same + 1]).abs().max()))
+    onlooker = Onlooker()
+
+    def partly() -> float:
+        return min(len(encoded), _CHECKED_AT_ONCE) * onlooker.steps / _CHECKED_TOKENS
+
+    with Progress("compared answer", 2 * len(encoded), partly=partly) as progress:
+        expected = list(progress.over(_replies(adapted, tokenizer, encoded, onlooker)))
+        del adapted  # the two need not fit on the device together
+        whole = load_to_answer(Weights(base.name, str(merged), None, ""), computation, four_bit=False)
+        equal, largest, found = 0, 0.0, progress.over(_replies(whole, tokenizer, encoded, onlooker))
+        for (ours, our_logits), (theirs, their_logits) in zip(found, expected, strict=True):
+            equal += ours == theirs
+            pairs = zip(ours, theirs, strict=False)
+            same = next((number for number, (one, other) in enumerate(pairs) if one != other), len(ours) - 1)
+            largest = max(largest, float((our_logits[: same + 1] - their_logits[: same + 1]).abs().max()))
     return {"prompts": len(prompts), "equal_outputs": equal / len(prompts), "largest_logit_difference": largest}
 
 
-def _replies(model: Any, tokenizer: Any, prompts: list[list[int]]) -> Iterator[tuple[list[int], torch.Tensor]]:
+def _replies(
+    model: Any, tokenizer: Any, prompts: list[list[int]], onlooker: Onlooker
+) -> Iterator[tuple[list[int], torch.Tensor]]:
     """The tokens of a greedy answer to each prompt, EOS included, and their logits, (tokens, vocabulary) in fp32."""
     options: dict[str, Any] = {"max_new_tokens": _CHECKED_TOKENS, "do_sample": False, "logits": True}
+    options["onlooker"] = onlooker
     for start in range(0, len(prompts), _CHECKED_AT_ONCE):
         check()
         rows, logits = generate(model, tokenizer, prompts[start : start + _CHECKED_AT_ONCE], **options)
         assert logits is not None
+        onlooker.begin()  # its answers are counted now
         for (tokens, _), of_row in zip(rows, logits, strict=True):
             yield tokens, of_row[: len(tokens)].clone()

@@ -7,11 +7,11 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from tqdm import tqdm
 from transformers import DataCollatorForSeq2Seq, LlamaConfig, LlamaForCausalLM
 
 from lema.artifacts.locks import check
 from lema.config import Pretraining
+from lema.console.progress import Progress
 from lema.models.muon import Muon
 from lema.models.tiny_corpus import NUMBERS, arithmetic_corpus, make_tokenizer
 from lema.prompts.formats import cot
@@ -28,7 +28,8 @@ def build(folder: Path, problems: list[Problem], settings: Pretraining) -> dict[
     """
     tiny, style, seed = settings.tiny, settings.prompt, settings.seed
     texts = arithmetic_corpus(settings, problems) if settings.made else [cot(style, problem) for problem in problems]
-    tokenizer: Any = make_tokenizer(texts, style, tiny, NUMBERS if settings.made else range(0))
+    with Progress("making the tokenizer"):
+        tokenizer: Any = make_tokenizer(texts, style, tiny, NUMBERS if settings.made else range(0))
     prompts = tokenizer([prompt for prompt, _ in texts])["input_ids"]
     completions = tokenizer([text + tokenizer.eos_token for _, text in texts], add_special_tokens=False)["input_ids"]
     rows = [{"input_ids": p + c, "labels": [IGNORED] * len(p) + c} for p, c in zip(prompts, completions, strict=True)]
@@ -46,26 +47,38 @@ def build(folder: Path, problems: list[Problem], settings: Pretraining) -> dict[
     others = [model.get_input_embeddings().weight, *(p for p in model.parameters() if p.ndim == 1)]
     muon = {"lr": tiny.matrix_learning_rate, "momentum": tiny.momentum, "weight_decay": tiny.weight_decay}
     optimizers = [Muon(matrices, muon), torch.optim.AdamW(others, tiny.other_learning_rate, weight_decay=0.0)]
-    batches, losses, tokens = _batches(rows, tokenizer, tiny.batch_tokens, Random(seed)), [], 0
-    for step in tqdm(range(tiny.steps), desc="base", unit="step", disable=None):
-        check()
-        batch = next(batches)
-        ids, targets = batch["input_ids"], batch["labels"][:, 1:]
-        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
-        # Right padding needs no mask under causal attention; the head is asked only where there is a loss.
-        logits = model.lm_head(hidden[:, :-1][targets != IGNORED])
-        loss = torch.nn.functional.cross_entropy(logits, targets[targets != IGNORED])
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * (1 - step / tiny.steps)
-            optimizer.step()
-            optimizer.zero_grad()
-        losses.append(loss.item())
-        tokens += ids.numel()
+    batches = _batches(rows, tokenizer, tiny.batch_tokens, Random(seed))
+    losses, tokens = _pretrain(model, optimizers, batches, tiny.steps)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     made = {"parameters": model.num_parameters(), "texts": len(rows), "texts_too_long": len(texts) - len(rows)}
     return made | {"steps": tiny.steps, "tokens": tokens, "loss": round(fmean(losses[-max(1, tiny.steps // 10) :]), 4)}
+
+
+def _pretrain(model: Any, optimizers: list[Any], batches: Iterator[Any], steps: int) -> tuple[list[float], int]:
+    """Train for `steps`, one batch each: the loss of each step, and the number of tokens."""
+    losses, tokens = [], 0
+
+    def told() -> list[str]:
+        return [f"loss {losses[-1]:.3g}", f"{progress.per_second(tokens):,.0f} tokens/s"] if losses else []
+
+    with Progress("step", steps, told) as progress:
+        for step in progress.over(range(steps)):
+            check()
+            batch = next(batches)
+            ids, targets = batch["input_ids"], batch["labels"][:, 1:]
+            hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+            # Right padding needs no mask under causal attention; the head is asked only where there is a loss.
+            logits = model.lm_head(hidden[:, :-1][targets != IGNORED])
+            loss = torch.nn.functional.cross_entropy(logits, targets[targets != IGNORED])
+            loss.backward()
+            for optimizer in optimizers:
+                optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * (1 - step / steps)
+                optimizer.step()
+                optimizer.zero_grad()
+            losses.append(loss.item())
+            tokens += ids.numel()
+    return losses, tokens
 
 
 def _batches(rows: list[dict[str, list[int]]], tokenizer: Any, batch_tokens: int, random: Random) -> Iterator[Any]:

@@ -66,7 +66,7 @@ def make_tokenizer(texts: list[Text], style: str, tiny: TinyConfig, numbers: ran
     lines = ["".join(f" {number},{number}" for number in numbers)] * len(texts)
     lines += [fixed.sub("", prompt + completion) for prompt, completion in texts]
     sizes = {"vocab_size": tiny.vocab_size - len(wordings), "special_tokens": list(_SPECIAL.values())}
-    trainer = trainers.BpeTrainer(**sizes, initial_alphabet=byte_level.alphabet(), show_progress=True)
+    trainer = trainers.BpeTrainer(**sizes, initial_alphabet=byte_level.alphabet(), show_progress=False)
     tokenizer.train_from_iterator(lines, trainer)
     tokenizer.add_tokens([AddedToken(wording, normalized=False) for wording in wordings])
     bos = ("<s>", tokenizer.token_to_id("<s>"))

@@ -4,6 +4,8 @@ A checkpoint counts once its list of contents is written: one cut short by a kil
 made again.
 """
 
+import contextlib
+import io
 import logging
 import math
 import resource
@@ -16,7 +18,9 @@ from typing import Any
 
 import torch
 from torch.utils.data import Sampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+
+with contextlib.redirect_stdout(io.StringIO()):  # it prints WANDB_MODE, whoever tracks
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from lema import stopping
@@ -24,6 +28,7 @@ from lema.artifacts import fingerprint, keep, kept
 from lema.artifacts.links import duplicate, own_folder
 from lema.artifacts.locks import check
 from lema.config import Batches, Precision, Training
+from lema.console.progress import Progress
 from lema.models.batches import StepCollator, TokenizedExample, mean_loss
 from lema.types import UserError
 
@@ -64,6 +69,7 @@ class CompletionTrainer(Trainer):
     def __init__(self, sampler: EpochSampler, **options: Any) -> None:
         super().__init__(**options)
         self.sampler, self.counts, self.logged = sampler, {}, time.monotonic()
+        self.share, self.passes, self.last = 0.0, (0, 0), list[str]()  # of the present step; the last one in words
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         return self.sampler
@@ -72,7 +78,8 @@ class CompletionTrainer(Trainer):
         """The step's loss, its gradients added up; `UserError` names the examples of one that is not a number."""
         model.train()
         loss = torch.zeros((), device=self.args.device)
-        for one_pass, weight in zip(inputs["passes"], inputs["weights"], strict=True):
+        for number, (one_pass, weight) in enumerate(zip(inputs["passes"], inputs["weights"], strict=True)):
+            self.share, self.passes = number / len(inputs["passes"]), (number + 1, len(inputs["passes"]))
             with self.compute_loss_context_manager():
                 share = mean_loss(model, self._prepare_inputs(one_pass)) * weight
             self.accelerator.backward(share)
@@ -81,6 +88,11 @@ class CompletionTrainer(Trainer):
         self._check_finite("loss", loss.item(), self.state.global_step + 1)
         self.counts = {name: inputs[name] for name in ("tokens", "target_tokens", "positions")}
         return loss
+
+    def told(self) -> list[str]:
+        """The last step, and the pass of the present one."""
+        number, passes = self.passes
+        return self.last + ([f"pass {number} of {passes} of the next"] if passes > 1 else [])
 
     def _check_finite(self, what: str, value: float, step: int) -> None:
         if not math.isfinite(value):
@@ -96,6 +108,7 @@ class CompletionTrainer(Trainer):
             logs |= {"tokens": tokens, "target_tokens": targets, "padding_share": 1 - tokens / positions}
             seconds, self.logged = time.monotonic() - self.logged, time.monotonic()
             logs |= {"tokens_per_second": tokens / seconds, "target_tokens_per_second": targets / seconds}
+            self.share, self.last = 0.0, [f"loss {logs['loss']:.3g}", f"{logs['tokens_per_second']:,.0f} tokens/s"]
             # The most bytes that were in use at once: on the GPU, else by this process.
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
             logs["peak_memory_gb"] = (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak) / 1e9
@@ -122,6 +135,19 @@ class CurveCallback(TrainerCallback):
         if "loss" in row:
             values = {f"train/{name}": value for name, value in row.items() if name != "step"}
             self.track(values, int(row["step"]))
+
+
+class ProgressCallback(TrainerCallback):
+    """Counts the steps, and those that an earlier attempt made."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.progress.advance(state.global_step, before=True)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.progress.advance()
 
 
 class CheckpointCallback(TrainerCallback):
@@ -178,7 +204,11 @@ def train(
     else:
         tell = "%-16s %s: training ends after this step, with a checkpoint; a second signal leaves at once, without it"
         try:
-            with stopping.landing(lambda number: log.info(tell, "train", number.name)):
+            with (
+                Progress("step", steps, trainer.told, lambda: trainer.share) as progress,
+                stopping.landing(lambda number: log.info(tell, "train", number.name)),
+            ):
+                trainer.add_callback(ProgressCallback(progress))
                 trainer.train(resume_from_checkpoint=newest)
         except torch.OutOfMemoryError as error:
             smaller = "row_tokens" if recipe.batches is Batches.packed else "micro_batch_size"
@@ -210,7 +240,7 @@ def _arguments(training: Training, steps: int, folder: Path) -> TrainingArgument
         logging_nan_inf_filter=False,
         remove_unused_columns=False,
         report_to="none",
-        disable_tqdm=not sys.stderr.isatty(),
+        disable_tqdm=True,  # ours also counts without a terminal
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # else the Trainer spreads one process over all cards it sees
     return arguments

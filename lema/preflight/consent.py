@@ -1,13 +1,13 @@
 """What requests to servers lack before any is sent: a key, a model that the server lists, a price, consent to pay."""
 
 import os
-import shlex
 from collections.abc import Iterator
 from math import ceil
 
 from lema.api.asking import settings
 from lema.api.estimate import Requests, estimate, price, prompt_tokens
 from lema.config import Config
+from lema.reporting.commands import command
 from lema.types import UserError
 
 _FREE = "sampler=self corrector=reference rationales=none ask no server"
@@ -37,6 +37,6 @@ def missing(config: Config, asked: list[Requests], overrides: list[str]) -> Iter
             yield f"requests: {problem}"
     most = ceil(sum(usd for _, usd in estimates))
     if config.budget_usd is None and most:
-        command = shlex.join(["python", "run.py", *overrides, f"budget_usd={most}"])
+        goes_on = command(*overrides, f"budget_usd={most}")
         needs = "nothing is paid without consent, budget_usd= or LEMA_BUDGET_USD"
-        yield f"budget: {'; '.join(line for line, _ in estimates)}. Go on with: {command} ({needs}), or {_FREE}"
+        yield f"budget: {'; '.join(line for line, _ in estimates)}. Go on with: {goes_on} ({needs}), or {_FREE}"

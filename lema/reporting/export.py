@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any
 
+from lema.reporting.commands import shared
 from lema.reporting.comparing import UNTUNED, Arm, Comparison, Difference
 from lema.reporting.plots import by_level
 from lema.reporting.runs import Run
@@ -35,7 +36,7 @@ def tables(comparison: Comparison) -> dict[str, str]:
 def _run(run: Run) -> dict[str, Any]:
     """A run's score, its cost and the digests of its artifacts; of a run that is not compared the reason."""
     if run.trouble:
-        return {"trouble": run.trouble, "artifacts": run.digests}
+        return {"trouble": shared(run.trouble, run.overrides, run.folder.parents[1]), "artifacts": run.digests}
     train = run.records.get("train", {}).get("summary", {})
     return {
         "setting": run.setting,

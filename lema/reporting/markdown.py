@@ -3,11 +3,10 @@
 Accuracies and differences are shown in percent and points.
 """
 
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 
-from lema.identity import without_paths
+from lema.reporting.commands import command
 from lema.reporting.comparing import (
     ARMS,
     CONTRASTS,
@@ -37,7 +36,7 @@ Accuracy is the percentage of problems answered right by the official rules, whi
 def render(comparison: Comparison, pictures: dict[str, list[str]]) -> str:
     """The whole report; `pictures` has the files of each task."""
     if not comparison.runs:
-        return "# Results\n\nNo run has been evaluated yet. `python run.py` runs the first.\n"
+        return f"# Results\n\nNo run has been evaluated yet. `{command()}` runs the first.\n"
     number, troubled = len(comparison.runs), sum(run.trouble is not None for run in comparison.runs)
     others = f", and {troubled} that are named at the end" if troubled else ""
     counted = f"{number - troubled} evaluated {'run' if number - troubled == 1 else 'runs'}{others}."
@@ -139,15 +138,20 @@ def _devices(runs: Iterable[Run]) -> list[str]:
 
 
 def _missing(comparison: Comparison, settings: Sequence[Setting]) -> Iterator[str]:
-    """The standard arms that were not run, each with the command that runs it."""
-    own = ("mix", "seed", "sweeps", "do", "until", "only", "tracker", "tracker.group", "hydra.mode", "runs_dir")
+    """The standard arms that were not run, each with the command that runs it, with the seeds of the others."""
+    own = ("mix", "do", "until", "only", "tracker.group", "runs_dir")
     for name in STANDARD:
         if lacking := [setting for setting in settings if comparison.find(setting, name) is None]:
-            overrides = map(without_paths, comparison.of(lacking[0])[0].runs[0].overrides)
-            shared = [each for each in overrides if each.split("=")[0] not in own and not each.startswith("mix.")]
-            command = shlex.join(["python", "run.py", *shared, f"mix={name}"])
+            runs = [run for arm in comparison.of(lacking[0]) for run in arm.runs]
+            seeds, first = sorted({run.seed for run in runs}), runs[0]
+            keys = {each: each.lstrip("+~").partition("=")[0] for each in first.overrides}
+            kept = [each for each, key in keys.items() if key not in own and not key.startswith("mix.")]
+            if len(seeds) > 1:
+                kept = [each for each in kept if keys[each] != "seed"] + [f"seed={','.join(map(str, seeds))}"]
+                kept = kept if "sweeps" in keys.values() else ["-m", *kept]
             of = f" for {', '.join(setting.backbone for setting in lacking)}" if len(settings) > 1 else ""
-            yield f"{name} was not run{of}, so nothing is compared with it: `{command}`"
+            told = command(*kept, f"mix={name}", root=first.folder.parents[1])
+            yield f"{name} was not run{of}, so nothing is compared with it: `{told}`"
 
 
 def differences_table(differences: Sequence[Difference]) -> str:

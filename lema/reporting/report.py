@@ -10,11 +10,11 @@ from lema.artifacts.links import follow, own_folder
 from lema.artifacts.locks import check, lock
 from lema.identity import without_paths
 from lema.privacy import shown
-from lema.reporting import export, markdown, plots
+from lema.reporting import commands, export, markdown, plots
 from lema.reporting.comparing import UNTUNED, Comparison, compare
 from lema.reporting.runs import DAMAGE, Run, read_runs
 from lema.tracking.reports import Content, Task
-from lema.tracking.runs import run_id
+from lema.tracking.runs import SHARED, run_id
 
 
 def write_report(
@@ -62,9 +62,17 @@ def _write(comparison: Comparison, folder: Path) -> bool:
             write_text(folder / name, text)
         keep(drawn, _drawn(folder))
     pictures = {task: [name for name in plots.names(task) if (folder / name).is_file()] for task in comparison.tasks}
-    write_text(folder / "report.md", shown(markdown.render(comparison, pictures)))
+    text = markdown.render(comparison, pictures)
+    write_text(folder / "report.md", shown(text))
+    write_text(folder / SHARED, shown(_shared(comparison, text)))
     write_text(folder / "report.json", numbers)  # last: it vouches for the pictures
     return new
+
+
+def _shared(comparison: Comparison, text: str) -> str:
+    """A text of the report as W&B may have it."""
+    overrides, roots = [each for run in comparison.runs for each in run.overrides], comparison.runs[:1]
+    return commands.shared(text, overrides, roots[0].folder.parents[1]) if roots else text
 
 
 def _drawn(folder: Path) -> dict[str, str]:
@@ -94,6 +102,8 @@ def at_wandb(comparison: Comparison, root: Path, title: str) -> Content:
     tasks = []
     for task in comparison.tasks:
         runs = [run for arm in comparison.arms if arm.setting.task == task and arm.name != UNTUNED for run in arm.runs]
-        sections = list(markdown.sections(comparison, task))
+        found = markdown.sections(comparison, task)
+        sections = [(heading, _shared(comparison, text)) for heading, text in found]
         tasks.append(Task(task, sections, ids(runs, "train"), ids(runs, "evaluate")))
-    return Content(title, tasks, f"{markdown.LEGEND}\n\n{markdown.not_compared(comparison)}")
+    others = _shared(comparison, markdown.not_compared(comparison))
+    return Content(title, tasks, f"{markdown.LEGEND}\n\n{others}")

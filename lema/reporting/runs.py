@@ -17,7 +17,6 @@ import numpy as np
 
 from lema.artifacts.links import follow
 from lema.artifacts.records import contents, is_whole, used
-from lema.identity import without_paths
 from lema.types import SCORE_VERSION, Score, UserError
 
 STOPPED = "stopped after"  # begins the state of a run that was asked to end before its evaluation
@@ -243,7 +242,7 @@ def _trouble(run: Run) -> str | None:
         if run.state == "running":
             return f"it was not finished: it stopped without a word (killed?) or still runs, {reached}"
         asked = run.state.startswith(STOPPED)
-        return f"it ended {reached}, as asked" if asked else f"it failed {reached}: {without_paths(run.state)}"
+        return f"it ended {reached}, as asked" if asked else f"it failed {reached}: {run.state}"
     if (version := run.records["evaluate"]["recipe"]["version"]) != SCORE_VERSION:
         return f"its score is of version {version} of the evaluation, now {SCORE_VERSION}; run its command again"
     for step in sorted({"evaluate", "evaluate_untuned"} & run.records.keys()):

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from lema.artifacts.records import Shown
-from lema.identity import without_paths
 from lema.reporting.comparing import UNTUNED, Arm, Comparison, Difference, Setting, once
 from lema.reporting.runs import STOPPED, Run
 
@@ -114,8 +113,7 @@ def _runs(comparison: Comparison, setting: Setting) -> Iterator[str]:
         )
     yield from _engines(runs)
     for run in (run for run in runs if run.state != "finished" and not run.state.startswith(STOPPED)):
-        how = without_paths(run.state)
-        yield f"The last attempt of {run.name} ended otherwise ({how}): its earlier score stands."
+        yield f"The last attempt of {run.name} ended otherwise ({run.state}): its earlier score stands."
     if damaged := [run.name for run in runs if run.verdicts is None]:
         yield (
             f"The predictions of {', '.join(damaged)} are missing or damaged: the scores stand, but these runs pair "

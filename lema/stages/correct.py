@@ -11,8 +11,6 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from lema.api.estimate import WRONG_SHARE, Requests
 from lema.artifacts import RESUME, Artifact, Given, Recipe, Shown, write_jsonl
 from lema.cell import Cell, Context
@@ -107,8 +105,7 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
     wrong = _wrong(problems, inputs.samples.values(), counts)
     if settings.model is None:  # one by one: recorded solutions may be millions
         corrections: Iterable[Correction] = (
-            checked(item, reference.correct(item[0], item[2]), None, "reference", grader)
-            for item in tqdm(wrong, desc="correct", disable=None)
+            checked(item, reference.correct(item[0], item[2]), None, "reference", grader) for item in wrong
         )
     else:
         assert inputs.demonstrations

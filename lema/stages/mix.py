@@ -14,11 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
 from lema.artifacts import Artifact, Recipe, Shown, write_jsonl
 from lema.cell import Cell, Context
 from lema.config import NO_EFFECT, CotPart, Extra, MixConfig, TrainConfig
+from lema.console.progress import Progress
 from lema.models.weights import Weights
 from lema.prompts import formats
 from lema.types import Correction, Example, Problem, Solution, UserError
@@ -212,8 +211,9 @@ def _preview(settings: Settings, source: Weights, examples: list[Example]) -> No
 
 def _table(examples: list[Example], count: _CountTokens) -> dict[str, Any]:
     """Examples, tokens (prompt and completion, and completion alone) and distinct questions, by source and in all."""
-    for example in tqdm(examples, desc="mix: tokens", disable=None):
-        count(example)
+    with Progress("example", len(examples)) as progress:
+        for example in progress.over(examples):
+            count(example)
 
     def row(rows: list[Example]) -> dict[str, int]:
         prompt, target = (sum(part) for part in zip(*map(count, rows), strict=True))

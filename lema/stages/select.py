@@ -11,6 +11,7 @@ from typing import Any
 from lema.artifacts import RESUME, Artifact, Recipe, Shown, keep, kept, write_jsonl
 from lema.cell import Cell, Context
 from lema.config import Method, Selection, Split
+from lema.console.progress import Progress
 from lema.engines import LocalModel
 from lema.models.weights import Weights, checkpoint, tuned
 from lema.solving import Wording, solve
@@ -74,7 +75,9 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
     With one checkpoint, or `last`, none is asked: then the summary's `selection` is `last`, and its `split` null.
     """
     steps, asked = inputs.train.read(Trained).checkpoints, settings.asked
-    answers = {step: _predictions(asked, inputs, context, folder, step) for step in steps} if asked else {}
+    with Progress("checkpoint", len(steps)) as progress:
+        each_asked = progress.over(steps if asked else ())
+        answers = {step: _predictions(asked, inputs, context, folder, step) for step in each_asked if asked}
     accuracies, symbolic = (
         {step: fmean(getattr(each, rule) for each in predictions) for step, predictions in answers.items()}
         for rule in ("correct", "symbolic")

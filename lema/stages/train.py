@@ -10,6 +10,7 @@ from typing import Any
 from lema.artifacts import RESUME, Artifact, Recipe, Shown, write_jsonl
 from lema.cell import Cell, Context
 from lema.config import Batches, Selection, Training
+from lema.console.progress import Progress
 from lema.models.weights import CHECKPOINTS, Weights
 from lema.types import Example
 
@@ -53,7 +54,9 @@ def build(settings: Training, inputs: Inputs, context: Context, folder: Path) ->
     config, precision = settings.train, settings.computation.precision
     tokenizer = load_tokenizer(inputs.base)
     tokenizer.padding_side = "right"
-    rows, counts = encode(inputs.mix.rows("examples.jsonl", Example), tokenizer, config)
+    examples = inputs.mix.rows("examples.jsonl", Example)
+    with Progress("example", len(examples)) as progress:
+        rows, counts = encode(progress.over(examples), tokenizer, config)
     by_epochs = None if config.epochs is None else math.ceil(len(rows) * config.epochs / config.batch_size)
     steps = min(limit for limit in (by_epochs, config.max_steps) if limit is not None)
     run = training_size(load_architecture(inputs.base), config, precision, counts["tokens"] / len(rows), steps)
@@ -65,7 +68,8 @@ def build(settings: Training, inputs: Inputs, context: Context, folder: Path) ->
         log.warning("train: this machine has %.0f GB, so it may not fit: %s", memory / 1e9, remedy)
     model = load_trainable(inputs.base, settings.computation, config, settings.seed, checkpointing)
     if config.batches is Batches.packed:
-        check_packing(model, rows, config, tokenizer, precision)
+        with Progress("checking that packed examples do not see each other"):
+            check_packing(model, rows, config, tokenizer, precision)
     curve = train(model, tokenizer, rows, steps, folder / RESUME, settings, context.track)
     checkpoints = collect(folder / RESUME, folder / CHECKPOINTS, config.save_steps)
     write_jsonl(folder / "metrics.jsonl", ({name: row[name] for name in CURVE} for row in curve))

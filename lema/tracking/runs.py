@@ -8,6 +8,7 @@ user: host, git remote, command line, paths and console. The system's load is ke
 import contextlib
 import logging
 import os
+import shlex
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,7 @@ from lema.tracking import artifacts, refusals, service
 log = logging.getLogger(__name__)
 
 STEP = "train/step"  # the axis of all curves
+SHARED = ".shared.md"  # a report's words without this machine's paths, in the report's folder
 _MAX_TAG = 64  # W&B's limit
 # Seconds after which W&B counts as unreachable. Its retries go on for hours; a limit on them loses data silently.
 _TIMEOUTS = {"INIT_TIMEOUT": "30", "FINISH_TIMEOUT": "30", "FINISH_TIMEOUT_RAISES": "true"}
@@ -109,9 +111,9 @@ class Tracker:
             for each in run.inputs.values():
                 artifacts.use(started, each)
             made = wandb.Artifact(f"report-{folder.name}", "report")
-            for pattern in ("report.md", "*.json", "*.csv", "*.png"):
+            for pattern in (SHARED, "*.json", "*.csv", "*.png"):
                 for file in sorted(folder.glob(pattern)):  # as copies: the next report takes their place
-                    made.add_file(artifacts.here(file), name=file.name)
+                    made.add_file(artifacts.here(file), name="report.md" if file.name == SHARED else file.name)
             started.log_artifact(made)
 
         run.start()
@@ -242,7 +244,7 @@ class StepRun:
 
         Its folder is the run's, as wandb uses the system's temporary folder where it may not write to ours.
         """
-        return f"wandb sync -n 1 {artifacts.here(Path(self._run.dir).parents[1] / 'offline-run-*')}"
+        return f"wandb sync -n 1 {shlex.quote(artifacts.here(Path(self._run.dir).parents[1]))}/offline-run-*"
 
     def _start(self) -> None:
         import wandb

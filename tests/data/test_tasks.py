@@ -234,10 +234,11 @@ def test_a_folder_in_the_place_of_a_repository_is_told(tmp_path):
 
 def test_the_clone_of_a_repository_is_read_as_the_message_says(tmp_path):
     pandas = pytest.importorskip("pandas")
-    (tmp_path / "main").mkdir()
+    clone = tmp_path / "jane's $clone [1]"
+    (clone / "main").mkdir(parents=True)
     for split in ("train", "test"):
-        pandas.DataFrame([GOOD]).to_parquet(tmp_path / "main" / f"{split}-00000-of-00001.parquet")
-    config = task("gsm8k", dataset_path=str(tmp_path), num_dev=0)
+        pandas.DataFrame([GOOD]).to_parquet(clone / "main" / f"{split}-00000-of-00001.parquet")
+    config = task("gsm8k", dataset_path=str(clone), num_dev=0)
     for _ in ("train", "test"):
         with pytest.raises(UserError) as caught:
             load(config)

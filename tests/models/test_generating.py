@@ -20,7 +20,7 @@ from lema.data.arithmetic import make_problems
 from lema.engines import LocalModel
 from lema.engines.transformers import Settings
 from lema.models import merge, trainer
-from lema.models.generating import own_settings
+from lema.models.generating import Onlooker, own_settings
 from lema.models.huggingface import encode_prompt, load_to_answer, load_tokenizer, load_trainable
 from lema.models.weights import Weights
 from lema.prompts.formats import cot_prompt
@@ -106,7 +106,7 @@ def ask(backbone: BackboneConfig, tmp_path_factory: pytest.TempPathFactory) -> C
         tokenizer = load_tokenizer(source)
         encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
         loaded = load_to_answer(source, backbone.computation, four_bit=False)
-        tokens, logits = zip(*merge._replies(loaded, tokenizer, encoded), strict=True)
+        tokens, logits = zip(*merge._replies(loaded, tokenizer, encoded, Onlooker()), strict=True)
         return [*found, list(tokens), torch.cat(logits)]
 
     return asked

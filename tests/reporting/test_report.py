@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tables import table
 
 from lema.artifacts import Recipe, Shown, Store, contents
 from lema.reporting import report
+from lema.reporting.commands import command
 from lema.reporting.comparing import compare
 from lema.reporting.export import as_json
 from lema.reporting.markdown import render
@@ -44,9 +46,8 @@ def test_an_open_cell_names_its_command_and_nothing_is_compared_with_the_base(tm
     tiny(tmp_path, "lema", 1, 180, untuned=answers(200, 80))
     text = published(tmp_path)
     assert "| backbone | untuned | cot | cot_random | cot_matched | lema |" in text
-    assert (
-        "cot was not run, so nothing is compared with it: `python run.py backbone=tiny task=arithmetic mix=cot`" in text
-    )
+    told = command("backbone=tiny", "task=arithmetic", "seed=1", "tracker=none", "mix=cot", root=tmp_path)
+    assert f"cot was not run, so nothing is compared with it: `{told}`" in text
     assert "| tiny | 40.0 {33.5, 46.9} | not run | not run | not run | 90.0 {85.1, 93.4} ×1 |" in text
     assert "differences" not in text  # no gain over the untuned base is printed
 
@@ -157,8 +158,8 @@ def test_a_mix_that_the_command_line_changed_is_an_arm_of_its_own(tmp_path: Path
     text = published(tmp_path)
     assert "| lema | lema (mix.without=step) |" in text
     assert "| 90.0 {85.1, 93.4} ×1 | 60.0 {53.1, 66.5} ×1 |" in text
-    assert "mix=cot`" in text
-    assert "mix.without=step mix=cot`" not in text
+    assert " mix=cot " in text
+    assert "mix.without=step mix=cot " not in text
 
 
 def test_settings_are_rows_told_apart_by_what_differs_and_never_compared_with_each_other(tmp_path: Path) -> None:
@@ -228,14 +229,16 @@ def test_a_run_that_died_or_was_stopped_is_named_with_its_reason(tmp_path: Path)
     text = published(tmp_path)
     assert "1 evaluated run, and 3 that are named at the end." in text
     assert "seed2: it was not finished: it stopped without a word (killed?) or still runs, after mix" in text
-    assert "seed3: it failed after mix: GPU is gone: …/y.bin" in text
+    assert "seed3: it failed after mix: GPU is gone: /home/jane/x/y.bin" in text
     assert "seed4: it ended after mix, as asked" in text
 
 
 def test_an_earlier_score_of_a_run_whose_last_attempt_failed_stands_and_that_is_said(tmp_path: Path) -> None:
     tiny(tmp_path, "lema", 1, 180, state="no disk left at /home/jane/runs")
     text = published(tmp_path)
-    assert "The last attempt of arithmetic-tiny-None-lema-seed1 ended otherwise (no disk left at …/runs)" in text
+    assert (
+        "The last attempt of arithmetic-tiny-None-lema-seed1 ended otherwise (no disk left at /home/jane/runs)" in text
+    )
     assert "| 90.0 {85.1, 93.4} ×1 |" in text
 
 
@@ -434,11 +437,19 @@ def test_accuracy_by_level_is_counted_by_level(tmp_path: Path) -> None:
     assert arm["by_level"] == {level: [pytest.approx(right[place::5].mean())] for place, level in enumerate(levels)}
 
 
-def test_no_path_of_this_machine_is_in_a_report(tmp_path: Path) -> None:
+def test_a_report_has_paths_in_its_commands_and_what_is_shared_of_it_has_none(tmp_path: Path) -> None:
     folder = tiny(tmp_path, "lema", 1, 180)
+    tiny(tmp_path, "lema", 2, 180, state="no disk left at /home/jane/runs")
     facts = json.loads((folder / "run.json").read_text())
-    facts["overrides"].append("task.dataset.path=/home/jane/data/gsm8k")
+    facts["overrides"] += ["task.dataset.path=/home/jane/my data/gsm8k", "backbone.path='/home/jane/[a] b$c'"]
     (folder / "run.json").write_text(json.dumps(facts))
-    reported, *_ = report.write_report(tmp_path)
-    assert "task.dataset.path=…/gsm8k" in (reported / "report.md").read_text()
-    assert not [path for path in reported.iterdir() if b"jane" in path.read_bytes()]
+    reported, comparison, _ = report.write_report(tmp_path)
+    text, shared = ((reported / name).read_text() for name in ("report.md", ".shared.md"))
+    assert "-m backbone=tiny" in text, "for all seeds of the other arms"
+    assert f"seed=1,2 mix=cot runs_dir={tmp_path}`" in text
+    assert shlex.quote("task.dataset.path=/home/jane/my data/gsm8k") in text
+    assert "task.dataset.path=FOLDER backbone.path=FOLDER" in shared
+    assert "FOLDER stands for a path" in shared
+    at_wandb = report.at_wandb(comparison, tmp_path, "all")
+    for seen in (shared, str(at_wandb), *(file.read_text() for file in reported.glob("*.[jc]s*"))):
+        assert not {each for each in ("jane", "my data", "[a]", str(tmp_path)) if each in seen}

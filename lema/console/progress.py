@@ -1,0 +1,139 @@
+"""How far the work is: a bar on a terminal, and elsewhere a line whenever nothing was printed for a while.
+
+Each part of the work is a `Progress`, and parts lie in each other: an answer of many, of one of several checkpoints.
+One thread writes one line on all of them together, so it also speaks while nothing advances:
+
+    select           checkpoint 2 of 5: 12 of 200 answers, 8,450 tokens (95/s), about 14 minutes left
+    train            loading the model for 30 seconds
+"""
+
+import logging
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from types import TracebackType
+from typing import Self, TypeVar
+
+from tqdm import tqdm
+
+from lema import stopping
+from lema.privacy import Terminal
+
+SECONDS = 30.0  # of silence, after which a line is printed
+_log = logging.getLogger(__name__)
+Item = TypeVar("Item")
+_open: list["Progress"] = []  # from the outermost to the innermost
+_speaking = threading.Lock()  # held while a part ends, too: so no line comes after the end of its part
+
+
+class Progress:
+    """A part of the work, while its `with` block lasts.
+
+    `what` is the singular of what is counted up to `total` (`math.inf`: nobody knows how many); without a total it says
+    what is done (`loading the model`). `facts` are more words for a line, and `partly` says how much of the next
+    pieces is done, in pieces. Both are called in another thread.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        total: float | None = None,
+        facts: Callable[[], Iterable[str]] = tuple,
+        partly: Callable[[], float] = float,
+    ) -> None:
+        self.what, self.total, self.facts, self.partly = what, total, facts, partly
+        self.done = self.before = 0  # in all, and of it what an earlier attempt did
+
+    def __enter__(self) -> Self:
+        self.since = time.monotonic()
+        work, _ = stopping.work()
+        name, known = (work, self.total) if self.total is not None else (f"{work}: {self.what}", None)
+        length = None if known in (None, math.inf) else known
+        self.bar = tqdm(desc=name, total=length, unit=f" {self.what}s", disable=True if known is None else None)
+        _open.append(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with _speaking:
+            _open.remove(self)
+            self.bar.close()
+
+    def advance(self, pieces: int = 1, before: bool = False) -> None:
+        """Count pieces that are done; `before`: by an earlier attempt, in no time of this one."""
+        self.done += pieces
+        self.before += pieces if before else 0
+        self.bar.update(pieces)
+
+    def over(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The same items, each counted once it has been used."""
+        for item in items:
+            yield item
+            self.advance()
+
+    def per_second(self, number: float) -> float:
+        """How many a second, if this part made so many until now."""
+        return number / max(time.monotonic() - self.since, 1e-9)
+
+    def words(self, innermost: bool) -> str:
+        """`12 of 200 answers, 8,450 tokens`; around another part `checkpoint 2 of 5: `."""
+        if self.total is None:
+            told = [f"{self.what} for {duration(time.monotonic() - self.since)}"]
+        elif not innermost:
+            return f"{self.what} {self.done + 1:,} of {self.total:,}: "
+        else:
+            told = [f"{self.done:,}{'' if self.total == math.inf else f' of {self.total:,}'} {self.what}s"]
+        return ", ".join([*told, *self.facts()]) + ("" if innermost else ": ")
+
+
+def line() -> str:
+    """What is being done now, as a line of the log."""
+    parts, (work, since) = list(_open), stopping.work()
+    told = "".join(part.words(part is parts[-1]) for part in parts)
+    told = told or f"at work for {duration(time.monotonic() - since)}"
+    return f"{work.replace('_', ' '):<16} {told}{_left(parts)}"
+
+
+def _left(parts: list[Progress]) -> str:
+    """The time that is left of all parts together: by the share that is done, and by the time that it took."""
+    counted = [part for part in parts if part.total]
+    share = begun = 0.0
+    for part in reversed(counted):
+        assert part.total
+        share = min(1.0, (part.done + max(share, part.partly())) / part.total)
+        begun = (part.before + begun) / part.total
+    if share <= begun:
+        return ""
+    left = (time.monotonic() - counted[0].since) * (1 - share) / (share - begun)
+    # Before the first piece is done, `partly` knows only how long it may take.
+    return f", {'about' if any(part.done > part.before for part in counted) else 'at most'} {duration(left)} left"
+
+
+def duration(seconds: float) -> str:
+    """`45 seconds`, `14 minutes`, `2.5 hours`."""
+    if seconds < 90:
+        return f"{max(2, round(seconds))} seconds"
+    return f"{round(seconds / 60)} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def watch() -> None:
+    """Break each silence of this process from now on; for the program's start."""
+    threading.Thread(target=_watch, daemon=True).start()
+
+
+def _watch() -> None:
+    _, told = stopping.work()  # since the process began
+    while True:
+        time.sleep(max(0.01, SECONDS - (time.monotonic() - max(told, Terminal.written_at))))
+        if time.monotonic() - max(told, Terminal.written_at) < SECONDS:
+            continue
+        told = time.monotonic()
+        # RuntimeError: what is counted has just changed.
+        with _speaking, suppress(RuntimeError):
+            bar = next((part.bar for part in reversed(_open) if not part.bar.disable), None)
+            if bar is not None and sys.stderr.isatty():
+                bar.refresh()  # which shows that time goes on
+            else:
+                _log.info("%s", line())
