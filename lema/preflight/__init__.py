@@ -52,9 +52,9 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
     models: dict[str, ModelConfig | None] = {}
     for name, source in config.sampler.models.items() if "sample" in stages else ():
         models[f"sampler.models.{name}.weights"] = source.weights
-        if source.recorded and not (file := Path(source.recorded).expanduser()).is_file():
+        if source.recorded and not (file := Path(source.recorded)).is_file():
             key = f"sampler.models.{name}.recorded"
-            why = "a folder" if file.is_dir() else "no such file"
+            why = "a folder" if file.is_dir() else "not a regular file" if file.exists() else "no such file"
             yield f"recorded: {key}={source.recorded}: {why}; name a file of JSON lines, plain or .gz"
     if "sample" in stages and others and not cell.builds_base and config.sampler.other:
         models["sampler.other.weights"] = config.sampler.other.weights
@@ -71,8 +71,8 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
         held = hardware.held(config, stages) if of_backbone else whole
         parameters = hardware.parameters(source) or model.parameters or 0
         lines = [] if of_backbone and not answers and not trains else [*hardware.unsupported(name, model)]
-        lines += hub.unloadable(name, source)
-        if parameters and held:
+        lines += (absent := list(hub.unloadable(name, source)))
+        if parameters and held and not (model.path and absent):  # the config knows the size of another model
             lines += hardware.too_large(name, source.location, parameters, held, *hardware.memory())
         if of_backbone and "merge" in stages:
             lines += hardware.too_little_disk(cell.store.root, parameters * hardware.BYTES[model.precision])

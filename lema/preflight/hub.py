@@ -4,14 +4,18 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from lema.models.weights import Weights
+from lema.models.weights import Weights, must_be_folder
 
 
 def unloadable(name: str, source: Weights) -> Iterator[str]:
     """Where a model is not."""
-    if not Path(source.location).is_dir():
+    folder = Path(source.location)
+    if must_be_folder(source.location) and not folder.is_dir():
+        why = "a file, not a folder" if folder.exists() else "no such folder"
+        yield f"model: {name}.path={source.location}: {why}; name a folder with a model in Hugging Face format"
+    elif not folder.is_dir():
         yield from unreachable("model", source.location, source.revision, f"{name}.path")
-    elif not (Path(source.location) / "config.json").is_file():
+    elif not (folder / "config.json").is_file():
         yield f"model: {name}.path={source.location} holds no config.json: choose a model in Hugging Face format"
 
 
