@@ -26,7 +26,7 @@ from omegaconf import DictConfig
 from lema import sweeps
 from lema.compose import register, to_config
 from lema.config.command_line import arranged, refusing
-from lema.config.environment import check_arguments
+from lema.config.environment import check_arguments, provide_home
 from lema.launchers import refuse_several
 from lema.privacy import check_shown, guard
 from lema.tracking import service
@@ -78,6 +78,7 @@ if __name__ == "__main__":
         full = os.environ.get("HYDRA_FULL_ERROR") == "1"
         os.environ["HYDRA_FULL_ERROR"] = "1"
         with refusing(full):
+            provide_home()
             sys.argv[1:] = arranged(sys.argv[1:])
             check_arguments(sys.argv[1:])
             register(Path(__file__).parent / "sweeps", sys.argv[1:])
