@@ -37,9 +37,10 @@ def name(config: DictConfig, content: Any) -> str:
 
 def kept(hydra: Any) -> list[str]:
     """The flags of a command, of its `hydra` section, that decide what its overrides mean: they belong to each cell."""
-    places = {each.provider: each.path for each in hydra.runtime.config_sources}
+    sources = hydra.runtime.config_sources
+    places = {each.provider: f"{each.schema}://{each.path}".removeprefix("file://") for each in sources}
     flags = {
-        "--config-path": places["main"] if Path(places["main"]) != _CONF else None,
+        "--config-path": places["main"] if places["main"] != str(_CONF) else None,
         "--config-name": hydra.job.config_name if hydra.job.config_name != "config" else None,
         "--config-dir": places.get("command-line"),
     }

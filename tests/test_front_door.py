@@ -15,6 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from small import ROOT, SMALL
 
+from lema import sweeps
 from lema.artifacts import Store
 from lema.compose import register
 from lema.config.allowed import Place
@@ -207,6 +208,12 @@ def test_the_sweep_of_a_folder_of_ones_own_is_kept_in_the_file_for_wandb(run_cli
     grid = yaml.safe_load((runs / "sweeps/mine.yaml").read_text())
     assert grid["command"][3:6] == [f"--config-dir={tmp_path / 'own'}", "sweeps=mine", "hydra.mode=RUN"]
     assert grid["parameters"] == {"seed": {"values": [1, 2]}}
+
+
+def test_a_command_keeps_the_flags_that_decide_what_its_overrides_mean(compose_tree, tmp_path: Path) -> None:
+    assert sweeps.kept(compose_tree("seed=2", "hydra.job.chdir=true").hydra) == []
+    searched = f"hydra.searchpath=[file://{tmp_path}]"
+    assert sweeps.kept(compose_tree("seed=2", searched).hydra) == [searched]
 
 
 @pytest.mark.slow

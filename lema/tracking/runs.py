@@ -1,8 +1,9 @@
 """One W&B run for each step that is made, not found: its config, its curve, its result and its inputs.
 
-WANDB_MODE and the other WANDB_* variables are honoured. Without WANDB_MODE a run is online when W&B is logged in, and
-otherwise offline, to be uploaded with `wandb sync`. What W&B collects by itself is switched off where it names the
-user: host, git remote, command line, paths and console. The system's load is kept.
+WANDB_MODE, WANDB_DISABLED, WANDB_DIR, WANDB_ENTITY and WANDB_RUN_GROUP are honoured. What names one run is not, as a
+command has several: WANDB_NAME, WANDB_RUN_ID, WANDB_RESUME, WANDB_TAGS. Without WANDB_MODE a run is online when W&B is
+logged in, and otherwise offline, to be uploaded with `wandb sync`. What W&B collects by itself is switched off where it
+names the user: host, git remote, command line, paths and console. The system's load is kept.
 """
 
 import contextlib
