@@ -112,7 +112,7 @@ def test_each_error_of_hydra_is_one_line_that_begins_with_the_argument(hydra: Hy
     assert re.fullmatch(REFUSED[command], refusal(raised.value)), refusal(raised.value)
 
 
-WIDE = [pytest.param(each, marks=pytest.mark.slow) for each in (REFUSED | BEYOND)]
+WIDE = [pytest.param(each, marks=pytest.mark.slow) for each in [*BEYOND, *list(REFUSED)[::4]]]
 
 
 @pytest.mark.parametrize("command", ["backbone=mistrall seed=2", "--foo", "limit=-1", *WIDE])
@@ -182,7 +182,7 @@ def test_what_can_only_be_a_folder_is_never_a_model_on_the_hub(tmp_path: Path, p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", ["backbone", "corrector.weights"])
-@pytest.mark.parametrize("place", ["/no/such", "a/b/c", "."])
+@pytest.mark.parametrize("place", ["/no/such", "."])
 def test_of_a_model_that_is_not_there_no_size_is_told(run_cli: CLI, key: str, place: str) -> None:
     chosen = ["backbone=llama2", "experiment=no_api"] if key == "backbone" else ["corrector=local"]
     done = run_cli(*chosen, f"{key}.path={place}", "tracker=none", "limit=3", "task.num_dev=3")
@@ -346,5 +346,5 @@ def test_the_files_of_wandb_go_where_its_variable_says(
     done = run_cli(*SMALL, "tracker=wandb", "until=data")
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.glob("there/wandb/offline-run-*"))
-    assert f"{tmp_path}/there/wandb/offline-run-*" in done.stdout
+    assert "wandb sync -n 1 there/wandb/offline-run-*" in done.stdout
     assert not list(tmp_path.glob("runs/wandb/offline-run-*"))
