@@ -36,10 +36,11 @@ from lema.types import UserError
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 if not (sys.stderr and sys.stderr.isatty()):
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+_HERE = Path(__file__).resolve().parent  # also where this file is reached through a symbolic link
 _failed: list[BaseException] = []  # one error for each cell of the sweep that failed
 
 
-@hydra.main(config_path="conf", config_name="config", version_base="1.3")
+@hydra.main(config_path=str(_HERE / "conf"), config_name="config", version_base="1.3")
 def main(composed: DictConfig) -> None:
     """Do what the command says; in a sweep Hydra calls this for each cell, and goes on when a cell has failed.
 
@@ -81,7 +82,7 @@ if __name__ == "__main__":
             provide_home()
             sys.argv[1:] = arranged(sys.argv[1:])
             check_arguments(sys.argv[1:])
-            register(Path(__file__).parent / "sweeps", sys.argv[1:])
+            register(_HERE / "sweeps", sys.argv[1:])
             main()
         if _failed:
             sys.exit(1)

@@ -70,6 +70,7 @@ BEYOND = {
     "--resolve": r"The --resolve flag can only .*",
     "--run --multirun": r"Only one of --run, .*",
     "--config-dir nope": r"Additional config directory '.*nope' not found",
+    "--config-path nope": r"Primary config directory not found\. Check that the config directory '.*nope' exists .*",
     "--config-name nope": r"--config-name=nope: no such file .*",
     "hydra.searchpath=[file:///nope]": r".*path=/nope is not available\.",
     "hydra.run.dir=a_file": r"a_file: File exists",
@@ -247,6 +248,13 @@ def test_results_land_where_the_user_stands(run_cli: CLI, tmp_path: Path, more: 
     done = run_cli(*more, *SMALL, "until=data", "runs_dir=mine")
     assert done.returncode == 0, done.stderr
     assert [path.relative_to(tmp_path).parts[:2] for path in tmp_path.rglob("record.json")] == [("mine", "data")]
+
+
+def test_the_program_may_be_reached_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link.py").symlink_to(ROOT / "run.py")
+    command = [sys.executable, str(tmp_path / "link.py"), "--cfg", "job"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.startswith("seed: 1\n"), done.stderr
 
 
 def test_a_mistake_of_ours_shows_its_own_traceback_alone(tmp_path: Path) -> None:

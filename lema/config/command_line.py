@@ -93,10 +93,10 @@ def refusal(error: BaseException) -> str:
         why = re.sub(r"LexerNoViableAltException.*|Error parsing override '.*?' | expecting .*", "", said)
         remedy = f"in quotes it is one text: {quoted}" if "'" not in value else "its quotes do not end"
         return f"{given}: cannot be read{f' ({why})' if why else ''}; {remedy if value else 'write KEY=VALUE'}"
-    if isinstance(error, MissingConfigException) and not error.options:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and not error.options:
         return f"--config-name={error.missing_cfg_file}: no such file in the folder of the configuration; leave it out"
-    if isinstance(error, MissingConfigException):
-        return f"{given}: no such choice; choose from {', '.join(error.options or ())}"
+    if isinstance(error, MissingConfigException) and error.options:
+        return f"{given}: no such choice; choose from {', '.join(error.options)}"
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and given and cause.parent_node is not None:
         keys = [str(each) for each in cause.parent_node if each != "hydra"]
         return f"{given}: no such key; choose from {', '.join(keys)}"
