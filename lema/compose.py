@@ -1,10 +1,12 @@
 """Turns the tree that Hydra composes from conf/ and sweeps/ into the typed config, and checks every value."""
 
+from collections.abc import Iterable
 from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
@@ -27,14 +29,15 @@ from lema.config import (
     environment,
     renamed,
 )
-from lema.config.allowed import refused
+from lema.config.allowed import at_home, refused
 from lema.types import UserError
 
 
-def register(sweeps: Path) -> None:
-    """Give Hydra the schema, and each file of the folder `sweeps` as a choice of `sweeps=`.
+def register(sweeps: Path, arguments: Iterable[str] = ()) -> None:
+    """Give Hydra the schema, and as choices of `sweeps=` each file of the folder `sweeps` and the arguments' own.
 
-    The folder is not on Hydra's search path, where each folder beside it would become a group.
+    The folder is not on Hydra's search path, where each folder beside it would become a group. `sweeps=MY/FILE.yaml`
+    may lie anywhere; a `UserError` says why it cannot be read.
     """
     environment.register()
     store = ConfigStore.instance()
@@ -43,6 +46,24 @@ def register(sweeps: Path) -> None:
     store.store(name="schema", node=Config)
     for file in sorted(sweeps.glob("*.yaml")):
         store.store(group="sweeps", name=file.stem, node=OmegaConf.load(file), package="_global_")
+    for argument in arguments:
+        name = argument.removeprefix("sweeps=").strip("'\"")
+        if argument.startswith("sweeps=") and name.endswith(".yaml"):
+            *folders, file = Path(name).parts
+            group = "/".join(["sweeps", *(each.strip("/") for each in folders if each != "/")])
+            store.store(group=group, name=file, node=_sweep(Path(name), argument), package="_global_")
+
+
+def _sweep(file: Path, argument: str) -> DictConfig:
+    content, why = None, "no such file"
+    try:
+        content = OmegaConf.load(file) if file.is_file() else None
+        why = "must hold keys and values" if content is not None else "not a file" if file.exists() else why
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        why = f"cannot be read ({' '.join(str(error).split())})"
+    if not isinstance(content, DictConfig):
+        raise UserError(f"{argument}: {why}; name a file like those of sweeps/")
+    return content
 
 
 def to_config(composed: DictConfig) -> Config:
@@ -70,6 +91,7 @@ def to_config(composed: DictConfig) -> Config:
         raise UserError(f"{missing}: must be set") from None
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+    at_home(config, Config)
     if lines := dict(refused(config, Config)):
         # The user mends a value that refers to another key at that key.
         tree = OmegaConf.to_container(composed)

@@ -53,4 +53,5 @@ _FOLDERS = re.compile(r"(?<![\w.:/…-])~?(?:/[^\s/:;,'\"`()|]+)*/(?=[^\s/])")
 
 def without_paths(text: str) -> str:
     """A text whose absolute paths are cut to their last part, as folders may name a user: `…/gsm8k`."""
-    return _FOLDERS.sub("…/", text.replace(str(Path.home()), "~"))
+    home = os.path.expanduser("~")  # `~` for a user without one, and `/` in many containers
+    return _FOLDERS.sub("…/", text.replace(home, "~") if len(home) > 1 else text)

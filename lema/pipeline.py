@@ -107,7 +107,7 @@ def _scope(config: DictConfig, root: Path) -> tuple[Config, str, list[Path] | No
     All cells are composed and checked for this.
     """
     if not sweeps.are_cells_known(config):
-        return _cell(sweeps.composed(config, []), root).config, "all", None
+        return _cell(sweeps.composed(config, [], []), root).config, "all", None
     cells = [_cell(each, root) for each in sweeps.cells(config)]
     folders = [cell.folder for cell in cells]
     return cells[0].config, sweeps.name(config, [folder.name for folder in folders]), folders

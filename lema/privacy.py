@@ -4,6 +4,7 @@ Texts of data sets, models and servers reach both. An escape sequence in one of 
 what stands there; a control character that turns the direction of text could make a line read as another.
 """
 
+import io
 import logging
 import netrc
 import os
@@ -107,8 +108,14 @@ class Terminal:
 
 
 def guard() -> None:
-    """Make everything this process prints safe to show, also the output of Hydra, libraries and tracebacks."""
+    """Make everything this process prints safe to show, also the output of Hydra, libraries and tracebacks.
+
+    A stream shows what its encoding lacks as an escape: `\\u2212` for a minus sign in ASCII.
+    """
     closed = os.open(os.devnull, os.O_WRONLY)  # `>&-`: Python has None for such a stream
+    for each in (sys.stdout, sys.stderr):
+        if isinstance(each, io.TextIOWrapper):
+            each.reconfigure(errors="backslashreplace")
     streams: list[Any] = [Terminal(each or os.fdopen(closed, "w", closefd=False)) for each in (sys.stdout, sys.stderr)]
     sys.stdout, sys.stderr = streams
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from lema.artifacts import DAMAGED, links, write_json, write_jsonl
+from lema.artifacts import DAMAGED, links, read, write_json, write_jsonl
 from lema.artifacts.faults import explained
 from lema.artifacts.locks import TakenOver
 from lema.cell import Cell
@@ -58,7 +58,7 @@ def _write(cell: Cell, overrides: list[str], state: str, making: str | None) -> 
         links.point(cell.folder / name, artifact.path)
     setting, wandb = None, {}  # an earlier attempt's: its setting holds until the data are read again
     with suppress(OSError, *DAMAGED):
-        earlier = json.loads((cell.folder / "run.json").read_text(encoding="utf-8"))
+        earlier = json.loads(read(cell.folder / "run.json"))
         setting, wandb = earlier.get("setting"), dict(earlier.get("wandb") or {})
         making = earlier.get("making") if making is None else making
     facts = {"name": cell.name, "key": cell.key, "state": state, "making": making, "overrides": overrides}
@@ -78,5 +78,5 @@ def _metrics(cell: Cell) -> Iterator[dict[str, Any]]:
     for step in sorted(cell.folder.iterdir()):
         if step.name not in cell.artifacts:
             with suppress(OSError, *DAMAGED):  # the report names a damaged record
-                facts = json.loads((links.follow(step) / "record.json").read_text(encoding="utf-8"))
+                facts = json.loads(read(links.follow(step) / "record.json"))
                 yield {"stage": step.name, "summary": facts["summary"]}

@@ -1,6 +1,7 @@
 """The cells of a sweep, as Hydra makes them, and the sweep as a file for W&B's agents, which run one cell a process."""
 
 import logging
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, open_dict
 
 from lema.artifacts import write_text
 from lema.compose import to_config
 from lema.config import Config
+from lema.config.command_line import refusal
 from lema.identity import digest, without_paths
 from lema.types import UserError
 
@@ -23,12 +25,27 @@ log = logging.getLogger(__name__)
 
 # Called at the end of a sweep, by `run.py`: Hydra calls nothing once a cell has failed.
 at_end = ExitStack()
+_CONF = Path(__file__).resolve().parents[1] / "conf"
 _NOT_OF_CELLS = ("do", "sweeps", "hydra.mode")  # keys of the command that writes W&B's file
 
 
 def name(config: DictConfig, content: Any) -> str:
     """`demo` for `sweeps=demo`; for a sweep from the command line alone, a name that its content determines."""
-    return config.hydra.runtime.choices.get("sweeps") or f"multirun-{digest(content)}"
+    chosen = config.hydra.runtime.choices.get("sweeps")
+    return Path(str(chosen)).name.removesuffix(".yaml") if chosen else f"multirun-{digest(content)}"
+
+
+def kept(hydra: Any) -> list[str]:
+    """The flags of a command, of its `hydra` section, that decide what its overrides mean: they belong to each cell."""
+    sources = hydra.runtime.config_sources
+    places = {each.provider: f"{each.schema}://{each.path}".removeprefix("file://") for each in sources}
+    flags = {
+        "--config-path": places["main"] if places["main"] != str(_CONF) else None,
+        "--config-name": hydra.job.config_name if hydra.job.config_name != "config" else None,
+        "--config-dir": places.get("command-line"),
+    }
+    searched = [each for each in hydra.overrides.hydra if each.startswith("hydra.searchpath=")]
+    return [f"{flag}={value}" for flag, value in flags.items() if value] + searched
 
 
 def are_cells_known(config: DictConfig) -> bool:
@@ -38,13 +55,19 @@ def are_cells_known(config: DictConfig) -> bool:
 
 def cells(config: DictConfig) -> list[Config]:
     """The cells of the sweep of a Hydra callback's `config`, as Hydra composes them; `UserError` names a wrong one."""
-    return [composed(config, overrides) for overrides in expand(config)]
+    commands = expand(config)
+    of_all = set(commands[0]).intersection(*commands)  # what tells no cell from another
+    return [composed(config, command, [each for each in command if each not in of_all]) for command in commands]
 
 
 def expand(config: DictConfig) -> list[list[str]]:
     """The overrides of each cell, from Hydra's own sweeper; `UserError` for values that it cannot sweep over."""
+    overrides = _overrides(config)
+    for each in overrides:
+        if each.is_discrete_sweep() and not [*each.sweep_string_iterator()]:
+            raise UserError(f"{each.input_line}: stands for no value; name some")
     try:
-        [commands] = BasicSweeper.split_arguments(_overrides(config), None)
+        [commands] = BasicSweeper.split_arguments(overrides, None)
     except HydraException as error:  # interval(0,1) has no steps
         raise UserError(str(error)) from None
     return commands
@@ -61,7 +84,7 @@ def _overrides(config: DictConfig) -> list[Override]:
     try:
         overrides = parser.parse_overrides([*params, *config.hydra.overrides.task])
     except OverrideParseException as error:
-        raise UserError(f"hydra.sweeper.params: {error.override} cannot be read: {error.message}") from None
+        raise UserError(f"hydra.sweeper.params: {refusal(error)}") from None
     for override in overrides:
         # For `sweeps=a,b` Hydra would run one cell of each, as it reads the file's own values too late.
         if override.key_or_group in ("sweeps", "do") and override.is_sweep_override():
@@ -69,20 +92,17 @@ def _overrides(config: DictConfig) -> list[Override]:
     return overrides
 
 
-def composed(config: DictConfig, overrides: list[str]) -> Config:
-    """The cell of these overrides, as Hydra composes it; `UserError` names the overrides."""
+def composed(config: DictConfig, overrides: list[str], own: list[str]) -> Config:
+    """The cell of these overrides, as Hydra composes it; `UserError` names those that are its own."""
     try:
         tree = GlobalHydra.instance().config_loader().load_sweep_config(config, overrides)
         with open_dict(tree):
             del tree["hydra"]
         return to_config(tree)
-    except UserError as error:
-        raise UserError(f"{' '.join(overrides)}: {error}") from None
-    except ConfigCompositionException as error:
-        message = str(error).partition("Config search path:")[0]  # the choices or the type, but not Hydra's folders
-        cause = str(error.__cause__ or "").partition("\n")[0]
-        line = ": ".join(" ".join(part.split()) for part in (message, cause) if part)
-        raise UserError(f"{' '.join(overrides)}: {line}") from None
+    except Exception as error:  # Hydra composes by asserting and indexing: of many kinds, all about the overrides
+        said = str(error) if isinstance(error, UserError) else refusal(error)
+        cell = " ".join(each for each in own if each not in said)
+        raise UserError(f"{cell}: {said}" if cell else said) from None
 
 
 def write_for_wandb(config: DictConfig, root: Path) -> Path:
@@ -100,12 +120,15 @@ def write_for_wandb(config: DictConfig, root: Path) -> Path:
             fixed[key] = f"{key}={override.get_value_element_as_str()}"
     if not swept:
         raise UserError("do=wandb_sweep: nothing is swept; name a sweep, sweeps=NAME, or values, -m seed=1,2,3")
-    for override in fixed.values():
+    flags = kept(config.hydra)
+    for override in [*flags, *fixed.values()]:
         if override != without_paths(override):
             log.warning("%s names a folder of this machine, and W&B will show it", override)
     sweep = config.hydra.runtime.choices.get("sweeps")
     # The other values of the sweep's file apply too. hydra.mode=RUN: each process runs only the agent's cell.
-    file = [f"sweeps={sweep}", "hydra.mode=RUN"] if sweep else []
+    if sweep and Path(sweep).suffix:
+        sweep = os.path.abspath(sweep)
+    file = [*flags, *([f"sweeps={sweep}", "hydra.mode=RUN"] if sweep else [])]
     grid: dict[str, Any] = {
         "name": name(config, swept),
         **({"project": config.tracker.project} if config.tracker.project else {}),

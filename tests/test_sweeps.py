@@ -120,19 +120,21 @@ def test_what_cannot_be_a_grid_is_said(hydra: Hydra, tmp_path: Path) -> None:
     assert not sweeps.are_cells_known(other)
     with pytest.raises(UserError, match="only Hydra's own sweeper knows its cells beforehand"):
         sweeps.write_for_wandb(other, tmp_path)
-    with pytest.raises(UserError, match=r"seed=1 limit=0: limit=0: must be at least 1"):
+    with pytest.raises(UserError, match=r"^seed=1: limit=0: must be at least 1"):
         sweeps.cells(master(hydra, ["seed=1,2", "limit=0"]))
 
 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["seed=1,x"], "seed=x: .*seed=x: Value 'x' of type 'str' could not be converted to Integer$"),
-        (["mix=lema,lemma"], "mix=lemma: .*Could not find 'mix/lemma' Available options in 'mix': corrections cot .*"),
-        (["train.lrr=1,2"], "train.lrr=1: .*Key 'lrr' not in 'TrainConfig'$"),
+        (["seed=1,x"], "^seed=x: Value 'x' of type 'str' could not be converted to Integer$"),
+        (["mix=lema,lemma"], "^mix=lemma: no such choice; choose from corrections, cot, .*"),
+        (["train.lrr=1,2"], r"^train\.lrr=1: no such key; choose from method, learning_rate, .*"),
         (["sweeps=demo,ablation"], "sweeps=demo,ablation: one at a time"),
         (["do=report,export"], "do=report,export: one at a time"),
         (["train.learning_rate=interval(0,1)"], "INTERVAL_SWEEP"),
+        (["mix=glob(nope*)", "seed=1,2"], r"^mix=glob\(nope\*\): stands for no value; name some$"),
+        (["seed=range(5,1)"], r"^seed=range\(5,1\): stands for no value; name some$"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -146,7 +148,7 @@ def test_a_mistake_in_any_cell_is_one_line(hydra: Hydra, overrides: list[str], w
 def test_a_mistake_in_a_sweeps_file_names_the_place(hydra: Hydra) -> None:
     config = master(hydra, ["sweeps=demo"])
     config.hydra.sweeper.params.seed = "1,,2"
-    with pytest.raises(UserError, match=r"hydra\.sweeper\.params: seed=1,,2 cannot be read"):
+    with pytest.raises(UserError, match=r"^hydra\.sweeper\.params: seed=1,,2: cannot be read"):
         sweeps.cells(config)
 
 
@@ -155,7 +157,7 @@ def test_no_file_is_written_of_a_sweep_with_a_cell_that_cannot_run(
 ) -> None:
     refused = run_cli("-m", "mix=lema,lemma", "do=wandb_sweep", f"runs_dir={tmp_path / 'runs'}")
     assert refused.returncode == 1
-    assert refused.stderr.startswith("mix=lemma do=wandb_sweep")
+    assert refused.stderr.startswith("mix=lemma: no such choice")
     assert len(refused.stderr.splitlines()) == 1
     assert not (tmp_path / "runs" / "sweeps").exists()
 

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lema.artifacts.links import own_folder, refuse_links, replacing
+from lema.artifacts.links import own_folder, read as read, refuse_links, replacing
 from lema.artifacts.locks import TakenOver, check, lock
 from lema.artifacts.machine import made_on
 from lema.artifacts.records import Shown, contents as contents, is_whole, sealed, used as used
@@ -129,7 +129,7 @@ class Store:
         folder = self._folder(recipe)
         file, again = folder / "record.json", f"delete {folder} to make it again"
         try:
-            record = json.loads(file.read_text(encoding="utf-8"))
+            record = json.loads(read(file))
             if record.get("format", FORMAT) > FORMAT:
                 raise UserError(f"{file}: written by a newer lema; update lema, or {again}")
             artifact = Artifact.recorded(folder, record)
@@ -182,7 +182,7 @@ class Store:
         found = []
         for file in self.root.glob(f"{stage}/*/record.json"):
             with contextlib.suppress(OSError, *DAMAGED):
-                record = json.loads(file.read_text(encoding="utf-8"))
+                record = json.loads(read(file))
                 found += [float(record["made"]["seconds"])] if record["format"] < FORMAT else []
         return found
 
@@ -250,7 +250,7 @@ def _spent(resume: Path) -> float:
     begun, spent = resume / _ATTEMPT, 0.0
     resume.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError, *DAMAGED):
-        attempt = json.loads(begun.read_text(encoding="utf-8"))
+        attempt = json.loads(read(begun))
         written = [path.stat().st_mtime for path in resume.rglob("*") if path.is_file()]
         spent = attempt["spent"] + max(0.0, max(written) - attempt["begun"])
     write_json(begun, {"begun": time.time(), "spent": spent})
@@ -295,7 +295,7 @@ def keep(path: Path, value: Any) -> None:
 def kept(path: Path) -> Any:
     """What `keep` wrote; None where the file is missing or, with a warning, damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read(path))
         if found["hash"] == digest([path.name, found["kept"]]):
             return found["kept"]
     except FileNotFoundError:

@@ -46,6 +46,7 @@ _PLACE = {
     errno.ENOENT: ("it was removed meanwhile", "leave the runs folder to its runs"),
     errno.EEXIST: ("something else is in its place", "move that away"),
     errno.EISDIR: ("a folder is in the place of this file", "move it away"),
+    errno.ENXIO: ("a pipe, a socket or a device is in the place of this file", "move it away"),
     errno.ENOTDIR: ("a file is in the place of a folder", "move it away"),
 }
 _QUOTED = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from lema.config.files import read as read
 from lema.types import UserError
 
 _POINTER = "-> "

@@ -13,6 +13,7 @@ from lema.config.allowed import (
     Group,
     Made,
     Name,
+    Path,
     Project,
     Range,
     Rate,
@@ -121,7 +122,7 @@ class ModelConfig:
     """A model that answers problems."""
 
     name: Name
-    path: Optional[str] = None  # a local folder or another Hub id, in place of hub_id
+    path: Optional[Path] = None  # a local folder or another Hub id, in place of hub_id
     hub_id: Optional[str] = None
     revision: Optional[str] = None
     parameters: Optional[Parameters] = None
@@ -188,7 +189,7 @@ class SourceConfig:
     prompt: Optional[Ask] = None  # null: as the model's own `prompt` says; for one behind a server few_shot
     weights: Optional[ModelConfig] = None  # loaded here
     api: Optional[ApiConfig] = None  # behind an OpenAI-compatible server
-    recorded: Optional[str] = None  # a file of solutions made before: JSON lines, plain or .gz
+    recorded: Optional[Path] = None  # a file of solutions made before: JSON lines, plain or .gz
     paper_success: Optional[Share] = None  # the paper's: its MATH mistakes that GPT-4 corrected
 
 
@@ -204,10 +205,10 @@ class SamplerConfig:
     max_new_tokens: Count
     batch_size: Count
     seed: Seed
-    demonstrations: Optional[str] = None  # a file of worked solutions for few_shot, in place of ours
+    demonstrations: Optional[Path] = None  # a file of worked solutions for few_shot, in place of ours
     keep_unanswered: bool  # a solution without an answer is a wrong path too
     # What `models` takes from here, so that it has a short path on the command line.
-    file: Optional[str] = field(default=None, metadata=NO_EFFECT)  # of sampler=recorded
+    file: Optional[Path] = field(default=None, metadata=NO_EFFECT)  # of sampler=recorded
     model: Optional[str] = field(default=None, metadata=NO_EFFECT)  # of sampler=server: what the server calls it
     base_url: Optional[str] = field(default=None, metadata=NO_EFFECT)  # of sampler=server
 
@@ -232,7 +233,7 @@ class CorrectorConfig(WriterConfig):
     """Who corrects the mistakes."""
 
     method: CorrectionMethod
-    prompt: Optional[str] = None  # a prompt file in the paper's form
+    prompt: Optional[Path] = None  # a prompt file in the paper's form
     tries: _Repeats  # corrections asked for of a path, until one is accepted
 
 
@@ -240,7 +241,7 @@ class CorrectorConfig(WriterConfig):
 class RationalesConfig(WriterConfig):
     """Further CoT solutions of the training questions, by a strong model: kept when their answer is right."""
 
-    demonstrations: Optional[str] = None  # a file of worked solutions, in place of ours
+    demonstrations: Optional[Path] = None  # a file of worked solutions, in place of ours
     requests: Optional[Count] = None  # in all, as evenly over the questions as can be; null: none
     most: Optional[_Repeats] = None  # of one question
 
@@ -299,8 +300,8 @@ class EvaluationConfig:
 class CompareConfig:
     """What `do=compare` sets side by side: runs by their folder, or by its name or the beginning of it."""
 
-    a: Optional[str] = None
-    b: Optional[str] = None
+    a: Optional[Path] = None
+    b: Optional[Path] = None
     examples: CountOr0  # problems of each kind of flip that are shown with both answers
 
 
@@ -326,15 +327,13 @@ class Config:
 
     seed: Seed  # the training seed and nothing else
     limit: Optional[Count] = None  # cuts every split to its first N problems
-    runs_dir: str = field(metadata=NO_EFFECT)
+    runs_dir: Path = field(metadata=NO_EFFECT)
     do: Do = field(metadata=NO_EFFECT)
     until: Optional[str] = field(default=None, metadata=NO_EFFECT)  # a stage of `lema.pipeline`, or "report"
     only: Optional[str] = field(default=None, metadata=NO_EFFECT)  # a stage of `lema.pipeline`
     selection: Selection
     leakage: Leakage
-    # Of all requests that the run stands on, whoever paid for them
     budget_usd: Optional[Dollars] = field(default=None, metadata=NO_EFFECT)
-    # Ask those requests again, and only those, that ended without a usable answer
     retry_failed: bool = field(metadata=NO_EFFECT)
     engine: Any  # of models that are loaded here: the `Settings` of the module of `lema.engines` that it names
     prices: dict[str, PriceConfig] = field(metadata=NO_EFFECT)  # by model

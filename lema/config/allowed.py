@@ -1,5 +1,6 @@
 """Which values a field of the config allows: the range of a number or the form of a text, and the check of a config."""
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass
@@ -42,6 +43,19 @@ class Form:
         return None if re.fullmatch(self.pattern, value) else f"must be {self.words}"
 
 
+@dataclass(frozen=True)
+class Place:
+    """The texts that name a file or a folder, once `at_home` has written out the homes in them."""
+
+    def refuses(self, value: str) -> str | None:
+        """What the value must be, in words; None if it can be a path."""
+        if value.startswith("~"):
+            return f"must be a whole path: no home is known for {value.partition('/')[0]}"
+        if (variable := re.search(r"\$\{?[A-Za-z_]\w*\}?", value)) and not os.path.exists(value):
+            return f"must be a path: {variable[0]} was in single quotes, where a shell does not replace it"
+        return None if value else "must not be empty"
+
+
 # A range without a natural upper end ends at a number that every library takes and that nobody needs to exceed.
 Count = Annotated[int, Range(1, 2**31 - 1)]
 CountOr0 = Annotated[int, Range(0, 2**31 - 1)]
@@ -56,13 +70,26 @@ Rate = Annotated[float, Range(0, 1, above=True)]  # a learning rate
 Name = Annotated[str, Form(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,39}", "1 to 40 of the characters A-Z a-z 0-9 _ . -")]
 # W&B's own limits.
 Project = Annotated[str, Form(r"[^/\\#?%:]{1,128}", r"1 to 128 characters, and none of / \ # ? % :")]
+Path = Annotated[str, Place()]
 Group = Annotated[str, Form(r".{1,128}", "1 to 128 characters")]
 
 
-def rule(hint: Any) -> Range | Form | None:
+def rule(hint: Any) -> Range | Form | Place | None:
     """The rule in a field's type, `Annotated[int, Range(1, 9)]` or an `Optional` of it; None if it has no rule."""
     rules = (found for part in (hint, *get_args(hint)) for found in getattr(part, "__metadata__", ()))
     return next(rules, None)
+
+
+def at_home(value: Any, hint: Any) -> Any:
+    """A tree of dataclasses with the homes in its paths written out in place: `~/runs` is `/home/me/runs`."""
+    if is_dataclass(value):
+        for name, field_hint in get_type_hints(type(value), include_extras=True).items():
+            if (new := at_home(part := getattr(value, name), field_hint)) is not part:
+                setattr(value, name, new)
+    elif isinstance(value, dict):
+        for part in value.values():  # a dict of the config holds sections, and no paths
+            at_home(part, (get_args(hint) or (Any, Any))[1])
+    return os.path.expanduser(value) if isinstance(value, str) and isinstance(rule(hint), Place) else value
 
 
 def refused(value: Any, hint: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -4,6 +4,7 @@ The value of an interpolation is written to run.json, to W&B, into the model car
 other `${oc.env:…}`, and a value that contains a secret, before anything is made.
 """
 
+import getpass
 import os
 import re
 import sys
@@ -49,11 +50,25 @@ def register() -> None:
     OmegaConf.register_new_resolver("oc.env", _env, replace=True)
 
 
+def provide_home() -> None:
+    """Give a user whom the system does not know, as a bare uid in a container, a home and a name for the libraries."""
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = os.getcwd()
+        where = f"libraries keep their caches in {os.getcwd()}/.cache"
+        print(f"HOME is not set, and uid {os.getuid()} has no home: {where}; set HOME", file=sys.stderr)
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # the second since Python 3.13
+        os.environ["LOGNAME"] = f"uid-{os.getuid()}"
+
+
 def check_arguments(arguments: Iterable[str]) -> None:
     """Exit if Hydra must not read a command line: it would repeat a secret in its files, or fail at a number."""
     for argument in arguments:
         if re.search(r"\d{300}", argument):  # it fits into no float, and Hydra's parser would show a traceback
             sys.exit(f"{argument[:60]}…: no number has 300 digits")
+        if not argument.isascii() and argument != argument.encode("utf-8", "replace").decode():
+            sys.exit(f"{argument!r}: holds bytes that are not UTF-8; rename what it names, or set LC_ALL=C.UTF-8")
         key, _, value = argument.lstrip("+~").partition("=")
         _check_or_exit({key: value})
 

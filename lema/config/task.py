@@ -6,6 +6,7 @@ from typing import Any, Optional
 
 from omegaconf import OmegaConf
 
+from lema.config import allowed
 from lema.config.allowed import Count, CountOr0, Made, Name, Seed
 from lema.config.choices import AnswerForm, Grader, Split
 
@@ -16,7 +17,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 class DatasetConfig:
     """Where rows come from and how they are read: a local folder of `SPLIT.jsonl` (or `.xml`) files, or the Hub."""
 
-    path: Optional[str] = None  # folder; null loads hub_id
+    path: Optional[allowed.Path] = None  # folder; null loads hub_id
     hub_id: str
     revision: str
     subsets: list[str]

@@ -11,6 +11,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, cast
 
+from lema.config.files import regular
 from lema.types import UserError
 
 # How other files begin, what they are, and how to make JSON lines of them.
@@ -49,7 +50,7 @@ _JSON = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) <= 
 def opened(file: Path, key: str) -> Iterator[io.FileIO]:
     """A file that is open for reading; a `UserError` says why it cannot be read, and what to name instead."""
     try:
-        with file.open("rb", buffering=0) as content:
+        with open(file, "rb", buffering=0, opener=regular) as content:
             yield content
     except IsADirectoryError as error:
         inside = ", ".join(sorted(path.name for path in file.iterdir())[:3]) or "nothing"

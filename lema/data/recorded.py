@@ -42,7 +42,7 @@ def read(
     so a caller must not use the rows before the iteration has ended.
     """
     training, used = _Training(problems), 0
-    for where, row in json_lines.read(Path(file).expanduser(), key):
+    for where, row in json_lines.read(Path(file), key):
         remedy = f"nothing of a test set is sampled or corrected; remove such rows from {key}={file}"
         asked = row_shapes.asked(row, where)
         found = _traced(row, asked, where, training, tests, remedy)
@@ -67,7 +67,7 @@ def read(
 
 def sha256(file: str, key: str) -> str:
     """The hash of a file's content."""
-    with json_lines.opened(Path(file).expanduser(), key) as content:
+    with json_lines.opened(Path(file), key) as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from lema.config import NO_EFFECT, AnswerForm, DatasetConfig, Grader, TaskConfig, TrainDatasetConfig
+from lema.config.files import read
 from lema.data import json_lines
 from lema.data.arithmetic import make_problems
 from lema.grading.official import last_box
@@ -137,7 +138,7 @@ def known_tests(task: TaskConfig, known: list[TaskConfig]) -> Iterator[Problem]:
     for other in map(tested_on, known):
         if other.name in (training.name, test.name) or other.dataset is None or training.dataset is None:
             continue
-        beside = training.path and str(Path(training.path).expanduser().parent / other.name)
+        beside = training.path and str(Path(training.path).parent / other.name)
         try:
             yield from _problems(replace(other, path=beside, key=f"task={other.name}"), "test")
         except UserError as error:
@@ -176,11 +177,11 @@ def _problems(source: ProblemSource, split: str) -> list[Problem]:
 
 def _read(folder: str, split: str, key: str) -> tuple[Path, bytes]:
     """`SPLIT.jsonl`, or `SPLIT.xml` where that is there instead."""
-    file = Path(folder).expanduser() / f"{split}.jsonl"
+    file = Path(folder) / f"{split}.jsonl"
     if not file.exists() and file.with_suffix(".xml").exists():
         file = file.with_suffix(".xml")
     try:
-        return file, file.read_bytes()
+        return file, read(file)
     except OSError as error:
         held = sorted(path for level in ("*", "*/*") for path in file.parent.glob(f"{level}.*") if path.stem[:1] != ".")
         instead = f"{key}.path={folder} must be a folder with it"

@@ -52,9 +52,9 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
     models: dict[str, ModelConfig | None] = {}
     for name, source in config.sampler.models.items() if "sample" in stages else ():
         models[f"sampler.models.{name}.weights"] = source.weights
-        if source.recorded and not (file := Path(source.recorded).expanduser()).is_file():
+        if source.recorded and not (file := Path(source.recorded)).is_file():
             key = f"sampler.models.{name}.recorded"
-            why = "a folder" if file.is_dir() else "no such file"
+            why = "a folder" if file.is_dir() else "not a regular file" if file.exists() else "no such file"
             yield f"recorded: {key}={source.recorded}: {why}; name a file of JSON lines, plain or .gz"
     if "sample" in stages and others and not cell.builds_base and config.sampler.other:
         models["sampler.other.weights"] = config.sampler.other.weights

@@ -4,12 +4,18 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from lema.models.weights import must_be_folder
+
 
 def unloadable(name: str, location: str, revision: str | None) -> Iterator[str]:
     """Where a model is not."""
-    if not Path(location).is_dir():
+    folder = Path(location)
+    if must_be_folder(location) and not folder.is_dir():
+        why = "a file, not a folder" if folder.exists() else "no such folder"
+        yield f"model: {name}.path={location}: {why}; name a folder with a model in Hugging Face format"
+    elif not folder.is_dir():
         yield from unreachable("model", location, revision, f"{name}.path")
-    elif not (Path(location) / "config.json").is_file():
+    elif not (folder / "config.json").is_file():
         yield f"model: {name}.path={location} holds no config.json: choose a model in Hugging Face format"
 
 

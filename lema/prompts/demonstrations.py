@@ -3,6 +3,7 @@
 from importlib import resources
 from pathlib import Path
 
+from lema.config.files import read
 from lema.types import UserError
 
 _FORMS = {"math": "latex", "csqa": "choice"}  # of the others, number
@@ -16,6 +17,8 @@ def demonstrations(kind: str, grader: str, file: str | None, key: str) -> str:
         name = f"{kind}_{_FORMS.get(grader, 'number')}.txt"
         return (resources.files("lema.prompts") / name).read_text(encoding="utf-8")
     try:
-        return Path(file).read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{key}={file}: {error}: name a readable UTF-8 text file") from error
+        return read(Path(file)).decode()
+    except OSError as error:
+        raise UserError(f"{key}={file}: {error.strerror}; name a readable UTF-8 text file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{key}={file}: {error}; name a readable UTF-8 text file") from error

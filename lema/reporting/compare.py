@@ -45,7 +45,8 @@ def _find(root: Path, named: str | None, key: str) -> Run:
         raise UserError(
             f"{key}=null: name a run, {key}=RUN: a folder of {root / 'cells'}, or the beginning of its name"
         )
-    found = [Path(named)] if (Path(named) / "run.json").is_file() else sorted((root / "cells").glob(f"{named}*/"))
+    begun = (each for each in sorted((root / "cells").glob("*/")) if each.name.startswith(named))
+    found = [Path(named)] if (Path(named) / "run.json").is_file() else list(begun)
     exact = [folder for folder in found if folder.name == named]
     runs = read_runs(root, exact or found)
     if not runs:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lema.artifacts.links import follow
+from lema.artifacts.links import follow, read
 from lema.artifacts.records import contents, is_whole, used
 from lema.types import SCORE_VERSION, Score, UserError
 
@@ -94,7 +94,7 @@ class Run:
 
     def _verdicts(self, step: str) -> Verdicts | None:
         try:
-            data = (follow(self.folder / step) / "predictions.jsonl").read_bytes()
+            data = read(follow(self.folder / step) / "predictions.jsonl")
             if hashlib.sha256(data).hexdigest() != self.records[step]["files"]["predictions.jsonl"]:
                 return None
             rows = [json.loads(line) for line in data.splitlines()]
@@ -169,7 +169,7 @@ class Run:
 def _rows(file: Path, *fields: str) -> list[dict[str, Any]]:
     """The rows of a JSON lines file, if each has these fields; none when the file is missing or damaged."""
     try:
-        rows = [json.loads(line) for line in file.read_bytes().splitlines()]
+        rows = [json.loads(line) for line in read(file).splitlines()]
         return rows if all(field in row for row in rows for field in fields) else []
     except (OSError, *DAMAGE):
         return []
@@ -190,7 +190,7 @@ def read_runs(root: Path, folders: Iterable[Path] | None = None) -> list[Run]:
 def _read(file: Path) -> Run:
     folder, state = file.parent, "unreadable"
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
+        facts = json.loads(read(file))
         run = Run(
             folder=folder,
             name=str(facts["name"]),
@@ -218,7 +218,7 @@ def _records(folder: Path) -> dict[str, dict[str, Any]]:
     for step in sorted(folder.iterdir()):
         try:
             if (file := follow(step) / "record.json").exists():
-                records[step.name] = record = json.loads(file.read_text(encoding="utf-8"))
+                records[step.name] = record = json.loads(read(file))
                 made[contents(record)] = step.name
         except (OSError, *DAMAGE):
             remedy = f"delete what {step.name} links to and run its command again"

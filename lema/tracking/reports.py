@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import DAMAGED, write_json
+from lema.artifacts import DAMAGED, read, write_json
 from lema.tracking import refusals, service
 from lema.types import UserError
 
@@ -147,7 +147,7 @@ def _workspaces() -> Any:
 
 def _read(state: Path) -> dict[str, str]:
     try:
-        found = json.loads(state.read_text(encoding="utf-8"))
+        found = json.loads(read(state))
         return found if isinstance(found, dict) and "id" in found else {}
     except (OSError, *DAMAGED):
         return {}

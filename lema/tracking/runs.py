@@ -1,8 +1,9 @@
 """One W&B run for each step that is made, not found: its config, its curve, its result and its inputs.
 
-WANDB_MODE and the other WANDB_* variables are honoured. Without WANDB_MODE a run is online when W&B is logged in, and
-otherwise offline, to be uploaded with `wandb sync`. What W&B collects by itself is switched off where it names the
-user: host, git remote, command line, paths and console. The system's load is kept.
+WANDB_MODE, WANDB_DISABLED, WANDB_DIR, WANDB_ENTITY and WANDB_RUN_GROUP are honoured. What names one run is not, as a
+command has several: WANDB_NAME, WANDB_RUN_ID, WANDB_RESUME, WANDB_TAGS. Without WANDB_MODE a run is online when W&B is
+logged in, and otherwise offline, to be uploaded with `wandb sync`. What W&B collects by itself is switched off where it
+names the user: host, git remote, command line, paths and console. The system's load is kept.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import Artifact, Recipe, used, write_text
+from lema.artifacts import Artifact, Recipe, read, used, write_text
 from lema.artifacts.faults import cause
 from lema.artifacts.locks import lock
 from lema.config import Config
@@ -36,6 +37,7 @@ PRIVATE: dict[str, Any] = {"x_disable_meta": True, "host": "", "disable_git": Tr
 # Seconds between writes to an offline run's log. With wandb's 15 a run that is killed early has an empty log, and
 # `wandb sync` refuses all folders when the log of one is empty.
 FLUSH: dict[str, Any] = {"x_transaction_log_flush_interval": 1.0}
+_TRUE = ("true", "1", "yes", "y", "on")
 # `wandb agent` sets these: they name the one run that it waits for.
 _AGENT = ("WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RUN_ID")
 
@@ -52,7 +54,7 @@ def run_id(root: Path, stage: str, key: str) -> str:
         with lock(token):
             if not token.exists():  # another process may have been first
                 write_text(token, uuid.uuid4().hex)
-    return digest([token.read_text(encoding="utf-8", errors="replace"), stage, key])
+    return digest([read(token).decode("utf-8", "replace"), stage, key])
 
 
 @dataclass
@@ -65,7 +67,8 @@ class Tracker:
     offline: bool = False  # W&B cannot be reached
 
     def __post_init__(self) -> None:
-        self.on = self.config.tracker.name == "wandb" and os.environ.get("WANDB_MODE") != "disabled"
+        off = os.environ.get("WANDB_MODE") == "disabled" or os.environ.get("WANDB_DISABLED", "").lower() in _TRUE
+        self.on = self.config.tracker.name == "wandb" and not off
         self._run: StepRun | None = None
 
     def missing(self) -> Iterator[str]:
@@ -135,7 +138,7 @@ class StepRun:
         self._config: dict[str, Any] = {"inputs": {name: artifact.digest for name, artifact in inputs.items()}}
         self._place: dict[str, Any] = {
             "project": config.tracker.project,
-            "dir": artifacts.here(tracker.root),
+            "dir": os.path.expanduser(os.environ.get("WANDB_DIR") or artifacts.here(tracker.root)),
             "group": os.environ.get("WANDB_RUN_GROUP") or config.tracker.group,
             "job_type": stage,
             "name": f"{stage} {label}",

@@ -304,9 +304,9 @@ def test_digest_is_stable_across_key_order_and_processes():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("backbone=mistrall", ["backbone/mistrall", "llama2", "mistral", "tiny"]),
+        ("backbone=mistrall", ["backbone=mistrall: no such choice; choose from", "llama2", "mistral", "tiny"]),
         ("train.learning_rate=abc", ["train.learning_rate", "'abc'", "Float"]),
-        ("train.lr=1", ["train.lr", "'lr' not in 'TrainConfig'"]),
+        ("train.lr=1", ["train.lr=1: no such key; choose from method, learning_rate"]),
         ("+train.lr=1", ["train.lr=1", "no such key", "learning_rate", "max_steps"]),
         ("++bogus=1", ["bogus=1", "no such key", "backbone", "limit"]),
         ("backbone=llama2 backbone.size=99b", ["backbone.size=99b", "llama2", "7b, 13b, 70b"]),
@@ -320,7 +320,7 @@ def test_digest_is_stable_across_key_order_and_processes():
         ("do=clean sweeps=demo", ["do=clean: takes no sweep; leave out -m, or sweeps="]),
         ("sweeps=demo mix=cot seed=1 only=report", ["only=report: write do=report instead"]),
         ("evaluation.split=train", ["evaluation.split=train", "'train'", "dev, test"]),
-        ("sweeps=gridd", ["sweeps/gridd", "demo", "main_table"]),
+        ("sweeps=gridd", ["sweeps=gridd: no such choice; choose from", "demo", "main_table"]),
         ("sweeps=demo mix=cot,lema seed=1 +train.lr=1", ["train.lr=1", "no such key", "learning_rate"]),
         ("train.optimizer=adamw", ["train.optimizer=adamw", "adamw_torch", "paged_adamw_32bit"]),
         ("train.schedule=cosine", ["train.schedule=cosine", "constant, linear"]),

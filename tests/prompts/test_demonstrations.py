@@ -143,7 +143,7 @@ def test_unreadable_file_is_a_user_error(content: bytes | None, tmp_path: Path) 
     file = tmp_path / "own.txt"
     if content:
         file.write_bytes(content)
-    with pytest.raises(UserError, match=r"sampler\.prompt=.*own\.txt.*: name a readable"):
+    with pytest.raises(UserError, match=r"sampler\.prompt=.*own\.txt.*; name a readable"):
         demonstrations("solve", "gsm8k", str(file), "sampler.prompt")
 
 
