@@ -21,9 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from lema import card, preflight, run_folder, stopping, sweeps
 from lema.api import journal
 from lema.api.estimate import Requests
-from lema.artifacts import Artifact, Recipe, Store, cleaning, write_text
+from lema.artifacts import Artifact, Recipe, Store, cleaning, own_folder, refuse_links, write_text
 from lema.artifacts.faults import explaining
-from lema.artifacts.links import own_folder, refuse_links
 from lema.cell import Cell
 from lema.config import Config, CotPart, Do, Extra, Method, renamed
 from lema.tracking import reports

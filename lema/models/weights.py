@@ -48,11 +48,6 @@ class Weights:
         return count(self.folder) if self.folder else 0
 
 
-def must_be_folder(location: str) -> bool:
-    """Whether a location can only be a path: `./x`, `/x`, `x/`, `a/b/c`. `org/name` may be a repository on the Hub."""
-    return location.startswith((".", "/")) or location.endswith("/") or location.count("/") > 1
-
-
 def weights(model: ModelConfig) -> Weights:
     """The weights that a config names: `path` if it is set, else the Hub id at its revision."""
     location, revision = (model.path, None) if model.path else (model.hub_id, model.revision)

@@ -4,13 +4,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from lema.models.weights import must_be_folder
-
 
 def unloadable(name: str, location: str, revision: str | None) -> Iterator[str]:
     """Where a model is not."""
     folder = Path(location)
-    if must_be_folder(location) and not folder.is_dir():
+    if _must_be_folder(location) and not folder.is_dir():
         why = "a file, not a folder" if folder.exists() else "no such folder"
         yield f"model: {name}.path={location}: {why}; name a folder with a model in Hugging Face format"
     elif not folder.is_dir():
@@ -47,3 +45,8 @@ def unreachable(kind: str, hub_id: str, revision: str | None, path: str) -> Iter
     except errors.HTTPError as error:  # pyright: ignore[reportPrivateImportUsage] # of the Hub's own client
         why = f"cannot be reached ({error}): check the network"
     yield f"{kind}: {hub_id}{f' at {revision[:8]}' if revision else ''} {why}, or {path}=FOLDER"
+
+
+def _must_be_folder(location: str) -> bool:
+    """Whether a location can only be a path: `./x`, `/x`, `x/`, `a/b/c`. `org/name` may be a repository on the Hub."""
+    return location.startswith((".", "/")) or location.endswith("/") or location.count("/") > 1

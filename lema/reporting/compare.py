@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lema.artifacts import write_json, write_text
-from lema.artifacts.links import own_folder
+from lema.artifacts import own_folder, write_json, write_text
 from lema.config import CompareConfig
 from lema.identity import flat, without_paths
 from lema.privacy import shown
