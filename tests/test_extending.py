@@ -132,6 +132,7 @@ def test_an_engine_is_one_file_and_its_choice(house: Path) -> None:
     assert told == {"name": "parrot", "says": "The answer is 7.", "times": 2}
 
 
+@pytest.mark.slow
 def test_a_stage_is_one_file_and_one_line_of_the_pipeline(house: Path) -> None:
     (house / "lema/stages/audit.py").write_text(STAGE.lstrip())
     pipeline = house / "lema/pipeline.py"

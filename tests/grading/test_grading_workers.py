@@ -268,6 +268,7 @@ def check_generated(outputs, count):
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_two_thousand_generated_texts_get_a_verdict_each(outputs):
     check_generated(outputs, 2_000)
 

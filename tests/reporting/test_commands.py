@@ -16,7 +16,7 @@ HOSTILE = [
     "/home/jane/my data",
     "/home/jane/a'b",
     '/home/jane/a"b',
-    "/home/jane/$HOME",
+    "/home/jane/5$ a month",
     "/home/jane/[x]*",
     "/home/jané/`x`",
 ]

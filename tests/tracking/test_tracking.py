@@ -14,7 +14,7 @@ from lema import pipeline
 from lema.artifacts import Artifact, Recipe, Shown
 from lema.config import Config
 from lema.identity import portable
-from lema.tracking.runs import Tracker, run_id
+from lema.tracking.runs import SHARED, Tracker, run_id
 from lema.types import UserError
 
 STEPS = "data base sample_self correct mix train select evaluate_untuned evaluate".split()
@@ -205,7 +205,7 @@ def test_report_is_an_artifact_that_uses_the_evaluations(
 ) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
-    (folder / "report.md").write_text("# Results\n")
+    (folder / SHARED).write_text("# Results\n")
     (folder / "scores.csv").write_text("a,b\n")
     evaluations = [
         Artifact(path.parent, "digest", {}, Shown("predictions"))

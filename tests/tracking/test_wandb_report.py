@@ -120,6 +120,7 @@ def test_runs_that_are_not_there_are_counted_in_words(
         publish_report(CONTENT, "lema", tmp_path / "state.json")
 
 
+@pytest.mark.slow
 def test_without_a_server_there_is_one_line(
     server: WandbServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
