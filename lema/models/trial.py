@@ -4,8 +4,8 @@ Each trial is held against a plain one on the same small model: where that fails
 """
 
 import textwrap
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from tempfile import TemporaryDirectory
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from peft import prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.utils import logging
 
 from lema.config import Batches, Computation, Merge, Method, TrainConfig
 from lema.models.adapters import adapted
@@ -90,7 +91,7 @@ def _check_four_bits(architecture: Any, train: TrainConfig) -> None:
     nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
 
     def load(quantization: Any) -> None:
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder, _without_bars():
             _model(config).save_pretrained(folder)
             options: Any = {"quantization_config": quantization, "dtype": torch.float32, "device_map": {"": "cpu"}}
             loaded.append(AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", **options).train())
@@ -184,6 +185,18 @@ def raise_positions(architecture: Any, least: int) -> None:
     most = _value(text, _LIMITS[0])
     if isinstance(most, int) and positions(architecture) is None:
         text.max_position_embeddings = max(least, most)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """The small model is written and read in a moment; on a terminal transformers would show bars for it."""
+    shows = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shows:
+            logging.enable_progress_bar()
 
 
 def _value(config: Any, name: str) -> Any:
