@@ -31,9 +31,7 @@ _NOISE = re.compile(
 _CHOICE = "must be the name of a choice, as --help lists them; leave it out for the default"
 # Hydra's words that name no cause or no remedy, and better ones.
 _WORDS = {
-    r"Config group override must be a string.*|TypeError: argument of type 'int' is not iterable": (
-        "must be the name of a choice, as --help lists them; leave it out for the default"
-    ),
+    r"Config group override must be a string.*|TypeError: argument of type 'int' is not iterable": _CHOICE,
     r"Unexpected type for root.*": "a part of this key is null and has no keys; choose what sets it, or leave it out",
     r"field '\S+' is not Optional": "must not be null",
     r"Invalid type assigned: \w+ is not a subclass of \w+Config.*": "is a section; set its keys, {key}.KEY=VALUE",

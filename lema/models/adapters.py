@@ -35,11 +35,8 @@ def adapted(model: Any, config: TrainConfig, **options: Any) -> Any:
             f"train.method={config.method} on a {kind}: PEFT cannot adapt it ({why}): train=full"
         ) from error
     found: Any = made.peft_config["default"]
-    for name in (
-        "target_modules",
-        "exclude_modules",
-        "target_parameters",
-    ):  # sets, saved in an order of their own in each process
+    # Sets, saved in an order of their own in each process.
+    for name in ("target_modules", "exclude_modules", "target_parameters"):
         if getattr(found, name):
             setattr(found, name, sorted(getattr(found, name)))
     return made

@@ -79,6 +79,5 @@ def _parameters(name: str, dtype: str, shape: tuple[int, ...], settings: str | N
         return 0
     if name.endswith(_PACKED) and dtype in ("I32", "torch.int32"):
         return numbers * (4 if '"bits": 8' in settings or '"num_bits": 8' in settings else 8)
-    return numbers * (
-        2 if dtype in ("U8", "torch.uint8") else 1
-    )  # two numbers of 4 bits in a byte: bitsandbytes, MXFP4
+    # Two numbers of 4 bits in a byte: bitsandbytes, MXFP4.
+    return numbers * (2 if dtype in ("U8", "torch.uint8") else 1)
