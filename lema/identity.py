@@ -13,11 +13,11 @@ from typing import Any
 def identity(value: Any) -> Any:
     """The part of a config, or of a stage's settings, that can change a result, as plain values.
 
-    Fields that are marked with `NO_EFFECT` are left out, at every level.
+    Fields that are marked with `NO_EFFECT`, or with `IF_SET` and null, are left out, at every level.
     """
     if is_dataclass(value):
-        names = [each.name for each in fields(value) if each.metadata.get("identity", True)]
-        return {name: identity(getattr(value, name)) for name in names}
+        parts = {each.name: (getattr(value, each.name), each.metadata.get("identity", True)) for each in fields(value)}
+        return {name: identity(part) for name, (part, kept) in parts.items() if kept and (kept is True or part)}
     if isinstance(value, dict):
         return {str(name): identity(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
@@ -47,8 +47,9 @@ def flat(value: Any, key: str = "") -> dict[str, Any]:
     return {name: leaf for part in parts for name, leaf in part.items()}
 
 
-# A slash that no word, dot, colon or slash stands before: not in `org/model`, nor in `http://host/v1`.
-_FOLDERS = re.compile(r"(?<![\w.:/…-])~?(?:/[^\s/:;,'\"`()|]+)*/(?=[^\s/])")
+# A slash that no word, dot, colon or slash stands before (not in `org/model`, nor in `http://host/v1`), or one in
+# `{key:/x}` or `file:///x`.
+_FOLDERS = re.compile(r"(?:(?<![\w.:/…-])|(?<=[\w\]}]:)(?!//)|(?<=file://))~?(?:/[^\s/:;,'\"`()|]+)*/(?=[^\s/])")
 
 
 def without_paths(text: str) -> str:

@@ -25,6 +25,7 @@ from lema.artifacts import Artifact, Recipe, Store, cleaning, own_folder, refuse
 from lema.artifacts.faults import explaining
 from lema.cell import Cell
 from lema.config import Config, CotPart, Do, Extra, Method, renamed
+from lema.reporting.commands import command
 from lema.tracking import reports
 from lema.tracking.runs import Tracker
 from lema.types import UserError
@@ -69,17 +70,22 @@ class SweepCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         try:
-            with explaining(Path(config.runs_dir)):
-                self._start(config)
+            root = Path(config.runs_dir).expanduser()
+            with explaining(root):
+                self._start(config, root)
         except UserError as error:
             sys.exit(str(error))
         except Exception:  # a mistake of ours, of which Hydra would only warn and then run all cells
             traceback.print_exc()
             sys.exit(1)
 
-    def _start(self, config: DictConfig) -> None:
-        root, hydras = Path(config.runs_dir), Path(config.hydra.sweep.dir)
+    def _start(self, config: DictConfig, root: Path) -> None:
+        hydras = Path(config.hydra.sweep.dir)
         preflight.check_runs_dir(root)
+        try:
+            hydras.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"hydra.sweep.dir={hydras}: cannot be written ({error.strerror})") from None
         refuse_links(hydras, hydras / "multirun.yaml")
         scope = first, *_ = _scope(config, root)
         match first.do:
@@ -197,7 +203,8 @@ def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
 
             compare.write_comparison(root, config.compare)
         case Do.clean:
-            cleaning.clean(root, [*plan(_cell(config, root))], config.clean.delete, overrides)
+            deleting = command(*(each for each in overrides if "clean.delete" not in each), "clean.delete=true")
+            cleaning.clean(root, [*plan(_cell(config, root))], config.clean.delete, deleting)
         case Do.export:
             refuse_links(root / "export")
             journal.export(root / "journal.sqlite", root / "export")
@@ -249,7 +256,7 @@ def _last_report(*scope: Any) -> None:
         sys.exit(str(error))
 
 
-def _run_cell(cell: Cell, last: str, overrides: list[str], begin: Callable[[str | None], None]) -> None:
+def _run_cell(cell: Cell, last: str, overrides: list[str], begin: Callable[[str], None]) -> None:
     """Make what is not current of the steps up to `last`; `begin` is called once nothing is missing for that.
 
     It is called again as each step begins: then the cell's folder points to what it needs, which nobody cleans.
@@ -263,7 +270,7 @@ def _run_cell(cell: Cell, last: str, overrides: list[str], begin: Callable[[str 
     asked = [requests for step in todo if (requests := step.requests(cell))]
     preflight.check(cell, {step.stage for step in todo}, asked, overrides)
     _tell_of_older(cell.store, todo)
-    begin(None)
+    begin("")
     if not all(artifact.is_there for artifact in cell.artifacts.values()):  # cleaned before the folder pointed to it
         cell.artifacts.clear()
         _run_cell(cell, last, overrides, begin)

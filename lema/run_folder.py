@@ -22,16 +22,16 @@ CURVE = "metrics.jsonl"  # of the train step, and of the run
 
 
 @contextmanager
-def recorded(cell: Cell, overrides: list[str], last: str, in_sweep: bool) -> Iterator[Callable[[str | None], None]]:
+def recorded(cell: Cell, overrides: list[str], last: str, in_sweep: bool) -> Iterator[Callable[[str], None]]:
     """Keep the folder while the steps up to `last` are made: its state is "running", then how the run ended.
 
     Yields a function to call when the steps begin, and when each one does, with the place of its artifact. An error
     before is recorded only in a sweep, or when an earlier attempt left a run.json. A run that was taken over writes
     nothing: the folder is the other process's.
     """
-    making: str | None = None
+    making = ""
 
-    def begin(place: str | None) -> None:
+    def begin(place: str) -> None:
         nonlocal making
         making = place
         _write(cell, overrides, "running", making)
@@ -48,20 +48,26 @@ def recorded(cell: Cell, overrides: list[str], last: str, in_sweep: bool) -> Ite
             with suppress(OSError, UserError):  # of a full disk, for instance: the user must see the first error
                 _write(cell, overrides, words or type(error).__name__, making)
         raise
-    _write(cell, overrides, "finished" if last in ("evaluate", "report") else f"{STOPPED} {last}", "")
+    _write(cell, overrides, "finished" if last in ("evaluate", "report") else f"{STOPPED} {last}", making)
 
 
-def _write(cell: Cell, overrides: list[str], state: str, making: str | None) -> None:
-    """`making` is the place of the artifact that is being made, "" for none, None for what an earlier attempt made."""
+def _write(cell: Cell, overrides: list[str], state: str, making: str) -> None:
+    """`making` is the place of the artifact that is being made, "" for none.
+
+    All that attempts were making is noted until the run has finished: a later command may make something else first.
+    """
     links.own_folder(cell.folder)
     for name, artifact in cell.artifacts.items():
         links.point(cell.folder / name, artifact.path)
     setting, wandb = None, {}  # an earlier attempt's: its setting holds until the data are read again
+    before: list[str] | None = []
     with suppress(OSError, *DAMAGED):
         earlier = json.loads(read(cell.folder / "run.json"))
         setting, wandb = earlier.get("setting"), dict(earlier.get("wandb") or {})
-        making = earlier.get("making") if making is None else making
-    facts = {"name": cell.name, "key": cell.key, "state": state, "making": making, "overrides": overrides}
+        before = earlier.get("making", [] if earlier["state"].startswith(("finished", STOPPED)) else None)
+    facts = {"name": cell.name, "key": cell.key, "state": state, "overrides": overrides}
+    if before is not None:  # None: an earlier lema took no note, and its run has not ended
+        facts["making"] = [] if state == "finished" else sorted({*before, making} - {""})
     facts |= {"config": portable(cell.identity), "setting": cell.setting or setting, "wandb": wandb | cell.tracker.ids}
     write_json(cell.folder / "run.json", facts)
     write_jsonl(cell.folder / CURVE, _metrics(cell))

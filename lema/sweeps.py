@@ -95,14 +95,16 @@ def _overrides(config: DictConfig) -> list[Override]:
 def composed(config: DictConfig, overrides: list[str], own: list[str]) -> Config:
     """The cell of these overrides, as Hydra composes it; `UserError` names those that are its own."""
     try:
-        tree = GlobalHydra.instance().config_loader().load_sweep_config(config, overrides)
+        try:
+            tree = GlobalHydra.instance().config_loader().load_sweep_config(config, overrides)
+        except Exception as error:  # Hydra composes by asserting and indexing: of many kinds, all about the overrides
+            raise UserError(refusal(error)) from None
         with open_dict(tree):
             del tree["hydra"]
         return to_config(tree)
-    except Exception as error:  # Hydra composes by asserting and indexing: of many kinds, all about the overrides
-        said = str(error) if isinstance(error, UserError) else refusal(error)
-        cell = " ".join(each for each in own if each not in said)
-        raise UserError(f"{cell}: {said}" if cell else said) from None
+    except UserError as error:
+        cell = " ".join(each for each in own if each not in str(error))
+        raise UserError(f"{cell}: {error}" if cell else str(error)) from None
 
 
 def write_for_wandb(config: DictConfig, root: Path) -> Path:

@@ -168,6 +168,7 @@ def test_a_folder_whose_name_is_like_a_variable_is_a_path(tmp_path: Path) -> Non
     (tmp_path / "$HOME").mkdir()
     assert Place().refuses(str(tmp_path / "$HOME")) is None
     assert Place().refuses("c=d $1") is None
+    assert Place().refuses("/mnt/my $no_such_variable/new") is None
 
 
 @pytest.mark.parametrize("place", ["/no/such", "./no", "../no", "a/b/c", "no/", "HERE"])

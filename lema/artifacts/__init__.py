@@ -22,7 +22,13 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lema.artifacts.links import own_folder as own_folder, read as read, refuse_links as refuse_links, replacing
+from lema.artifacts.links import (
+    follow as follow,
+    own_folder as own_folder,
+    read as read,
+    refuse_links as refuse_links,
+    replacing,
+)
 from lema.artifacts.locks import TakenOver, check, lock
 from lema.artifacts.machine import made_on
 from lema.artifacts.records import Shown, contents as contents, is_whole, sealed, used as used

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import re
-import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,8 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from lema.artifacts import CLEANED, DAMAGED, FORMAT, RESUME, contents, keep, kept, locks, used
-from lema.artifacts.links import follow, refuse_links
+from lema.artifacts import CLEANED, DAMAGED, FORMAT, RESUME, contents, follow, keep, kept, locks, refuse_links, used
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -74,6 +72,16 @@ def _made(record: Path, _changed: int) -> _Made | None:
         return None
 
 
+def _making(folder: Path) -> set[str]:
+    """The places of what a run was making when it ended, and has not finished since."""
+    try:
+        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        ended = facts["state"].startswith(("finished", "stopped after"))
+        return set(facts.get("making", [] if ended else [_UNKNOWN]))
+    except (FileNotFoundError, *DAMAGED):
+        return {_UNKNOWN}
+
+
 class _Seen:
     """The runs and artifacts below a runs folder as they are now. The place of an artifact is `STAGE/LABEL-KEY`."""
 
@@ -81,7 +89,9 @@ class _Seen:
         self.root, self.stages = root, [root / stage for stage in stages]
         folders = sorted(folder for folder in root.glob("cells/*") if folder.is_dir())
         refuse_links(root / "cells", *folders, *self.stages)  # what is beyond them may point to an artifact too
-        self.runs = {folder.name: self._pointed(folder) for folder in folders}
+        making = {folder.name: _making(folder) for folder in folders}
+        self.making = set[str]().union(*making.values())
+        self.runs = {folder.name: self._pointed(folder) | making[folder.name] for folder in folders}
         self.pointed = set[str]().union(*self.runs.values())
         self.entries = sorted(path for stage in self.stages if stage.is_dir() for path in stage.iterdir())
         self.made: dict[str, _Made | None] = {}
@@ -96,16 +106,10 @@ class _Seen:
         return path.relative_to(self.root).as_posix()
 
     def _pointed(self, folder: Path) -> set[str]:
-        """Where a run's folder leads, by paths below the runs folder, and the place of what the run was making."""
+        """Where a run's folder leads, by paths below the runs folder."""
         real = f"{os.path.realpath(self.root)}{os.sep}"
         targets = [os.path.realpath(follow(path)) for path in (*folder.iterdir(), *folder.glob("hub/*/*"))]
-        pointed = {target.removeprefix(real) for target in targets}
-        try:
-            facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-            ended = facts["state"].startswith(("finished", "stopped after"))
-            return pointed | {facts.get("making") or ("" if ended or "making" in facts else _UNKNOWN)}
-        except (FileNotFoundError, *DAMAGED):
-            return pointed | {_UNKNOWN}
+        return {target.removeprefix(real) for target in targets}
 
     def _needs(self, pointed: set[str]) -> set[str]:
         """The artifacts that are pointed to, and those that they were made from."""
@@ -158,7 +162,8 @@ class _Seen:
             written = [file for file in (path / RESUME).rglob("*") if file.is_file()]
             age = _age(max((file.lstat().st_mtime for file in (path, *written)), default=0.0))
             whose = [name for name, pointed in self.runs.items() if pointed & {place, _UNKNOWN}]
-            if len(written) < 2 or place in self.made:  # one file says when the attempt began
+            again = place in self.making  # it is there, and a run makes it anew
+            if len(written) < 2 or (place in self.made and not again):  # one file says when the attempt began
                 return _Found("partial", path, f"{age} old; nothing to go on from", target)
             if not whose:
                 return _Found("partial", path, f"{age} old; no run goes on from it", target)
@@ -188,6 +193,8 @@ class _Seen:
         runs = [pointed for pointed in self.runs.values() if place in pointed]
         if not runs or not all(pointed & selections for pointed in runs):
             return {}
+        if any(each.startswith(f"{_SELECT}/") and each not in self.made for pointed in runs for each in pointed):
+            return {}  # a run selects anew
         steps = sorted({step for other in chose.values() for step in other.steps})
         beginning = f"{place}/{_CHECKPOINTS}/"
         uploaded = {
@@ -206,8 +213,8 @@ def _steady(look: Callable[[], _T]) -> _T:
     return look()
 
 
-def clean(root: Path, stages: list[str], delete: bool, overrides: list[str]) -> None:
-    """Name what no run needs, and with `delete` delete it; `overrides` are those of the command."""
+def clean(root: Path, stages: list[str], delete: bool, deleting: str) -> None:
+    """Name what no run needs, and with `delete` delete it; `deleting` is the command that does."""
     found = _steady(lambda: {each: _size(each.path) for each in _Seen(root, stages).look()})
     sizes = {each: found[each] for each in sorted(found, key=lambda each: (_KINDS.index(each.kind), each.path))}
     if (wandb := root / "wandb").is_dir() and not wandb.is_symlink():
@@ -220,8 +227,7 @@ def clean(root: Path, stages: list[str], delete: bool, overrides: list[str]) -> 
     if not unneeded:
         log.info("%-16s nothing below %s that no run needs", "clean", root)
     elif not delete:
-        command = ["python", "run.py", *(each for each in overrides if "clean.delete" not in each), "clean.delete=true"]
-        log.info("%-16s %s; nothing was deleted: %s", "clean", told, shlex.join(command))
+        log.info("%-16s %s; nothing was deleted: %s", "clean", told, deleting)
     else:
         freed = sum(sizes[each] for each in unneeded if _deleted(root, stages, each))
         log.info("%-16s %s; %s were freed", "clean", told, _human(freed))

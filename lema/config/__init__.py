@@ -1,12 +1,12 @@
-"""Every knob of the suite, typed: Hydra composes conf/ against these classes and refuses what does not fit.
-
-What a file of conf/ leaves out is null where a field may be null, and must be given everywhere else.
+"""Every knob of the suite, typed: Hydra composes conf/ against these classes and refuses what does not fit. A file of
+conf/ may leave out what may be null.
 """
 
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Optional
 
 from lema.config.allowed import (
+    IF_SET,
     NO_EFFECT,
     Count,
     CountOr0,
@@ -293,7 +293,7 @@ class EvaluationConfig:
     split: Split
     max_new_tokens: Count
     batch_size: Count
-    untuned_prompt: Optional[Ask] = None  # how the untuned backbone is asked; null: as the fine-tuned model is
+    untuned_prompt: Optional[Ask] = field(default=None, metadata=IF_SET)  # null: as the fine-tuned model is asked
 
 
 @dataclass(kw_only=True)

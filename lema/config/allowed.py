@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 # Marks a field that changes no result, and so is no part of what a run or an artifact is known by (`lema.identity`).
 NO_EFFECT: dict[str, Any] = {"identity": False}
+IF_SET: dict[str, Any] = {"identity": "if set"}  # null is as if the field did not exist: earlier runs keep their keys
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Place:
         """What the value must be, in words; None if it can be a path."""
         if value.startswith("~"):
             return f"must be a whole path: no home is known for {value.partition('/')[0]}"
-        if (variable := re.search(r"\$\{?[A-Za-z_]\w*\}?", value)) and not os.path.exists(value):
+        variable = re.search(r"\$\{?([A-Za-z_]\w*)\}?", value)
+        if variable and variable[1] in os.environ and not os.path.exists(value):
             return f"must be a path: {variable[0]} was in single quotes, where a shell does not replace it"
         return None if value else "must not be empty"
 

@@ -21,6 +21,7 @@ from lema.types import UserError
 
 # `~` or `~user` where a shell would replace it: at the beginning of a value, or of one in a list of values.
 _HOME = re.compile(r"(?<=[=,\[])~[\w.-]*(?=[/,\]]|$)")
+_QUOTED = re.compile(r"[^=]*=\[?['\"]")
 _SPECIAL = re.compile(r"[\\()\[\]{}=:,]")  # what Hydra's grammar takes in a value after a backslash alone
 # What Hydra says for programmers, or with a remedy that the typed config refuses, and where it searched.
 _NOISE = re.compile(
@@ -33,6 +34,7 @@ _CHOICE = "must be the name of a choice, as --help lists them; leave it out for 
 _WORDS = {
     r"Config group override must be a string.*|TypeError: argument of type 'int' is not iterable": _CHOICE,
     r"Unexpected type for root.*": "a part of this key is null and has no keys; choose what sets it, or leave it out",
+    r"AttributeError: 'NoneType' object has no attribute 'get'": "this section is null here; choose what sets it",
     r"field '\S+' is not Optional": "must not be null",
     r"Invalid type assigned: \w+ is not a subclass of \w+Config.*": "is a section; set its keys, {key}.KEY=VALUE",
     r"Missing mandatory value: (\S+)": r"\1 must be set",
@@ -53,7 +55,9 @@ def arranged(arguments: list[str]) -> list[str]:
     for argument in arguments:
         (overrides if argument in left[:1] else flags).append(argument)
         left = left[1:] if argument in left[:1] else left
-    return [*flags, *(_HOME.sub(_home, each) for each in overrides)]
+    overrides = [each if _QUOTED.match(each) else _HOME.sub(_home, each) for each in overrides]
+    # `--info` takes a value, and would take an override for it.
+    return [*(each for each in flags if each != "--"), "--", *overrides] if overrides else flags
 
 
 def _refuse(message: str) -> NoReturn:

@@ -46,8 +46,9 @@ class EnvironmentCallback(Callback):
 
 
 def register() -> None:
-    """Replace OmegaConf's way to read the environment by ours."""
+    """Replace OmegaConf's way to read the environment by ours, and let Hydra's own folder lie at a home."""
     OmegaConf.register_new_resolver("oc.env", _env, replace=True)
+    OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)
 
 
 def provide_home() -> None:

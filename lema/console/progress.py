@@ -79,12 +79,13 @@ class Progress:
 
     def words(self, innermost: bool) -> str:
         """`12 of 200 answers, 8,450 tokens`; around another part `checkpoint 2 of 5: `."""
+        of = "" if self.total in (None, math.inf) else f" of {self.total:,}"
         if self.total is None:
             told = [f"{self.what} for {duration(time.monotonic() - self.since)}"]
         elif not innermost:
-            return f"{self.what} {self.done + 1:,} of {self.total:,}: "
+            return f"{self.what} {self.done + 1:,}{of}: "
         else:
-            told = [f"{self.done:,}{'' if self.total == math.inf else f' of {self.total:,}'} {self.what}s"]
+            told = [f"{self.done:,}{of} {self.what}s"]
         return ", ".join([*told, *self.facts()]) + ("" if innermost else ": ")
 
 
@@ -130,8 +131,7 @@ def _watch() -> None:
         if time.monotonic() - max(told, Terminal.written_at) < SECONDS:
             continue
         told = time.monotonic()
-        # RuntimeError: what is counted has just changed.
-        with _speaking, suppress(RuntimeError):
+        with _speaking, suppress(Exception):  # what is counted may have just changed, and no line is worth an end
             bar = next((part.bar for part in reversed(_open) if not part.bar.disable), None)
             if bar is not None and sys.stderr.isatty():
                 bar.refresh()  # which shows that time goes on

@@ -59,7 +59,7 @@ class Engine:
             return [f"{tokens:,} tokens ({progress.per_second(tokens):,.0f}/s)"]
 
         def partly() -> float:
-            return min(size, len(encoded)) * min(1.0, onlooker.steps / self.model.max_new_tokens)
+            return min(size, len(encoded) - progress.done) * min(1.0, onlooker.steps / self.model.max_new_tokens)
 
         with Progress("answer", len(encoded), told, partly) as progress:
             for start in range(0, len(encoded), size):

@@ -5,7 +5,9 @@ older ones in `config.json`. With these, greedy answers are not greedy, and samp
 the tokens that end a text are taken from there.
 """
 
+import functools
 import json
+import logging
 from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
@@ -19,6 +21,8 @@ from transformers.utils.hub import cached_file
 from lema.models.reading import reading
 from lema.models.trial import positions
 from lema.models.weights import Weights
+
+_warn = functools.cache(logging.getLogger(__name__).warning)  # one line a process
 
 
 def own_settings(source: Weights) -> GenerationConfig:
@@ -106,6 +110,9 @@ def generate(
     the model's positions end, the answers of a batch do: of a prompt that is longer its end alone is read.
     """
     if limit := positions(model.config):
+        if (longest := max(map(len, prompts))) + options["max_new_tokens"] > limit:
+            told = "a prompt of %d tokens leaves its batch fewer new tokens than %d: the model has %d positions"
+            _warn(told, longest, options["max_new_tokens"], limit)
         prompts = [prompt[-(limit - 1) :] for prompt in prompts]
         options["max_new_tokens"] = min(options["max_new_tokens"], limit - max(map(len, prompts)))
     named = model.generation_config.eos_token_id

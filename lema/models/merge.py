@@ -52,7 +52,7 @@ def agreement(
     onlooker = Onlooker()
 
     def partly() -> float:
-        return min(len(encoded), _CHECKED_AT_ONCE) * onlooker.steps / _CHECKED_TOKENS
+        return min(_CHECKED_AT_ONCE, len(encoded) - progress.done % len(encoded)) * onlooker.steps / _CHECKED_TOKENS
 
     with Progress("compared answer", 2 * len(encoded), partly=partly) as progress:
         expected = list(progress.over(_replies(adapted, tokenizer, encoded, onlooker)))

@@ -234,7 +234,7 @@ def _step(architecture: Any, train: TrainConfig, checkpointing: bool = False) ->
 def _seen(run: Callable[[], object]) -> str | None:
     """How this fails, in a few words; None when it does not. A `UserError` goes on: it has a remedy of its own."""
     try:
-        with torch.random.fork_rng([]):
+        with torch.random.fork_rng(range(torch.cuda.device_count())):  # a batch that is sampled has its own seed
             run()
     except UserError:
         raise

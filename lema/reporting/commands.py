@@ -22,7 +22,9 @@ def command(*arguments: str, root: Path = _DEFAULT) -> str:
 
 def _on(root: Path) -> list[str]:
     """The override that names a runs folder, quoted for Hydra where it must be."""
-    value = str(root) if re.fullmatch(r"[\w./-]+", str(root)) else QuotedString(str(root), Quote.double).with_quotes()
+    # Neither `2026_11_27` nor `1e5` nor `true`, which Hydra reads as other than texts.
+    plain = re.fullmatch(r"[\w./-]*[/-][\w./-]*|(?!true|false|null|nan|inf)[a-z_]+", str(root), re.ASCII)
+    value = str(root) if plain else QuotedString(str(root), Quote.double).with_quotes()
     return [] if root == _DEFAULT else [f"runs_dir={value}"]
 
 

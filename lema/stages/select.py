@@ -75,9 +75,13 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
     With one checkpoint, or `last`, none is asked: then the summary's `selection` is `last`, and its `split` null.
     """
     steps, asked = inputs.train.read(Trained).checkpoints, settings.asked
-    with Progress("checkpoint", len(steps)) as progress:
-        each_asked = progress.over(steps if asked else ())
-        answers = {step: _predictions(asked, inputs, context, folder, step) for step in each_asked if asked}
+    answers: dict[int, list[Solution]] = {}
+    if asked:
+        with Progress("checkpoint", len(steps)) as progress:
+            for step in steps:
+                before = (folder / RESUME / f"step-{step}.json").is_file()
+                answers[step] = _predictions(asked, inputs, context, folder, step)
+                progress.advance(before=before)
     accuracies, symbolic = (
         {step: fmean(getattr(each, rule) for each in predictions) for step, predictions in answers.items()}
         for rule in ("correct", "symbolic")

@@ -10,17 +10,22 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from disks import unprivileged
 
+from lema import run_folder
 from lema.artifacts import CLEANED, Artifact, Recipe, Shown, Store, cleaning, links, locks
 from lema.artifacts.faults import explaining
 from lema.artifacts.records import contents
+from lema.cell import Cell
+from lema.config import Config
 from lema.types import UserError
 
+COMMAND = "python run.py do=clean clean.delete=true"
 STAGES = ["data", "base", "sample", "mix", "train", "select", "merge", "evaluate"]
 LONG_AGO = time.time() - 86_400 * 3
 HEX = "0123456789abcdef" * 2
@@ -67,7 +72,7 @@ def cell(
     folder.mkdir(parents=True, exist_ok=True)
     for step, artifact in artifacts.items():
         links.point(folder / step, artifact.path)
-    facts = {"name": name, "state": state} | ({} if making is None else {"making": making})
+    facts = {"name": name, "state": state} | ({} if making is None else {"making": [making] if making else []})
     (folder / "run.json").write_text(json.dumps(facts))
     return folder
 
@@ -157,7 +162,7 @@ def clean(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Clean:
     def run(delete: bool = False) -> Lines:
         caplog.clear()
         with explaining(tmp_path):
-            cleaning.clean(tmp_path, STAGES, delete, ["do=clean", f"runs_dir={tmp_path}"])
+            cleaning.clean(tmp_path, STAGES, delete, COMMAND)
         lines = [record.getMessage() for record in caplog.records]
         found = [re.fullmatch(r"(\S+) +(?:[\d.]+ k?B)?  (\S+)  (.+)", line) for line in lines[:-1]]
         assert all(found), lines
@@ -179,10 +184,8 @@ def test_each_kind_is_named_with_its_size_and_deleted_and_nothing_else_is(
     assert not named(found, "left")
     assert state(tmp_path) == before
     count, told = len(found), caplog.messages[-1]
-    command = re.escape(f"python run.py do=clean runs_dir={tmp_path} clean.delete=true")
-    assert (
-        line := re.fullmatch(rf"clean +{count} files and folders, ([\d.]+) kB; nothing was deleted: {command}", told)
-    )
+    line = re.fullmatch(rf"clean +{count} files and folders, ([\d.]+) kB; nothing was deleted: {COMMAND}", told)
+    assert line
 
     clean(True)
     assert float(line[1]) == pytest.approx((size - bytes_in(tmp_path)) / 1000, rel=0.01)
@@ -263,6 +266,22 @@ def test_a_second_selection_that_goes_frees_its_checkpoint_at_once(tmp_path: Pat
     found = clean(True)
     assert named(found, "unreferenced") == [below(tmp_path, other.path)]
     assert sorted(path.name for path in (artifacts["train"].path / "checkpoints").iterdir()) == ["step-4"]
+
+
+def test_a_training_is_resumed_after_a_command_that_made_something_else(
+    make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    one = Cell(make_config("tracker=none"), Store(tmp_path))
+    with suppress(RuntimeError), run_folder.recorded(one, [], "report", False) as begin:
+        begin("train/one-0123456789ab")
+        raise RuntimeError
+    with run_folder.recorded(one, [], "mix", False) as begin:
+        begin("mix/one-0123456789ab")
+    noted = json.loads((one.folder / "run.json").read_text())["making"]
+    assert noted == ["mix/one-0123456789ab", "train/one-0123456789ab"]
+    with run_folder.recorded(one, [], "report", False) as begin:
+        begin("")
+    assert json.loads((one.folder / "run.json").read_text())["making"] == []
 
 
 @pytest.mark.parametrize("making", ["known", "by an older lema"])
@@ -399,18 +418,18 @@ def test_a_clean_that_is_killed_anywhere_leaves_whole_artifacts_and_the_next_one
 ) -> None:
     everything(whole := tmp_path / "whole")
     shutil.copytree(whole, undisturbed := tmp_path / "undisturbed", symlinks=True)
-    cleaning.clean(undisturbed, STAGES, True, [])
+    cleaning.clean(undisturbed, STAGES, True, COMMAND)
     event = 0
     for event in itertools.count(1, every):
         shutil.copytree(whole, root := tmp_path / "runs", symlinks=True)
-        killed = died(lambda root=root: cleaning.clean(root, STAGES, True, []), event)
+        killed = died(lambda root=root: cleaning.clean(root, STAGES, True, COMMAND), event)
         for name, step in (("one", 4), ("two", 6)):
             artifacts = chain(root, name, step, there=True)
             assert (artifacts["train"].path / f"checkpoints/step-{step}/model").is_file()
         for stage in ("mix", "sample", "base"):  # what is in its place is whole, or was not before
             for path in root.glob(f"{stage}/*-[0-9a-f]*[0-9a-f]"):
                 assert not path.is_dir() or path.suffix or state(path) == state(whole / stage / path.name)
-        cleaning.clean(root, STAGES, True, [])
+        cleaning.clean(root, STAGES, True, COMMAND)
         assert settled(root) == settled(undisturbed), event
         shutil.rmtree(root)
         if not killed:
@@ -424,7 +443,7 @@ def test_two_cleaners_at_once_do_it_together(tmp_path: Path, clean: Clean) -> No
     for _ in range(2):
         if not (child := os.fork()):
             try:
-                cleaning.clean(tmp_path, STAGES, True, [])
+                cleaning.clean(tmp_path, STAGES, True, COMMAND)
                 os._exit(0)
             finally:
                 os._exit(1)
@@ -498,7 +517,7 @@ def test_two_thousand_artifacts_are_looked_through_in_two_seconds(tmp_path: Path
         if number % 2:
             shutil.rmtree(folder)
         else:
-            (folder / "run.json").write_text('{"state": "finished", "making": ""}')
+            (folder / "run.json").write_text('{"state": "finished", "making": []}')
     start = time.process_time()
     found = clean()
     seconds = time.process_time() - start
