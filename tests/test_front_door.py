@@ -126,11 +126,21 @@ def test_a_refused_command_prints_one_line_and_leaves_nothing(run_cli: CLI, tmp_
 def test_flags_stand_anywhere_and_homes_are_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me, too")
     assert arranged(["task=gsm8k", "-m", "seed=1,2", "--config-dir", "x", "limit=3"]) == [
-        *("-m", "--config-dir", "x", "task=gsm8k", "seed=1,2", "limit=3")
+        *("-m", "--config-dir", "x", "--", "task=gsm8k", "seed=1,2", "limit=3")
     ]
+    assert arranged(["backbone=mistral", "--info"]) == ["--info", "--", "backbone=mistral"]
     home = "/home/me\\, too"
-    assert arranged(["a=~/x", "b=~", "c=[~/x,~/y]", "d=~/x,~/y", "~e", "f=a~/b", "g='~/x'"]) == [
-        *(f"a={home}/x", f"b={home}", f"c=[{home}/x,{home}/y]", f"d={home}/x,{home}/y", "~e", "f=a~/b", "g='~/x'")
+    assert arranged(["a=~/x", "b=~", "c=[~/x,~/y]", "d=~/x,~/y", "~e", "f=a~/b", "g='a,~/x'"]) == [
+        *(
+            "--",
+            f"a={home}/x",
+            f"b={home}",
+            f"c=[{home}/x,{home}/y]",
+            f"d={home}/x,{home}/y",
+            "~e",
+            "f=a~/b",
+            "g='a,~/x'",
+        )
     ]
     with pytest.raises(UserError, match=r"^a=~nobody-here/x: no home is known for ~nobody-here"):
         arranged(["a=~nobody-here/x"])
