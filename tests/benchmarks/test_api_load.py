@@ -66,4 +66,4 @@ def test_one_dollar_where_three_are_needed(tmp_path: Path) -> None:
     "limit", [{"burst": 20}, {"window": 60}, {"window": 60, "retry_after": True}, {"burst": 20, "headers": True}]
 )
 def test_1200_a_minute(limit: dict, tmp_path: Path) -> None:
-    limited({"per_minute": 1200, **limit}, 2400, tmp_path)
+    assert limited({"per_minute": 1200, **limit}, 2400, tmp_path)
