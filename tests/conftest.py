@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, open_dict
 from small import ROOT, SMALL
 
@@ -31,6 +33,15 @@ register(ROOT / "sweeps")
 def root() -> Path:
     """The repository."""
     return ROOT
+
+
+@pytest.fixture
+def hydra() -> Iterator[Hydra]:
+    """Hydra itself, on conf/: for what it composes otherwise than `compose`, as a sweep."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        found = GlobalHydra.instance().hydra
+        assert found
+        yield found
 
 
 @functools.cache

@@ -4,14 +4,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from hydra import initialize_config_dir
 from hydra._internal.hydra import Hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from small import ROOT, SMALL
 
@@ -19,12 +17,13 @@ from lema import sweeps
 from lema.artifacts import Store
 from lema.compose import register
 from lema.config.allowed import Place
-from lema.config.command_line import arranged, refusal
+from lema.config.command_line import arranged, refusal, refusing
 from lema.config.files import read
 from lema.data import json_lines
 from lema.identity import identity, without_paths
 from lema.preflight import hub
 from lema.prompts.demonstrations import demonstrations
+from lema.reporting.statistics import standard_error
 from lema.tracking.runs import Tracker
 from lema.types import UserError
 
@@ -97,14 +96,6 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
     return done.stderr.rstrip("\n")
 
 
-@pytest.fixture
-def hydra() -> Iterator[Hydra]:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        found = GlobalHydra.instance().hydra
-        assert found
-        yield found
-
-
 @pytest.mark.parametrize("command", REFUSED)
 def test_each_error_of_hydra_is_one_line_that_begins_with_the_argument(hydra: Hydra, command: str) -> None:
     with pytest.raises(Exception) as raised:  # noqa: PT011 # of many kinds, which is the point
@@ -144,6 +135,13 @@ def test_flags_stand_anywhere_and_homes_are_written_out(monkeypatch: pytest.Monk
     ]
     with pytest.raises(UserError, match=r"^a=~nobody-here/x: no home is known for ~nobody-here"):
         arranged(["a=~nobody-here/x"])
+
+
+def test_a_mistake_of_ours_keeps_its_traceback_and_one_of_the_command_is_a_line() -> None:
+    with pytest.raises(ZeroDivisionError), refusing(full=False):
+        standard_error(0, 0)
+    with pytest.raises(SystemExit, match="^ValueError: no$|^no$"), refusing(full=False):
+        raise ValueError("no")
 
 
 PLACES = {

@@ -1,15 +1,13 @@
 """A sweep's cells are those that Hydra runs; W&B's grid of it is the same cells."""
 
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import yaml
-from hydra import initialize_config_dir
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -35,14 +33,6 @@ COMMANDS = [
     ["seed=1,2", "mix=glob(lema_no_*)"],
     ["task=gsm8k", "task.dataset.path='a, b','c=d $1'", "limit=null,5"],
 ]
-
-
-@pytest.fixture
-def hydra() -> Iterator[Hydra]:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        found = GlobalHydra.instance().hydra
-        assert found
-        yield found
 
 
 def master(hydra: Hydra, overrides: list[str]) -> DictConfig:

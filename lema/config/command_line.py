@@ -6,6 +6,7 @@ Flags may stand anywhere, and `KEY=~/x` is a folder at home, which Hydra's gramm
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -81,9 +82,15 @@ def refusing(full: bool) -> Iterator[None]:
     except UserError as error:
         sys.exit(str(error))
     except Exception as error:  # Hydra composes by asserting and indexing: of many kinds, all about the command
-        if full:
+        if full or _is_ours(error):
             raise
         sys.exit(refusal(error))
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether an error arose in this package: then it is a mistake of ours, and its traceback is shown."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("lema.")
 
 
 def refusal(error: BaseException) -> str:
@@ -132,8 +139,5 @@ def _given(error: BaseException) -> str:
 
 def _in_hand(error: BaseException) -> Iterable[object]:
     """The local variables of the functions that an error came through, of the innermost first."""
-    frames, trace = [], error.__traceback__
-    while trace:
-        frames.append(trace.tb_frame)
-        trace = trace.tb_next
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return [value for frame in reversed(frames) for value in frame.f_locals.values()]
