@@ -140,7 +140,7 @@ def test_flags_stand_anywhere_and_homes_are_written_out(monkeypatch: pytest.Monk
 def test_a_mistake_of_ours_keeps_its_traceback_and_one_of_the_command_is_a_line() -> None:
     with pytest.raises(ZeroDivisionError), refusing(full=False):
         standard_error(0, 0)
-    with pytest.raises(SystemExit, match="^ValueError: no$|^no$"), refusing(full=False):
+    with pytest.raises(SystemExit, match=r"^no$"), refusing(full=False):
         raise ValueError("no")
 
 
