@@ -203,6 +203,10 @@ def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
 
             compare.write_comparison(root, config.compare)
         case Do.clean:
+            made, runs = (any(root.glob(pattern)) for pattern in ("*/*/record.json", "cells/*/"))
+            if config.clean.delete and made and not runs:
+                lost = "no run is there, so nothing says what is needed"
+                raise UserError(f"{root / 'cells'}: {lost}; put the folder back, or delete {root} yourself")
             deleting = command(*(each for each in overrides if "clean.delete" not in each), "clean.delete=true")
             cleaning.clean(root, [*plan(_cell(config, root))], config.clean.delete, deleting)
         case Do.export:

@@ -161,3 +161,8 @@ def test_it_needs_no_model_takes_no_sweep_and_makes_no_folder(
     assert not [line for line in done.stderr.splitlines() if line.split("|")[-1].strip() in ("torch", "wandb")]
     refused = run_cli("do=clean", "seed=1,2", "-m")
     assert "do=clean: takes no sweep" in refused.stderr
+    (record := tmp_path / "runs/train/one-0123456789ab/record.json").parent.mkdir(parents=True)
+    record.write_text("{}")
+    refused = run_cli("do=clean", "clean.delete=true")
+    assert "cells: no run is there, so nothing says what is needed; put the folder back" in refused.stderr
+    assert record.exists()
