@@ -34,7 +34,7 @@ from lema.tracking import service
 from lema.types import UserError
 
 _HERE = Path(__file__).resolve().parent  # also where this file is reached through a symbolic link
-_failed: list[BaseException] = []  # one error for each cell of the sweep that failed
+_failed: list[BaseException] = []  # the error of each cell of a sweep that failed
 if not any(argument.startswith("hydra.verbose=") for argument in sys.argv):
     libraries.quiet()
 

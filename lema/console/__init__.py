@@ -1,1 +1,1 @@
-"""What a run prints beside its results: how far it is, commands to paste, and nothing of the libraries it uses."""
+"""What a run prints beside its results: how far it is, and nothing of the libraries that it uses."""

@@ -1,6 +1,6 @@
-"""What the libraries print by themselves: their errors alone, as `conf/config.yaml` has it for what is logged.
+"""Silences what libraries print by themselves, but for errors. `conf/config.yaml` does the same for what they log.
 
-Warnings of Python that arise in our own code are shown. With `hydra.verbose=true` all is as the libraries have it.
+Warnings of Python that arise in our own code are shown. `hydra.verbose=true` leaves the libraries as they are.
 """
 
 import os

@@ -50,9 +50,8 @@ class Progress:
     def __enter__(self) -> Self:
         self.since = time.monotonic()
         work, _ = stopping.work()
-        name, known = (work, self.total) if self.total is not None else (f"{work}: {self.what}", None)
-        length = None if known in (None, math.inf) else known
-        self.bar = tqdm(desc=name, total=length, unit=f" {self.what}s", disable=True if known is None else None)
+        length, off = None if self.total == math.inf else self.total, True if self.total is None else None
+        self.bar = tqdm(desc=work, total=length, unit=f" {self.what}s", disable=off)
         _open.append(self)
         return self
 

@@ -38,12 +38,12 @@ os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
 
 
 _DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp32: torch.float32}
-# Weights that are made plain numbers of as they are read, by the method of their quantisation.
+# By the method of their quantisation: weights that become plain numbers as they are read.
 _MADE_PLAIN: dict[str, Any] = {"fp8": FineGrainedFP8Config, "mxfp4": Mxfp4Config}
 
 
 def load_tokenizer(source: Weights) -> Any:
-    """The tokenizer, of which no token lies beyond the model's embedding where that can be helped.
+    """The tokenizer, without those of its tokens that lie beyond the model's embedding.
 
     One without a pad token, or with one beyond the embedding, pads with `<unk>`, as EOS must stay a token to learn.
     Added tokens beyond the embedding are taken out: their text is then read as any other. Raises `UserError` for a

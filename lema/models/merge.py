@@ -72,7 +72,7 @@ def _replies(
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
     """The tokens of a greedy answer to each prompt, EOS included, and their logits, (tokens, vocabulary) in fp32."""
     options: dict[str, Any] = {"max_new_tokens": _CHECKED_TOKENS, "do_sample": False, "logits": True}
-    options["onlooker"] = onlooker
+    options |= {"onlooker": onlooker}
     for start in range(0, len(prompts), _CHECKED_AT_ONCE):
         check()
         rows, logits = generate(model, tokenizer, prompts[start : start + _CHECKED_AT_ONCE], **options)

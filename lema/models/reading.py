@@ -18,8 +18,8 @@ from lema.types import UserError
 DAMAGE = (*FILES_DAMAGE, StrictDataclassError)
 # What an architecture raises where its config names what it has not, or where a package is missing.
 MISFITS = (AttributeError, AssertionError, ImportError)
-# What the libraries say of models that are none of ours, and how they call the options by which they would run a
-# repository's code, all of them off here.
+# What the libraries say of a model that is no causal language model, and the names of the options by which they would
+# run a repository's code. All these options are off here.
 REFUSED = {
     "Unrecognized configuration class": "writes no text: choose a causal language model",
     "trust_remote_code": "needs code of its own, which is never run: choose a model that transformers itself knows",
@@ -37,9 +37,8 @@ def reading(source: Weights, part: str) -> Iterator[None]:
         remedy = "free it of other processes, or choose a smaller model or train=qlora"
         raise UserError(f"{source.location}: the GPU has too little memory for the {part}: {remedy}") from error
     except Exception as error:
-        if (
-            not isinstance(error, (*DAMAGE, *MISFITS)) and type(error) is not Exception
-        ):  # tokenizers raises no class of its own
+        # Exception itself: tokenizers raises no class of its own.
+        if not isinstance(error, (*DAMAGE, *MISFITS)) and type(error) is not Exception:
             raise
         if found := explained(error, Path(source.location)):  # of a disk or its rights: to copy it again is no remedy
             raise found from error

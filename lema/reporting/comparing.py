@@ -83,7 +83,7 @@ class Arm:
         """How the untuned backbone was asked, where this is not how the fine-tuned models are: "few_shot"; else ""."""
         score = self.runs[0].untuned_score if self.name == UNTUNED else None
         asked = score and score.prompt
-        return asked if asked and asked != self.runs[0].config["backbone"]["prompt"] else ""
+        return asked if asked and asked != self.runs[0].config["backbone"].get("prompt") else ""
 
     @property
     def seeds(self) -> list[int]:
