@@ -22,7 +22,7 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("folder", HOSTILE)
+@pytest.mark.parametrize("folder", [*HOSTILE, "über", "2026_11_27", "1e5", "true", "runs_b", "1"])
 def test_a_shell_gives_the_same_arguments_and_hydra_the_same_runs_folder(
     folder: str, make_config: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
