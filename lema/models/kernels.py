@@ -31,6 +31,13 @@ _GAIN = 3.0
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # of the logits' norm, relative
 # What was seen where a kernel, or a config that is no decoder's, does not serve.
 FAULTS = (UserError, ImportError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, AssertionError)
+# A Mamba-2 mixer's heads, their width, its own width in hidden sizes (heads x width), and its groups of heads, by the
+# names of Mamba-2, of Bamba and Granite, and of Zamba-2.
+_MIXERS = (
+    ("num_heads", "head_dim", "expand", "n_groups"),
+    ("mamba_n_heads", "mamba_d_head", "mamba_expand", "mamba_n_groups"),
+    ("n_mamba_heads", "mamba_headdim", "mamba_expand", "mamba_ngroups"),
+)
 _found: dict[tuple[str, Attention, bool], str | None] = {}
 
 
@@ -100,6 +107,14 @@ def small(architecture: Any) -> Any:
     sizes |= {"num_attention_heads": few, "num_key_value_heads": keys, "hidden_size": width}
     sizes |= {"sliding_window": _WINDOW, "attention_chunk_size": _WINDOW}
     sizes |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    # Bamba, Jamba and RecurrentGemma say by these which layers have attention: the second of two.
+    sizes |= {"attn_layer_indices": [1], "attn_layer_period": 2, "attn_layer_offset": 1}
+    sizes |= {"block_types": ["recurrent", "attention"]}
+    for heads_name, width_name, expand_name, groups_name in _MIXERS:
+        if (expand := size(config, expand_name, 0)) and size(config, heads_name, 0):
+            each = min(size(config, width_name, 64), expand * width)
+            sizes |= {heads_name: expand * width // each, width_name: each, groups_name: 1}
+            sizes |= {"mamba_d_ssm": expand * width}  # Falcon-H1's own name of the product
     for name, value in sizes.items():
         with suppress(*FAULTS):  # a name that this architecture derives from others
             if getattr(config, name, None) is not None:

@@ -23,6 +23,7 @@ DROPOUT, BOTH_WAYS = "train.lora_dropout=0, or train=full", "reads what follows 
 # The default config of each: where its positions end, and why it does not train with LoRA and dropout on padded rows.
 KINDS: dict[str, tuple[int | None, str | None]] = {
     **dict.fromkeys(("llama", "bloom", "falcon", "gpt_neox", "gemma2", "stablelm", "cohere"), (None, None)),
+    **dict.fromkeys(("mamba2", "bamba", "granitemoehybrid", "falcon_h1"), (None, None)),
     **dict.fromkeys(("mamba", "falcon_mamba", "llama4_text", "phimoe", "gpt_oss", "xglm"), (None, None)),
     **dict.fromkeys(("mixtral", "qwen3_moe", "olmoe"), (None, DROPOUT)),
     **dict.fromkeys(("gpt2", "gpt_bigcode", "biogpt"), (1024, None)),
@@ -31,6 +32,7 @@ KINDS: dict[str, tuple[int | None, str | None]] = {
     "roberta": (512, BOTH_WAYS),
     "bart": (1024, "bart is an encoder with a decoder"),
 }
+WITH_ATTENTION = {"bamba": {"attn_layer_indices": [9, 18, 27]}, "jamba": {}, "recurrent_gemma": {}, "qwen3_next": {}}
 FAST = {"llama", "gpt2", "opt", "bloom", "falcon", "gpt_neox", "mpt", "mixtral", "mamba", "bert", "bart"}
 each = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in KINDS]
@@ -73,6 +75,13 @@ def test_each_has_its_positions_and_trains_or_says_why_not(name: str, lora) -> N
         trial.check_training(config, replace(lora, lora_dropout=0.0))
 
 
+@pytest.mark.parametrize("name", WITH_ATTENTION)
+def test_a_small_model_of_two_kinds_of_layers_has_both(name: str) -> None:
+    config = CONFIG_MAPPING[name](**WITH_ATTENTION[name])
+    kinds = "layers_block_type" if name == "recurrent_gemma" else "layer_types"
+    assert len(set(getattr(small(config), kinds))) == len(set(getattr(config, kinds))) == 2
+
+
 def test_experts_count_as_many_as_a_token_is_sent_to(lora) -> None:
     mixtral = CONFIG_MAPPING["mixtral"]()
     size = training_size(mixtral, replace(lora, method=Method.full), Precision.bf16, 300, 1)
@@ -108,7 +117,7 @@ def test_a_state_that_padding_changes_is_refused() -> None:
 
 def saved(name: str, folder: Path) -> Path:
     """A small random model of an architecture, and a tokenizer of bytes."""
-    config = small(CONFIG_MAPPING[name]())
+    config = small(CONFIG_MAPPING[name](**WITH_ATTENTION.get(name, {})))
     for key in [key for key in vars(config) if "vocab_size" in key]:
         setattr(config, key, 260)
     torch.manual_seed(0)
@@ -130,7 +139,7 @@ SHORT += [
     "train.max_source_tokens=200",
     "train.max_target_tokens=200",
 ]
-TRAINED = ["gpt2", "opt", "bloom", "falcon", "mixtral", "mamba", "gpt_oss", "llama4_text"]
+TRAINED = ["gpt2", "opt", "bloom", "falcon", "mixtral", "mamba", "mamba2", "bamba", "gpt_oss", "llama4_text"]
 
 
 @pytest.mark.slow
@@ -150,6 +159,8 @@ def test_a_cell_of_each_ends_with_its_scores(make_config, tmp_path, name: str, m
     [
         ("mixtral", [*LORA, "train.lora_dropout=0.05"], DROPOUT),
         ("mamba", [], "train.batches=padded"),
+        ("mamba2", [], "train.batches=padded"),
+        ("bamba", [], "train.batches=padded"),
         ("bert", [], "choose a causal language model"),
         (
             "gpt2",
