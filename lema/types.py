@@ -95,6 +95,11 @@ class Engine(Protocol):
         """What its completions cost so far, for a summary: requests, tokens, `usd`; empty when nothing is paid."""
         ...
 
+    @property
+    def about(self) -> dict[str, str]:
+        """What answers, for the record: {"engine": "transformers 5.24.0"}, and what else of it can change a text."""
+        ...
+
     def complete(self, prompts: Sequence[Prompt], resume: Path) -> list[Completion]:
         """A completion of each prompt, in order.
 

@@ -9,6 +9,7 @@ says how to answer, `weights` where the model is, and `adapter` is the folder of
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -16,7 +17,7 @@ from typing import Any
 
 from lema.config import NO_EFFECT, ApiConfig, Computation, WriterConfig
 from lema.models.weights import Weights
-from lema.types import Engine, UserError
+from lema.types import Engine, Prompt, UserError
 
 
 @dataclass(frozen=True)
@@ -71,3 +72,11 @@ def settings_class(chosen: Mapping[Any, Any]) -> type[Any]:
 def load(model: LocalModel, weights: Weights, adapter: Path | None) -> Engine:
     """The engine of a model that is loaded here."""
     return import_module(f"{__name__}.{model.engine.name}").Engine(model.engine, model, weights, adapter)
+
+
+def sample_seed(seed: int, prompt: Prompt) -> int:
+    """The seed of one sample, below 2^31: of what is asked and its number, not of its place among others.
+
+    sample_seed(1, Prompt("What is 1 + 1?", attempt=3)) is the same in every batch, process and engine.
+    """
+    return int(sha256(f"{seed} {prompt.attempt} {prompt.text}".encode()).hexdigest()[:16], 16) % 2**31

@@ -30,6 +30,10 @@ class Engine:
         self.model, self.account = model, account
         self.costs: dict[str, Any] = {}
 
+    @property
+    def about(self) -> dict[str, str]:
+        return {"engine": "server"}
+
     def complete(self, prompts: Sequence[Prompt], resume: Path) -> list[Completion]:
         """Completions in order. The journal has what an interrupted call got, so nothing is written to `resume`.
 

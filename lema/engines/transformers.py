@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ class Engine:
     def __init__(self, settings: Settings, model: LocalModel, weights: Weights, adapter: Path | None) -> None:
         self.model, self.weights, self.adapter = model, weights, adapter
         self.costs: dict[str, Any] = {}
+
+    @property
+    def about(self) -> dict[str, str]:
+        return {"engine": f"transformers {version('transformers')}"}
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:

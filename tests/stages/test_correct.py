@@ -37,6 +37,7 @@ class Corrector:
 
     def __init__(self, reply: Callable[[Prompt], Completion]) -> None:
         self.reply, self.costs, self.rounds = reply, {}, list[list[Prompt]]()
+        self.about = {"engine": "double"}
 
     def complete(self, prompts: Sequence[Prompt], resume: Path) -> list[Completion]:
         self.rounds.append(list(prompts))

@@ -175,6 +175,7 @@ class Base:
 
     def __init__(self) -> None:
         self.costs: dict[str, Any] = {}
+        self.about = {"engine": "base"}
         self.prompts: list[Prompt] = []
 
     def complete(self, prompts: Sequence[Prompt], resume: Path) -> list[Completion]:
