@@ -1,4 +1,4 @@
-"""One process makes a cell: if a launcher starts several, we refuse, because they would wait for each other.
+"""One process makes a cell, and starts the ranks of its training: if a launcher starts several, we refuse.
 
 A launcher tells each process in its environment how many processes there are, and its own number. Slurm sets the number
 of tasks also in a batch script and in a shell of salloc, which run once. There we count only the tasks of a step, or
@@ -33,5 +33,5 @@ def refuse_several() -> None:
         if int(rank) > 0 and not unsure:
             time.sleep(_SECONDS)
             sys.exit(1)
-        reason = f"{size}={count}: started as {count} processes, but one process on one GPU makes a cell"
-        sys.exit(f"{reason}; start python run.py … by itself, and more cells beside it with CUDA_VISIBLE_DEVICES=1, …")
+        reason = f"{size}={count}: started as {count} processes, but one process makes a cell and starts its own ranks"
+        sys.exit(f"{reason}, one for each visible GPU; start python run.py … without the launcher")

@@ -42,7 +42,7 @@ def test_one_of_several_is_refused_and_the_first_says_so(variables: dict[str, st
     first, second = (checked(variables, number) for number in (0, 1))
     assert (first.returncode, second.returncode) == (1, 1)
     assert first.stderr.count("\n") == 1
-    assert "processes, but one process on one GPU makes a cell; start python run.py" in first.stderr
+    assert "processes, but one process makes a cell and starts its own ranks" in first.stderr
     assert (first.stdout, second.stdout, second.stderr) == ("", "", "")
 
 

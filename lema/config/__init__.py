@@ -1,6 +1,4 @@
-"""Every knob of the suite, typed: Hydra composes conf/ against these classes and refuses what does not fit. A file of
-conf/ may leave out what may be null.
-"""
+"""Every knob of the suite, typed: Hydra composes conf/ against these. A file there may leave out what may be null."""
 
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Optional
@@ -284,6 +282,8 @@ class TrainConfig:
     save_steps: Count  # a checkpoint, to resume from and to select
     resume_checkpoints: Count = field(metadata=NO_EFFECT)  # how many, from the newest, keep what resuming needs
     merge: Optional[Merge] = None  # null: adapters are evaluated unmerged
+    processes: Optional[Count] = field(default=None, metadata=NO_EFFECT)  # ranks; null: one for each visible GPU
+    grace_seconds: Count = field(metadata=NO_EFFECT)  # for several ranks to save a checkpoint, after a stop signal
 
 
 @dataclass

@@ -10,6 +10,7 @@ import logging
 import math
 import resource
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -30,11 +31,13 @@ from lema.artifacts.locks import check
 from lema.config import Batches, Precision, Training
 from lema.console.progress import Progress
 from lema.models.batches import StepCollator, TokenizedExample, mean_loss
+from lema.models.ranks import ALONE, Ranks, gradients
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
 
 CONTENTS = "contents.json"  # of a whole checkpoint: a fingerprint of each file
+_PRIME = 1_000_003  # between the seeds of two runs: more than a run has epochs, steps or passes
 # What resuming needs beside the weights. The rest is a model, or an adapter, in Hugging Face format.
 STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "training_args.bin")
 
@@ -57,37 +60,51 @@ class EpochSampler(Sampler[int]):
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
+        generator = torch.Generator().manual_seed(_PRIME * self.seed + self.epoch)
         if self.by_length:
             return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
         return iter(torch.randperm(len(self), generator=generator).tolist())
 
 
 class CompletionTrainer(Trainer):
-    """A Trainer whose batch is a whole step: it runs the step's passes and weighs their losses."""
+    """A Trainer whose batch is a whole step: it runs the step's passes, or its rank's share, and weighs their losses.
 
-    def __init__(self, sampler: EpochSampler, **options: Any) -> None:
+    To the Hugging Face Trainer each rank is a process by itself, as gradients are added up before it sees them.
+    """
+
+    def __init__(self, sampler: EpochSampler, ranks: Ranks, **options: Any) -> None:
         super().__init__(**options)
-        self.sampler, self.counts, self.logged = sampler, {}, time.monotonic()
+        self.sampler, self.ranks, self.counts, self.logged = sampler, ranks, {}, time.monotonic()
+        self.stop: torch.Tensor | None = None  # of several ranks: above 0 when one of them has got a stop signal
         self.share, self.passes, self.last = 0.0, (0, 0), list[str]()  # of the present step; the last one in words
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         return self.sampler
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """The step's loss, its gradients added up; `UserError` names the examples of one that is not a number."""
+        """The step's loss, with the gradients of all its passes added up.
+
+        A pass draws its dropout by its number in the run, so neither a resume nor the number of ranks changes it.
+        """
         model.train()
-        loss = torch.zeros((), device=self.args.device)
-        for number, (one_pass, weight) in enumerate(zip(inputs["passes"], inputs["weights"], strict=True)):
+        loss, step = torch.zeros((), device=self.args.device), self.state.global_step
+        for number, (one_pass, weight) in self.ranks.share(list(zip(inputs["passes"], inputs["weights"], strict=True))):
             self.share, self.passes = number / len(inputs["passes"]), (number + 1, len(inputs["passes"]))
+            torch.manual_seed((self.args.seed * _PRIME + step) * _PRIME + number)
             with self.compute_loss_context_manager():
                 share = mean_loss(model, self._prepare_inputs(one_pass)) * weight
             self.accelerator.backward(share)
             loss += share.detach()
+        if self.ranks.count > 1:
+            self.stop = torch.full_like(loss, stopping.received() is not None)
+            self.ranks.add_up([loss, self.stop, *gradients(model)])
         self.ids = inputs["ids"]
-        self._check_finite("loss", loss.item(), self.state.global_step + 1)
         self.counts = {name: inputs[name] for name in ("tokens", "target_tokens", "positions")}
         return loss
+
+    def stopped(self) -> bool:
+        """Whether training ends after this step: all ranks agree."""
+        return stopping.received() is not None if self.stop is None else bool(self.stop.item())
 
     def told(self) -> list[str]:
         """The last step, and the pass of the present one."""
@@ -102,7 +119,8 @@ class CompletionTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds to a step's row of the curve what it was made of and how fast it was."""
         if "loss" in logs:
-            # Before such weights are saved: a run would go on from them.
+            # Before such weights are saved: a run would go on from them. The first of a step that waits for the GPU.
+            self._check_finite("loss", logs["loss"], self.state.global_step)
             self._check_finite("gradient norm", logs["grad_norm"], self.state.global_step)
             tokens, targets, positions = self.counts.values()
             logs |= {"tokens": tokens, "target_tokens": targets, "padding_share": 1 - tokens / positions}
@@ -150,16 +168,23 @@ class ProgressCallback(TrainerCallback):
         self.progress.advance()
 
 
-class CheckpointCallback(TrainerCallback):
-    """Signs each checkpoint, prunes older ones, and stops the loop after the step in which a signal came."""
+class StopCallback(TrainerCallback):
+    """Stops the loop after the step in which a signal came, with a checkpoint that rank 0 saves."""
 
-    def __init__(self, keep: int, weights_too: bool) -> None:
-        self.keep, self.weights_too = keep, weights_too
+    def __init__(self, stopped: Callable[[], bool], saves: bool) -> None:
+        self.stopped, self.saves = stopped, saves
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         check()
-        if stopping.received():
-            control.should_save = control.should_training_stop = True
+        if self.stopped():
+            control.should_save, control.should_training_stop = self.saves, True
+
+
+class CheckpointCallback(TrainerCallback):
+    """Signs each checkpoint, and prunes older ones."""
+
+    def __init__(self, keep: int, weights_too: bool) -> None:
+        self.keep, self.weights_too = keep, weights_too
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -180,24 +205,30 @@ def train(
     folder: Path,
     training: Training,
     track: Callable[[dict[str, float], int], None],
+    ranks: Ranks = ALONE,
 ) -> list[dict[str, float]]:
     """Train `model` for `steps`, with checkpoints in `folder`, from the newest whole one on; one row a step.
 
-    Raises `Stopped` when a stop signal came (a checkpoint is saved then), `UserError` when memory runs out.
+    Of several ranks the first alone writes. Raises `Stopped` when a stop signal came (a checkpoint is saved then),
+    `UserError` when memory runs out, or when the loss is not a number.
     """
-    recipe, curve = training.train, CurveCallback(track)
+    recipe, curve, first = training.train, CurveCallback(track), ranks.number == 0
     by_length = recipe.batches is Batches.padded and recipe.group_by_length
     trainer = CompletionTrainer(
         EpochSampler(rows, recipe.batch_size, training.seed, by_length),
+        ranks,
         model=model,
-        args=_arguments(training, steps, folder),
+        args=_arguments(training, steps, folder, saves=first),
         train_dataset=rows,
         data_collator=StepCollator(recipe, tokenizer),
         processing_class=tokenizer,
-        callbacks=[CheckpointCallback(recipe.resume_checkpoints, training.last_only), curve],
     )
+    trainer.add_callback(StopCallback(trainer.stopped, saves=first))
+    if first:
+        trainer.add_callback(CheckpointCallback(recipe.resume_checkpoints, training.last_only))
+        trainer.add_callback(curve)
     trainer.remove_callback(PrinterCallback)
-    newest = newest_whole(folder)
+    newest = ranks.told(newest_whole(folder) if first else None)
     if newest and newest.endswith(f"checkpoint-{steps}"):  # the Trainer would go one step beyond it
         trainer.state = TrainerState.load_from_json(f"{newest}/trainer_state.json")
         curve.on_train_begin(None, trainer.state, None)
@@ -214,13 +245,14 @@ def train(
             smaller = "row_tokens" if recipe.batches is Batches.packed else "micro_batch_size"
             less = f"lower train.{smaller}, or train.activation_checkpointing=true"
             raise UserError(f"train: out of memory at step {trainer.state.global_step + 1}: {less}") from error
-        if number := stopping.received():
+        if trainer.stopped():
+            number = stopping.received() or signal.SIGTERM  # which another rank has got
             at = f"stopped by {number.name} after step {trainer.state.global_step} of {steps}"
             raise stopping.Stopped(f"train: {at}, and a checkpoint saved")
     return [row for row in trainer.state.log_history if "loss" in row]
 
 
-def _arguments(training: Training, steps: int, folder: Path) -> TrainingArguments:
+def _arguments(training: Training, steps: int, folder: Path, *, saves: bool) -> TrainingArguments:
     recipe = training.train
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -235,6 +267,7 @@ def _arguments(training: Training, steps: int, folder: Path) -> TrainingArgument
         bf16=training.computation.precision is Precision.bf16,
         use_cpu=not torch.cuda.is_available(),
         seed=training.seed,
+        save_strategy="steps" if saves else "no",
         save_steps=recipe.save_steps,
         logging_steps=1,
         logging_nan_inf_filter=False,

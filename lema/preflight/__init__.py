@@ -80,6 +80,8 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
         yield from lines or fitness.unfit(name, model, source, train, config, stages)
     if cell.builds_base and (answers or trains):
         yield from hardware.unsupported("backbone", config.backbone)
+    if trains and config.train.processes:
+        yield from hardware.too_few_gpus(config.train.processes)
     if stages & {"train", "evaluate"} and not find_spec("bitsandbytes"):
         if config.train.method is Method.qlora:
             yield "package: train.method=qlora needs bitsandbytes: pip install bitsandbytes, or train=lora"

@@ -75,6 +75,14 @@ def too_large(
         yield f"GPU: {size}, and this machine has {found}: {remedy}, or choose a smaller {name}"
 
 
+def too_few_gpus(processes: int) -> Iterator[str]:
+    """A rank of a training takes a GPU of its own, where there are any."""
+    import torch
+
+    if 0 < torch.cuda.device_count() < processes:
+        yield f"GPU: train.processes={processes}, and {torch.cuda.device_count()} are visible: null takes all of them"
+
+
 def too_little_disk(root: Path, need: float) -> Iterator[str]:
     """The merged model, of `need` bytes, is written below the runs folder."""
     free = shutil.disk_usage(root).free

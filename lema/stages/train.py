@@ -1,6 +1,5 @@
 """train: fine-tune the backbone on a mix; loss on completions only."""
 
-import logging
 import math
 import statistics
 from dataclasses import dataclass, replace
@@ -9,12 +8,10 @@ from typing import Any
 
 from lema.artifacts import RESUME, Artifact, Recipe, Shown, write_jsonl
 from lema.cell import Cell, Context
-from lema.config import Batches, Selection, Training
+from lema.config import Selection, Training
 from lema.console.progress import Progress
 from lema.models.weights import CHECKPOINTS, Weights
 from lema.types import Example
-
-log = logging.getLogger(__name__)
 
 _FINAL_STEPS = 10  # over which the reported final loss is averaged
 CURVE = ("step", "epoch", "loss", "grad_norm", "learning_rate", "tokens", "target_tokens", "padding_share")
@@ -46,31 +43,19 @@ def recipe(cell: Cell) -> Recipe:
 
 def build(settings: Training, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:
     """Writes `checkpoints/step-N/` (each a model, or a PEFT adapter) and `metrics.jsonl`, one row a step."""
-    from lema.models.batches import check_packing, encode
-    from lema.models.huggingface import load_architecture, load_tokenizer, load_trainable
-    from lema.models.sizes import available_memory, measured_peak, training_size
-    from lema.models.trainer import collect, train
+    from lema.models.batches import encode
+    from lema.models.fitting import Fit
+    from lema.models.huggingface import load_tokenizer
+    from lema.models.processes import fit_by
+    from lema.models.trainer import collect
 
-    config, precision = settings.train, settings.computation.precision
-    tokenizer = load_tokenizer(inputs.base)
-    tokenizer.padding_side = "right"
-    examples = inputs.mix.rows("examples.jsonl", Example)
+    config, examples = settings.train, inputs.mix.rows("examples.jsonl", Example)
     with Progress("example", len(examples)) as progress:
-        rows, counts = encode(progress.over(examples), tokenizer, config)
+        rows, counts = encode(progress.over(examples), load_tokenizer(inputs.base), config)
     by_epochs = None if config.epochs is None else math.ceil(len(rows) * config.epochs / config.batch_size)
     steps = min(limit for limit in (by_epochs, config.max_steps) if limit is not None)
-    run = training_size(load_architecture(inputs.base), config, precision, counts["tokens"] / len(rows), steps)
-    memory, checkpointing = available_memory(), config.activation_checkpointing
-    checkpointing = run.memory(checkpointing=False) > memory if checkpointing is None else checkpointing
-    log.info("train: %s", run.words(measured_peak(precision), checkpointing))
-    if run.memory(checkpointing) > memory:
-        remedy = "lower train.row_tokens or train.micro_batch_size"
-        log.warning("train: this machine has %.0f GB, so it may not fit: %s", memory / 1e9, remedy)
-    model = load_trainable(inputs.base, settings.computation, config, settings.seed, checkpointing)
-    if config.batches is Batches.packed:
-        with Progress("checking that packed examples do not see each other"):
-            check_packing(model, rows, config, tokenizer, precision)
-    curve = train(model, tokenizer, rows, steps, folder / RESUME, settings, context.track)
+    job = Fit(settings, inputs.base, rows, counts["tokens"] / len(rows), steps, folder / RESUME)
+    curve = fit_by(config.processes, job, context.track)
     checkpoints = collect(folder / RESUME, folder / CHECKPOINTS, config.save_steps)
     write_jsonl(folder / "metrics.jsonl", ({name: row[name] for name in CURVE} for row in curve))
     final = statistics.fmean(row["loss"] for row in curve[-_FINAL_STEPS:])

@@ -1,0 +1,50 @@
+"""Fitting: the part of training that needs the machine. One process does it, or each of several ranks."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lema.config import Batches, Training
+from lema.console.progress import Progress
+from lema.models.batches import TokenizedExample, check_packing
+from lema.models.huggingface import load_architecture, load_tokenizer, load_trainable
+from lema.models.ranks import ALONE, Ranks
+from lema.models.sizes import available_memory, measured_peak, training_size
+from lema.models.trainer import train
+from lema.models.weights import Weights
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What is trained, on what, how long and where."""
+
+    settings: Training
+    base: Weights
+    rows: list[TokenizedExample]
+    mean_tokens: float  # of an example
+    steps: int
+    folder: Path  # of the checkpoints
+
+
+def fit(job: Fit, track: Callable[[dict[str, float], int], None], ranks: Ranks = ALONE) -> list[dict[str, float]]:
+    """Load the base, prove its packing, train; the curve, one row a step. `UserError` and `Stopped` as `train`."""
+    settings, config, precision = job.settings, job.settings.train, job.settings.computation.precision
+    run = training_size(load_architecture(job.base), config, precision, job.mean_tokens, job.steps)
+    memory, checkpointing = available_memory(), config.activation_checkpointing
+    checkpointing = run.memory(checkpointing=False) > memory if checkpointing is None else checkpointing
+    if ranks.number == 0:
+        of_all = f", on each of {ranks.count} ranks" if ranks.count > 1 else ""
+        log.info("train: %s%s", run.words(measured_peak(precision) * ranks.count, checkpointing), of_all)
+    if run.memory(checkpointing) > memory:
+        remedy = "lower train.row_tokens or train.micro_batch_size"
+        log.warning("train: this machine has %.0f GB, so it may not fit: %s", memory / 1e9, remedy)
+    tokenizer = load_tokenizer(job.base)
+    tokenizer.padding_side = "right"
+    model = load_trainable(job.base, settings.computation, config, settings.seed, checkpointing)
+    if config.batches is Batches.packed:
+        with Progress("checking that packed examples do not see each other"):
+            check_packing(model, job.rows, config, tokenizer, precision)
+    return train(model, tokenizer, job.rows, job.steps, job.folder, settings, track, ranks)

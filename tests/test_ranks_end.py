@@ -1,0 +1,124 @@
+"""Ranks that are killed, stopped or fail: every process ends, one line says why, and the same command goes on."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from small import METHODS, ROOT, TRAINING
+
+TWO = [*METHODS["lora"], "train.batches=packed", "train.processes=2"]
+GOES_ON = "the same command goes on from"
+
+
+def start(runs: Path, *overrides: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "run.py"), *TRAINING, *TWO, *overrides, f"runs_dir={runs}"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ranks(parent: int) -> dict[int, int]:
+    """The processes of the ranks by their numbers."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"lema.models.rank" in words and words[-2] == str(parent).encode():
+            found[int(words[-4])] = int(path.parent.name)
+    return found
+
+
+def trained(runs: Path) -> dict[str, bytes]:
+    [folder] = (path for path in (runs / "train").iterdir() if path.is_dir())
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    files.pop("record.json")
+    return {name: path.read_bytes() for name, path in files.items()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run leaves that nobody interrupts."""
+    runs = tmp_path_factory.mktemp("whole")
+    process = start(runs)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, output + errors
+    return runs
+
+
+def interrupted(runs: Path, whole: Path, end: Callable[[int, dict[int, int]], object]) -> tuple[int, str]:
+    """Begin the training, and end it after a checkpoint; the exit status and what stderr got."""
+    shutil.copytree(whole, runs, ignore=shutil.ignore_patterns("train", "cells"))
+    process = start(runs)
+    while process.poll() is None and not list(runs.glob("train/*.partial/resume/checkpoint-4/contents.json")):
+        time.sleep(0.02)
+    team = ranks(process.pid)
+    assert sorted(team) == [0, 1]
+    end(process.pid, team)
+    began = time.monotonic()
+    _, errors = process.communicate(timeout=120)
+    while ranks(process.pid) and time.monotonic() - began < 60:
+        time.sleep(0.05)
+    assert time.monotonic() - began < 30, "every process has ended"
+    assert not ranks(process.pid)
+    return process.returncode, errors
+
+
+def goes_on(runs: Path, whole: Path) -> None:
+    process = start(runs)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "goes on from" in output
+    assert trained(runs) == trained(whole)
+
+
+def kill(*pids: int) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+KILLS: dict[str, tuple[Callable[[int, dict[int, int]], object], str]] = {
+    "rank 1": (lambda _, team: kill(team[1]), "train: rank 1 of 2 was ended by SIGKILL"),
+    "rank 0": (lambda _, team: kill(team[0]), "train: rank 0 of 2 was ended by SIGKILL"),
+    "both ranks": (lambda _, team: kill(*team.values()), "was ended by SIGKILL"),
+    "the parent": (lambda parent, _: kill(parent), ""),
+    "all": (lambda parent, team: kill(*team.values(), parent), ""),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KILLS)
+def test_after_a_kill_nothing_is_left_behind_and_the_same_command_goes_on(name: str, tmp_path: Path, whole) -> None:
+    end, line = KILLS[name]
+    status, errors = interrupted(tmp_path / "runs", whole, end)
+    assert status != 0
+    assert line in errors
+    assert GOES_ON in errors or not line
+    assert "Traceback" not in errors
+    goes_on(tmp_path / "runs", whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+def test_a_stop_signal_to_the_parent_alone_saves_a_checkpoint(number: signal.Signals, tmp_path: Path, whole) -> None:
+    status, errors = interrupted(tmp_path / "runs", whole, lambda parent, _: os.kill(parent, number))
+    assert status != 0
+    assert f"train: stopped by {number.name} after step " in errors
+    assert "Traceback" not in errors
+    goes_on(tmp_path / "runs", whole)
+
+
+@pytest.mark.slow
+def test_another_number_of_ranks_goes_on_too(tmp_path: Path, whole) -> None:
+    interrupted(tmp_path / "runs", whole, lambda parent, _: os.kill(parent, signal.SIGTERM))
+    process = start(tmp_path / "runs", "train.processes=1")
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "goes on with 1 rank what 2 began" in output
+    one, other = trained(tmp_path / "runs"), trained(whole)
+    assert one.keys() == other.keys()
