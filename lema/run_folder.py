@@ -70,7 +70,9 @@ def _write(cell: Cell, overrides: list[str], state: str, making: str) -> None:
     if before is not None:  # None: an earlier lema took no note, and its run has not ended
         facts["making"] = [] if state == "finished" else sorted({*before, making} - {""})
     facts |= {"config": portable(cell.identity), "setting": cell.setting or setting, "wandb": wandb | cell.tracker.ids}
-    tests |= {of: {"task": test.identity["task"], "setting": test.setting} for of, test in cell.tests.items()}
+    for of, test in cell.tests.items():
+        known = test.setting or tests.get(of, {}).get("setting")
+        tests[of] = {"task": test.identity["task"], "setting": known}
     facts |= {"tests": portable(tests)} if tests else {}
     write_json(cell.folder / "run.json", facts)
     write_jsonl(cell.folder / CURVE, _metrics(cell))

@@ -104,6 +104,7 @@ def at_wandb(comparison: Comparison, root: Path, title: str) -> Content:
         runs = [run for arm in comparison.arms if arm.setting.task == task and arm.name != UNTUNED for run in arm.runs]
         found = markdown.sections(comparison, task)
         sections = [(heading, _shared(comparison, text)) for heading, text in found]
-        tasks.append(Task(task, sections, ids(runs, "train"), ids(runs, "evaluate")))
+        metrics = sorted({f"{run.links.get('evaluate', 'evaluate')}/accuracy" for run in runs})
+        tasks.append(Task(task, sections, ids(runs, "train"), ids(runs, "evaluate"), metrics))
     others = _shared(comparison, markdown.not_compared(comparison))
     return Content(title, tasks, f"{markdown.LEGEND}\n\n{others}")
