@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small import ROOT, SMALL, contents, load, rows as lines
+from small import ROOT, SMALL, contents, load, rows as rows_of
 
 from lema import pipeline
 from lema.config import Config
@@ -166,7 +166,7 @@ def test_samples_and_further_tests_are_asked_of_one_model_beside_the_greedy_answ
         assert (plain[step] / "predictions.jsonl").read_bytes() == (both[step] / "predictions.jsonl").read_bytes()
     for step in ("evaluate", "svamp_evaluate", "asdiv_evaluate_untuned"):
         score = json.loads((both[step] / "score.json").read_text())
-        samples, by_problem = lines(both[step] / "samples.jsonl"), lines(both[step] / "sampled.jsonl")
+        samples, by_problem = rows_of(both[step] / "samples.jsonl"), rows_of(both[step] / "sampled.jsonl")
         assert len(samples) == 4 * score["num_problems"]
         assert len({row["text"] for row in samples if row["problem_id"] == samples[0]["problem_id"]}) > 1
         for row in by_problem:

@@ -94,7 +94,7 @@ def _accuracy(comparison: Comparison, settings: Sequence[Setting]) -> Any:
     axis.set_title(f"{settings[0].task}: 95 % over seeds (dotted: one seed, over problems)", fontsize=10)
     labels |= ({"the paper": paper} if paper else {}) | drawn
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "frameon": False}
-    axis.legend(list(labels.values()), list(labels), fontsize=8, ncols=min(6, len(labels)), **below)
+    axis.legend(list(labels.values()), list(labels), fontsize=8, ncols=min(3 if drawn else 6, len(labels)), **below)
     return figure
 
 
