@@ -84,13 +84,16 @@ def _card(cell: Cell, kind: str) -> str:
 def _scores(cell: Cell) -> str:
     if "evaluate" not in cell.artifacts:
         return "## Scores\n\nNot evaluated yet."
-    score = cell.artifacts["evaluate"].summary
+    scores = [each.summary for name, each in cell.artifacts.items() if name == "evaluate" or name.endswith("_evaluate")]
     columns = "| task | split | problems | accuracy, % | symbolic, % |\n|---|---|--:|--:|--:|"
-    numbers = f"{score['num_problems']} | {100 * score['accuracy']:.1f} | {100 * score['accuracy_symbolic']:.1f}"
-    row = f"| {score['task']} | {score['split']} | {numbers} |"
+    rows = "".join(
+        f"\n| {score['task']} | {score['split']} | {score['num_problems']} | {100 * score['accuracy']:.1f} | "
+        f"{100 * score['accuracy_symbolic']:.1f} |"
+        for score in scores
+    )
     merged = " of the merged model" if "merge" in cell.artifacts else ""
     words = f"Greedy answers{merged}. Accuracy is by the rules of the paper's code, symbolic by a careful reader's."
-    return f"## Scores\n\n{columns}\n{row}\n\n{words} The checkpoint is {_chosen(cell)}."
+    return f"## Scores\n\n{columns}{rows}\n\n{words} The checkpoint is {_chosen(cell)}."
 
 
 def _chosen(cell: Cell) -> str:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from lema import engines
 from lema.artifacts import Artifact, Given, Store
-from lema.config import Config, SourceKind, Split
-from lema.config.task import known_tasks
+from lema.config import Config, SourceKind, Split, further_tests, known_tasks
 from lema.data import tasks
 from lema.data.leakage import TestQuestions
 from lema.engines import LocalModel, ServedModel, server
@@ -54,6 +53,8 @@ class Cell:
         sampler = config.sampler
         own = any(source.kind is SourceKind.backbone for source in sampler.models.values())
         self.sampler_label = f"{sampler.name}-{self.backbone_label}" if own else sampler.name
+        self._opened: list[tuple[tuple[Weights, Path | None], LocalModel, Engine]] = []  # all of one model
+        self._stage = ""  # that opened them
 
     @property
     def setting(self) -> str | None:
@@ -123,9 +124,28 @@ class Cell:
             config = replace(config, backbone=replace(config.backbone, seed=config.backbone.tiny.other_seed))
         elif config.sampler.other:
             config = replace(config, sampler=replace(config.sampler, models={"other": config.sampler.other}))
-        made = {name.removeprefix("other_"): each for name, each in self.artifacts.items() if name.startswith("other_")}
         own = {name: each for name, each in self.artifacts.items() if name == "data"}
-        return Cell(config, self.store, own | made)
+        return Cell(config, self.store, own | self._named("other_"))
+
+    @property
+    def tests(self) -> dict[str, "Cell"]:
+        """The cell of each of `evaluation.tasks`, by the beginning of the names of its steps: `svamp_`."""
+        own = {name: made for name, made in self.artifacts.items() if name != "test_data"}
+        named = self.config.evaluation.tasks
+        known = further_tests(self.config.task) if named else {}
+        return {
+            f"{name}_": Cell(replace(self.config, task=known[name]), self.store, own | self._named(f"{name}_"))
+            for name in named or ()
+        }
+
+    @property
+    def test_rows(self) -> tasks.ProblemSource:
+        """Where its test problems come from."""
+        return tasks.tested_on(self.config.task)
+
+    def _named(self, prefix: str) -> dict[str, Artifact]:
+        """The artifacts whose names begin so, by the rest of their names."""
+        return {name.removeprefix(prefix): each for name, each in self.artifacts.items() if name.startswith(prefix)}
 
     @property
     def context(self) -> Context:
@@ -137,7 +157,13 @@ class Cell:
     ) -> Engine:
         if isinstance(model, LocalModel):
             assert held
-            return engines.load(model, held, adapter)
+            if self._opened and self._opened[0][0] != (held, adapter):
+                self._opened.clear()
+            engine = next((engine for _, how, engine in self._opened if how == model), None)
+            if engine is None:
+                engine = engines.load(model, held, adapter)
+                self._opened.append(((held, adapter), model, engine))
+            return engine
         paid = sum(artifact.summary.get("usd", 0.0) for artifact in self.artifacts.values())  # by whomever
         account = server.Account(
             journal=self.store.root / "journal.sqlite",
@@ -147,6 +173,12 @@ class Cell:
             retry_failed=self.config.retry_failed,
         )
         return server.Engine(model, account)
+
+    def begin(self, stage: str) -> None:
+        """Let go of the engines of an earlier stage, and so of the memory of their model."""
+        if stage != self._stage:
+            self._opened.clear()
+        self._stage = stage
 
     def _test_questions(self) -> TestQuestions:
         return TestQuestions(tasks.known_tests(self.config.task, known_tasks()))

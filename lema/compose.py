@@ -23,10 +23,13 @@ from lema.config import (
     Extra,
     Grader,
     Method,
+    Selection,
     SourceKind,
     Split,
     Without,
     environment,
+    further_tests,
+    known_tasks,
     renamed,
 )
 from lema.config.allowed import at_home, refused
@@ -142,20 +145,45 @@ def _check(config: Config) -> None:
         raise UserError(f"{heads}: must cut backbone.tiny.hidden_size={tiny.hidden_size} into equal, even parts")
     if tiny and mix.extra is Extra.other_corrections and (seed := tiny.other_seed) == config.backbone.seed:
         raise UserError(f"backbone.tiny.other_seed={seed}: must not be backbone.seed: the other base would be the same")
+    _check_tests(config)
     _check_idle(config)
+
+
+def _check_tests(config: Config) -> None:
+    """Refuse further tests that this model cannot be asked in this run."""
+    if not (tests := config.evaluation.tasks):
+        return
+    named = f"evaluation.tasks=[{','.join(tests)}]"
+    if config.selection is Selection.paper:
+        why = "chooses another checkpoint for each test, on the test itself"
+        raise UserError(f"{named} selection=paper: {why}; run task={tests[0]} selection=paper")
+    if config.evaluation.split is Split.dev:
+        raise UserError(f"{named} evaluation.split=dev: these tasks share their dev questions; leave the tasks out")
+    known, others = further_tests(config.task), {each.name: each.trained.name for each in known_tasks()}
+    for name in tests:
+        if name not in known:
+            why = "is no task of conf/task"
+            if trained := others.get(name):
+                why = f"is asked of models trained on {trained}, and this one is trained on {config.task.trained.name}"
+            why = "is the run's own test, and asked without being named" if name == config.task.name else why
+            choices = f"choose from {', '.join(known)}" if known else "there is no further test of such models"
+            raise UserError(f"{named}: {name} {why}; {choices}")
+        if tests.count(name) > 1:
+            raise UserError(f"{named}: has {name} twice; leave one out")
 
 
 def _check_idle(config: Config) -> None:
     """Refuse a setting that does nothing."""
-    task, train, mix, sampler = config.task, config.train, config.mix, config.sampler
+    task, train, mix, sampler, scored = config.task, config.train, config.mix, config.sampler, config.evaluation
     sources = [*sampler.models.values(), *([sampler.other] if sampler.other else [])]
     full, rows = train.method is Method.full, task.dataset is not None
     servers, with_sampler = [source.api for source in sources if source.api], f"with sampler={sampler.name}"
     pays = servers or config.corrector.method is CorrectionMethod.api or config.rationales.requests
     idle_until = f"with only={config.only}" if config.only else f"with do={config.do}"
     few_shot = any(source.prompt is Ask.few_shot or (source.api and not source.prompt) for source in sources)
-    few_shot |= config.evaluation.untuned_prompt is Ask.few_shot
+    few_shot |= scored.untuned_prompt is Ask.few_shot
     idle = {
+        "evaluation.seed": (scored.seed and not scored.temperature, "at evaluation.temperature=0"),
         "train.merge": (full and train.merge, "with train.method=full, which makes no adapter: train.merge=null"),
         "train.lora_dropout": (full and train.lora_dropout, "with train.method=full: train.lora_dropout=0"),
         "task.num_train": (rows and task.num_train, "where task.dataset has the rows: null, and limit= for fewer"),
@@ -203,6 +231,7 @@ def _check_models(config: Config) -> None:
     sampled = [source.api.temperature if source.api else sampler.temperature for source in solvers]
     for key, number, temperatures in (
         ("sampler.samples", sampler.samples, sampled),
+        ("evaluation.samples", config.evaluation.samples, [config.evaluation.temperature]),
         ("corrector.tries", corrector.tries, [corrector.temperature]),
         ("rationales.most", rationales.most or 1, [rationales.temperature]),
     ):

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,21 @@ from typing import Any
 def identity(value: Any) -> Any:
     """The part of a config, or of a stage's settings, that can change a result, as plain values.
 
-    Fields that are marked with `NO_EFFECT`, or with `IF_SET` and null, are left out, at every level.
+    Fields that are marked with `NO_EFFECT`, or with `IF_SET` or `unless` and not set, are left out, at every level:
+    so a run keeps the key that it had before there was such a field.
     """
     if is_dataclass(value):
-        parts = {each.name: (getattr(value, each.name), each.metadata.get("identity", True)) for each in fields(value)}
-        return {name: identity(part) for name, (part, kept) in parts.items() if kept and (kept is True or part)}
+        return {each.name: identity(part) for each in fields(value) if _counts(each, part := getattr(value, each.name))}
     if isinstance(value, dict):
         return {str(name): identity(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
         return [identity(part) for part in value]
     return value.value if isinstance(value, StrEnum) else value
+
+
+def _counts(of: Field[Any], value: Any) -> bool:
+    kept = of.metadata.get("identity", True)
+    return kept is True or bool(kept and value and value != of.metadata.get("unless"))
 
 
 def portable(value: Any) -> Any:

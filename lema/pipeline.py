@@ -43,6 +43,7 @@ class Step:
     name: str
     stage: str
     options: dict[str, Any] = field(default_factory=dict)  # of the stage's functions, beside the cell
+    test: str = ""  # a key of `Cell.tests`, if it is about a further test: the beginning of its name
 
     def recipe(self, cell: Cell) -> Recipe:
         """What its artifact is made from."""
@@ -50,6 +51,7 @@ class Step:
 
     def build(self, recipe: Recipe, cell: Cell, folder: Path) -> dict[str, Any]:
         """Make its files from its recipe."""
+        cell.begin(self.stage)
         return self._module.build(recipe.settings, recipe.inputs, cell.context, folder)
 
     def requests(self, cell: Cell) -> Requests | None:
@@ -58,7 +60,7 @@ class Step:
         return asked and asked(self._of(cell), **self.options)
 
     def _of(self, cell: Cell) -> Cell:
-        return cell.other if self.name.startswith(OTHER) else cell
+        return cell.tests[self.test] if self.test else cell.other if self.name.startswith(OTHER) else cell
 
     @property
     def _module(self) -> Any:
@@ -139,9 +141,10 @@ def plan(cell: Cell) -> dict[str, list[Step]]:
     bases = {"", *whose} if cell.builds_base else ()
     merges = config.train.merge and config.train.method is not Method.full
     rationales = config.rationales.requests and config.mix.cot is not CotPart.none
-    own_test = [Step("test_data", "data", {"own_test": True})] if config.task.train_dataset else []
+    tests = {"": cell, **cell.tests}
+    own_test = [test for test, each in tests.items() if each.config.task.train_dataset]
     return {
-        "data": [Step("data", "data"), *own_test],
+        "data": [Step("data", "data"), *(Step(f"{of}test_data", "data", {"own_test": True}, of) for of in own_test)],
         "base": [Step(f"{of}base", "base") for of in sorted(bases)],
         "sample": [
             Step(f"{of}sample_{name}", "sample", {"name": name})
@@ -154,9 +157,10 @@ def plan(cell: Cell) -> dict[str, list[Step]]:
         "train": [Step("train", "train")],
         "select": [Step("select", "select")],
         "merge": [Step("merge", "merge")] if merges else [],
-        "evaluate": [
-            Step("evaluate_untuned", "evaluate", {"tuned": False}),
-            Step("evaluate", "evaluate", {"tuned": True}),
+        "evaluate": [  # each model is asked all tests in turn, so that it is loaded once
+            Step(f"{test}{name}", "evaluate", {"tuned": tuned}, test)
+            for name, tuned in (("evaluate_untuned", False), ("evaluate", True))
+            for test in tests
         ],
     }
 
@@ -341,5 +345,5 @@ def _facts(summary: dict[str, Any]) -> str:
         for name, value in summary.items()
         if isinstance(value, int | float)
     ]
-    nested = [f"{name} ({_facts(part)})" for name, part in summary.items() if part and isinstance(part, dict)]
-    return ", ".join(numbers + nested)
+    nested = {name: _facts(part) for name, part in summary.items() if isinstance(part, dict)}
+    return ", ".join([*numbers, *(f"{name} ({facts})" for name, facts in nested.items() if facts)])

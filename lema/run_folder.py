@@ -59,16 +59,21 @@ def _write(cell: Cell, overrides: list[str], state: str, making: str) -> None:
     links.own_folder(cell.folder)
     for name, artifact in cell.artifacts.items():
         links.point(cell.folder / name, artifact.path)
-    setting, wandb = None, {}  # an earlier attempt's: its setting holds until the data are read again
+    setting, wandb, tests = None, {}, {}  # an earlier attempt's: its setting holds until the data are read again
     before: list[str] | None = []
     with suppress(OSError, *DAMAGED):
         earlier = json.loads(read(cell.folder / "run.json"))
         setting, wandb = earlier.get("setting"), dict(earlier.get("wandb") or {})
+        tests = dict(earlier.get("tests") or {})
         before = earlier.get("making", [] if earlier["state"].startswith(("finished", STOPPED)) else None)
     facts = {"name": cell.name, "key": cell.key, "state": state, "overrides": overrides}
     if before is not None:  # None: an earlier lema took no note, and its run has not ended
         facts["making"] = [] if state == "finished" else sorted({*before, making} - {""})
     facts |= {"config": portable(cell.identity), "setting": cell.setting or setting, "wandb": wandb | cell.tracker.ids}
+    for of, test in cell.tests.items():
+        known = test.setting or tests.get(of, {}).get("setting")
+        tests[of] = {"task": test.identity["task"], "setting": known}
+    facts |= {"tests": portable(tests)} if tests else {}
     write_json(cell.folder / "run.json", facts)
     write_jsonl(cell.folder / CURVE, _metrics(cell))
 

@@ -1,7 +1,7 @@
 """The records that flow from stage to stage, one JSON object a line on disk, and the one kind of error a user sees.
 
 Problem -> [sample] -> Solution -> [correct] -> Correction -> [mix] -> Example -> [train] -> checkpoint
-Problem -> [evaluate] -> Solution -> Score
+Problem -> [evaluate] -> Solution -> Score, SampledScore
 
 Within a stage an engine answers: Prompt -> [engine] -> Completion.
 """
@@ -196,6 +196,23 @@ class Selected:
     accuracies: dict[str, float]  # of each checkpoint on that split, by its step
 
 
+@dataclass(frozen=True)
+class SampledScore:
+    """What the samples of each problem, drawn at a temperature, are worth: `Score.sampled`; accuracies in [0, 1]."""
+
+    samples: int  # of each problem; one that did not arrive counts as a wrong one
+    temperature: float
+    seed: int
+    num_unanswered: int  # of all samples
+    num_truncated: int
+    accuracy: float  # the mean over problems of the share of right samples
+    low: float  # the 95 % interval of that over problems
+    high: float
+    accuracy_symbolic: float
+    pass_at: dict[str, float]  # pass@k by k, as JSON has it: {"1": 0.4, "2": 0.5, "4": 0.6}
+    majority: float  # maj@k for k = `samples`
+
+
 SCORE_VERSION = 5  # of the evaluation: raised when the same answers would get another score
 
 
@@ -221,3 +238,5 @@ class Score:
     model: str  # id of the weights that answered, or the name of their folder
     correctors: list[str]  # the models that really corrected what it was trained on
     prompt: str | None = None  # how it was asked: "lema", "alpaca", "few_shot"; None of a score by an earlier version
+    sampled: dict[str, Any] | None = None  # of a `SampledScore`, where samples were drawn beside the greedy answers
+    answered: dict[str, str] | None = None  # `Engine.about` of what answered; a fact, and no part of any recipe

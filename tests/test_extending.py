@@ -39,6 +39,7 @@ class Engine:
 
     def __init__(self, settings: Settings, model: LocalModel, weights: Weights, adapter: Path | None) -> None:
         self.settings, self.weights, self.costs = settings, weights, dict[str, Any]()
+        self.about = {"engine": "parrot"}
 
     def complete(self, prompts: Sequence[Prompt], resume: Path) -> list[Completion]:
         """The same for each."""

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small import ROOT, SMALL, contents, load
+from small import ROOT, SMALL, contents, load, rows as rows_of
 
 from lema import pipeline
 from lema.config import Config
+from lema.models import huggingface
 from lema.types import UserError
 
 
@@ -142,6 +143,50 @@ def test_svamp_and_asdiv_are_asked_of_the_model_that_gsm8k_trained(
         assert score["disagreements"] == [f"{name}-test-0"]
         assert (score["accuracy"], score["accuracy_symbolic"], score["num_unanswered"]) == (1 / 6, 0, 6)
     assert made(svamp, run(*published("svamp"), "evaluation.split=dev")) == {"evaluate", "evaluate_untuned"}
+
+
+def test_samples_and_further_tests_are_asked_of_one_model_beside_the_greedy_answers(
+    run: Callable[..., dict[str, Path]], published: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    load_to_answer = huggingface.load_to_answer
+    monkeypatch.setattr(huggingface, "load_to_answer", lambda *of: loaded.append(of[0].name) or load_to_answer(*of))
+    drawn = ["evaluation.samples=4", "evaluation.temperature=1.0"]
+    plain = run(*published("gsm8k"))
+    loaded.clear()
+    both = run(*published("gsm8k"), *drawn, "evaluation.tasks=[svamp,asdiv]")
+    assert loaded == ["tiny", "tiny"], "the untuned backbone and the tuned one, each for three tests and its samples"
+    new = {f"{test}{step}" for test in ("svamp_", "asdiv_") for step in ("test_data", "evaluate", "evaluate_untuned")}
+    assert made(plain, both) == {"evaluate", "evaluate_untuned", *new}
+    for step in ("evaluate", "evaluate_untuned"):
+        greedy, beside = (json.loads((each[step] / "score.json").read_text()) for each in (plain, both))
+        assert beside == greedy | {"sampled": beside["sampled"]}
+        assert greedy["sampled"] is None
+        assert greedy["answered"]["engine"].startswith("transformers ")
+        assert (plain[step] / "predictions.jsonl").read_bytes() == (both[step] / "predictions.jsonl").read_bytes()
+    for step in ("evaluate", "svamp_evaluate", "asdiv_evaluate_untuned"):
+        score = json.loads((both[step] / "score.json").read_text())
+        samples, by_problem = rows_of(both[step] / "samples.jsonl"), rows_of(both[step] / "sampled.jsonl")
+        assert len(samples) == 4 * score["num_problems"]
+        assert len({row["text"] for row in samples if row["problem_id"] == samples[0]["problem_id"]}) > 1
+        for row in by_problem:
+            own = [each for each in samples if each["problem_id"] == row["problem_id"]]
+            assert [each["sample"] for each in own] == [0, 1, 2, 3]
+            assert (row["samples"], row["correct"]) == (4, sum(each["correct"] for each in own))
+        sampled = score["sampled"]
+        assert sampled["accuracy"] == sampled["pass_at"]["1"] == sum(each["correct"] for each in samples) / len(samples)
+        assert sampled["low"] <= sampled["accuracy"] <= sampled["high"]
+        assert list(sampled["pass_at"]) == ["1", "2", "4"]
+        assert sampled["num_unanswered"] == sum(each["answer"] is None for each in samples)
+    svamp = run(*published("svamp"), *drawn)
+    for step in ("test_data", "evaluate", "evaluate_untuned"):
+        assert svamp[step] == both[f"svamp_{step}"], "which are those of the task's own run"
+    assert loaded == ["tiny", "tiny"]
+    report = json.loads((svamp["evaluate"].parents[1] / "reports/all/report.json").read_text())
+    assert {(arm["task"], arm["arm"], arm.get("samples")) for arm in report["arms"]} == {
+        *((task, arm, 4) for task in ("gsm8k", "svamp", "asdiv") for arm in ("untuned", "lema")),
+        *(("gsm8k", arm, None) for arm in ("untuned", "lema")),
+    }
 
 
 def test_csqa_with_rationales_runs_to_its_score(

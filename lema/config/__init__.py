@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Optional
 
 from lema.config.allowed import (
-    IF_SET,
+    IF_SET as IF_SET,
     NO_EFFECT,
     Count,
     CountOr0,
@@ -15,9 +15,11 @@ from lema.config.allowed import (
     Project,
     Range,
     Rate,
+    Repeats,
     Seed,
     Share,
     ShareBelow1,
+    Temperature,
 )
 from lema.config.choices import (
     AnswerForm as AnswerForm,
@@ -38,18 +40,23 @@ from lema.config.choices import (
     Schedule,
     Selection,
     SourceKind,
-    Split,
+    Split as Split,
     TrackerName,
     Without,
 )
-from lema.config.task import DatasetConfig as DatasetConfig, TaskConfig, TrainDatasetConfig as TrainDatasetConfig
+from lema.config.evaluation import EvaluationConfig
+from lema.config.task import (
+    DatasetConfig as DatasetConfig,
+    TaskConfig,
+    TrainDatasetConfig as TrainDatasetConfig,
+    further_tests as further_tests,
+    known_tasks as known_tasks,
+)
 
 # Ranges of numbers, beside those of `lema.config.allowed`.
-_Repeats = Annotated[int, Range(1, 10_000)]  # of one question
 Parameters = Annotated[int, Range(1, 10**15)]
 _Width = Annotated[int, Range(1, 65_536)]  # of a matrix
 _WidthOr0 = Annotated[int, Range(0, 65_536)]
-_Temperature = Annotated[float, Range(0.01, 2, zero=True)]  # 0 is greedy; OpenAI takes 2 at most, vLLM 0.01 at least
 Dollars = Annotated[float, Range(0, 10**9)]
 _PerMinute = Annotated[float, Range(0.01, 10**9)]
 
@@ -151,7 +158,7 @@ class ApiConfig:
 
     model: Optional[str] = None
     base_url: Optional[str] = field(default=None, metadata=NO_EFFECT)  # null is OPENAI_BASE_URL, else OpenAI itself
-    temperature: Optional[_Temperature] = None  # sent only when set, as are the next three
+    temperature: Optional[Temperature] = None  # sent only when set, as are the next three
     reasoning_effort: Optional[str] = None
     max_completion_tokens: Optional[Count] = None  # one of these two must be set: without a limit no budget can be kept
     max_tokens: Optional[Count] = None  # what older servers call it
@@ -198,8 +205,8 @@ class SamplerConfig:
     name: Name
     models: dict[Name, SourceConfig]  # each one's solutions are an artifact of their own
     other: Optional[SourceConfig] = None  # whose mistakes mix=lema_random takes; a base built here takes another one's
-    samples: _Repeats  # per problem and model
-    temperature: _Temperature
+    samples: Repeats  # per problem and model
+    temperature: Temperature
     max_new_tokens: Count
     batch_size: Count
     seed: Seed
@@ -232,7 +239,7 @@ class CorrectorConfig(WriterConfig):
 
     method: CorrectionMethod
     prompt: Optional[Path] = None  # a prompt file in the paper's form
-    tries: _Repeats  # corrections asked for of a path, until one is accepted
+    tries: Repeats  # corrections asked for of a path, until one is accepted
 
 
 @dataclass(kw_only=True)
@@ -241,7 +248,7 @@ class RationalesConfig(WriterConfig):
 
     demonstrations: Optional[Path] = None  # a file of worked solutions, in place of ours
     requests: Optional[Count] = None  # in all, as evenly over the questions as can be; null: none
-    most: Optional[_Repeats] = None  # of one question
+    most: Optional[Repeats] = None  # of one question
 
 
 @dataclass(kw_only=True)
@@ -284,16 +291,6 @@ class TrainConfig:
     merge: Optional[Merge] = None  # null: adapters are evaluated unmerged
     processes: Optional[Count] = field(default=None, metadata=NO_EFFECT)  # ranks; null: one for each visible GPU
     grace_seconds: Count = field(metadata=NO_EFFECT)  # for several ranks to save a checkpoint, after a stop signal
-
-
-@dataclass
-class EvaluationConfig:
-    """Greedy decoding of one split."""
-
-    split: Split
-    max_new_tokens: Count
-    batch_size: Count
-    untuned_prompt: Optional[Ask] = field(default=None, metadata=IF_SET)  # null: as the fine-tuned model is asked
 
 
 @dataclass(kw_only=True)

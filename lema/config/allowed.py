@@ -8,7 +8,12 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 # Marks a field that changes no result, and so is no part of what a run or an artifact is known by (`lema.identity`).
 NO_EFFECT: dict[str, Any] = {"identity": False}
-IF_SET: dict[str, Any] = {"identity": "if set"}  # null is as if the field did not exist: earlier runs keep their keys
+IF_SET: dict[str, Any] = {"identity": "if set"}  # null, 0 and what is empty are as if the field did not exist
+
+
+def unless(value: Any) -> dict[str, Any]:
+    """Marks a field that is as if it did not exist at this value, as one with `IF_SET` is at null."""
+    return IF_SET | {"unless": value}
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ Count = Annotated[int, Range(1, 2**31 - 1)]
 CountOr0 = Annotated[int, Range(0, 2**31 - 1)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]  # NumPy takes no other seed, and Python's generator takes -1 as 1
 Made = Annotated[int, Range(1, 1_000_000)]  # texts or problems, no two alike
+Repeats = Annotated[int, Range(1, 10_000)]  # of one question
+Temperature = Annotated[float, Range(0.01, 2, zero=True)]  # 0 is greedy; OpenAI takes 2 at most, vLLM 0.01 at least
 Share = Annotated[float, Range(0, 1)]
 ShareBelow1 = Annotated[float, Range(0, 1, below=True)]  # dropout, or a decay rate: never 1
 Rate = Annotated[float, Range(0, 1, above=True)]  # a learning rate

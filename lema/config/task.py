@@ -1,6 +1,7 @@
 """A task: where its problems come from, how answers are compared, how much is trained on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Optional
 
@@ -75,6 +76,27 @@ class TaskConfig:
         return self.grader if split is Split.test else self.trained.grader
 
 
+def further_tests(task: TaskConfig) -> dict[str, TaskConfig]:
+    """By name the other tasks whose test the models of a task can be asked, each with all else as `task` has it.
+
+    further_tests(gsm8k)["svamp"] is what `task=svamp` composes to: SVAMP's test and GSM8K's training questions. Its
+    rows lie in the folder `svamp` beside GSM8K's, or on the Hub where those do.
+    """
+    trained, found = task.trained_dataset, dict[str, TaskConfig]()
+    for own in known_tasks():
+        if trained is None or own.name == task.name or own.trained.name != task.trained.name:
+            continue
+        values = {each.name: getattr(trained, each.name) for each in fields(DatasetConfig)}
+        rows: Any = {"dataset": DatasetConfig(**values), "train_dataset": None}
+        if own.train_dataset and own.dataset:
+            beside = trained.path and str(Path(trained.path).parent / own.name)
+            training = TrainDatasetConfig(**values, name=task.trained.name, grader=task.trained.grader)
+            rows = {"dataset": replace(own.dataset, path=beside), "train_dataset": training}
+        found[own.name] = replace(task, name=own.name, real=own.real, grader=own.grader, **rows)
+    return found
+
+
+@cache
 def known_tasks() -> list[TaskConfig]:
     """The tasks of conf/task that have a data set."""
     tasks: list[Any] = [OmegaConf.to_object(read_task(file)) for file in sorted((CONF / "task").glob("*.yaml"))]

@@ -6,6 +6,7 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from lema.artifacts import keep, kept
 from lema.artifacts.locks import check
@@ -15,6 +16,9 @@ from lema.models.weights import Weights
 from lema.types import Completion, Prompt
 
 _ATTEMPT_SEED = 1_000_003  # between the seeds of two attempts: more than a seed has batches
+
+# Each model as long as an engine has it: greedy answers and samples come from one copy of the weights.
+_LOADED = WeakValueDictionary[tuple[Any, ...], Any]()
 
 
 @dataclass(kw_only=True)
@@ -40,9 +44,12 @@ class Engine:
         """The tokenizer and the model."""
         from lema.models.huggingface import load_adapter, load_to_answer, load_tokenizer
 
-        tokenizer = load_tokenizer(self.weights)
-        loaded = load_to_answer(self.weights, self.model.computation, self.model.four_bit)
-        return tokenizer, loaded if self.adapter is None else load_adapter(loaded, self.adapter).eval()
+        key = self.weights, self.adapter, self.model.computation, self.model.four_bit
+        if (loaded := _LOADED.get(key)) is None:
+            loaded = load_to_answer(self.weights, self.model.computation, self.model.four_bit)
+            loaded = loaded if self.adapter is None else load_adapter(loaded, self.adapter).eval()
+            _LOADED[key] = loaded
+        return load_tokenizer(self.weights), loaded
 
     def complete(self, prompts: Sequence[Prompt], resume: Path) -> list[Completion]:
         """Completions in order. Each batch has a seed of its own, and a file beside `resume`."""

@@ -38,6 +38,8 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
     for key, dataset in (("dataset", task.dataset), ("train_dataset", task.train_dataset)):
         if "data" in stages and dataset and dataset.path is None:
             yield from hub.unreachable("dataset", dataset.hub_id, dataset.revision, f"task.{key}.path")
+    for test in cell.tests.values() if "data" in stages else ():
+        yield from _further_rows(test)
     yield from without_dev(config, stages)
     explained = task.trained_dataset is None or task.trained_dataset.solution
     if "mix" in stages and config.mix.cot is not CotPart.none and not explained and not config.rationales.requests:
@@ -88,6 +90,19 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
         if not config.train.optimizer.startswith("adamw_torch"):
             setting, other = f"train.optimizer={config.train.optimizer}", "train.optimizer=adamw_torch"
             yield f"package: {setting} needs bitsandbytes: pip install bitsandbytes, or {other}"
+
+
+def _further_rows(test: Cell) -> Iterator[str]:
+    """Where the rows of a further test are not."""
+    rows, key = test.test_rows, f"task.{'train_dataset' if test.config.task.train_dataset is None else 'dataset'}.path"
+    if rows.dataset and rows.path is None:
+        yield from hub.unreachable("dataset", rows.dataset.hub_id, rows.dataset.revision, key)
+        return
+    try:
+        assert rows.digest
+    except UserError as error:
+        lacking = str(error).partition("; ")[0]
+        yield f"dataset: evaluation.tasks: {rows.name} is looked for beside the training rows, {lacking}; put it there"
 
 
 def without_dev(config: Config, stages: set[str]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Two runs side by side: the settings in which they differ, their scores, the problems on which they disagree."""
 
+import math
 import re
 from collections.abc import Iterator
 from itertools import islice
@@ -11,11 +12,11 @@ from lema.artifacts import own_folder, write_json, write_text
 from lema.config import CompareConfig
 from lema.identity import flat, without_paths
 from lema.privacy import shown
-from lema.reporting.comparing import aligned, flipped
+from lema.reporting.comparing import aligned, flipped, paired_p
 from lema.reporting.markdown import bullets, over, table
 from lema.reporting.runs import Run, Verdicts, read_runs
-from lema.reporting.statistics import accuracy_over_problems, mcnemar, over_problems, smallest_effect
-from lema.types import UserError
+from lema.reporting.statistics import accuracy_over_problems, over_problems, smallest_effect
+from lema.types import SampledScore, UserError
 
 _LISTED = 20  # so many ids stand in the text; compare.json has all
 
@@ -47,7 +48,7 @@ def _find(root: Path, named: str | None, key: str) -> Run:
     begun = (each for each in sorted((root / "cells").glob("*/")) if each.name.startswith(named))
     found = [Path(named)] if (Path(named) / "run.json").is_file() else list(begun)
     exact = [folder for folder in found if folder.name == named]
-    runs = read_runs(root, exact or found)
+    runs = [run for run in read_runs(root, exact or found) if not run.links]
     if not runs:
         have = ", ".join(folder.name for folder in islice(sorted((root / "cells").glob("*/")), 5)) or "none"
         raise UserError(f"{key}={named}: no such run in {root / 'cells'}, which has {have}")
@@ -65,6 +66,7 @@ def _find(root: Path, named: str | None, key: str) -> Run:
 
 
 def _numbers(first: Run, second: Run, mine: Verdicts, theirs: Verdicts) -> Iterator[str]:
+    engines = sorted({first.answered, second.answered} - {""})
     accuracies = [(each.correct, over(accuracy_over_problems(each.correct))) for each in (mine, theirs)]
     yield f"# {first.name} against {second.name}"
     yield table(
@@ -76,11 +78,13 @@ def _numbers(first: Run, second: Run, mine: Verdicts, theirs: Verdicts) -> Itera
             ["accuracy, %", *(f"{100 * correct.mean():.1f} {interval}" for correct, interval in accuracies)],
             ["symbolic, %", *(f"{100 * each.symbolic.mean():.1f}" for each in (mine, theirs))],
             ["no answer", *(f"{run.score.num_unanswered:,}" for run in (first, second))],
+            *_drawn(first, second),
+            *([["answered by", *(run.answered or "not noted" for run in (first, second))]] if engines else []),
         ],
         words=3,
     )
     difference = mine.correct.astype(float) - theirs.correct
-    p = mcnemar(int((difference > 0).sum()), int((difference < 0).sum()))
+    p = paired_p(mine, theirs)
     smallest = smallest_effect(len(difference), 1, float(np.abs(difference).mean()), 0.0)
     lines = [
         f"a − b: {100 * difference.mean():+.1f} points {over(over_problems(difference), '+')} (95 % over problems), "
@@ -91,9 +95,34 @@ def _numbers(first: Run, second: Run, mine: Verdicts, theirs: Verdicts) -> Itera
         lines.append(
             f"So many problems would have shown a true difference of {100 * smallest:.1f} points four times in five."
         )
+    if (pair := aligned(first.sampled_verdicts, second.sampled_verdicts)) and first.sampled and second.sampled:
+        shares = pair[0].correct - pair[1].correct
+        number = math.lcm(first.sampled.samples, second.sampled.samples)
+        lines.append(
+            f"By the means over samples, a − b: {100 * shares.mean():+.1f} points {over(over_problems(shares), '+')} "
+            f"(95 % over problems), sign-flip p {paired_p(*pair, number):.3g}."
+        )
+    if len(engines) > 1:
+        lines.append(
+            f"Their answers came from different engines ({' and '.join(engines)}): they may differ by that alone."
+        )
     if len(mine.ids) < max(run.score.num_problems for run in (first, second)):
         lines.append("Only the problems that both were asked are compared.")
     yield bullets(lines)
+
+
+def _drawn(first: Run, second: Run) -> Iterator[list[str]]:
+    """The rows about samples, where either run has some."""
+    both = [run.sampled for run in (first, second)]
+    if any(both):
+        yield ["samples", *(f"{each.samples} at {each.temperature:g}" if each else "–" for each in both)]
+        yield ["mean of samples, %", *(f"{100 * each.accuracy:.1f}" if each else "–" for each in both)]
+        yield ["pass@k, maj@k, %", *(_together(each) if each else "–" for each in both)]
+
+
+def _together(sampled: SampledScore) -> str:
+    best = sampled.pass_at[str(sampled.samples)]
+    return f"{100 * best:.1f}, {100 * sampled.majority:.1f} (k = {sampled.samples})"
 
 
 def _differ(first: Run, second: Run) -> dict[str, tuple[str, str]]:

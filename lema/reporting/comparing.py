@@ -1,7 +1,8 @@
 """The numbers of a report: the accuracy of each arm, and the differences between arms with intervals and tests.
 
 The headline is the mean over training seeds of the paired difference, with Student's t interval over the seeds. Beside
-it stand the interval over problems at these seeds, and McNemar's test within each seed.
+it stand the interval over problems at these seeds, and McNemar's test within each seed. Where problems were sampled,
+the same is said of the means over each problem's samples, with the sign-flip test within each seed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from statistics import fmean
 import numpy as np
 
 from lema.identity import flat
+from lema.reporting.arms import ARMS as ARMS, CONTRASTS as CONTRASTS, STANDARD as STANDARD, UNTUNED as UNTUNED
 from lema.reporting.paper import paper_accuracy
 from lema.reporting.runs import Run, Verdicts
 from lema.reporting.statistics import (
@@ -21,40 +23,9 @@ from lema.reporting.statistics import (
     mcnemar,
     over_problems,
     over_seeds,
+    sign_flip,
     smallest_effect,
 )
-
-# Arm -> its meaning, in the order of the tables. The first four have a column before they are run.
-ARMS = {
-    "cot": "CoT alone",
-    "cot_random": "CoT + CoT of random questions",
-    "cot_matched": "CoT + CoT of the failed questions",
-    "lema": "CoT + corrections of the failed questions",
-    "cot_repeated": "CoT + the same CoT again",
-    "cot_tokens": "cot_matched + CoT of random questions",
-    "lema_32k": "corrections in place of some CoT",
-    "lema_no_step": "lema, the incorrect step not named",
-    "lema_no_explanation": "lema, nothing explained",
-    "lema_no_solution": "lema, no corrected solution",
-    "corrections": "corrections alone",
-    "lema_random": "CoT + corrections of another model's mistakes",
-}
-STANDARD = list(ARMS)[:4]
-CONTRASTS = {
-    ("lema", "cot"): "the paper's headline; it flatters, lema has more training data",
-    ("lema", "cot_matched"): "size-matched, the same failed questions: what the text of the correction adds",
-    ("lema", "cot_random"): "size-matched, random questions",
-    ("cot_matched", "cot_random"): "which questions: failed ones against random ones, both as CoT",
-    ("lema", "cot_repeated"): "as many examples, of fewer questions",
-    ("lema", "cot_tokens"): "as many training tokens",
-    ("lema_32k", "cot"): "as many examples: corrections in place of some",
-    ("lema", "lema_no_step"): "what naming the incorrect step adds",
-    ("lema", "lema_no_explanation"): "what the explanation adds",
-    ("lema", "lema_no_solution"): "what the corrected solution adds",
-    ("lema", "corrections"): "what the CoT examples add",
-    ("lema", "lema_random"): "as many corrections: whose mistakes they are",
-}
-UNTUNED = "untuned"
 
 
 @dataclass(frozen=True)
@@ -64,6 +35,20 @@ class Setting:
     task: str  # "gsm8k", with its limit "gsm8k, first 300"
     backbone: str  # "llama2 7b", and what tells it from other settings of this backbone
     key: str  # `Run.setting` of its runs
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What an arm's samples are worth: means over its seeds; accuracies and shares in [0, 1]."""
+
+    samples: int  # of each problem
+    temperature: float
+    accuracy: OverSeeds  # of the mean over samples
+    over_problems: Interval | None
+    symbolic: float
+    pass_at: dict[str, float]
+    majority: float
+    unanswered: float
 
 
 @dataclass(frozen=True)
@@ -77,6 +62,7 @@ class Arm:
     over_problems: Interval | None
     paper: float | None
     score: dict[str, float]  # means over seeds: symbolic, differ, unanswered, truncated
+    drawn: Drawn | None  # where samples were drawn in each run
 
     @property
     def prompt(self) -> str:
@@ -100,18 +86,25 @@ class Difference:
     by_seed: dict[int, float]
     over_seeds: OverSeeds
     over_problems: Interval | None
-    mcnemar: dict[int, float]  # within each seed
+    within: dict[int, float]  # p within each seed: McNemar's, of samples the sign-flip test's
     p_holm: float | None  # of `p`, over the settings of this contrast
     smallest: float | None  # the smallest effect that would have been shown
     flips: dict[int, tuple[list[str], list[str]]]  # seed -> problems that only `other` had right, that only `arm` had
     paper: float | None
+    engines: list[str]  # what answered: several make a difference by themselves
+    samples: int = 0  # of each problem, whose mean it is; 0: it is of the greedy answers
 
     @property
     def p(self) -> float | None:
-        """Student's over seeds; with one seed McNemar's within it; None where there is neither."""
+        """Student's over seeds; with one seed that within it; None where there is neither."""
         if len(self.by_seed) == 1:
-            return next(iter(self.mcnemar.values()), None)
+            return next(iter(self.within.values()), None)
         return self.over_seeds.p
+
+    @property
+    def test(self) -> str:
+        """Whose p stands within a seed."""
+        return "sign-flip" if self.samples else "McNemar"
 
 
 @dataclass(frozen=True)
@@ -121,6 +114,7 @@ class Comparison:
     runs: list[Run]  # the usable ones, and those with a trouble
     arms: list[Arm]
     differences: list[Difference]
+    sampled: list[Difference]  # of the means over samples
 
     @property
     def settings(self) -> list[Setting]:
@@ -147,25 +141,31 @@ def compare(runs: Sequence[Run]) -> Comparison:
         for (task, backbone), by_key in alike.items()
         for key, own in by_key.items()
     }
-    arms, differences, rank = [], [], {arm: place for place, arm in enumerate(ARMS)}
+    rank = {arm: place for place, arm in enumerate(ARMS)}
+    arms, differences, sampled = list[Arm](), list[Difference](), list[Difference]()
     for setting in sorted(settings, key=lambda each: (each.task, each.backbone)):
         by_arm: dict[str, dict[int, Run]] = {}
         for run in sorted(settings[setting], key=lambda run: (rank.get(run.arm, len(rank)), run.arm, run.seed)):
             by_arm.setdefault(run.arm, {})[run.seed] = run
         arms.append(_arm(setting, UNTUNED, settings[setting][:1]))
         arms += [_arm(setting, name, list(by_seed.values())) for name, by_seed in by_arm.items()]
-        differences += [
-            _difference(setting, arm, other, by_arm[arm], by_arm[other])
-            for arm, other in CONTRASTS
-            if by_arm.get(arm, {}).keys() & by_arm.get(other, {})
-        ]
+        for arm, other in CONTRASTS:
+            first, second = by_arm.get(arm, {}), by_arm.get(other, {})
+            if seeds := sorted(first.keys() & second):
+                differences.append(_difference(setting, arm, other, first, second, seeds))
+                if all(of[seed].sampled for of in (first, second) for seed in seeds):
+                    sampled.append(_difference(setting, arm, other, first, second, seeds, sampled=True))
+    return Comparison(list(runs), arms, _corrected(differences), _corrected(sampled))
+
+
+def _corrected(differences: Sequence[Difference]) -> list[Difference]:
+    """The differences with Holm's correction of their p."""
     families: dict[tuple[str, str], dict[Setting, float]] = {}  # Holm's correction is over the settings of a contrast
     for each in differences:
         if each.p is not None:
             families.setdefault((each.arm, each.other), {})[each.setting] = each.p
     holms = {(*contrast, setting): p for contrast, own in families.items() for setting, p in holm(own).items()}
-    differences = [replace(each, p_holm=holms.get((each.arm, each.other, each.setting))) for each in differences]
-    return Comparison(list(runs), arms, differences)
+    return [replace(each, p_holm=holms.get((each.arm, each.other, each.setting))) for each in differences]
 
 
 def _place(run: Run) -> tuple[str, str]:
@@ -179,7 +179,10 @@ def _place(run: Run) -> tuple[str, str]:
 
 
 def _told_apart(key: str, alike: dict[str, list[Run]]) -> str:
-    """What tells a setting from others of its task and backbone: ` (train.learning_rate=0.001; KEY)`, or nothing."""
+    """What tells a setting from others of its task and backbone: ` (train.learning_rate=0.001; KEY)`, or nothing.
+
+    Of a key that only the others have set, it is `no evaluation.samples`.
+    """
     if len(alike) == 1:
         return ""
     configs = {each: flat(runs[0].config) for each, runs in alike.items()}
@@ -188,6 +191,8 @@ def _told_apart(key: str, alike: dict[str, list[Run]]) -> str:
         for name, value in sorted(configs[key].items())
         if name.split(".")[0] not in ("mix", "seed") and len({repr(each.get(name)) for each in configs.values()}) > 1
     ]
+    lacking = sorted({name for own in configs.values() for name in own} - configs[key].keys())
+    differ += [f"no {name}" for name in lacking if name.split(".")[0] not in ("mix", "seed")]
     return f" ({', '.join(differ[:3]) or 'other data'}; {key})"
 
 
@@ -195,12 +200,7 @@ def _arm(setting: Setting, name: str, runs: list[Run]) -> Arm:
     untuned, missing = name == UNTUNED, [float("nan")]  # the base may not have been asked
     scores = [score for run in runs if (score := run.untuned_score if untuned else run.score)]
     verdicts = [each for run in runs if (each := run.untuned_verdicts if untuned else run.verdicts)]
-    accuracy = over_seeds([score.accuracy for score in scores] or missing)
-    if found := accuracy.interval:  # two seeds that differ may have one beyond what an accuracy can be
-        accuracy = replace(accuracy, interval=Interval(max(0.0, found.low), min(1.0, found.high)))
-    interval = None  # where a run's predictions are missing, or are of other problems
-    if len(verdicts) == len(runs) and len({each.ids for each in verdicts}) == 1:
-        interval = accuracy_over_problems(np.mean([each.correct for each in verdicts], axis=0))
+    accuracy, interval = _spread([score.accuracy for score in scores] or missing, verdicts, len(runs))
     values = {
         "symbolic": [score.accuracy_symbolic for score in scores],
         "differ": [len(score.disagreements) for score in scores],
@@ -208,7 +208,38 @@ def _arm(setting: Setting, name: str, runs: list[Run]) -> Arm:
         "truncated": [score.num_truncated / score.num_problems for score in scores],
     }
     means = {part: fmean(each or missing) for part, each in values.items()}
-    return Arm(setting, name, runs, accuracy, interval, paper(runs[0], name), means)
+    return Arm(setting, name, runs, accuracy, interval, paper(runs[0], name), means, _drawn(runs, untuned))
+
+
+def _spread(accuracies: Sequence[float], verdicts: Sequence[Verdicts], runs: int) -> tuple[OverSeeds, Interval | None]:
+    """An accuracy over seeds, and its interval over problems at these seeds."""
+    accuracy = over_seeds(accuracies)
+    if found := accuracy.interval:  # two seeds that differ may have one beyond what an accuracy can be
+        accuracy = replace(accuracy, interval=Interval(max(0.0, found.low), min(1.0, found.high)))
+    interval = None  # where a run's predictions are missing, or are of other problems
+    if len(verdicts) == runs and len({each.ids for each in verdicts}) == 1:
+        interval = accuracy_over_problems(np.mean([each.correct for each in verdicts], axis=0))
+    return accuracy, interval
+
+
+def _drawn(runs: Sequence[Run], untuned: bool) -> Drawn | None:
+    scores = [score for run in runs if (score := run.untuned_sampled if untuned else run.sampled)]
+    if not scores or len(scores) < len(runs):
+        return None
+    verdicts = [run.untuned_sampled_verdicts if untuned else run.sampled_verdicts for run in runs]
+    there, first = [each for each in verdicts if each], scores[0]
+    accuracy, interval = _spread([score.accuracy for score in scores], there, len(runs))
+    problems = (runs[0].untuned_score if untuned else None) or runs[0].score
+    return Drawn(
+        samples=first.samples,
+        temperature=first.temperature,
+        accuracy=accuracy,
+        over_problems=interval,
+        symbolic=fmean(score.accuracy_symbolic for score in scores),
+        pass_at={k: fmean(score.pass_at[k] for score in scores) for k in first.pass_at},
+        majority=fmean(score.majority for score in scores),
+        unanswered=fmean(score.num_unanswered for score in scores) / problems.num_problems / first.samples,
+    )
 
 
 def paper(run: Run, arm: str) -> float | None:
@@ -220,16 +251,24 @@ def paper(run: Run, arm: str) -> float | None:
     return None if percent is None else percent / 100
 
 
-def _difference(setting: Setting, arm: str, other: str, first: dict[int, Run], second: dict[int, Run]) -> Difference:
-    seeds = sorted(first.keys() & second)
-    by_seed = {seed: first[seed].accuracy - second[seed].accuracy for seed in seeds}
-    pairs = {seed: pair for seed in seeds if (pair := aligned(first[seed].verdicts, second[seed].verdicts))}
+def _difference(
+    setting: Setting,
+    arm: str,
+    other: str,
+    first: dict[int, Run],
+    second: dict[int, Run],
+    seeds: Sequence[int],
+    sampled: bool = False,
+) -> Difference:
+    samples = score.samples if sampled and (score := first[seeds[0]].sampled) else 0
+    by_seed = {seed: _accuracy(first[seed], sampled) - _accuracy(second[seed], sampled) for seed in seeds}
+    pairs = {seed: pair for seed in seeds if (pair := _pair(first[seed], second[seed], sampled))}
     flips = {seed: flipped(*pair) for seed, pair in pairs.items()}
     spread = over_seeds(list(by_seed.values()))
     interval, smallest = None, None
     if len(pairs) == len(seeds):
         per_problem = [mine.correct.astype(float) - theirs.correct for mine, theirs in pairs.values()]
-        discordant = fmean(float(np.abs(each).mean()) for each in per_problem)
+        discordant = fmean(float((each**2).mean()) for each in per_problem)
         if discordant and len({mine.ids for mine, _ in pairs.values()}) == 1:  # of no difference at all there is none
             interval = over_problems(np.mean(per_problem, axis=0))
         smallest = smallest_effect(len(per_problem[0]), len(seeds), discordant, spread.sd or 0.0)
@@ -241,12 +280,32 @@ def _difference(setting: Setting, arm: str, other: str, first: dict[int, Run], s
         by_seed=by_seed,
         over_seeds=spread,
         over_problems=interval,
-        mcnemar={seed: mcnemar(len(gained), len(lost)) for seed, (lost, gained) in flips.items()},
+        within={seed: paired_p(*pair, samples) for seed, pair in pairs.items()},
         p_holm=None,
         smallest=smallest,
         flips=flips,
-        paper=None if theirs is None or others is None else theirs - others,
+        paper=None if theirs is None or others is None or sampled else theirs - others,
+        engines=sorted({run.answered for seed in seeds for run in (first[seed], second[seed])} - {""}),
+        samples=samples,
     )
+
+
+def _accuracy(run: Run, sampled: bool) -> float:
+    return run.sampled.accuracy if sampled and run.sampled else run.accuracy
+
+
+def _pair(first: Run, second: Run, sampled: bool) -> tuple[Verdicts, Verdicts] | None:
+    if sampled:
+        return aligned(first.sampled_verdicts, second.sampled_verdicts)
+    return aligned(first.verdicts, second.verdicts)
+
+
+def paired_p(mine: Verdicts, theirs: Verdicts, samples: int = 0) -> float:
+    """McNemar's p of greedy answers; the sign-flip test's of so many samples of each problem."""
+    if samples:
+        return sign_flip(np.rint((mine.correct - theirs.correct) * samples))
+    lost, gained = flipped(mine, theirs)
+    return mcnemar(len(gained), len(lost))
 
 
 def aligned(first: Verdicts | None, second: Verdicts | None) -> tuple[Verdicts, Verdicts] | None:
@@ -261,8 +320,8 @@ def aligned(first: Verdicts | None, second: Verdicts | None) -> tuple[Verdicts, 
 
 
 def flipped(mine: Verdicts, theirs: Verdicts) -> tuple[list[str], list[str]]:
-    """The problems that only the second has right, and those that only the first has right."""
-    lost, gained = ~mine.correct & theirs.correct, mine.correct & ~theirs.correct
+    """The problems that the second alone has right (of samples, more often), and those that the first has."""
+    lost, gained = mine.correct < theirs.correct, mine.correct > theirs.correct
     return [mine.ids[each] for each in np.flatnonzero(lost)], [mine.ids[each] for each in np.flatnonzero(gained)]
 
 

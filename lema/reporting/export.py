@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from lema.reporting.commands import shared
-from lema.reporting.comparing import UNTUNED, Arm, Comparison, Difference
+from lema.reporting.comparing import UNTUNED, Arm, Comparison, Difference, Drawn
 from lema.reporting.plots import by_level
 from lema.reporting.runs import Run
 from lema.reporting.statistics import Interval
@@ -17,19 +17,23 @@ def as_json(comparison: Comparison) -> str:
     """All numbers, with the ids of the flipped problems; accuracies and differences in [0, 1]."""
     values = {
         "arms": [_arm(arm) | {"by_level": by_level(arm)} for arm in comparison.arms],
-        "differences": [
-            _difference(each)
-            | {"flips": {seed: {"lost": lost, "gained": gained} for seed, (lost, gained) in each.flips.items()}}
-            for each in comparison.differences
-        ],
-        "runs": {run.folder.name: _run(run) for run in comparison.runs},
+        "differences": list(map(_flips, comparison.differences)),
+        **({"sampled_differences": list(map(_flips, comparison.sampled))} if comparison.sampled else {}),
+        "runs": {run.key: _run(run) for run in comparison.runs},
     }
     return json.dumps(_without_nan(values), indent=1, ensure_ascii=False) + "\n"
 
 
+def _flips(each: Difference) -> dict[str, Any]:
+    flips = {seed: {"lost": lost, "gained": gained} for seed, (lost, gained) in each.flips.items()}
+    return _difference(each) | {"flips": flips}
+
+
 def tables(comparison: Comparison) -> dict[str, str]:
-    """The CSV files: one line an arm, and one line a difference."""
+    """The CSV files: one line an arm, and one line a difference, of greedy answers and of means over samples."""
     rows = {"report.csv": map(_arm, comparison.arms), "differences.csv": map(_difference, comparison.differences)}
+    if comparison.sampled:
+        rows["sampled_differences.csv"] = map(_difference, comparison.sampled)
     return {name: _csv(list(own)) for name, own in rows.items()}
 
 
@@ -49,7 +53,7 @@ def _run(run: Run) -> dict[str, Any]:
         "gpus": run.gpus,
         "usd": run.usd,
         "artifacts": run.digests,
-    }
+    } | ({"answered": run.score.answered} if run.score.answered else {})
 
 
 def _arm(arm: Arm) -> dict[str, Any]:
@@ -74,6 +78,22 @@ def _arm(arm: Arm) -> dict[str, Any]:
         "device": run.device or None,
         "usd": run.usd if tuned else None,
         "accuracies": {each.seed: each.accuracy for each in arm.runs} if tuned else {},
+        **(_drawn(arm.drawn) if arm.drawn else {}),
+    }
+
+
+def _drawn(drawn: Drawn) -> dict[str, Any]:
+    return {
+        "samples": drawn.samples,
+        "temperature": drawn.temperature,
+        "sampled_accuracy": drawn.accuracy.mean,
+        "sampled_sd_over_seeds": drawn.accuracy.sd,
+        **_interval("sampled_over_seeds", drawn.accuracy.interval),
+        **_interval("sampled_over_problems", drawn.over_problems),
+        "sampled_symbolic": drawn.symbolic,
+        "sampled_unanswered": drawn.unanswered,
+        "pass_at": drawn.pass_at,
+        "majority": drawn.majority,
     }
 
 
@@ -87,13 +107,15 @@ def _difference(each: Difference) -> dict[str, Any]:
         "sd_over_seeds": each.over_seeds.sd,
         **_interval("over_seeds", each.over_seeds.interval),
         "p": each.p,
-        "p_of": "mcnemar" if len(each.by_seed) == 1 else "student",
+        "p_of": each.test.lower() if len(each.by_seed) == 1 else "student",
         "p_holm": each.p_holm,
         **_interval("over_problems", each.over_problems),
         "smallest_effect": each.smallest,
         "paper": each.paper,
         "by_seed": each.by_seed,
-        "mcnemar": each.mcnemar,
+        each.test.lower(): each.within,
+        **({"samples": each.samples} if each.samples else {}),
+        **({"engines": " and ".join(each.engines)} if each.engines else {}),
     }
 
 
@@ -109,7 +131,8 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     """Spaces join a list in a cell, a table there is written as `key=value`, and None is an empty cell."""
     file = io.StringIO()
     if rows:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        # Not all arms were sampled.
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     return file.getvalue()

@@ -37,7 +37,8 @@ def render(comparison: Comparison, pictures: dict[str, list[str]]) -> str:
     """The whole report; `pictures` has the files of each task."""
     if not comparison.runs:
         return f"# Results\n\nNo run has been evaluated yet. `{command()}` runs the first.\n"
-    number, troubled = len(comparison.runs), sum(run.trouble is not None for run in comparison.runs)
+    runs = [run for run in comparison.runs if not run.links]  # each once, whatever further tests it was asked
+    number, troubled = len(runs), sum(run.trouble is not None for run in runs)
     others = f", and {troubled} that are named at the end" if troubled else ""
     counted = f"{number - troubled} evaluated {'run' if number - troubled == 1 else 'runs'}{others}."
     parts = ["# Results", counted, *([LEGEND] if comparison.arms else [])]
@@ -58,6 +59,10 @@ def sections(comparison: Comparison, task: str) -> Iterator[tuple[str, str]]:
     yield f"{task}: {problems:,} problems", f"{grid(comparison, settings)}\n\n{told}"
     if differences:
         yield f"{task}: differences", differences_table(differences)
+    if drawn := [arm for setting in settings for arm in comparison.of(setting) if arm.drawn]:
+        yield f"{task}: samples", samples_table(drawn)
+    if sampled := [each for each in comparison.sampled if each.setting.task == task]:
+        yield f"{task}: differences of the means over samples", differences_table(sampled)
     yield f"{task}: what each arm took", took(comparison, settings)
     yield f"{task}: what follows, and what does not", bullets(warnings(comparison, task))
 
@@ -157,7 +162,7 @@ def _missing(comparison: Comparison, settings: Sequence[Setting]) -> Iterator[st
 def differences_table(differences: Sequence[Difference]) -> str:
     """Each difference with both its intervals, its tests, what it could have shown, and the paper's."""
     head = ["difference", "backbone", "points", "over seeds", "p", "p, Holm", "ahead in", "over problems"]
-    head += ["McNemar p", "gained / lost", "could show", "paper"]
+    head += [f"{differences[0].test} p", "gained / lost", "could show", "paper"]
     ordered = [each for contrast in CONTRASTS for each in differences if (each.arm, each.other) == contrast]
     lines = []
     for each in ordered:
@@ -165,7 +170,7 @@ def differences_table(differences: Sequence[Difference]) -> str:
         flips = [(len(gained), len(lost)) for lost, gained in each.flips.values()]
         mean_flips = " / ".join(f"{fmean(side):.0f}" for side in zip(*flips, strict=True)) if flips else "–"
         lines.append([
-            f"{each.arm} − {each.other}",
+            f"{each.arm} − {each.other}" + (" ‡" if len(each.engines) > 1 else ""),
             each.setting.backbone,
             f"{100 * each.over_seeds.mean:+.1f}",
             interval(each.over_seeds.interval, "+"),
@@ -173,7 +178,7 @@ def differences_table(differences: Sequence[Difference]) -> str:
             _p(each.p_holm),
             f"{ahead} of {len(each.by_seed)}",
             over(each.over_problems, "+"),
-            ", ".join(map(_p, each.mcnemar.values())) or "–",
+            ", ".join(map(_p, each.within.values())) or "–",
             mean_flips,
             f"{100 * each.smallest:.1f}" if each.smallest is not None else "–",
             f"{100 * each.paper:+.1f}" if each.paper is not None else "",
@@ -191,7 +196,48 @@ def differences_table(differences: Sequence[Difference]) -> str:
         "`report.json` lists them). *could show* is the smallest true difference that so many problems and seeds would "
         "have shown four times in five.",
     ]
-    return table(head, lines, words=2) + "\n\n" + bullets([*meanings, *notes])
+    notes = _SAMPLED_NOTES if differences[0].samples else [*meanings, *notes]
+    mixed = dict.fromkeys(" and ".join(each.engines) for each in ordered if len(each.engines) > 1)
+    notes = [*notes, *(f"‡ Their answers came from different engines: {engines}." for engines in mixed)]
+    return table(head, lines, words=2) + "\n\n" + bullets(notes)
+
+
+_SAMPLED_NOTES = [
+    "As above, of the mean over a problem's samples, which varies less than one greedy answer does. The *sign-flip p* "
+    "takes McNemar's place: the exact paired test whose values need not be 0 or 1.",
+    "*gained / lost* are problems that the first, or the second, has right more often.",
+]
+
+
+def samples_table(arms: Sequence[Arm]) -> str:
+    """What the samples of each arm are worth, beside its greedy answers."""
+    ks = sorted({int(k) for arm in arms if arm.drawn for k in arm.drawn.pass_at} - {1})
+    head = ["backbone", "arm", "samples", "greedy", "mean", "over problems", *(f"pass@{k}" for k in ks), "maj@k"]
+    lines = []
+    for arm in arms:
+        drawn = arm.drawn
+        assert drawn
+        mean = f"{100 * drawn.accuracy.mean:.1f}"
+        lines.append([
+            arm.setting.backbone,
+            arm.name,
+            f"{drawn.samples} at {drawn.temperature:g}",
+            f"{100 * arm.accuracy.mean:.1f}",
+            f"{mean} {interval(drawn.accuracy.interval)}" if drawn.accuracy.interval else mean,
+            over(drawn.over_problems),
+            *(f"{100 * drawn.pass_at[str(k)]:.1f}" if str(k) in drawn.pass_at else "–" for k in ks),
+            f"{100 * drawn.majority:.1f}",
+            f"{100 * drawn.symbolic:.1f}",
+            f"{100 * drawn.unanswered:.1f}",
+        ])  # fmt: skip
+    notes = [
+        "*mean* is the share of samples that are right, which is pass@1; its intervals are as in the first table.",
+        "*pass@k* is the chance that one of k samples is right (Chen et al. 2021, unbiased), *maj@k* the share of "
+        "problems whose most frequent answer is right, k being the number of samples. Answers are equal where the "
+        "official rules call them so, t answers that lead together count 1/t, and a sample without an answer votes "
+        "for nothing.",
+    ]
+    return table([*head, "symbolic", "no answer, %"], lines, words=3) + "\n\n" + bullets(notes)
 
 
 def _p(p: float | None) -> str:
@@ -230,7 +276,7 @@ def _costs(arms: Sequence[Arm]) -> Iterator[str]:
     yield "*symbolic* is by a careful reader's rules; *differ* counts the problems on which the two rules disagree."
     on = f" on {' and '.join(_devices(runs))}" if _devices(runs) else ""
     shared = {
-        (run.folder / step).resolve(): record  # each artifact once
+        run.at(step).resolve(): record  # each artifact once
         for run in runs
         for step, record in run.records.items()
         if step not in run.own_steps

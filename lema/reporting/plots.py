@@ -12,7 +12,7 @@ import numpy as np
 
 from lema.artifacts.locks import check
 from lema.identity import digest
-from lema.reporting.comparing import ARMS, CONTRASTS, UNTUNED, Arm, Comparison, Difference, Setting
+from lema.reporting.comparing import ARMS, CONTRASTS, UNTUNED, Arm, Comparison, Difference, Drawn, Setting
 from lema.reporting.statistics import over_seeds
 
 _COLOURS = ["#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#F0E442", "#000000"]
@@ -74,7 +74,7 @@ def _accuracy(comparison: Comparison, settings: Sequence[Setting]) -> Any:
     figure, [axis] = _figure(max(5.0, 1.6 + 1.9 * len(settings)), 4.2)
     names = list(dict.fromkeys(arm.name for setting in settings for arm in comparison.of(setting)))
     width, paper = 0.8 / len(names), None
-    labels: dict[str, Any] = {}
+    labels, drawn = dict[str, Any](), dict[str, Any]()
     for place, setting in enumerate(settings):
         for number, name in enumerate(names):
             if (arm := comparison.find(setting, name)) is None or np.isnan(arm.accuracy.mean):
@@ -86,14 +86,32 @@ def _accuracy(comparison: Comparison, settings: Sequence[Setting]) -> Any:
                 axis.plot([x, x], [100 * side for side in found], color="black", linewidth=1.1, linestyle=style)
             if arm.paper is not None:
                 [paper] = axis.plot(x, 100 * arm.paper, "D", color="white", markeredgecolor="black", markersize=5)
+            if arm.drawn:
+                drawn |= _samples(axis, x + 0.3 * width, arm.drawn)
     wrapped = [setting.backbone.replace(" (", "\n(").replace("; ", "\n") for setting in settings]
     axis.set_xticks(range(len(settings)), wrapped)
     axis.set_ylabel("accuracy, %")
     axis.set_title(f"{settings[0].task}: 95 % over seeds (dotted: one seed, over problems)", fontsize=10)
-    labels |= {"the paper": paper} if paper else {}
+    labels |= ({"the paper": paper} if paper else {}) | drawn
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "frameon": False}
-    axis.legend(list(labels.values()), list(labels), fontsize=8, ncols=min(6, len(labels)), **below)
+    axis.legend(list(labels.values()), list(labels), fontsize=8, ncols=min(3 if drawn else 6, len(labels)), **below)
     return figure
+
+
+def _samples(axis: Any, x: float, drawn: Drawn) -> dict[str, Any]:
+    """The mean over samples with its interval, maj@k and pass@k, at a place of a bar; and their labels."""
+    if found := drawn.accuracy.interval or drawn.over_problems:
+        style = "-" if drawn.accuracy.interval else ":"
+        axis.plot([x, x], [100 * side for side in found], color="black", linewidth=0.8, linestyle=style)
+    shown = {
+        "mean of samples": (drawn.accuracy.mean, "o"),
+        f"maj@{drawn.samples}": (drawn.majority, "s"),
+        f"pass@{drawn.samples}": (drawn.pass_at[str(drawn.samples)], "^"),
+    }
+    return {
+        label: axis.plot(x, 100 * value, mark, color="white", markeredgecolor="black", markersize=4)[0]
+        for label, (value, mark) in shown.items()
+    }
 
 
 def _forest(differences: Sequence[Difference]) -> Any | None:

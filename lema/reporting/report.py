@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lema.artifacts import Artifact, fingerprint, keep, kept, write_text
-from lema.artifacts.links import follow, own_folder
+from lema.artifacts.links import own_folder
 from lema.artifacts.locks import check, lock
 from lema.identity import without_paths
 from lema.privacy import shown
@@ -54,7 +54,7 @@ def _write(comparison: Comparison, folder: Path) -> bool:
     check()  # reading all runs takes a while
     new = not written.is_file() or written.read_bytes() != numbers.encode() or kept(drawn) != _drawn(folder)
     if new:
-        for old in folder.glob("*.png"):
+        for old in [*folder.glob("*.png"), *folder.glob("*.csv")]:
             old.unlink()
         plots.draw(comparison, folder)
         check()
@@ -83,9 +83,9 @@ def _drawn(folder: Path) -> dict[str, str]:
 def evaluations(comparison: Comparison) -> list[Artifact]:
     """The evaluations that a report is made from."""
     runs = [run for arm in comparison.arms for run in arm.runs]
-    steps = {run.folder / step: (run, step) for run in runs for step in ("evaluate_untuned", "evaluate")}
+    steps = {run.at(step): (run, step) for run in runs for step in ("evaluate_untuned", "evaluate")}
     found = {
-        follow(path).resolve(): Artifact.recorded(follow(path).resolve(), run.records[step])
+        path.resolve(): Artifact.recorded(path.resolve(), run.records[step])
         for path, (run, step) in steps.items()
         if step in run.records
     }
@@ -96,7 +96,7 @@ def at_wandb(comparison: Comparison, root: Path, title: str) -> Content:
     """The report's tables and words for W&B, with the ids of their runs."""
 
     def ids(runs: Iterable[Run], step: str) -> list[str]:
-        made = [(run.wandb.get(step), follow(run.folder / step).resolve().name) for run in runs if step in run.records]
+        made = [(run.wandb.get(step), run.at(step).resolve().name) for run in runs if step in run.records]
         return [known or run_id(root, step, name.rpartition("-")[2]) for known, name in made]
 
     tasks = []
@@ -104,6 +104,7 @@ def at_wandb(comparison: Comparison, root: Path, title: str) -> Content:
         runs = [run for arm in comparison.arms if arm.setting.task == task and arm.name != UNTUNED for run in arm.runs]
         found = markdown.sections(comparison, task)
         sections = [(heading, _shared(comparison, text)) for heading, text in found]
-        tasks.append(Task(task, sections, ids(runs, "train"), ids(runs, "evaluate")))
+        metrics = sorted({f"{run.links.get('evaluate', 'evaluate')}/accuracy" for run in runs})
+        tasks.append(Task(task, sections, ids(runs, "train"), ids(runs, "evaluate"), metrics))
     others = _shared(comparison, markdown.not_compared(comparison))
     return Content(title, tasks, f"{markdown.LEGEND}\n\n{others}")

@@ -17,16 +17,17 @@ import numpy as np
 
 from lema.artifacts.links import follow, read
 from lema.artifacts.records import contents, is_whole, used
-from lema.types import SCORE_VERSION, Score, UserError
+from lema.types import SCORE_VERSION, SampledScore, Score, UserError
 
 STOPPED = "stopped after"  # begins the state of a run that was asked to end before its evaluation
 # What may be raised by a record that is not as we wrote it.
 DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+_OF_TEST = "test_data", "evaluate", "evaluate_untuned"  # the steps that each test of a model has of its own
 
 
 @dataclass(frozen=True)
 class Verdicts:
-    """The answers of one model to one split, as arrays of booleans in the order of `ids`."""
+    """The answers of one model to one split, in the order of `ids`: booleans, of samples the share that is right."""
 
     ids: tuple[str, ...]
     correct: np.ndarray
@@ -51,7 +52,18 @@ class Run:
     state: str  # "finished", "stopped after mix", "running", or the error it failed with
     records: dict[str, dict[str, Any]] = field(default_factory=dict)  # step -> record.json, in the order of the steps
     wandb: dict[str, str] = field(default_factory=dict)  # step -> its W&B run's id, for the steps that this run made
+    # Of a run that is asked a further test, and read as a run of that task: step -> its link. The others have their own
+    links: dict[str, str] = field(default_factory=dict)
     trouble: str | None = None  # why its score cannot be used
+
+    @property
+    def key(self) -> str:
+        """What tells it from all others in one runs folder."""
+        return f"{self.folder.name} {self.config['task']['name']}" if self.links else self.folder.name
+
+    def at(self, step: str) -> Path:
+        """The folder of a step's artifact."""
+        return follow(self.folder / self.links.get(step, step))
 
     @property
     def arm(self) -> str:
@@ -71,6 +83,21 @@ class Run:
     def untuned_score(self) -> Score | None:
         record = self.records.get("evaluate_untuned")
         return Score(**record["summary"]) if record else None
+
+    @cached_property
+    def sampled(self) -> SampledScore | None:
+        """The score of its samples, where there are any."""
+        return SampledScore(**self.score.sampled) if self.score.sampled else None
+
+    @cached_property
+    def untuned_sampled(self) -> SampledScore | None:
+        score = self.untuned_score
+        return SampledScore(**score.sampled) if score and score.sampled else None
+
+    @property
+    def answered(self) -> str:
+        """What answered: `vllm 0.32.0, NVIDIA H100`; empty where an earlier lema did not note it."""
+        return ", ".join((self.score.answered or {}).values())
 
     @property
     def accuracy(self) -> float:
@@ -92,14 +119,27 @@ class Run:
     def untuned_verdicts(self) -> Verdicts | None:
         return self._verdicts("evaluate_untuned")
 
-    def _verdicts(self, step: str) -> Verdicts | None:
+    @cached_property
+    def sampled_verdicts(self) -> Verdicts | None:
+        """Of its samples; None when it has none too."""
+        return self._verdicts("evaluate", "sampled.jsonl") if self.sampled else None
+
+    @cached_property
+    def untuned_sampled_verdicts(self) -> Verdicts | None:
+        return self._verdicts("evaluate_untuned", "sampled.jsonl") if self.untuned_sampled else None
+
+    def _verdicts(self, step: str, file: str = "predictions.jsonl") -> Verdicts | None:
         try:
-            data = read(follow(self.folder / step) / "predictions.jsonl")
-            if hashlib.sha256(data).hexdigest() != self.records[step]["files"]["predictions.jsonl"]:
+            data = read(self.at(step) / file)
+            if hashlib.sha256(data).hexdigest() != self.records[step]["files"][file]:
                 return None
             rows = [json.loads(line) for line in data.splitlines()]
             ids = tuple(row["problem_id"] for row in rows)
-            correct, symbolic = (np.array([row[rule] for row in rows], dtype=bool) for rule in ("correct", "symbolic"))
+            kind, of = (float, "samples") if file == "sampled.jsonl" else (bool, None)
+            correct, symbolic = (
+                np.array([row[rule] / row[of] if of else row[rule] for row in rows], dtype=kind)
+                for rule in ("correct", "symbolic")
+            )
         except (OSError, *DAMAGE):
             return None
         return Verdicts(_same(ids), correct, symbolic)
@@ -107,11 +147,11 @@ class Run:
     def asked(self) -> list[dict[str, Any]]:
         """The problems that it was evaluated on; none when their file is missing or damaged."""
         step = "test_data" if "test_data" in self.records and self.score.split == "test" else "data"
-        return _rows(follow(self.folder / step) / f"{self.score.split}.jsonl", "id", "question", "answer")
+        return _rows(self.at(step) / f"{self.score.split}.jsonl", "id", "question", "answer")
 
     def predictions(self) -> list[dict[str, Any]]:
         """Its answers; none when their file is missing or damaged."""
-        return _rows(follow(self.folder / "evaluate") / "predictions.jsonl", "problem_id", "text")
+        return _rows(self.at("evaluate") / "predictions.jsonl", "problem_id", "text")
 
     @cached_property
     def levels(self) -> dict[str, str]:
@@ -120,7 +160,7 @@ class Run:
 
     def curve(self) -> list[tuple[int, float]]:
         """(step, training loss); empty when the file is missing or damaged."""
-        rows = _rows(follow(self.folder / "train") / "metrics.jsonl", "step", "loss")
+        rows = _rows(self.at("train") / "metrics.jsonl", "step", "loss")
         try:
             return [(int(row["step"]), float(row["loss"])) for row in rows]
         except DAMAGE:
@@ -182,15 +222,19 @@ def _same(ids: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def read_runs(root: Path, folders: Iterable[Path] | None = None) -> list[Run]:
-    """The runs below a runs folder, finished or not, by name; or those of the given folders, started or not."""
+    """The runs below a runs folder, finished or not, by name; or those of the given folders, started or not.
+
+    Each is followed by one more for each further test that it was asked: as a run of that task would be read.
+    """
     found = sorted(root.glob("cells/*/run.json")) if folders is None else [each / "run.json" for each in folders]
-    return [_read(file) for file in found]
+    return [run for file in found for run in _read(file)]
 
 
-def _read(file: Path) -> Run:
+def _read(file: Path) -> list[Run]:
     folder, state = file.parent, "unreadable"
     try:
         facts = json.loads(read(file))
+        records, tests = _records(folder), dict(facts.get("tests") or {})
         run = Run(
             folder=folder,
             name=str(facts["name"]),
@@ -198,17 +242,33 @@ def _read(file: Path) -> Run:
             setting=facts["setting"] and str(facts["setting"]),
             overrides=[str(item) for item in facts["overrides"]],
             state=str(facts.get("state", "finished")),
-            records=_records(folder),
+            records={step: record for step, record in records.items() if not step.startswith(tuple(tests))},
             wandb=facts.get("wandb", {}),
         )
-        return replace(run, trouble=_trouble(run))
+        further = [_asked(run, test, told, records) for test, told in tests.items() if f"{test}evaluate" in records]
+        return [replace(each, trouble=_trouble(each)) for each in (run, *further)]
     except FileNotFoundError:
         state, why = "not started", "it was not started; run its command"
     except (OSError, *DAMAGE):
         why = "its run.json cannot be read; delete the folder, or run its command again"
     except UserError as error:
         why = str(error)
-    return Run(folder, folder.name, {}, None, [], state, trouble=why)
+    return [Run(folder, folder.name, {}, None, [], state, trouble=why)]
+
+
+def _asked(run: Run, test: str, told: dict[str, Any], records: dict[str, dict[str, Any]]) -> Run:
+    """A run as one of a further test, which begins the names of its own steps: `svamp_`."""
+    links = {step.removeprefix(test): step for step in records if step.startswith(test)}
+    shared = {step: each for step, each in run.records.items() if step not in _OF_TEST}
+    return replace(
+        run,
+        name=f"{run.name} asked {told['task']['name']}",
+        config=run.config | {"task": told["task"]},
+        setting=told["setting"] and str(told["setting"]),
+        records=shared | {step: records[link] for step, link in links.items()},
+        wandb=run.wandb | {step: run.wandb[link] for step, link in links.items() if link in run.wandb},
+        links=links,
+    )
 
 
 def _records(folder: Path) -> dict[str, dict[str, Any]]:
@@ -247,7 +307,8 @@ def _trouble(run: Run) -> str | None:
         return f"its score is of version {version} of the evaluation, now {SCORE_VERSION}; run its command again"
     for step in sorted({"evaluate", "evaluate_untuned"} & run.records.keys()):
         try:
-            Score(**run.records[step]["summary"])
+            if (score := Score(**run.records[step]["summary"])).sampled:
+                SampledScore(**score.sampled)
         except TypeError:
             remedy = f"delete what {step} links to and run its command again"
             return f"its {step}/record.json has not the fields of a score; {remedy}"

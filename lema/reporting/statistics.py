@@ -1,7 +1,8 @@
 """Intervals and tests for accuracies and their differences, on plain values. 95 % and two-sided throughout.
 
 Two kinds of uncertainty are kept apart: over training seeds, on the problems that were asked (`over_seeds`, the
-headline), and over problems, at the seeds that were run (`over_problems`, `mcnemar`). Neither covers the other.
+headline), and over problems, at the seeds that were run (`over_problems`, `mcnemar`, of samples `sign_flip`). Neither
+covers the other.
 """
 
 import math
@@ -94,6 +95,28 @@ def mcnemar(gained: int, lost: int) -> float:
     return min(1.0, 2 * float(special.bdtr(min(gained, lost), gained + lost, 0.5)))
 
 
+def sign_flip(differences: Sequence[int] | np.ndarray) -> float:
+    """The exact paired randomisation test of two models whose answers to a problem are several: p by all sign flips.
+
+    A problem's value is then the number of right samples of one model less that of the other, and no longer 0 or ±1,
+    which McNemar's test is for. If the models answer alike, each difference is as likely to have the other sign
+    (Fisher 1935, The Design of Experiments, section 21), so the p is the share of the 2^n ways to flip signs whose sum
+    is at least as far from 0. Of values of 0 and ±1 this is McNemar's exact test. `differences` has one whole number
+    a problem; paired values are taken, as Miller (2024), arXiv 2411.00640, advises for evaluations with samples.
+    """
+    sizes, counts = np.unique(np.abs(np.asarray(differences, dtype=int)), return_counts=True)
+    ways = np.ones(1)  # the chance of each sum of those that are flipped to the positive side
+    for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
+        if size:
+            chosen = np.arange(count + 1)
+            logs = special.gammaln(count + 1) - special.gammaln(chosen + 1) - special.gammaln(count - chosen + 1)
+            spaced = np.zeros(size * count + 1)
+            spaced[::size] = np.exp(logs - count * math.log(2))
+            ways = np.convolve(ways, spaced)
+    sums = 2 * np.arange(len(ways)) - (len(ways) - 1)
+    return min(1.0, float(ways[np.abs(sums) >= abs(int(np.sum(differences)))].sum()))
+
+
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     """Holm's step-down adjusted p (1979): reject what is below 0.05, and at most 5 % of families have a false one."""
     adjusted: dict[Key, float] = {}
@@ -107,7 +130,8 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
 def smallest_effect(num_problems: int, num_seeds: int, discordant: float, sd: float) -> float | None:
     """The smallest true difference of accuracies that a test of size 5 % would have shown with a power of 80 %.
 
-    `discordant` is the share of problems on which two models differ, `sd` that of the differences between seeds. With
+    `discordant` is the share of problems on which two models differ (of samples the mean square of the differences,
+    which is the same for values of 0 and ±1), `sd` that of the differences between seeds. With
     one seed the test is McNemar's (`_connor`). With more it is the paired t test, whose power is by the noncentral t;
     a seed's difference varies at least as much as the drawing of answers alone makes it, sqrt(discordant / problems).
     None when nothing varied, or when no difference at all would have been shown.

@@ -23,6 +23,10 @@ def warnings(comparison: Comparison, task: str) -> Iterator[str]:
             if (each.arm, each.other) == contrast:
                 of = f" ({each.setting.backbone})" if len(settings) > 1 else ""
                 yield f"{what}{of}: {verdict(each)}."
+    for each in (each for each in comparison.sampled if each.setting.task == task):
+        if what := VERDICTS.get((each.arm, each.other)):
+            of = f" ({each.setting.backbone})" if len(settings) > 1 else ""
+            yield f"{what}{of}, by the mean over {each.samples} samples of a problem: {verdict(each)}."
     for what in (_alone, _unpaired, _seeds, _untuned, _runs):
         yield from once({setting: list(what(comparison, setting)) for setting in settings})
 
@@ -38,7 +42,7 @@ def verdict(difference: Difference) -> str:
     seeds, spread = len(difference.by_seed), difference.over_seeds
     size = f"{100 * spread.mean:+.1f} points"
     if seeds == 1:
-        p = f" (McNemar p {difference.p:.2g})" if difference.p is not None else ""
+        p = f" ({difference.test} p {difference.p:.2g})" if difference.p is not None else ""
         return f"{size} in the one seed run{p}, which says nothing of training noise"
     if spread.interval is None:
         return f"{size} in each of {seeds} seeds, so their spread cannot be told, and there is no interval"
@@ -137,10 +141,14 @@ def _losses(arms: Sequence[Arm]) -> list[tuple[str, int]]:
 
 
 def _engines(runs: Sequence[Run]) -> Iterator[str]:
-    """Different devices or packages can make a difference by themselves."""
+    """Different devices, engines or packages can make a difference by themselves."""
     devices = sorted({run.device for run in runs} - {""})
     if len(devices) > 1:
         yield f"These runs were trained on different devices ({', '.join(devices)}): numbers may differ by that alone."
+    engines = sorted({run.answered for run in runs} - {""})
+    if len(engines) > 1:
+        told = " and ".join(engines)
+        yield f"These runs were answered by different engines ({told}): numbers may differ by that alone."
     packages = sorted({name for run in runs for name in run.versions})
     differ = {name: sorted({run.versions.get(name, "none") for run in runs if run.versions}) for name in packages}
     if mixed := [f"{name} {' and '.join(found)}" for name, found in differ.items() if len(found) > 1]:

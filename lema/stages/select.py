@@ -76,11 +76,12 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
     """
     steps, asked = inputs.train.read(Trained).checkpoints, settings.asked
     answers: dict[int, list[Solution]] = {}
+    answered: dict[str, dict[str, str]] = {}  # what answered, unless all of it was there before this attempt
     if asked:
         with Progress("checkpoint", len(steps)) as progress:
             for step in steps:
                 before = (folder / RESUME / f"step-{step}.json").is_file()
-                answers[step] = _predictions(asked, inputs, context, folder, step)
+                answers[step] = _predictions(asked, inputs, context, folder, step, answered)
                 progress.advance(before=before)
     accuracies, symbolic = (
         {step: fmean(getattr(each, rule) for each in predictions) for step, predictions in answers.items()}
@@ -91,10 +92,12 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
     step = max(accuracies, key=lambda each: (accuracies[each], -each)) if rows else steps[-1]
     table = {str(each): accuracy for each, accuracy in accuracies.items()}
     split = asked.split if asked else None
-    return {"step": step, "selection": settings.selection, "split": split, "accuracies": table}
+    return {"step": step, "selection": settings.selection, "split": split, "accuracies": table} | answered
 
 
-def _predictions(asked: Asked, inputs: Inputs, context: Context, folder: Path, step: int) -> list[Solution]:
+def _predictions(
+    asked: Asked, inputs: Inputs, context: Context, folder: Path, step: int, answered: dict[str, dict[str, str]]
+) -> list[Solution]:
     """What a checkpoint answers; kept in the folder to resume from until all have answered."""
     name = f"step-{step}"
     done = folder / RESUME / f"{name}.json"
@@ -107,6 +110,7 @@ def _predictions(asked: Asked, inputs: Inputs, context: Context, folder: Path, s
         engine, resume = context.engine(asked.model, held, adapter), folder / RESUME / f"select {name}"
         predictions = solve(problems, Wording(asked.prompt), engine, asked.grader, resume, whole=True)
         rows = [vars(each) for each in predictions]
+        answered["answered"] = engine.about
         keep(done, rows)
     write_jsonl(folder / f"{name}.jsonl", rows)
     return [Solution(**row) for row in rows]

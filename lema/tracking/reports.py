@@ -31,6 +31,7 @@ class Task:
     sections: list[tuple[str, str]]  # heading, Markdown
     trained: list[str]  # runs with a curve
     evaluated: list[str]  # runs with a score
+    metrics: list[str]  # what they call it: "evaluate/accuracy", or of a further test "svamp_evaluate/accuracy"
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _panels(task: Task, project: str, entity: str) -> list[Any]:
     by_arm = runs("evaluations by backbone and arm", task.evaluated, groupby=arms)
     accuracy = wr.BarPlot(
         title=f"{task.name}: accuracy (mean over seeds)",
-        metrics=["evaluate/accuracy"],
+        metrics=task.metrics,
         groupby_aggfunc="mean",
         groupby_rangefunc="stddev",
         max_bars_to_show=100,

@@ -17,14 +17,14 @@ from small import ROOT
 from tables import table
 
 from lema.compose import to_config
-from lema.config import Config, CorrectionMethod, Grader, Method, Optimizer, Schedule, SourceKind
+from lema.config import Config, CorrectionMethod, Grader, Method, Optimizer, Schedule, SourceKind, further_tests
 from lema.config.allowed import Name, Range, refused, rule
 from lema.grading.official import VERDICTS
 from lema.identity import digest, identity
 from lema.types import UserError
 
 WITHOUT_EFFECT = "runs_dir do until only compare clean retry_failed budget_usd prices tracker backbone.sizes".split()
-WITHOUT_EFFECT += ["train.resume_checkpoints", "sampler.file", "sampler.model", "sampler.base_url"]
+WITHOUT_EFFECT += ["train.resume_checkpoints", "evaluation.tasks", "sampler.file", "sampler.model", "sampler.base_url"]
 WITHOUT_EFFECT_ON_TEXTS = (
     "base_url input_usd output_usd max_concurrent_requests max_requests_per_minute max_tokens_per_minute max_retries "
     "request_timeout max_wait"
@@ -297,6 +297,31 @@ def test_identity_changes_with_everything_but_what_cannot_change_a_result(make_c
         assert (digest(identity(changed)) == before) is ignored, key
 
 
+def test_one_greedy_answer_is_as_if_there_were_no_samples(make_config):
+    plain = make_config()
+    asked = make_config("evaluation.samples=1", "evaluation.temperature=0", "evaluation.seed=0")
+    assert identity(asked) == identity(plain)
+    assert not {"samples", "temperature", "seed", "tasks"} & identity(plain)["evaluation"].keys()
+    drawn = identity(make_config("evaluation.temperature=0.7"))["evaluation"]
+    assert drawn == identity(plain)["evaluation"] | {"temperature": 0.7}
+    more = identity(make_config("evaluation.temperature=0.7", "evaluation.samples=8", "evaluation.seed=3"))
+    assert more["evaluation"] == drawn | {"samples": 8, "seed": 3}
+
+
+@pytest.mark.parametrize("task", ["svamp", "asdiv", "gsm8k"])
+def test_a_further_test_is_the_task_that_its_own_run_has(make_config, task):
+    others = {"svamp": "gsm8k", "asdiv": "svamp", "gsm8k": "asdiv"}
+    folders = {"gsm8k": ["dataset=/data/gsm8k"]} | {
+        each: [f"dataset=/data/{each}", "train_dataset=/data/gsm8k"] for each in ("svamp", "asdiv")
+    }
+    run, own = (
+        make_config(f"task={each}", "task.num_dev=7", *(f"task.{one}".replace("=", ".path=") for one in folders[each]))
+        for each in (others[task], task)
+    )
+    assert further_tests(run.task)[task] == own.task
+    assert further_tests(make_config(f"task={others[task]}").task)[task] == make_config(f"task={task}").task
+
+
 def test_digest_is_stable_across_key_order_and_processes():
     assert digest({"b": [1, "é"], "a": None}) == digest({"a": None, "b": [1, "é"]}) == "47acac9da933"
 
@@ -445,7 +470,7 @@ def test_every_field_is_of_a_kind_that_is_checked():
         kind = plain_type(hint)
         checked = path == ("engine",) or kind in (int, float, bool, str, list) or issubclass(kind, Enum)
         assert checked, path  # an engine's own settings are checked when one is chosen
-        assert kind is not list or get_args(hint) == (str,), path
+        assert kind is not list or hint in (list[str], list[str] | None), path
 
 
 @pytest.mark.parametrize("kind", OUTSIDE)

@@ -5,10 +5,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
+from lema.grading import several
 from lema.identity import digest
 from lema.types import SCORE_VERSION
 
@@ -67,8 +69,31 @@ def score(correct: np.ndarray, **changes: Any) -> dict[str, Any]:
     return facts | changes
 
 
-def evaluation(folder: Path, task: str, correct: np.ndarray, inputs: dict[str, Any], **changes: Any) -> None:
+def sampled(samples: np.ndarray) -> dict[str, Any]:
+    """The score of samples, a row of verdicts a problem; `low` and the numbers behind it are not read again."""
+    number = samples.shape[1]
+    facts = {"samples": number, "temperature": 0.7, "seed": 0, "num_unanswered": 0, "num_truncated": 0}
+    facts |= {"low": 0.0, "high": 1.0, "accuracy": float(samples.mean()), "accuracy_symbolic": float(samples.mean())}
+    pass_at = {str(k): fmean(several.pass_at(k, number, int(row.sum())) for row in samples) for k in (1, number)}
+    majority = fmean(several.majority((str(right), right) for right in row.tolist()) for row in samples)
+    return facts | {"pass_at": pass_at, "majority": majority}
+
+
+def evaluation(
+    folder: Path,
+    task: str,
+    correct: np.ndarray,
+    inputs: dict[str, Any],
+    samples: np.ndarray | None = None,
+    **changes: Any,
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    if samples is not None:
+        changes["sampled"] = sampled(samples)
+        with (folder / "sampled.jsonl").open("w") as file:
+            for number, right in enumerate(samples.sum(axis=1).tolist()):
+                row = {"problem_id": f"{task}-test-{number}", "samples": samples.shape[1], "correct": right}
+                file.write(json.dumps(row | {"symbolic": right, "majority": 0.0}) + "\n")
     with (folder / "predictions.jsonl").open("w") as file:
         for number, right in enumerate(correct.tolist()):
             row = {"problem_id": f"{task}-test-{number}", "model": "m", "sample": 0, "text": TEXT, "answer": "10"}
@@ -99,9 +124,10 @@ def run(
     state: str = "finished",
     overrides: Sequence[str] = (),
     score: dict[str, Any] | None = None,
+    samples: np.ndarray | None = None,
     **changes: Any,
 ) -> Path:
-    """One run's folder; `changes` are parts of its config, `score` of its score.
+    """One run's folder; `changes` are parts of its config, `score` of its score, `samples` its verdicts on samples.
 
     Its data and untuned answers are those of the run `like`, if one is named, by links as the suite makes them.
     """
@@ -125,7 +151,7 @@ def run(
     sizes = {"examples": 300, "tokens": 21_000, "target_tokens": 9_000, "steps": 57, "truncated": 0}
     trained = record(folder / "train", "train", sizes, {"mix": mixed})
     selected = record(folder / "select", "select", {"step": 50}, {"train": trained})
-    evaluation(folder / "evaluate", task, correct, {"select": selected}, **(score or {}))
+    evaluation(folder / "evaluate", task, correct, {"select": selected}, samples, **(score or {}))
     command = [f"backbone={backbone['name']}", f"task={task}", f"mix={mix}", f"seed={seed}", "tracker=none", *overrides]
     facts = {"name": name, "key": "k", "state": state, "setting": setting, "overrides": command, "config": config}
     (folder / "run.json").write_text(json.dumps(facts))

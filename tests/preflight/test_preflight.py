@@ -84,6 +84,19 @@ def test_both_data_sets_of_a_task_that_has_two_are_looked_for(run_cli) -> None:
     ]
 
 
+def test_the_rows_of_a_further_test_are_looked_for_before_anything_is_made(refused, tmp_path: Path) -> None:
+    row = {"question": "Tom has 5 apples and eats 2. How many?", "answer": "5 - 2 = 3\n#### 3"}
+    for name in ("train", "test"):
+        (tmp_path / "gsm8k").mkdir(exist_ok=True)
+        (tmp_path / "gsm8k" / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    [line] = refused("task=gsm8k", f"task.dataset.path={tmp_path / 'gsm8k'}", "evaluation.tasks=[svamp]")
+    beside = "dataset: evaluation.tasks: svamp is looked for beside the training rows"
+    assert line == f"{beside}, {tmp_path / 'svamp' / 'test.jsonl'}: No such file or directory; put it there"
+    lines = refused("task=gsm8k", "evaluation.tasks=[svamp,asdiv]")
+    assert [line.split()[1] for line in lines] == ["openai/gsm8k", "ChilleD/SVAMP", "EleutherAI/asdiv"]
+    assert all(line.endswith("or task.dataset.path=FOLDER") for line in lines)
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """A Hub that answers with the status set for the start of a path, else 200; yields those and what was asked."""

@@ -16,6 +16,7 @@ from lema.reporting.statistics import (
     mcnemar,
     over_problems,
     over_seeds,
+    sign_flip,
     smallest_effect,
     standard_error,
     wilson,
@@ -98,6 +99,28 @@ def test_mcnemar_is_the_published_example() -> None:
     # Fagerland, Lydersen & Laake (2013), BMC Med Res Methodol 13, 91: bronchial hyperresponsiveness of 21 children
     # before and after transplantation, 1 and 7 discordant: exact conditional p = 0.070.
     assert mcnemar(1, 7) == pytest.approx(0.0703125)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_sign_flip_test_counts_all_ways_to_flip_the_signs(seed: int) -> None:
+    values = np.random.default_rng(seed).integers(-4, 5, size=seed)
+    sums = [abs(np.dot(signs, values)) for signs in itertools.product((-1, 1), repeat=seed)]
+    assert sign_flip(values) == pytest.approx(np.mean([each >= abs(values.sum()) for each in sums]))
+
+
+@pytest.mark.parametrize(("gained", "lost", "same"), [(0, 0, 3), (7, 1, 0), (1, 7, 100), (5, 5, 9), (40, 12, 1200)])
+def test_of_one_answer_a_problem_the_sign_flip_test_is_mcnemars(gained: int, lost: int, same: int) -> None:
+    assert sign_flip([1] * gained + [-1] * lost + [0] * same) == pytest.approx(mcnemar(gained, lost))
+
+
+def test_the_sign_flip_test_holds_its_level_and_many_problems_with_many_samples_take_no_time() -> None:
+    rng = np.random.default_rng(0)
+    alike = [sign_flip(rng.binomial(4, share := rng.random(60)) - rng.binomial(4, share)) for _ in range(800)]
+    assert np.mean(np.array(alike) < 0.05) == pytest.approx(0.05, abs=0.02)
+    values = rng.binomial(64, 0.52, 5000) - rng.binomial(64, 0.5, 5000)
+    assert sign_flip(values) == pytest.approx(
+        2 * stats.norm.sf(abs(values.sum()) / math.sqrt((values**2).sum())), rel=0.2
+    )
 
 
 def test_holm_is_the_published_example() -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,8 @@ def scored(cell: Cell) -> dict[str, Any]:
 def test_dev_takes_the_best_on_dev_and_of_equals_the_earliest(cell: Callable[..., Cell]) -> None:
     chosen = selected(cell("selection=dev"))
     accuracies = {"2": 0.4, "4": 0.6, "6": 0.6}
-    assert chosen.summary == {"step": 4, "selection": "dev", "split": "dev", "accuracies": accuracies}
+    facts = {"step": 4, "selection": "dev", "split": "dev", "accuracies": accuracies}
+    assert chosen.summary == facts | {"answered": {"engine": f"transformers {version('transformers')}"}}
     rows = [json.loads(line) for line in (chosen.path / "accuracies.jsonl").open()]
     assert [(row["step"], row["accuracy"]) for row in rows] == [(2, 0.4), (4, 0.6), (6, 0.6)]
 

@@ -17,11 +17,20 @@ from lema.tracking.reports import Content, Task, publish_report
 from lema.types import UserError
 
 TABLE = "| backbone | lema |\n| --- | --: |\n| tiny | 84.9 |"
+METRICS = ["evaluate/accuracy"]
 CONTENT = Content(
     "main_table",
     [
-        Task("gsm8k", [("gsm8k: 1,319 problems", TABLE)], ["train-a", "train-b"], ["evaluate-a", "evaluate-b"]),
-        Task("math", [("math: 5,000 problems", TABLE), ("what follows", "- one seed")], ["train-c"], ["evaluate-c"]),
+        Task(
+            "gsm8k", [("gsm8k: 1,319 problems", TABLE)], ["train-a", "train-b"], ["evaluate-a", "evaluate-b"], METRICS
+        ),
+        Task(
+            "math",
+            [("math: 5,000 problems", TABLE), ("what follows", "- one seed")],
+            ["train-c"],
+            ["evaluate-c"],
+            METRICS,
+        ),
     ],
     "## Not compared\n\n- a run: it failed",
 )
