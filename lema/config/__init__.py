@@ -203,7 +203,6 @@ class SamplerConfig:
     samples: _Repeats  # per problem and model
     temperature: _Temperature
     max_new_tokens: Count
-    batch_size: Count
     seed: Seed
     demonstrations: Optional[Path] = None  # a file of worked solutions for few_shot, in place of ours
     keep_unanswered: bool  # a solution without an answer is a wrong path too
@@ -219,8 +218,7 @@ class WriterConfig(ApiConfig):
 
     name: Name
     weights: Optional[ModelConfig] = None
-    batch_size: Optional[Count] = None  # of weights loaded here, as is the seed
-    seed: Optional[Seed] = None
+    seed: Optional[Seed] = None  # of weights loaded here
 
     @property
     def api(self) -> ApiConfig:
@@ -292,7 +290,6 @@ class EvaluationConfig:
 
     split: Split
     max_new_tokens: Count
-    batch_size: Count
     untuned_prompt: Optional[Ask] = field(default=None, metadata=IF_SET)  # null: as the fine-tuned model is asked
 
 
