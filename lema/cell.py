@@ -101,7 +101,6 @@ class Cell:
             engine=self.config.engine,
             computation=self.config.backbone.computation,
             max_new_tokens=evaluation.max_new_tokens,
-            batch_size=evaluation.batch_size,
             four_bit=four_bit,
         )
 

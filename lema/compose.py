@@ -88,7 +88,8 @@ def to_config(composed: DictConfig) -> Config:
         config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), untyped))
     except ConfigKeyError as error:
         key, known = str(error.full_key), ", ".join(map(str, error.parent_node or ()))
-        raise UserError(f"{key}={OmegaConf.select(untyped, key)}: no such key; choose from {known}") from None
+        why = renamed.instead(key) or f"no such key; choose from {known}"
+        raise UserError(f"{key}={OmegaConf.select(untyped, key)}: {why}") from None
     except MissingMandatoryValue:
         missing = ", ".join(sorted(OmegaConf.missing_keys(untyped)))
         raise UserError(f"{missing}: must be set") from None
@@ -240,7 +241,7 @@ def _check_models(config: Config) -> None:
 
 
 # What a model that is loaded here needs to write corrections or rationales.
-_LOCAL = ("temperature", "max_completion_tokens", "batch_size", "seed")
+_LOCAL = ("temperature", "max_completion_tokens", "seed")
 
 
 def _check_asked(config: Config) -> None:
@@ -250,7 +251,7 @@ def _check_asked(config: Config) -> None:
     for section, writer in (("corrector", corrector), ("rationales", rationales)):
         if missing := [name for name in _LOCAL if writer.weights and getattr(writer, name) is None]:
             raise UserError(f"{section}.{missing[0]}=null: must be set with {section}=local")
-        names = {field.name for field in fields(ApiConfig) if not asks[section]} | {"batch_size", "seed"}
+        names = {field.name for field in fields(ApiConfig) if not asks[section]} | {"seed"}
         names -= set(_LOCAL) if writer.weights else set()
         names |= {"demonstrations", "most"} if section == "rationales" and not rationales.requests else set()
         if unused := sorted(name for name in names if getattr(writer, name) is not None):

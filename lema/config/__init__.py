@@ -208,7 +208,6 @@ class SamplerConfig:
     samples: Repeats  # per problem and model
     temperature: Temperature
     max_new_tokens: Count
-    batch_size: Count
     seed: Seed
     demonstrations: Optional[Path] = None  # a file of worked solutions for few_shot, in place of ours
     keep_unanswered: bool  # a solution without an answer is a wrong path too
@@ -224,8 +223,7 @@ class WriterConfig(ApiConfig):
 
     name: Name
     weights: Optional[ModelConfig] = None
-    batch_size: Optional[Count] = None  # of weights loaded here, as is the seed
-    seed: Optional[Seed] = None
+    seed: Optional[Seed] = None  # of weights loaded here
 
     @property
     def api(self) -> ApiConfig:

@@ -18,6 +18,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from lema.config.renamed import instead
 from lema.types import UserError
 
 # `~` or `~user` where a shell would replace it: at the beginning of a value, or of one in a list of values.
@@ -108,7 +109,7 @@ def refusal(error: BaseException) -> str:
         return f"{given}: no such choice; choose from {', '.join(error.options)}"
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and given and cause.parent_node is not None:
         keys = [str(each) for each in cause.parent_node if each != "hydra"]
-        return f"{given}: no such key; choose from {', '.join(keys)}"
+        return f"{given}: {instead(key) or 'no such key; choose from ' + ', '.join(keys)}"
     for pattern, words in _WORDS.items():
         said = re.sub(pattern, words, said).replace("{key}", key).replace("{quoted}", quoted)
     return f"{given}: {said}" if given and given not in said.partition(": ")[0] else said

@@ -13,7 +13,6 @@ class EvaluationConfig:
 
     split: Split
     max_new_tokens: Count
-    batch_size: Count
     untuned_prompt: Optional[Ask] = field(default=None, metadata=IF_SET)  # null: as the fine-tuned model is asked
     samples: Repeats = field(metadata=unless(1))  # of each problem, beside the greedy answer
     temperature: Temperature = field(metadata=IF_SET)

@@ -20,6 +20,14 @@ _SAMPLER = {
         "sampler.models.server.api.base_url": "sampler.base_url",
     },
 }
+# Keys that are gone, and what is done instead.
+_IN_TOKENS = "batches are counted in tokens, and change no answer: leave it out, or write engine.batch_tokens="
+_GONE = {f"{section}.batch_size": _IN_TOKENS for section in ("evaluation", "sampler", "corrector", "rationales")}
+
+
+def instead(key: str) -> str | None:
+    """What is said of a key that earlier versions had; None of any other key."""
+    return _GONE.get(key)
 
 
 def present(text: str, sampler: str) -> str:

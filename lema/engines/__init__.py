@@ -27,7 +27,6 @@ class LocalModel:
     engine: Any  # the `Settings` of its engine
     computation: Computation
     max_new_tokens: int
-    batch_size: int
     temperature: float = 0.0  # greedy
     seed: int = 0
     four_bit: bool = False
@@ -49,7 +48,6 @@ def writer(config: WriterConfig, engine: Any, section: str) -> LocalModel | Serv
         engine=engine,
         computation=config.weights.computation,
         max_new_tokens=config.max_completion_tokens or 0,
-        batch_size=config.batch_size or 0,
         temperature=config.temperature or 0.0,
         seed=config.seed or 0,
     )

@@ -1,21 +1,21 @@
-"""transformers: a model in Hugging Face format, loaded here, answers in batches of prompts of like length."""
+"""transformers: a model in Hugging Face format, loaded here, answers; each prompt by itself, many at once."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 from weakref import WeakValueDictionary
 
-from lema.artifacts import keep, kept
+from lema.artifacts.lines import Lines
 from lema.artifacts.locks import check
+from lema.config import NO_EFFECT
+from lema.config.allowed import Count
 from lema.console.progress import Progress
-from lema.engines import LocalModel
+from lema.engines import LocalModel, sample_seed
 from lema.models.weights import Weights
 from lema.types import Completion, Prompt
-
-_ATTEMPT_SEED = 1_000_003  # between the seeds of two attempts: more than a seed has batches
 
 # Each model as long as an engine has it: greedy answers and samples come from one copy of the weights.
 _LOADED = WeakValueDictionary[tuple[Any, ...], Any]()
@@ -23,21 +23,35 @@ _LOADED = WeakValueDictionary[tuple[Any, ...], Any]()
 
 @dataclass(kw_only=True)
 class Settings:
-    """The engine has no settings of its own: batch sizes belong to who asks."""
+    """How many answers are written at once, which in 32 bits changes none of them."""
 
     name: str
+    # Columns times rows of a batch, prompts included; null: as the memory allows.
+    batch_tokens: Optional[Count] = field(default=None, metadata=NO_EFFECT)
 
 
 class Engine:
     """One model; an adapter on it stays unmerged."""
 
     def __init__(self, settings: Settings, model: LocalModel, weights: Weights, adapter: Path | None) -> None:
-        self.model, self.weights, self.adapter = model, weights, adapter
+        self.settings, self.model, self.weights, self.adapter = settings, model, weights, adapter
         self.costs: dict[str, Any] = {}
 
     @property
     def about(self) -> dict[str, str]:
-        return {"engine": f"transformers {version('transformers')}"}
+        """The package, the device and the attention kernel."""
+        import torch
+
+        from lema.models.huggingface import load_architecture
+        from lema.models.kernels import choose
+
+        kernel, _ = choose(self.model.computation, load_architecture(self.weights), packed=False)
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+        return {
+            "engine": f"transformers {version('transformers')}",
+            "device": device,
+            "attention": str(kernel),
+        }
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
@@ -52,63 +66,55 @@ class Engine:
         return load_tokenizer(self.weights), loaded
 
     def complete(self, prompts: Sequence[Prompt], resume: Path) -> list[Completion]:
-        """Completions in order. Each batch has a seed of its own, and a file beside `resume`."""
-        from lema.models.generating import Onlooker
+        """Completions in order. What is finished stands in a file beside `resume`, a line each."""
+        asked = [(number, sample_seed(self.model.seed, prompt)) for number, prompt in enumerate(prompts)]
+        with Lines(resume.with_name(f"{resume.name}.jsonl")) as lines:
+            found = {(number, seed): (text, reason, tokens) for number, seed, text, reason, tokens in lines}
+            missing = [each for each in asked if each not in found]
+            for finished in self._answers(prompts, missing) if missing else ():
+                check()
+                found |= finished
+                lines.add(*([*one, *answer] for one, answer in finished.items()))
+        completions = []
+        for each, prompt in zip(asked, prompts, strict=True):
+            text, reason, tokens = found[each]
+            completions.append(_ended(Completion(text, reason, self.weights.name, tokens), prompt.stop))
+        return completions
+
+    def _answers(
+        self, prompts: Sequence[Prompt], missing: list[tuple[int, int]]
+    ) -> Iterator[dict[tuple[int, int], tuple[str, str, int]]]:
+        """After each pass what is finished: text, finish reason and tokens by the number and the seed of its prompt."""
+        from lema.models.continuous import Row
+        from lema.models.generating import answering, end_tokens, placed
         from lema.models.huggingface import encode_prompt
 
-        tokenizer, _ = self._loaded
-        with Progress("prompt", len(prompts)) as progress:
-            encoded = [encode_prompt(tokenizer, prompt.text) for prompt in progress.over(prompts)]
-        by_length = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
-        completions: dict[int, Completion] = {}
-        size = self.model.batch_size
-        # A corrector asks again in a call of its own, which must not draw the same samples as the call before.
-        seed = self.model.seed + _ATTEMPT_SEED * min((prompt.attempt for prompt in prompts), default=0)
-        onlooker, made = Onlooker(), 0  # tokens of this call, but for those of the present batch
+        tokenizer, model = self._loaded
+        ends, rows = end_tokens(model, tokenizer), dict[Row, tuple[int, int]]()
+        with Progress("prompt", len(missing)) as progress:
+            for number, seed in progress.over(missing):
+                ids, most = placed(model, encode_prompt(tokenizer, prompts[number].text), self.model.max_new_tokens)
+                rows[Row(ids, most, seed, prompts[number].stop)] = (number, seed)
+
+        def text(tokens: list[int]) -> str:
+            return tokenizer.decode(tokens, skip_special_tokens=True)
+
+        at_work, made = answering(model, ends, self.model.temperature, self.settings.batch_tokens, text), 0
 
         def told() -> list[str]:
-            tokens = made + onlooker.tokens
+            tokens = made + sum(len(row.tokens) for row in at_work.rows if not row.ended)
             return [f"{tokens:,} tokens ({progress.per_second(tokens):,.0f}/s)"]
 
         def partly() -> float:
-            return min(size, len(encoded) - progress.done) * min(1.0, onlooker.steps / self.model.max_new_tokens)
+            return sum(len(row.tokens) / row.most for row in at_work.rows if not row.ended)
 
-        with Progress("answer", len(encoded), told, partly) as progress:
-            for start in range(0, len(encoded), size):
-                batch, path = by_length[start : start + size], resume.with_name(f"{resume.name} {start}.json")
-                check()
-                rows: Any = kept(path)
-                if not (before := rows is not None):
-                    stop = {prompts[index].stop for index in batch}
-                    rows = self._batch([encoded[index] for index in batch], stop, seed + start // size, onlooker)
-                    keep(path, rows)
-                    onlooker.begin()
-                    made += sum(tokens for *_, tokens in rows)
-                progress.advance(len(batch), before)
-                for index, (text, reason, tokens) in zip(batch, rows, strict=True):
-                    completion = Completion(text, reason, self.weights.name, tokens)
-                    completions[index] = _ended(completion, prompts[index].stop)
-        return [completions[index] for index in range(len(encoded))]
-
-    def _batch(
-        self, prompts: list[list[int]], stop: set[str | None], seed: int, onlooker: Any
-    ) -> list[tuple[str, str, int]]:
-        """The text, the finish reason and the number of tokens of each completion."""
-        import torch
-
-        from lema.models.generating import generate
-
-        tokenizer, model = self._loaded
-        temperature = self.model.temperature
-        options: dict[str, Any] = {"max_new_tokens": self.model.max_new_tokens, "do_sample": temperature > 0}
-        if temperature > 0:  # which alone is to shape the samples: transformers' own top_k is 50
-            options |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
-        if strings := [each for each in stop if each is not None]:
-            options["stop_strings"] = strings
-        torch.manual_seed(seed)
-        rows, _ = generate(model, tokenizer, prompts, onlooker=onlooker, **options)
-        texts = [tokenizer.decode(row[: len(row) - ended], skip_special_tokens=True) for row, ended in rows]
-        return [(text, "stop" if end else "length", len(row)) for text, (row, end) in zip(texts, rows, strict=True)]
+        with Progress("answer", len(prompts), told, partly) as progress:
+            progress.advance(len(prompts) - len(missing), before=True)
+            for finished in at_work.answer(rows):
+                progress.advance(len(finished))
+                made += sum(len(row.tokens) for row in finished)
+                cut = {row: row.tokens[:-1] if row.tokens[-1] in ends else row.tokens for row in finished}
+                yield {rows[row]: (text(tokens), row.ended, len(row.tokens)) for row, tokens in cut.items()}
 
 
 def _ended(completion: Completion, stop: str | None) -> Completion:

@@ -8,7 +8,7 @@ the tokens that end a text are taken from there.
 import functools
 import json
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 from transformers.utils.hub import cached_file
 
+from lema.models.continuous import Answering, batch_tokens
 from lema.models.reading import reading
-from lema.models.trial import positions
+from lema.models.trial import joins, pads, positions
 from lema.models.weights import Weights
 
 _warn = functools.cache(logging.getLogger(__name__).warning)  # one line a process
@@ -93,6 +94,38 @@ def _answers(tokens: torch.Tensor, ends: Collection[int]) -> list[tuple[list[int
     return answers
 
 
+def end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """The ids of the tokens that end a text: the tokenizer's EOS, and those that the model names."""
+    named = model.generation_config.eos_token_id
+    return {tokenizer.eos_token_id, *(named if isinstance(named, list) else [] if named is None else [named])}
+
+
+def placed(model: Any, prompt: list[int], most: int) -> tuple[list[int], int]:
+    """What of a prompt is read, and how many new tokens there may be at most: where a model's positions end, fewer.
+
+    Of a prompt that is longer than the positions its end alone is read.
+    """
+    limit = positions(model.config)
+    if limit is None or len(prompt) + most <= limit:
+        return prompt, most
+    told = "a prompt of %d tokens leaves fewer new tokens than %d: the model has %d positions"
+    _warn(told, len(prompt), most, limit)
+    read = prompt[-(limit - 1) :]
+    return read, min(most, limit - len(read))
+
+
+def answering(
+    model: Any, ends: Collection[int], temperature: float, allowed: int | None, decode: Callable[[list[int]], str]
+) -> Answering:
+    """What writes answers with a model, in the way that its architecture allows.
+
+    `allowed` is the tokens of a batch, None as the memory allows. `decode` makes a text of tokens.
+    """
+    joined, allowed = joins(model.config), allowed or batch_tokens(model)
+    padded = joined or (positions(model.config) is None and pads(model.config))
+    return Answering(model, ends, allowed, temperature=temperature, joined=joined, padded=padded, decode=decode)
+
+
 @torch.inference_mode()
 def generate(
     model: Any,
@@ -105,22 +138,14 @@ def generate(
 ) -> tuple[list[tuple[list[int], bool]], torch.Tensor | None]:
     """The tokens that follow each prompt, and whether the last of them ended the text: else the limit cut it.
 
-    What ends a text is the tokenizer's EOS, or a token that the model names. `options` are those of transformers'
-    `generate`. With `logits`, also those of each new token: (prompts, tokens, vocabulary) in fp32, on the CPU. Where
-    the model's positions end, the answers of a batch do: of a prompt that is longer its end alone is read.
+    `options` are those of transformers' `generate`. With `logits`, also those of each new token: (prompts, tokens,
+    vocabulary) in fp32, on the CPU. The first prompt whose positions end cuts all answers.
     """
-    if limit := positions(model.config):
-        if (longest := max(map(len, prompts))) + options["max_new_tokens"] > limit:
-            told = "a prompt of %d tokens leaves its batch fewer new tokens than %d: the model has %d positions"
-            _warn(told, longest, options["max_new_tokens"], limit)
-        prompts = [prompt[-(limit - 1) :] for prompt in prompts]
-        options["max_new_tokens"] = min(options["max_new_tokens"], limit - max(map(len, prompts)))
-    named = model.generation_config.eos_token_id
-    ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [] if named is None else [named])}
+    within = [placed(model, prompt, options["max_new_tokens"]) for prompt in prompts]
+    prompts, options["max_new_tokens"] = [prompt for prompt, _ in within], min(most for _, most in within)
+    ends = end_tokens(model, tokenizer)
     batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
     options |= {"eos_token_id": sorted(ends), "pad_token_id": tokenizer.pad_token_id}
-    if "stop_strings" in options:
-        options["tokenizer"] = tokenizer
     length = batch["input_ids"].shape[1]
     if onlooker:
         onlooker.begin(length, ends)

@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from lema.config import Batches, Computation, Merge, Method, TrainConfig
 from lema.models.adapters import adapted
+from lema.models.continuous import Answering, Row
 from lema.models.kernels import FAULTS, choose, small
 from lema.types import UserError
 
@@ -25,16 +26,15 @@ _TEXT = torch.arange(3, 24)[None]  # tokens of a small model, (1, 21)
 _POSITIONS = 24  # of a small model whose positions may end: more than the text has
 _OFF = 1e-3  # of the logits' norm, relative
 _LIMITS = ("max_position_embeddings", "max_seq_len")  # the second is MPT's
-_ends: dict[str, bool] = {}  # by the small model's config
+_ends, _joins = dict[str, bool](), dict[str, bool]()  # by the small model's config
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a section of the config asks of a model: new tokens at most, by which key, and how many answers at once."""
+    """What a section of the config asks of a model: new tokens at most, and by which key."""
 
     key: str
     most: int
-    batch_size: int
 
 
 def check(
@@ -50,8 +50,6 @@ def check(
         choose(computation, architecture, packed, key)
     if train:
         check_training(architecture, train)
-    if alone := [f"{section}.batch_size=1" for section, each in answers.items() if each.batch_size > 1]:
-        check_padding(architecture, " ".join(alone))
     check_positions(architecture, train, {f"{section}.{each.key}": each.most for section, each in answers.items()})
 
 
@@ -119,8 +117,26 @@ def _check_four_bits(architecture: Any, train: TrainConfig) -> None:
         raise UserError(f"train.merge=dequantised: a small {kind} is not dequantised ({fault}): train.merge=original")
 
 
-def check_padding(architecture: Any, remedy: str) -> None:
-    """Raise `UserError` with this remedy when answers depend on the padding before their prompts."""
+def joins(architecture: Any) -> bool:
+    """Whether rows may come to and leave a batch of a model of this architecture, and each answer stay its own."""
+    found: list[list[list[int]]] = []
+
+    def answer(allowed: int, joined: bool) -> None:
+        sizes = ((21, 5), (13, 12), (17, 9), (5, 3), (3, 14))
+        rows = [Row(_TEXT[0, -length:].tolist(), most) for length, most in sizes]
+        for _ in Answering(_model(small(architecture)), (), allowed, joined=joined, padded=False).answer(rows):
+            pass
+        found.append([row.tokens for row in rows])
+
+    tried = small(architecture).to_json_string()
+    if tried not in _joins:
+        fault = _seen(lambda: answer(1, joined=False)) or _seen(lambda: answer(90, joined=True))
+        _joins[tried] = fault is None and found[0] == found[1]
+    return _joins[tried]
+
+
+def pads(architecture: Any) -> bool:
+    """Whether the answers of a model of this architecture are the same with padding before their prompts."""
     config = small(architecture)
 
     def answer(padded: bool) -> torch.Tensor:
@@ -132,14 +148,9 @@ def check_padding(architecture: Any, remedy: str) -> None:
         return torch.stack(made.logits)
 
     found: list[torch.Tensor] = []
-    if _seen(lambda: found.append(answer(padded=False))) is not None:
-        return
-    fault = _seen(lambda: found.append(answer(padded=True)))
-    if fault is None and (off := float((found[1] - found[0]).norm() / found[0].norm())) > _OFF:
-        fault = f"{off:.0e} off the logits without it"
-    if fault:
-        kind = architecture.model_type
-        raise UserError(f"{kind} answers otherwise with padding before its prompt ({fault}): {remedy}")
+    if any(_seen(lambda padded=padded: found.append(answer(padded))) for padded in (False, True)):
+        return False
+    return float((found[1] - found[0]).norm() / found[0].norm()) <= _OFF
 
 
 def check_positions(architecture: Any, train: TrainConfig | None, answers: dict[str, int]) -> None:

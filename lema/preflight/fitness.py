@@ -26,16 +26,16 @@ def unfit(
         yield f"model: {error}"
 
 
-def _asking(name: str, config: Config, stages: set[str]) -> dict[str, tuple[str, int, int]]:
-    """The sections that ask a model for answers: the key of their limit, the limit in tokens, answers at once."""
+def _asking(name: str, config: Config, stages: set[str]) -> dict[str, tuple[str, int]]:
+    """The sections that ask a model for answers: the key of their limit, and the limit in tokens."""
     section = name.partition(".")[0]
     if section in ("corrector", "rationales"):
         writer: Any = getattr(config, section)
-        return {section: ("max_completion_tokens", writer.max_completion_tokens or 0, writer.batch_size or 1)}
+        return {section: ("max_completion_tokens", writer.max_completion_tokens or 0)}
     own = any(source.kind is SourceKind.backbone for source in config.sampler.models.values())
-    found: dict[str, tuple[str, int, int]] = {}
+    found: dict[str, tuple[str, int]] = {}
     if section == "sampler" or (own and "sample" in stages):
-        found["sampler"] = ("max_new_tokens", config.sampler.max_new_tokens, config.sampler.batch_size)
+        found["sampler"] = ("max_new_tokens", config.sampler.max_new_tokens)
     if section == "backbone" and stages & {"select", "merge", "evaluate"}:
-        found["evaluation"] = ("max_new_tokens", config.evaluation.max_new_tokens, config.evaluation.batch_size)
+        found["evaluation"] = ("max_new_tokens", config.evaluation.max_new_tokens)
     return found

@@ -66,7 +66,6 @@ def recipe(cell: Cell, name: str) -> Recipe:
             engine=config.engine,
             computation=(source.weights or config.backbone).computation,
             max_new_tokens=config.sampler.max_new_tokens,
-            batch_size=config.sampler.batch_size,
             temperature=config.sampler.temperature,
             seed=config.sampler.seed,
         )

@@ -15,10 +15,11 @@ from disks import unprivileged
 from small import SMALL, contents
 
 from lema import artifacts, pipeline
+from lema.artifacts.lines import Lines
 from lema.config import Config
 from lema.types import UserError
 
-CELL = [*SMALL, "evaluation.batch_size=4", "sampler.batch_size=16"]
+CELL = [*SMALL, "engine.batch_tokens=600"]
 Run = Callable[..., str]
 
 
@@ -150,14 +151,14 @@ def test_a_damaged_file_is_named_or_made_again(
 
 # A moment of a stage at which it is interrupted, and the files that a later attempt goes on from.
 RESUMED = {
-    "sample/*.partial/resume/sample 16.json": ["sample 0.json", "sample 16.json", "attempt.json"],
+    "sample/*.partial/resume/sample.jsonl": ["sample.jsonl", "attempt.json"],
     "train/*.partial/resume/checkpoint-4/contents.json": [
         *(f"checkpoint-4/{name}" for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")),
         *(f"checkpoint-{step}/{name}" for step in (2, 4) for name in ("model.safetensors", "contents.json")),
         "checkpoint-4/config.json",
     ],
-    "select/*.partial/resume/step-4.json": ["step-2.json", "select step-2 0.json"],
-    "evaluate/*lema*.partial/resume/evaluate 4.json": ["evaluate 0.json"],
+    "select/*.partial/resume/step-4.json": ["step-2.json", "select step-2.jsonl"],
+    "evaluate/*lema*.partial/resume/evaluate.jsonl": ["evaluate.jsonl"],
 }
 
 
@@ -172,15 +173,23 @@ def interrupted(run: Run, whole: Path, tmp_path_factory: pytest.TempPathFactory)
             shutil.copytree(whole, runs, symlinks=True)
             for later in [path for path in (runs / moment.partition("/")[0]).iterdir() if "untuned" not in path.name]:
                 shutil.rmtree(later)
-            replace = os.replace
+            replace, write = os.replace, Lines.write
 
-            def stopping(source: Path, target: Path) -> None:
-                replace(source, target)
+            def stop_at(target: Path) -> None:
                 if fnmatch.fnmatch(str(target), str(runs / moment)):
                     raise KeyboardInterrupt
 
+            def replaced(source: Path, target: Path) -> None:
+                replace(source, target)
+                stop_at(target)
+
+            def written(lines: Lines) -> None:
+                write(lines)
+                stop_at(lines.path)
+
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(artifacts.os, "replace", stopping)
+                patch.setattr(artifacts.os, "replace", replaced)
+                patch.setattr(Lines, "write", written)
                 with pytest.raises(KeyboardInterrupt):
                     run(runs)
         return folders[moment]

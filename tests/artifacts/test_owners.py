@@ -26,12 +26,12 @@ MERGED = [*METHODS["lora"], "train.merge=original", "selection=last"]
 # The stage, further overrides, and what an attempt has written when its owner is paused.
 PAUSED = {
     "base": (["backbone.tiny.steps=60"], ""),
-    "sample": (["mix=lema", "sampler.max_new_tokens=40", "sampler.batch_size=4"], "resume/sample 8.json"),
+    "sample": (["mix=lema", "sampler.max_new_tokens=40", "engine.batch_tokens=600"], "resume/sample.jsonl"),
     "train": ([], "resume/checkpoint-4/contents.json"),
     "train a checkpoint": (METHODS["lora"], "resume/checkpoint-8"),
     "merge": (MERGED, ""),
     "merge its files": (MERGED, "merged/config.json"),
-    "evaluate": (["evaluation.batch_size=1"], "resume/evaluate 1.json"),
+    "evaluate": (["engine.batch_tokens=1"], "resume/evaluate.jsonl"),
 }
 
 

@@ -15,6 +15,8 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokeniz
 from lema import pipeline
 from lema.config import Merge, Method, Precision
 from lema.models import trial
+from lema.models.continuous import Row
+from lema.models.generating import answering
 from lema.models.kernels import small
 from lema.models.sizes import training_size
 from lema.types import UserError
@@ -107,12 +109,38 @@ def test_no_more_positions_are_asked_for_than_a_model_has(lora, changed, answers
         trial.check_positions(CONFIG_MAPPING["gpt2"](), train, answers)
 
 
-def test_a_state_that_padding_changes_is_refused() -> None:
-    sizes: Any = {"hidden_size": 64, "attention_hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
-    rwkv = CONFIG_MAPPING["rwkv"](**sizes)
-    with pytest.raises(UserError, match=r"^rwkv answers otherwise with padding .*: evaluation.batch_size=1$"):
-        trial.check_padding(rwkv, "evaluation.batch_size=1")
-    trial.check_padding(CONFIG_MAPPING["mamba"](), "evaluation.batch_size=1")
+# Families whose cache cannot be joined: their batches stay together.
+TOGETHER = {"mamba2", "bamba", "granitemoehybrid", "falcon_h1", "mamba", "falcon_mamba"}
+RWKV: dict[str, Any] = {"attention_hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "hidden_size": 64}
+WRITING = [*(name for name, (_, refused) in KINDS.items() if refused in (None, DROPOUT)), "mistral", "rwkv"]
+WRITING_FAST = {"llama", "gpt2", "bloom", "gemma2", "mamba"}
+
+
+def written(model: Any, asked: list[tuple[list[int], int]], allowed: int, temperature: float) -> list[list[int]]:
+    """The tokens that a model writes to each prompt, in the batches that its architecture allows."""
+    rows = [Row(prompt, most, seed) for seed, (prompt, most) in enumerate(asked)]
+    at_work = answering(model, {7}, temperature, allowed, str)
+    assert all(row.ended for finished in at_work.answer(reversed(rows)) for row in finished)
+    return [row.tokens for row in rows]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in WRITING_FAST else pytest.mark.slow) for name in WRITING]
+)
+def test_an_answer_is_the_same_alone_and_among_many(name: str) -> None:
+    """Greedy and sampled, in 32 bits: one at a time, sixty-four at once, and a few that come and go."""
+    config = small(CONFIG_MAPPING[name](**(RWKV if name == "rwkv" else {})))
+    assert trial.joins(config) == (name not in TOGETHER | {"rwkv"})
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    drawn = torch.Generator().manual_seed(2)
+    sizes = torch.randint(1, 20, (64, 2), generator=drawn).tolist()
+    asked = [(torch.randint(3, 60, (length,), generator=drawn).tolist(), most) for length, most in sizes]
+    for temperature in (0.0, 1.0):
+        alone = written(model, asked, 1, temperature)
+        assert len({tuple(each) for each in alone}) > 30, "answers that would not tell"
+        assert written(model, asked, 64 * 40, temperature) == alone
+        assert written(model, asked, 5 * 40, temperature) == alone
 
 
 def saved(name: str, folder: Path) -> Path:

@@ -95,10 +95,9 @@ def ask(backbone: BackboneConfig, tmp_path_factory: pytest.TempPathFactory) -> C
         for number, temperature in enumerate((0.0, 0.8)):
             resume = tmp_path_factory.mktemp("resume") / f"{number}"
             how = LocalModel(
-                Settings(name="transformers"),
+                Settings(name="transformers", batch_tokens=60),  # of five prompts two or three at once
                 backbone.computation,
                 max_new_tokens=12,
-                batch_size=4,
                 temperature=temperature,
             )
             answers = engines.load(how, source, adapter).complete([Prompt(text) for text in prompts], resume)

@@ -227,7 +227,7 @@ def test_a_checkpoint_that_has_answered_is_not_asked_again_after_an_end(cell: Ca
 def test_killed_while_choosing_the_same_command_goes_on(tmp_path: Path) -> None:
     small = ["task.num_train=40", "task.num_test=6", "task.num_dev=12", "task.max_cot=16", "mix=cot"]
     small += ["train.max_steps=6", "train.save_steps=1", "train=lora", "until=select", f"runs_dir={tmp_path}"]
-    command = [sys.executable, str(ROOT / "run.py"), *SMALL, *small, "evaluation.batch_size=4"]
+    command = [sys.executable, str(ROOT / "run.py"), *SMALL, *small, "engine.batch_tokens=600"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     answered: list[Path] = []
     deadline = time.monotonic() + 120
