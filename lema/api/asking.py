@@ -72,7 +72,7 @@ def ask(
                     journal.check()
                     chosen, paid = settings(api, section, budget_usd), (price, paid_usd)
                     asking = _Asking(journal, held.lost, asked, api, section, chosen, *paid, key, whole)
-                    if not whole:
+                    if not whole or price.output_usd or price.input_usd:
                         size = sum(asked[each].size for each in left) / len(left)
                         costs, _ = estimate(section, (len(left), len(left)), (size, size), api, price)
                         log.info("%-16s %s", "asking", costs)
@@ -104,8 +104,9 @@ class _Asking:
         key: str | None,
         whole: bool,
     ) -> None:
-        from lema.api.client import Client
+        from lema.api.client import Client, other_model
 
+        self.other_model = other_model
         self.client, self.settings, self.whole = Client(api, section, key), settings, whole
         self.journal, self.lost, self.requests, self.api, self.price = journal, lost, requests, api, price
         self.pace = Pace(api.max_requests_per_minute, api.max_tokens_per_minute)
@@ -250,6 +251,9 @@ class _Asking:
         now, server = time.monotonic(), self.client.server
         if landed.means is Means.END:
             self.problem = self.problem or f"{server} refuses requests ({landed.said}): {landed.remedy}"
+        elif landed.answer and self.whole and (why := self.other_model(landed.answer, self.api, self.client.section)):
+            self.problem = self.problem or f"{server} {why}"
+            return None, now
         elif landed.answer:
             self.pace.accepted(now)
             self.failed_since.clear()
