@@ -9,7 +9,7 @@ from lema.artifacts import Artifact, Given, Store
 from lema.config import Config, SourceKind, Split, further_tests, known_tasks
 from lema.data import tasks
 from lema.data.leakage import TestQuestions
-from lema.engines import LocalModel, ServedModel, server
+from lema.engines import Account, LocalModel, ServedModel, chat
 from lema.identity import digest, identity
 from lema.models.weights import Weights, weights
 from lema.prompts.demonstrations import demonstrations
@@ -94,11 +94,12 @@ class Cell:
             return Weights(self.config.backbone.name, str(made.path), None, made.digest)
         return weights(self.config.backbone)
 
-    def evaluated(self, four_bit: bool) -> LocalModel:
+    def evaluated(self, four_bit: bool, tuned: bool) -> LocalModel:
         """How the backbone answers when it is scored: greedily."""
-        evaluation = self.config.evaluation
+        evaluation, engine = self.config.evaluation, self.config.engine
+        name = getattr(engine, "tuned", None) if tuned else None  # by which somebody serves it
         return LocalModel(
-            engine=self.config.engine,
+            engine=replace(engine, model=name) if name else engine,
             computation=self.config.backbone.computation,
             max_new_tokens=evaluation.max_new_tokens,
             four_bit=four_bit,
@@ -154,24 +155,24 @@ class Cell:
     def _engine(
         self, model: LocalModel | ServedModel, held: Weights | None = None, adapter: Path | None = None
     ) -> Engine:
-        if isinstance(model, LocalModel):
-            assert held
-            if self._opened and self._opened[0][0] != (held, adapter):
-                self._opened.clear()
-            engine = next((engine for _, how, engine in self._opened if how == model), None)
-            if engine is None:
-                engine = engines.load(model, held, adapter)
-                self._opened.append(((held, adapter), model, engine))
-            return engine
         paid = sum(artifact.summary.get("usd", 0.0) for artifact in self.artifacts.values())  # by whomever
-        account = server.Account(
+        account = Account(
             journal=self.store.root / "journal.sqlite",
             prices=self.config.prices,
             budget_usd=self.config.budget_usd,
             paid_usd=paid,
             retry_failed=self.config.retry_failed,
         )
-        return server.Engine(model, account)
+        if isinstance(model, LocalModel):
+            assert held
+            if self._opened and self._opened[0][0] != (held, adapter):
+                self._opened.clear()
+            engine = next((engine for _, how, engine in self._opened if how == model), None)
+            if engine is None:
+                engine = engines.load(model, held, adapter, account)
+                self._opened.append(((held, adapter), model, engine))
+            return engine
+        return chat.Engine(model, account)
 
     def begin(self, stage: str) -> None:
         """Let go of the engines of an earlier stage, and so of the memory of their model."""

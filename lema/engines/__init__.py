@@ -1,10 +1,12 @@
 """Engines: whatever turns prompts into completions (`lema.types.Engine`), each a module that is found by its name.
 
-transformers   a model that is loaded here       server   a model behind an OpenAI-compatible server
+transformers   a model that is loaded here       server   one that somebody else serves in its place
+chat           a strong model that corrects, writes or samples as itself, behind an OpenAI-compatible server
 
-An engine for models that are loaded here has two classes. `Settings`, a dataclass with a `name`, is what conf/engine's
-file of the same name must fit. `Engine(settings, model, weights, adapter)` answers: `settings` is a `Settings`, `model`
-says how to answer, `weights` where the model is, and `adapter` is the folder of an adapter to use on it, or None.
+All but `chat` answer for the cell's own models, and have two classes. `Settings`, a dataclass with a `name`, is what
+conf/engine's file of the same name must fit. `Engine(settings, model, weights, adapter)` answers: `settings` is a
+`Settings`, `model` says how to answer, `weights` where the model is, and `adapter` is the folder of an adapter to use
+on it, or None. One whose settings have a price, `input_usd`, is also given its `account`.
 """
 
 from collections.abc import Mapping
@@ -15,8 +17,8 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
-from lema.config import NO_EFFECT, ApiConfig, Computation, WriterConfig
-from lema.models.weights import Weights
+from lema.config import NO_EFFECT, ApiConfig, Computation, PriceConfig, WriterConfig
+from lema.models.weights import Weights as Weights
 from lema.types import Engine, Prompt, UserError
 
 
@@ -40,6 +42,17 @@ class ServedModel:
     section: str = field(metadata=NO_EFFECT)  # of the config, for messages
 
 
+@dataclass(frozen=True)
+class Account:
+    """What requests are paid from, and where they are written down."""
+
+    journal: Path
+    prices: Mapping[str, PriceConfig]
+    budget_usd: float | None
+    paid_usd: float  # what earlier steps have taken of the budget
+    retry_failed: bool
+
+
 def writer(config: WriterConfig, engine: Any, section: str) -> LocalModel | ServedModel:
     """The model that writes what a section of the config is about: rationales or corrections."""
     if config.weights is None:
@@ -54,8 +67,8 @@ def writer(config: WriterConfig, engine: Any, section: str) -> LocalModel | Serv
 
 
 def names() -> list[str]:
-    """The engines for models that are loaded here."""
-    return sorted({module.name for module in iter_modules(__path__)} - {"server"})
+    """The engines for the cell's own models."""
+    return sorted({module.name for module in iter_modules(__path__)} - {"chat"})
 
 
 def settings_class(chosen: Mapping[Any, Any]) -> type[Any]:
@@ -63,13 +76,14 @@ def settings_class(chosen: Mapping[Any, Any]) -> type[Any]:
     name = chosen.get("name")
     if name not in names():
         where = f"engine.name={name}" if name else "engine"
-        raise UserError(f"{where}: no engine for models that are loaded here; choose engine={' or '.join(names())}")
+        raise UserError(f"{where}: no such engine; choose engine={' or '.join(names())}")
     return import_module(f"{__name__}.{name}").Settings
 
 
-def load(model: LocalModel, weights: Weights, adapter: Path | None) -> Engine:
-    """The engine of a model that is loaded here."""
-    return import_module(f"{__name__}.{model.engine.name}").Engine(model.engine, model, weights, adapter)
+def load(model: LocalModel, weights: Weights, adapter: Path | None, account: Account | None = None) -> Engine:
+    """The engine that answers for a model of the cell."""
+    paid = {"account": account} if hasattr(model.engine, "input_usd") else {}
+    return import_module(f"{__name__}.{model.engine.name}").Engine(model.engine, model, weights, adapter, **paid)
 
 
 def sample_seed(seed: int, prompt: Prompt) -> int:
