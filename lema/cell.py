@@ -137,6 +137,7 @@ class Cell:
     ) -> Engine:
         if isinstance(model, LocalModel):
             assert held
+            engines.running.logs = self.folder
             return engines.load(model, held, adapter)
         paid = sum(artifact.summary.get("usd", 0.0) for artifact in self.artifacts.values())  # by whomever
         account = server.Account(

@@ -1,13 +1,16 @@
 """Engines: whatever turns prompts into completions (`lema.types.Engine`), each a module that is found by its name.
 
 transformers   a model that is loaded here       server   a model behind an OpenAI-compatible server
+vllm           a model that a child process serves
 
 An engine for models that are loaded here has two classes. `Settings`, a dataclass with a `name`, is what conf/engine's
 file of the same name must fit. `Engine(settings, model, weights, adapter)` answers: `settings` is a `Settings`, `model`
 says how to answer, `weights` where the model is, and `adapter` is the folder of an adapter to use on it, or None.
+A module may also have `missing(config)`: what it lacks on this machine, a line each, with the remedy.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib import import_module
@@ -15,7 +18,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
-from lema.config import NO_EFFECT, ApiConfig, Computation, WriterConfig
+from lema.config import NO_EFFECT, ApiConfig, Computation, Config, WriterConfig
 from lema.models.weights import Weights
 from lema.types import Engine, Prompt, UserError
 
@@ -39,6 +42,15 @@ class ServedModel:
 
     api: ApiConfig
     section: str = field(metadata=NO_EFFECT)  # of the config, for messages
+
+
+class _Running(ExitStack):
+    """What engines keep running from step to step, as a server: `close` ends it. Its log goes into the folder `logs`."""
+
+    logs = Path()
+
+
+running = _Running()  # in this process
 
 
 def writer(config: WriterConfig, engine: Any, section: str) -> LocalModel | ServedModel:
@@ -67,6 +79,12 @@ def settings_class(chosen: Mapping[Any, Any]) -> type[Any]:
         where = f"engine.name={name}" if name else "engine"
         raise UserError(f"{where}: no engine for models that are loaded here; choose engine={' or '.join(names())}")
     return import_module(f"{__name__}.{name}").Settings
+
+
+def missing(config: Config) -> Iterator[str]:
+    """What the engine of a config lacks here to answer, each with its remedy."""
+    module = import_module(f"{__name__}.{config.engine.name}")
+    yield from module.missing(config) if hasattr(module, "missing") else ()
 
 
 def load(model: LocalModel, weights: Weights, adapter: Path | None) -> Engine:

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from lema.artifacts.locks import check
-from lema.config import Computation
+from lema.config import Attention, Computation, Precision
 from lema.console.progress import Progress
 from lema.models.generating import Onlooker, generate
-from lema.models.huggingface import encode_prompt, load_adapter, load_to_answer, load_tokenizer
+from lema.models.huggingface import encode_prompt, load_adapter, load_model, load_to_answer, load_tokenizer
 from lema.models.trial import raise_positions
 from lema.models.weights import Weights
 
@@ -35,6 +35,14 @@ def merge(base: Weights, adapter: Path, folder: Path, computation: Computation, 
     check()
     with Progress("writing the merged model"):
         merged.save_pretrained(folder)
+    load_tokenizer(base).save_pretrained(folder)
+
+
+def write_dequantised(base: Weights, folder: Path, precision: Precision) -> None:
+    """Write the base that `qlora` trains on, through NF4 and back, as a model in its precision, with its tokenizer."""
+    loaded = load_model(base, precision, Attention.eager, four_bit=True).dequantize()
+    with Progress("writing the base that qlora trains on"):
+        loaded.save_pretrained(folder)
     load_tokenizer(base).save_pretrained(folder)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from lema import engines
 from lema.api.estimate import Requests
 from lema.cell import Cell
 from lema.config import Config, CotPart, Extra, Method, ModelConfig, Selection, SourceKind, Split
@@ -78,6 +79,14 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
             lines += hardware.too_little_disk(cell.store.root, parameters * hardware.BYTES[model.precision])
         train = config.train if of_backbone and trains else None
         yield from lines or fitness.unfit(name, model, source, train, config, stages)
+    solves = any(not source.api and not source.recorded for source in config.sampler.models.values())
+    if (
+        stages & {"select", "evaluate"}
+        or ("sample" in stages and solves)
+        or models["corrector.weights"]
+        or models["rationales.weights"]
+    ):
+        yield from engines.missing(config)
     if cell.builds_base and (answers or trains):
         yield from hardware.unsupported("backbone", config.backbone)
     if stages & {"train", "evaluate"} and not find_spec("bitsandbytes"):
