@@ -9,7 +9,7 @@ Within a stage an engine answers: Prompt -> [engine] -> Completion.
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -85,6 +85,12 @@ class Completion:
     def failed(self) -> bool:
         """Whether no completion arrived."""
         return self.text is None and self.finish_reason.startswith(_FAILURES)
+
+    def until(self, stop: str | None) -> "Completion":
+        """The completion up to its stop text, if that comes: then the model ended it, not the limit."""
+        if stop is None or stop not in (self.text or ""):
+            return self
+        return replace(self, text=(self.text or "").partition(stop)[0] + stop, finish_reason="stop")
 
 
 class Engine(Protocol):

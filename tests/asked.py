@@ -10,6 +10,7 @@ from openai_server import OpenAIServer
 
 from lema.api.asking import ask
 from lema.api.journal import Journal, Spending
+from lema.api.requests import Message
 from lema.config import ApiConfig, PriceConfig
 from lema.types import Completion
 
@@ -50,7 +51,7 @@ def asked(
 ) -> tuple[list[Completion], Spending]:
     """What `count` questions are answered, each long enough for a price."""
     prompts = [
-        (f"What is {number} + 3? Tell it in the long form that we agreed on before.", 0) for number in range(count)
+        Message(f"What is {number} + 3? Tell it in the long form that we agreed on before.") for number in range(count)
     ]
     return ask(
         prompts, api, price, section="corrector", budget_usd=budget, journal_path=journal, retry_failed=retry_failed
@@ -77,4 +78,4 @@ def written(*writes: Awaitable[None]) -> None:
 
 def paid(journal: Journal, key: str, usd: float, answer: Completion | None, worst: float = 2.0) -> None:
     written(journal.reserve(key, REQUEST, worst))
-    written(journal.settle(key, worst, bill(usd), answer))
+    written(journal.settle(key, REQUEST, worst, bill(usd), answer))

@@ -6,9 +6,7 @@ what fails for good gets its reason for an answer, unless everything fails: then
 
 import asyncio
 import contextlib
-import hashlib
 import heapq
-import json
 import logging
 import math
 import random
@@ -19,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lema import stopping
 from lema.api.billing import most_usd, usd
@@ -27,22 +25,21 @@ from lema.api.estimate import estimate
 from lema.api.journal import Journal, Spending, open_journal
 from lema.api.pacing import Pace
 from lema.api.refusals import Means
+from lema.api.requests import Request, key as key_of, text as text_of
 from lema.artifacts.locks import lock
 from lema.config import ApiConfig, PriceConfig
 from lema.console.progress import Progress
-from lema.identity import without_paths
 from lema.types import Completion, UserError
 
 if TYPE_CHECKING:
     from lema.api.client import Attempt
 log = logging.getLogger(__name__)
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.5, 30.0  # seconds, twice as long each time, with jitter
-_PARAMETERS = ("temperature", "reasoning_effort", "max_completion_tokens", "max_tokens")  # sent only when set
 _NUMBERS = ("max_concurrent_requests", "max_retries", "request_timeout", "max_wait")  # what nothing is sent without
 
 
 def ask(
-    prompts: Sequence[tuple[str, int]],
+    requests: Sequence[Request],
     api: ApiConfig,
     price: PriceConfig,
     *,
@@ -51,45 +48,44 @@ def ask(
     journal_path: Path,
     retry_failed: bool = False,
     paid_usd: float = 0.0,
+    key: str | None = None,
+    whole: bool = False,
 ) -> tuple[list[Completion], Spending]:
-    """An answer to each (user message, attempt), in order, and what they cost together over all runs and processes.
+    """An answer to each request, in order, and what they cost together over all runs and processes.
 
     Only what the journal does not hold is paid for; with `retry_failed` also, once more, what it holds no usable answer
-    to. `section` of the config is what messages name; `paid_usd` is what else the budget has paid. Raises `UserError`
-    when a setting is missing, or the run must stop early (budget, key, quota, model, server): every answer is kept.
+    to. `section` of the config is what messages name; `paid_usd` is what else the budget has paid; `key` opens the
+    server in the place of OPENAI_API_KEY. With `whole` a request that fails for good ends the run, and is asked again
+    by the next one. Raises `UserError` when a setting is missing, or the run must stop early (budget, key, quota,
+    model, server): every answer is kept.
     """
-    keys = [hashlib.sha256(_body(message, api, attempt).encode()).hexdigest() for message, attempt in prompts]
+    keys = [key_of(request, api) for request in requests]
     with open_journal(journal_path, keys) as journal:
         old = journal.unusable() if retry_failed else {}
         if old or not journal.answers().keys() >= set(keys):
             with lock(journal_path) as held:  # so that no other process pays for the same
                 answers, now = journal.answers(), journal.unusable()
                 again = {key for key, attempts in old.items() if now.get(key) == attempts}  # none has done so meanwhile
-                messages = {key: message for key, (message, _) in zip(keys, prompts, strict=True)}
-                left = [key for key in messages if key not in answers or key in again]
+                asked = dict(zip(keys, requests, strict=True))
+                left = [each for each in asked if each not in answers or each in again]
                 if left:
                     journal.check()
-                    asking = _Asking(journal, held.lost, messages, api, price, section, budget_usd, paid_usd)
-                    size = sum(len(messages[key].encode("utf-8", "replace")) for key in left) / len(left)
-                    costs, _ = estimate(section, (len(left), len(left)), (size, size), api, price)
-                    log.info("%-16s %s", "asking", costs)
+                    chosen, paid = settings(api, section, budget_usd), (price, paid_usd)
+                    asking = _Asking(journal, held.lost, asked, api, section, chosen, *paid, key, whole)
+                    if not whole:
+                        size = sum(asked[each].size for each in left) / len(left)
+                        costs, _ = estimate(section, (len(left), len(left)), (size, size), api, price)
+                        log.info("%-16s %s", "asking", costs)
                     asyncio.run(asking.run(left))
         answers, spending = journal.answers(), journal.spending()
     failed = [answer for answer in answers.values() if answer.failed]
     first = {answer.finish_reason: answer.error for answer in reversed(failed)}  # what the server said of it
+    further = "" if whole else "; do=export writes each one's reason"
     for reason, count in Counter(answer.finish_reason for answer in failed).most_common():
         said = f" ({first[reason]})" if first[reason] else ""
-        told = "%-16s %s: %s of %s requests have no answer: %s%s; do=export writes each one's reason"
-        log.warning(told, "asking", section, f"{count:,}", f"{len(answers):,}", reason, said)
+        told = "%-16s %s: %s of %s requests have no answer: %s%s%s"
+        log.warning(told, "asking", section, f"{count:,}", f"{len(answers):,}", reason, said, further)
     return [answers[key] for key in keys], spending
-
-
-def _body(message: str, api: ApiConfig, attempt: int = 0) -> str:
-    """The body of the request, as JSON. The attempt, which is not sent, tells apart what is asked several times."""
-    message = message.encode("utf-8", "replace").decode()  # half a surrogate pair goes over no wire
-    body: dict[str, Any] = {"model": api.model, "messages": [{"role": "user", "content": message}]}
-    body |= {name: getattr(api, name) for name in _PARAMETERS if getattr(api, name) is not None}
-    return json.dumps(body | ({"attempt": attempt} if attempt else {}), sort_keys=True, ensure_ascii=False)
 
 
 class _Asking:
@@ -99,18 +95,19 @@ class _Asking:
         self,
         journal: Journal,
         lost: Callable[[], str],  # why another process sends too; empty while none does
-        messages: dict[str, str],  # by their keys
+        requests: dict[str, Request],  # by their keys
         api: ApiConfig,
-        price: PriceConfig,
         section: str,
-        budget_usd: float | None,
+        settings: "Settings",
+        price: PriceConfig,
         paid_usd: float,
+        key: str | None,
+        whole: bool,
     ) -> None:
-        self.settings = settings(api, section, budget_usd)
         from lema.api.client import Client
 
-        self.client = Client(api, section)
-        self.journal, self.lost, self.messages, self.api, self.price = journal, lost, messages, api, price
+        self.client, self.settings, self.whole = Client(api, section, key), settings, whole
+        self.journal, self.lost, self.requests, self.api, self.price = journal, lost, requests, api, price
         self.pace = Pace(api.max_requests_per_minute, api.max_tokens_per_minute)
         self.paid = paid_usd + journal.spending().usd
         self.usd = self.paid  # and what is reserved for what is in flight
@@ -125,7 +122,8 @@ class _Asking:
         self.fault: BaseException | None = None  # of the journal
         self.changed = asyncio.Event()
         self.sent = self.failed = 0  # attempts; requests that failed for good
-        self.progress = Progress("request", len(messages), self._told)
+        self.tokens = 0  # of all answers of this run
+        self.progress = Progress("request", len(requests), self._told)
 
     async def run(self, left: list[str]) -> None:
         """Have the keys of `left` answered; `UserError` when it must stop early, `Stopped` after a stop signal."""
@@ -133,7 +131,7 @@ class _Asking:
         tasks: set[asyncio.Task[None]] = set()
         tell = partial(asyncio.get_running_loop().call_soon_threadsafe, self._stop)
         with self.progress, stopping.landing(tell):
-            self.progress.advance(len(self.messages) - len(left), before=True)
+            self.progress.advance(len(self.requests) - len(left), before=True)
             async with self.client.openai:
                 while (self.waiting or tasks) and not (self.problem or self.fault or stopping.received()):
                     self.changed.clear()
@@ -166,6 +164,7 @@ class _Asking:
         counts = {"failed": self.failed, "tried again": again}
         told = [f"{number:,} {what}" for what, number in counts.items() if number > 0]
         told.append(f"{60 * self.progress.per_second(self.sent):,.0f} a minute")
+        told += [f"{self.tokens:,} tokens ({self.progress.per_second(self.tokens):,.0f}/s)"] if self.whole else []
         told += [f"${self.paid:,.2f}"] if self.paid else []
         return told + [slowed for slowed in [self.pace.slowed(time.monotonic())] if slowed]
 
@@ -183,12 +182,14 @@ class _Asking:
         saved = sum(not answer.failed for answer in answers.values())
         failed = sum(answer.failed for key, answer in answers.items() if key not in waiting)
         without = f", {failed} failed for good" if failed else ""
-        if self.answered:  # by what was paid for the others
-            cost = f"about ${self.journal.spending().usd / self.answered * len(waiting):.2f}"
+        if not (self.price.input_usd or self.price.output_usd):
+            cost = " cost nothing"
+        elif self.answered:  # by what was paid for the others
+            cost = f" would cost about ${self.journal.spending().usd / self.answered * len(waiting):.2f}"
         else:
-            cost = f"at most ${sum(self._prepared(key)[1] for *_, key in self.waiting):.2f}"
-        left = f"the {len(waiting)} that are left would cost {cost}"
-        return f"{saved} of {len(self.messages)} answers are saved{without}; {left}"
+            cost = f" would cost at most ${sum(self._prepared(key)[1] for *_, key in self.waiting):.2f}"
+        left = f"the {len(waiting)} that are left{cost}"
+        return f"{saved} of {len(self.requests)} answers are saved{without}; {left}"
 
     def _ended(self, task: asyncio.Task[None], tasks: set[asyncio.Task[None]]) -> None:
         tasks.discard(task)
@@ -213,23 +214,23 @@ class _Asking:
     def _prepared(self, key: str) -> tuple[str, float]:
         """The request's text, and the most an attempt costs, in dollars."""
         if self.head[0] != key:  # the first in the heap is looked at several times
-            text = _body(self.messages[key], self.api)
-            self.head = key, (text, most_usd(text, self.settings.completion_tokens, self.price))
+            text, limit = text_of(self.requests[key], self.api), self.requests[key].limit(self.api)
+            self.head = key, (text, most_usd(text, limit, self.price))
         return self.head[1]
 
     async def _try(self, place: int, key: str, text: str, worst: float, tokens: float) -> None:
         """One attempt; without an answer the request waits again."""
-        used, headers = 0.0, {}
+        used, headers, request = 0.0, {}, self.requests[key]
         try:
             await self.journal.reserve(key, text, worst)
             sent_at = time.monotonic()
-            landed = await self.client.send(text)
+            landed = await self.client.send(text, request.path, request.limit(self.api))
             answer, ready_at = self._judge(key, sent_at, landed)
             (prompt, cached, completion), headers = landed.tokens or (0, 0, 0), landed.headers
             paid = worst if landed.tokens is None else min(usd(landed.tokens, self.price), worst)
             bill = Spending(1, prompt, completion, paid, cached)
             used = tokens if landed.tokens is None else prompt + completion
-            await self.journal.settle(key, worst, bill, answer)
+            await self.journal.settle(key, text, worst, bill, answer)
         finally:
             self.pace.landed(tokens, used, headers)
         self.usd += bill.usd - worst
@@ -239,6 +240,7 @@ class _Asking:
             return
         self.progress.advance()
         self.failed += answer.failed
+        self.tokens += completion
         if not answer.failed:
             self.answered += 1
             self.completion += (completion - self.completion) / min(self.answered, 100)
@@ -269,7 +271,7 @@ class _Asking:
         """A failure is the request's, unless nothing else happens any more: then it is the server's."""
         self.failed_since.add(key)
         self.failures[key] += 1_000_000 if landed.means is Means.PROMPT else not landed.unsent
-        retries, many = self.settings.max_retries, len(self.failed_since) > 8 + len(self.messages) / 100
+        retries, many = self.settings.max_retries, len(self.failed_since) > 8 + len(self.requests) / 100
         if landed.unsent or many or not self.answered:
             self.failed_tries += self.pace.hold(now, sent_at, landed.retry_after, _LAST_BACKOFF)
             if self.failed_tries > max(1, retries):
@@ -278,7 +280,11 @@ class _Asking:
         elif landed.retry_after:
             self.pace.refused(now, sent_at, landed.retry_after)
         if self.failures[key] > retries and self.answered:
-            return Completion(None, landed.failure, without_paths(str(self.api.model)), error=landed.said), 0.0
+            if self.whole:
+                refused = f"{self.client.server} keeps failing at one of the requests ({landed.said})"
+                self.problem = self.problem or f"{refused}: {landed.remedy or 'mend that at the server'}"
+                return None, now
+            return Completion(None, landed.failure, self.client.model, error=landed.said), 0.0
         backoff = min(_LAST_BACKOFF, _FIRST_BACKOFF * 2 ** min(self.failures[key], 10)) * random.uniform(0.5, 1)
         return None, now + max(backoff, landed.retry_after or 0.0)
 

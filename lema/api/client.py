@@ -1,4 +1,4 @@
-"""One attempt at a chat completion from an OpenAI-compatible server, and what came of it: the only importer of openai.
+"""One attempt at a completion from an OpenAI-compatible server, and what came of it: the only importer of openai.
 
 The client's own retries are off: they pay again uncounted, and try on when the quota is used up. Its aiohttp transport
 is the one that stays fast with hundreds of requests in flight.
@@ -12,7 +12,7 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import urljoin
@@ -24,6 +24,7 @@ import openai
 from lema.api import billing, lengths, refusals
 from lema.api.pacing import retry_after
 from lema.api.refusals import Means
+from lema.api.requests import Request, text as text_of
 from lema.config import ApiConfig
 from lema.identity import without_paths
 from lema.types import CONTENT_REFUSED, PROMPT_TOO_LONG, TOO_LARGE, Completion, UserError
@@ -54,6 +55,7 @@ class Attempt:
     means: Means = Means.AGAIN  # what is done about it
     retry_after: float | None = None  # seconds
     headers: Mapping[str, str] = field(default_factory=dict)
+    prompt_token_ids: Sequence[int] | None = None  # that the model saw, where the server tells (`return_token_ids`)
 
 
 class _Unread(Exception):
@@ -61,14 +63,14 @@ class _Unread(Exception):
 
 
 class Client:
-    """A server, asked with a key; `section` of the config is what messages name.
+    """A server, asked with `key`, else OPENAI_API_KEY; `section` of the config is what messages name.
 
     A reply costs little memory, whatever the server sends: its body may have so many bytes for each token of the limit,
     and all that are on their way so many together. No compression is offered, and what is packed nonetheless stays so.
     """
 
-    def __init__(self, api: ApiConfig, section: str) -> None:
-        self.api, self.section, self.key = api, section, os.environ.get("OPENAI_API_KEY", "").strip()
+    def __init__(self, api: ApiConfig, section: str, key: str | None = None) -> None:
+        self.api, self.section, self.key = api, section, key or os.environ.get("OPENAI_API_KEY", "").strip()
         if not self.key:
             raise UserError("OPENAI_API_KEY is not set: export it (any word, for a server that asks for none)")
         if not re.fullmatch(r"[!-~]+", self.key):
@@ -77,6 +79,7 @@ class Client:
         if url and "@" in url.partition("//")[2].partition("/")[0]:
             remedy = "leave the user and the password out, which no request can carry beside a key"
             raise UserError(f"{section}.base_url={re.sub('//[^/]*@', '//***@', url)}: {remedy}")
+        self.model = without_paths(str(api.model))
         self.limit = max(api.max_tokens or 0, api.max_completion_tokens or 0)
         self.most, self.held = _ROOM + _TOKEN_BYTES * self.limit, 0  # bytes: of a reply, and now on their way
         # A connection for every request: without a number the transport has 100. The time limit is on the whole answer.
@@ -84,6 +87,7 @@ class Client:
         http = openai.DefaultAioHttpClient(
             limits=httpx2.Limits(max_connections=width, max_keepalive_connections=width, keepalive_expiry=30.0),
             headers={"Accept-Encoding": "identity"},
+            trust_env=not re.match(r"https?://(127\.|localhost\b|\[::1\])", url or ""),  # a proxy leads away from here
             follow_redirects=False,  # neither the key nor the prompt goes to another address than the one that was set
             event_hooks={"response": [self._take]},
         )
@@ -121,25 +125,28 @@ class Client:
             response.stream = httpx2.ByteStream(bytes(body))
             response.encoding = "utf-8-sig"  # as JSON is; by the server's word it might be anything, also a compression
 
-    async def send(self, request: str) -> Attempt:
-        """One attempt with this body, which never raises what a server or a network can do."""
+    async def send(self, request: str, path: str, limit: int) -> Attempt:
+        """One attempt with this body, whose answer has at most `limit` tokens.
+
+        It never raises what a server or a network can do.
+        """
         try:
             # Not the client's own timeout, which is per read: a server that drips would hold a worker for ever.
             async with asyncio.timeout(self.api.request_timeout):
                 # As it is: `chat.completions.create` would take a third of the time to look through it once more.
                 content = request.encode()
-                response = await self.openai.post("/chat/completions", cast_to=httpx2.Response, content=content)
+                response = await self.openai.post(path, cast_to=httpx2.Response, content=content)
         except TimeoutError:
             said, remedy = f"no answer within {self.api.request_timeout} s", f"raise {self.section}.request_timeout"
             return Attempt(None, None, "time-out", said, remedy)
         except openai.APIStatusError as error:
-            return self._refused(error.response, request)
+            return self._refused(error.response, request, limit)
         except _Unread as error:
             failure, said, remedy = error.args
             return Attempt(None, None, failure, f"{failure}: {refusals.line(said, self.key)}", remedy)
         except (openai.APIConnectionError, aiohttp.ClientError) as error:
             return self._lost(error)
-        return self._read(response, request)
+        return self._read(response, request, limit)
 
     def _lost(self, error: Exception) -> Attempt:
         reasons, cause = [error], error.__cause__
@@ -153,35 +160,42 @@ class Client:
         tokens = (0, 0, 0) if unsent else None
         return Attempt(tokens, None, "connection lost", refusals.line(said, self.key), remedy, unsent=unsent)
 
-    def _read(self, response: httpx2.Response, request: str) -> Attempt:
+    def _read(self, response: httpx2.Response, request: str, limit: int) -> Attempt:
         # A server may repeat the key; one that is a mere word ("test") is no secret, and may be in any answer.
         text = response.text.replace(self.key, "***") if len(self.key) >= 16 else response.text
         said = refusals.decoded(text)
         try:  # anything may be in a 200
             choice, usage = said["choices"][0], said.get("usage")
-            content, refusal = choice["message"].get("content"), choice["message"].get("refusal")
+            message = choice["message"] if "message" in choice else {"content": choice["text"]}
+            content, refusal = message.get("content"), message.get("refusal")
             if choice.get("error") and not content:
-                return self._refused(response, request, refusals.read_json(choice), usage)
+                return self._refused(response, request, limit, refusals.read_json(choice), usage)
             ended = "refusal" if refusal else refusals.line(str(choice.get("finish_reason")))[:_MOST_ENDED]
         except (LookupError, TypeError, AttributeError):
-            return self._refused(response, request)
+            return self._refused(response, request, limit)
         # Half a surrogate pair, which JSON can carry, cannot be written to any file.
         content = content.encode("utf-8", "replace").decode() if isinstance(content, str) else None
-        if content and len(content) > (longest := 1000 + _TOKEN_CHARACTERS * self.limit):
+        if content and len(content) > (longest := 1000 + _TOKEN_CHARACTERS * limit):
             content, ended = content[:longest], "length"
         # The name is printed, and stands in tables and reports; some servers call a model by its folder.
         name = without_paths(str(said.get("model") or self.api.model)[:1000])
         model = "".join(filter(str.isprintable, name))[:100]
         words = refusals.line(refusal) if isinstance(refusal, str) else ""
-        tokens = billing.billed(usage, request, self.limit, bool(content or refusal))
-        return Attempt(tokens, Completion(content, ended, model, error=words), headers=response.headers)
+        tokens = billing.billed(usage, request, limit, bool(content or refusal))
+        seen, answer = choice.get("prompt_token_ids"), Completion(content, ended, model, error=words)
+        return Attempt(tokens, answer, headers=response.headers, prompt_token_ids=seen)
 
     def _refused(
-        self, response: httpx2.Response, request: str, words: refusals.Words | None = None, usage: Any = None
+        self,
+        response: httpx2.Response,
+        request: str,
+        limit: int,
+        words: refusals.Words | None = None,
+        usage: Any = None,
     ) -> Attempt:
         """What came in place of an answer: an answer without text, a reason to try again, or the end of the run."""
         own, headers, words = response.status_code, response.headers, words or refusals.read(response.text)
-        section, (name, limit) = self.section, _limit(self.api)
+        section, name = self.section, _limit(self.api)[0]
         if response.is_success and not words.error:
             said, helps = refusals.broken(response.text)
             said = refusals.line(said, self.key)
@@ -194,7 +208,7 @@ class Client:
         # A gateway may give up on an answer that the model went on to write, and bill; so may a 200 tell of a failure.
         gone = status in (408, 499) or (status > 500 and status not in (503, 529))
         unknown = gone or (status < 300 and means is Means.AGAIN)
-        tokens = billing.billed(usage, request, self.limit, False) or (None if unknown else (0, 0, 0))
+        tokens = billing.billed(usage, request, limit, False) or (None if unknown else (0, 0, 0))
         landed = functools.partial(Attempt, tokens, failure=f"HTTP {status}", said=said, headers=headers)
         # A rate limit speaks of lengths too, and passes; a request that is beyond it by itself does not.
         passing = status == 429 and not re.search("request too large", said, re.I)
@@ -205,7 +219,7 @@ class Client:
             return landed(remedy=helps, means=Means.END)
         if length or means in (Means.TOO_LONG, Means.CONTENT):
             ended = PROMPT_TOO_LONG if length or means is Means.TOO_LONG else CONTENT_REFUSED
-            return landed(Completion(None, ended, without_paths(str(self.api.model)), error=said), failure="")
+            return landed(Completion(None, ended, self.model, error=said), failure="")
         sent = [name for name in refusals.PARAMETERS if getattr(self.api, name) is not None]
         if status in (200, 400, 422) and (removed := refusals.parameter(words, sent, section, limit)):
             return landed(remedy=removed, means=Means.END)
@@ -221,7 +235,7 @@ class Client:
                 text = (await self.openai.get("/models", cast_to=httpx2.Response)).text
             return {str(model["id"]): dict(model) for model in refusals.decoded(text)["data"]}
         except openai.APIStatusError as error:
-            landed = self._refused(error.response, "")
+            landed = self._refused(error.response, "", self.limit)
             if landed.means is not Means.END or error.status_code >= 404:  # a server without such a list
                 return None
         except TimeoutError:
@@ -239,10 +253,22 @@ class Client:
             url = urljoin(f"{self.server}chat/completions", location)
         except ValueError:
             url = ""
-        shown = re.fullmatch(r"(https?://[\w.:-]+(?:/[\w./-]*)?)/(?:chat/completions|models)/?", url[:300])
+        ends = "chat/completions|(?<!chat/)completions|models"
+        shown = re.fullmatch(rf"(https?://[\w.:-]+(?:/[\w./-]*)?)/(?:{ends})/?", url[:300])
         if not shown or shown[1] == self.server.rstrip("/"):
             return f"mend {self.section}.base_url"
         return f"set {self.section}.base_url={shown[1]}, if you trust that address"
+
+
+def attempt(request: Request, api: ApiConfig, section: str, key: str | None = None) -> Attempt:
+    """One attempt at one request, which no journal knows: to try a server. Raises `UserError` without a key."""
+    client = Client(api, section, key)
+
+    async def send() -> Attempt:
+        async with client.openai:
+            return await client.send(text_of(request, api), request.path, request.limit(api))
+
+    return asyncio.run(send())
 
 
 def _limit(api: ApiConfig) -> tuple[str, int]:

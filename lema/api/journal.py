@@ -1,9 +1,9 @@
 """The journal of paid requests: what was asked, what it cost, what was answered; nothing is paid for twice.
 
-One SQLite file on a local disk. A request is the JSON text of a chat completion's body. Before it is sent, the most it
-can cost is written down, and settled to the bill, if one arrives: the dollars are never less than what was paid, also
-after kill -9, and an answer is on disk before anyone sees it. What waits to be written is committed together, in a
-thread: a disk that takes ten milliseconds to be sure holds up nobody else.
+One SQLite file on a local disk. A request is the JSON text of its body. Before it is sent, the most it can cost is
+written down (unless that is nothing), and settled to the bill, if one arrives: the dollars are never less than what was
+paid, also after kill -9, and an answer is on disk before anyone sees it. What waits to be written is committed
+together, in a thread: a disk that takes ten milliseconds to be sure holds up nobody else.
 """
 
 import asyncio
@@ -56,10 +56,12 @@ _RESERVE = (
     "insert into requests (key, attempts, usd, request) values (?, 1, ?, ?) "
     "on conflict (key) do update set attempts=attempts+1, usd=usd+excluded.usd"
 )
+# An attempt that costs nothing was not written down before.
+_ADDED = ("attempts", "prompt_tokens", "cached_tokens", "completion_tokens", "usd")
 _SETTLE = (
-    "update requests set prompt_tokens=prompt_tokens+?, cached_tokens=cached_tokens+?, "
-    "completion_tokens=completion_tokens+?, usd=usd+?, "
-    "answer=case when usable(answer) then answer else ifnull(?, answer) end where key=?"
+    f"insert into requests ({', '.join(_ADDED)}, answer, key, request) values (?, ?, ?, ?, ?, ?, ?, ?) "
+    f"on conflict (key) do update set {', '.join(f'{name}={name}+excluded.{name}' for name in _ADDED)}, "
+    "answer=case when usable(answer) then answer else ifnull(excluded.answer, answer) end"
 )
 _Write = tuple[str, Sequence[Any]]  # a statement and its values
 _FIELDS = ("text", "ended", "model", "said")  # of a completion, in the journal
@@ -146,17 +148,19 @@ class Journal:
 
     async def reserve(self, key: str, request: str, worst_usd: float) -> None:
         """An attempt is about to be sent that costs `worst_usd` at most, which counts until it is settled."""
+        if not worst_usd:
+            return
         if self._spare is None:
             self._spare = tempfile.TemporaryFile(dir=self._path.parent, buffering=0)  # noqa: SIM115 # ends with us
             while self._spare.tell() < _SPARE_BYTES:
                 self._spare.write(bytes(_SPARE_BYTES - self._spare.tell()))
         await self._durably((_RESERVE, (key, worst_usd, request)))
 
-    async def settle(self, key: str, worst_usd: float, bill: Spending, answer: Completion | None) -> None:
+    async def settle(self, key: str, request: str, worst_usd: float, bill: Spending, answer: Completion | None) -> None:
         """The attempt landed, with `bill` for what was reserved and, if it has one, its answer."""
-        text, rest = answer and _to_json(answer), bill.usd - worst_usd
+        text, rest, new = answer and _to_json(answer), bill.usd - worst_usd, not worst_usd
         tokens = (bill.prompt_tokens, bill.cached_tokens, bill.completion_tokens)
-        await self._durably((_SETTLE, (*tokens, rest, text, key)))
+        await self._durably((_SETTLE, (new, *tokens, rest, text, key, request)))
 
     def close(self) -> None:
         """Commit what landed and is not yet on the disk; a reservation that was not waited for was never sent."""
@@ -291,26 +295,31 @@ def export(journal_path: Path, folder: Path) -> int:
                     body = json.loads(request)
                 except ValueError:
                     raise UserError(f"{journal_path}: request {key} is damaged; {_COPY}") from None
-                row = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
+                url = "/v1/chat/completions" if "messages" in body else "/v1/completions"
+                row = {"custom_id": key, "method": "POST", "url": url, "body": body}
                 requests.write(json.dumps(row, ensure_ascii=False) + "\n")
                 if answer:
-                    row = {"custom_id": key, **_response(journal._read(key, answer, tokens[-1]), *tokens)}
+                    chat, completion = "messages" in body, journal._read(key, answer, tokens[-1])
+                    row = {"custom_id": key, **_response(completion, chat, *tokens)}
                     responses.write(json.dumps(row, ensure_ascii=False) + "\n")
                 count += 1
     return count
 
 
-def _response(answer: Completion, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> dict[str, Any]:
+def _response(
+    answer: Completion, chat: bool, prompt_tokens: int, cached_tokens: int, completion_tokens: int
+) -> dict[str, Any]:
     if answer.failed:
         message = answer.error or "no answer within the retries"  # an older journal did not keep the words
         return {"response": None, "error": {"code": answer.finish_reason, "message": message}}
     message = {"role": "assistant", "content": answer.text} | ({"refusal": answer.error} if answer.error else {})
     usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
     usage |= {"total_tokens": prompt_tokens + completion_tokens}
+    said = {"message": message} if chat else {"text": answer.text}
     body = {
-        "object": "chat.completion",
+        "object": "chat.completion" if chat else "text_completion",
         "model": answer.model,
-        "choices": [{"index": 0, "message": message, "finish_reason": answer.finish_reason}],
+        "choices": [{"index": 0, **said, "finish_reason": answer.finish_reason}],
         "usage": usage | {"prompt_tokens_details": {"cached_tokens": cached_tokens}},
     }
     return {"response": {"status_code": 200, "body": body}, "error": None}

@@ -7,6 +7,7 @@ from typing import Any
 
 from lema.api.asking import ask
 from lema.api.estimate import price
+from lema.api.requests import Message
 from lema.config import PriceConfig
 from lema.engines import ServedModel
 from lema.types import Completion, Prompt, UserError
@@ -43,7 +44,7 @@ class Engine:
         cost = price(api, account.prices, section)
         free = cost.input_usd == cost.output_usd == 0  # needs no consent
         completions, spending = ask(
-            [(prompt.text, prompt.attempt) for prompt in prompts],
+            [Message(prompt.text, prompt.attempt) for prompt in prompts],
             api,
             cost,
             section=section,

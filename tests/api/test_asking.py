@@ -18,6 +18,7 @@ from tables import table
 
 from lema.api.asking import ask
 from lema.api.journal import Spending
+from lema.api.requests import Message
 from lema.config import PriceConfig
 from lema.types import Completion, UserError
 
@@ -52,7 +53,7 @@ def test_duplicates_are_asked_once_and_attempts_are_requests_of_their_own(journa
     counted = iter(range(100))
     with OpenAIServer(reply=lambda prompt: str(next(counted))) as server:
         api = api_for(server, max_concurrent_requests=1)
-        prompts = [("a", 0), ("b", 0), ("a", 0), ("a", 1), ("a", 2), ("a", 1)]
+        prompts = [Message("a"), Message("b"), Message("a"), Message("a", 1), Message("a", 2), Message("a", 1)]
         for _ in range(2):
             answers, spending = ask(prompts, api, PRICE, section="s", budget_usd=1.0, journal_path=journal)
             assert [answer.text for answer in answers] == ["0", "1", "0", "2", "3", "2"]
@@ -63,7 +64,8 @@ def test_duplicates_are_asked_once_and_attempts_are_requests_of_their_own(journa
 
 def test_half_a_surrogate_pair_goes_over_no_wire(journal: Path) -> None:
     with OpenAIServer(reply=lambda prompt: "is 5 \ud83d.") as server:
-        answers, _ = ask([("a \ud83d b", 0)], api_for(server), PRICE, section="s", budget_usd=1.0, journal_path=journal)
+        settings = {"section": "s", "budget_usd": 1.0, "journal_path": journal}
+        answers, _ = ask([Message("a \ud83d b")], api_for(server), PRICE, **settings)
     assert server.requests[0]["messages"][0]["content"] == "a ? b"
     assert answers[0].text == "is 5 ?."
 
@@ -404,7 +406,7 @@ def test_budget_counts_what_earlier_runs_paid_and_a_larger_one_resumes(journal: 
 def test_budget_counts_what_it_paid_elsewhere(journal: Path) -> None:
     settings = {"section": "s", "budget_usd": 1.0, "journal_path": journal}
     with OpenAIServer() as server, pytest.raises(UserError, match=r"budget_usd=1: \$0\.99 are spent"):
-        ask([("a" * 100, 0)], api_for(server, max_completion_tokens=2000), PRICE, paid_usd=0.99, **settings)
+        ask([Message("a" * 100)], api_for(server, max_completion_tokens=2000), PRICE, paid_usd=0.99, **settings)
     assert not server.requests
 
 
@@ -434,7 +436,9 @@ def test_requests_of_older_journals_stay_answered(journal: Path) -> None:
         )
         answer = json.dumps({"text": "groß", "ended": "stop", "model": "m"})
         db.execute("insert into requests values (?, 3, 4, 0.5, ?, ?)", (key, request, answer))
-    answers, spending = ask([("Größe?", 0)], api_for(None), PRICE, section="s", budget_usd=None, journal_path=journal)
+    answers, spending = ask(
+        [Message("Größe?")], api_for(None), PRICE, section="s", budget_usd=None, journal_path=journal
+    )
     assert answers == [Completion("groß", "stop", "m")]
     assert spending == Spending(1, 3, 4, 0.5)
 

@@ -12,9 +12,10 @@ def test_every_request_of_a_bad_hour_ends_and_nothing_that_arrived_is_paid_twice
     bad_hour(1500, 64, 0.1, tmp_path)
 
 
-def test_an_answer_costs_no_waiting_for_the_disk(tmp_path: Path) -> None:
+@pytest.mark.parametrize("exact", [{}, {"ids": True, "price": (0, 0, 0)}])
+def test_an_answer_costs_no_waiting_for_the_disk(exact: dict, tmp_path: Path) -> None:
     with served() as url:
-        told = finished(started(url, 1500, tmp_path / "journal.sqlite", width=64))
+        told = finished(started(url, 1500, tmp_path / "journal.sqlite", width=64, **exact))
     print(told, f"{1500 / told['seconds']:.0f}/s")
     assert 1500 / told["seconds"] > 150  # on two shared cores; the full size asks for 300
 

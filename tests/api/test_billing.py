@@ -13,6 +13,7 @@ from tables import table
 
 from lema.api.asking import ask
 from lema.api.billing import billed, most_usd, usd
+from lema.api.requests import Message
 from lema.config import PriceConfig
 
 REQUEST = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x" * 32}]})  # 87 bytes
@@ -101,7 +102,7 @@ def test_one_absurd_reply_neither_ends_nor_stalls_a_run_within_its_budget(journa
     good, absurd = reply(completion()), reply(ABSURD[0], x_ratelimit_limit_requests="6000")
     with RawServer(good, absurd, good, keep=True) as server:
         api = api_for(server.url, max_tokens_per_minute=600_000)
-        prompts = [(f"What is {number}?", 0) for number in range(60)]
+        prompts = [Message(f"What is {number}?") for number in range(60)]
         settings = {"section": "corrector", "budget_usd": 0.06, "journal_path": journal}
         answers, spending = ask(prompts, api, PRICE, **settings)
     assert all(answer.usable for answer in answers)

@@ -13,6 +13,7 @@ from tables import table
 
 from lema.api.client import Attempt, Client, check_model
 from lema.api.journal import export
+from lema.api.requests import Message
 from lema.types import UserError
 
 LATER, AGAIN, PROMPT, END = "later", "again", "prompt", "end"
@@ -36,7 +37,7 @@ def landed(status: int, body: str, **headers: str) -> tuple[Attempt, RawServer]:
 
         async def once() -> Attempt:
             async with client.openai:
-                return await client.send('{"model": "gpt-test", "messages": []}')
+                return await client.send('{"model": "gpt-test", "messages": []}', Message.path, 500)
 
         return asyncio.run(once()), server
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from lema import stopping
 from lema.api.asking import ask
+from lema.api.requests import Exact, Message
 from lema.config import ApiConfig, PriceConfig
 
 HERE = Path(__file__).parent
@@ -29,14 +30,21 @@ BAD_HOUR = {"429": 0.01, "429:1": 0.01, "500": 0.01, "reset": 0.005, "truncated"
 BAD_HOUR |= {"no_choices": 0.002, "null": 0.002, "wrong_model": 0.002, "refusal": 0.002, "length": 0.005}
 
 
-def prompts(count: int) -> list[tuple[str, int]]:
+def prompts(count: int) -> list[Message]:
     """So many prompts of 1.7 to 5 KB, as long as those of corrections."""
     chance = random.Random(0)
     words = [str(chance.random()) for _ in range(400)]
     lengths = [chance.randint(1700, 5000) for _ in range(count)]
     return [
-        (f"{number}: {' '.join(chance.choices(words, k=length // 19))}", 0) for number, length in enumerate(lengths)
+        Message(f"{number}: {' '.join(chance.choices(words, k=length // 19))}") for number, length in enumerate(lengths)
     ]
+
+
+def ids(count: int) -> list[Exact]:
+    """So many prompts of 100 to 300 token ids, as long as questions with their answers' limit."""
+    chance, fields = random.Random(0), {"temperature": 0.0, "top_p": 1.0, "top_k": -1, "repetition_penalty": 1.0}
+    drawn = [[chance.randrange(32_000) for _ in range(chance.randint(100, 300))] for _ in range(count)]
+    return [Exact(prompt, 1000, fields, seed=number) for number, prompt in enumerate(drawn)]
 
 
 @contextlib.contextmanager
@@ -95,11 +103,16 @@ def main() -> None:
         request_timeout=given.get("timeout", 60.0),
         max_wait=600.0,
     )
-    price, wanted, start = PriceConfig(*given.get("price", (2.0, 2.0, 10.0))), prompts(given["count"]), time.monotonic()
+    price, wanted = (
+        PriceConfig(*given.get("price", (2.0, 2.0, 10.0))),
+        (ids if given.get("ids") else prompts)(given["count"]),
+    )
+    start, before = time.monotonic(), time.process_time()
     settings = {"section": "corrector", "budget_usd": given.get("budget", 1e6), "journal_path": Path(given["journal"])}
     answers, spending = ask(wanted, api, price, **settings)
     told = {
         "seconds": time.monotonic() - start,
+        "cpu_seconds": time.process_time() - before,
         "ended": Counter(answer.finish_reason for answer in answers),
         "usable": sum(answer.usable for answer in answers),
         "digest": hashlib.sha256(repr(answers).encode()).hexdigest(),

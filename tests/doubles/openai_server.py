@@ -1,4 +1,4 @@
-"""A loopback server that speaks the chat completions protocol, with faults on demand and a bill of its own.
+"""A loopback server that speaks the protocols of chats and of completions, with faults and a bill of its own.
 
     with OpenAIServer(reply=lambda prompt: "...", faults=["429:0.2", "ok", "reset"]) as server:
         os.environ["OPENAI_BASE_URL"] = server.url
@@ -37,7 +37,7 @@ class OpenAIServer:
 
     def __init__(
         self,
-        reply: Callable[[str], str] = lambda prompt: "Hello.",
+        reply: Callable[..., str] = lambda prompt: "Hello.",  # to a message, or a prompt (a tuple of ids)
         faults: Sequence[str] | Callable[[dict], str] = (),
         latency: float = 0.0,
         spread: float = 0.0,
@@ -49,18 +49,19 @@ class OpenAIServer:
         models: Sequence[dict] | int | None = None,  # the list, or the status in its place
         max_model_len: int | None = None,
         instead: Callable[[dict], tuple[int, str] | None] = lambda body: None,
+        paths: Sequence[str] = ("/v1/chat/completions", "/v1/completions"),
     ) -> None:
         self.reply, self.latency, self.spread, self.model, self.prices = reply, latency, spread, model, prices
         self.cached, self.limit, self.refuse = cached, limit, refuse
         facts = {"max_model_len": max_model_len} if max_model_len else {}
         self.models = [{"id": model or "*", "object": "model"} | facts] if models is None else models
-        self.max_model_len, self.instead = max_model_len, instead
+        self.max_model_len, self.instead, self.paths = max_model_len, instead, paths
         self.requests: list[dict] = []
         self.arrivals: list[float] = []
         self.headers: list[dict[str, str]] = []
         self.met: Counter[str] = Counter()  # faults
-        self.billed: Counter[str] = Counter()
-        self.lost: Counter[str] = Counter()  # billed, and never arrived
+        self.billed: Counter[object] = Counter()
+        self.lost: Counter[object] = Counter()  # billed, and never arrived
         self.usd = 0.0
         self.url = ""
         self.in_flight = self.most_in_flight = 0
@@ -135,10 +136,12 @@ class OpenAIServer:
         if lines[0].startswith("GET"):
             await self._get(lines[0].split()[1], headers.get("authorization", ""), writer)
             return True
-        if not lines[0].startswith("POST /v1/chat/completions"):
+        path = lines[0].split()[1]
+        if path not in self.paths:
             await _send(writer, 404, error("not found", None))
             return True
         body = json.loads(raw)
+        assert ("messages" in body) == (path == "/v1/chat/completions")
         self.requests.append(body)
         self.headers.append(headers)
         self.arrivals.append(self._loop.time())
@@ -199,7 +202,7 @@ class OpenAIServer:
 
     def _completion(self, body: dict, fault: str) -> dict:
         """The completion, billed: four bytes of the prompt are a token, and four characters of the reply."""
-        prompt = body["messages"][-1]["content"]
+        prompt = asked(body)
         text = self.reply(prompt)
         usage = {"prompt_tokens": prompt_tokens(body), "completion_tokens": len(text) // 4 + 1}
         if fault == "length":
@@ -216,12 +219,15 @@ class OpenAIServer:
         message = {"role": "assistant", "content": None if silent else text}
         message["refusal"] = "I cannot help with that." if fault == "refusal" else None
         finish = fault if fault in ("length", "content_filter") else "stop"
+        said, prompt_ids = {"message": message}, body["prompt"] if body.get("return_token_ids") else None
+        if "prompt" in body:
+            said = {"text": message["content"] or ""} | ({"prompt_token_ids": prompt_ids} if prompt_ids else {})
         completion = {
             "id": f"chatcmpl-{len(self.requests)}",
-            "object": "chat.completion",
+            "object": "text_completion" if "prompt" in body else "chat.completion",
             "created": 1,
             "model": "another-model" if fault == "wrong_model" else self.model or body["model"],
-            "choices": [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}],
+            "choices": [{"index": 0, **said, "finish_reason": finish, "logprobs": None}],
             "usage": usage | {"prompt_tokens_details": {"cached_tokens": cached}},
         }
         if fault == "no_choices":
@@ -233,9 +239,16 @@ class OpenAIServer:
         return completion
 
 
+def asked(body: dict) -> str | tuple[int, ...]:
+    """The last message of a chat, or the prompt of a completion: a text, or its ids."""
+    prompt = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
+    return tuple(prompt) if isinstance(prompt, list) else prompt
+
+
 def prompt_tokens(body: dict) -> int:
-    """Of a request: four bytes are a token, and a template has eight."""
-    return len(body["messages"][-1]["content"].encode()) // 4 + 8
+    """Of a request: its ids, or four bytes are a token; and a template has eight."""
+    prompt = asked(body)
+    return len(prompt) if isinstance(prompt, tuple) else len(prompt.encode()) // 4 + 8 * ("messages" in body)
 
 
 async def _send(
@@ -285,7 +298,7 @@ def main() -> None:
     parser.add_argument("--limit", type=json.loads, help='{"per_minute": 1200, "window": 60}')
     parser.add_argument("--prices", type=float, nargs=2, default=(2.0, 10.0), help="dollars per million tokens")
     given = parser.parse_args()
-    reply: Callable[[str], str] = lambda prompt: f"{zlib.crc32(prompt.encode())}" + " word" * given.reply  # noqa: E731
+    reply: Callable[..., str] = lambda prompt: f"{zlib.crc32(str(prompt).encode())}" + " word" * given.reply  # noqa: E731
     if given.problems:
         rows = [json.loads(line) for line in given.problems.read_text(encoding="utf-8").splitlines()]
         reply = ReferenceReply(Problem(**row) for row in rows)
