@@ -45,7 +45,7 @@ class ServedModel:
 
 
 class _Running(ExitStack):
-    """What engines keep running from step to step, as a server: `close` ends it. Its log goes into the folder `logs`."""
+    """What engines keep running from step to step, as a server; `close` ends it. `logs` is the folder for its log."""
 
     logs = Path()
 

@@ -79,13 +79,7 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
             lines += hardware.too_little_disk(cell.store.root, parameters * hardware.BYTES[model.precision])
         train = config.train if of_backbone and trains else None
         yield from lines or fitness.unfit(name, model, source, train, config, stages)
-    solves = any(not source.api and not source.recorded for source in config.sampler.models.values())
-    if (
-        stages & {"select", "evaluate"}
-        or ("sample" in stages and solves)
-        or models["corrector.weights"]
-        or models["rationales.weights"]
-    ):
+    if _answers_here(config, stages):
         yield from engines.missing(config)
     if cell.builds_base and (answers or trains):
         yield from hardware.unsupported("backbone", config.backbone)
@@ -95,6 +89,14 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
         if not config.train.optimizer.startswith("adamw_torch"):
             setting, other = f"train.optimizer={config.train.optimizer}", "train.optimizer=adamw_torch"
             yield f"package: {setting} needs bitsandbytes: pip install bitsandbytes, or {other}"
+
+
+def _answers_here(config: Config, stages: set[str]) -> bool:
+    """Whether an engine for models that are loaded here is asked."""
+    solves = any(not source.api and not source.recorded for source in config.sampler.models.values())
+    corrects, writes = config.corrector.weights is not None, config.rationales.weights is not None
+    asked = {"select": True, "evaluate": True, "sample": solves, "correct": corrects, "rationales": writes}
+    return any(asked.get(stage) for stage in stages)
 
 
 def without_dev(config: Config, stages: set[str]) -> Iterator[str]:

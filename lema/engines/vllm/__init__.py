@@ -15,9 +15,7 @@ from typing import Annotated, Any, Optional
 from lema.api.asking import ask
 from lema.api.requests import Exact
 from lema.artifacts.machine import made_on
-from lema.config import ApiConfig, PriceConfig
-from lema.config.allowed import IF_SET, NO_EFFECT, Count, Path as PathText, Range
-from lema.console.progress import Progress
+from lema.config import IF_SET, NO_EFFECT, ApiConfig, Count, Path as PathText, PriceConfig, Range
 from lema.engines import LocalModel, sample_seed
 from lema.engines.vllm.checks import FIELDS
 from lema.engines.vllm.found import missing as missing, version
@@ -69,8 +67,7 @@ class Engine:
 
         if not prompts:
             return []
-        with Progress("prompt", len(prompts)) as progress:
-            encoded = [encode_prompt(self._tokenizer, prompt.text) for prompt in progress.over(prompts)]
+        encoded = [encode_prompt(self._tokenizer, prompt.text) for prompt in prompts]
         server = serving(self.model, self.weights, self.adapter, encoded, resume)
         fit = [index for index, tokens in enumerate(encoded) if len(tokens) < server.length]
         if len(fit) < len(encoded):

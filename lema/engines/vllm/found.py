@@ -74,5 +74,5 @@ def missing(config: Config) -> Iterator[str]:
         yield f"engine: engine.tensor_parallel={settings.tensor_parallel}, and {gpus} GPUs are visible: lower it"
     unmerged = train.merge is None or config.selection is not Selection.last
     if train.method is not Method.full and unmerged and train.lora_rank > RANKS[-1]:
-        remedy = "train.merge=original selection=last merges it before it answers"
-        yield f"engine: train.lora_rank={train.lora_rank}, and vLLM takes adapters up to {RANKS[-1]}: {remedy}, {instead}"
+        remedy = f"train.merge=original selection=last, which merges it before it answers, {instead}"
+        yield f"engine: train.lora_rank={train.lora_rank}, and vLLM takes adapters up to {RANKS[-1]}: {remedy}"

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -34,26 +34,26 @@ _PYTHON = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV
 _OWN_WORDS = re.compile(r"^(\([^)]*\) )?(?:[A-Z]+ \d\d-\d\d \S+ \[[^]]*\] )?")  # "(EngineCore pid=9) ERROR 11-28 …"
 _RAISED = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Exit|Interrupt): \S|^\S+: error: ")
 _LATER = re.compile(r"Engine core initialization failed|See (root cause|stack trace) above|WorkerProc initialization")
-_ROOM = "lower engine.memory_share or engine.max_length, raise engine.tensor_parallel, or choose a smaller model"
-# What the log says when the server cannot start or go on, and the remedy.
+_ROOM = "engine.memory_share or engine.max_length"
+# What the log says when the server cannot start or go on, what that means, and the remedy.
 _CAUSES = {
-    r"out of memory|OutOfMemory|MemoryError|Cannot allocate memory": f"the memory is too small: {_ROOM}",
-    r"larger than the available KV cache|No available memory for the cache": "the memory that the weights leave is too "
-    "small for one prompt and its answer: raise engine.memory_share or engine.tensor_parallel, or lower "
-    "engine.max_length",
-    r"Free memory on device|Available memory on node|less than desired": "other processes, or other settings, leave too "
-    "little memory free: end them, or lower engine.memory_share",
-    r"not supported for now|no vLLM implementation|does not recognize this architecture": "this vLLM does not know such "
-    "a model: engine=transformers, or a newer vLLM",
+    r"out of memory|OutOfMemory|MemoryError|Cannot allocate memory": "the memory is too small: raise "
+    f"engine.tensor_parallel, lower {_ROOM}, or choose a smaller model",
+    r"larger than the available KV cache|No available memory for the cache": "the weights leave too little memory for "
+    "one prompt and its answer: raise engine.memory_share or engine.tensor_parallel, or lower engine.max_length",
+    r"Free memory on device|Available memory on node|less than desired": "too little memory is free: end other "
+    "processes that use it, or lower engine.memory_share",
+    r"not supported for now|no vLLM implementation|does not recognize this architecture": "this vLLM does not know "
+    "such a model: engine=transformers, or a newer vLLM",
     r"[Aa]ddress already in use": "another process took the port in this moment: run the same command again",
-    r"unrecognized arguments|invalid choice|expected one argument|: error: ": "correct engine.options, or update vLLM",
+    r"unrecognized arguments|invalid choice|expected one argument": "correct engine.options, or update vLLM",
 }
 
 
 class Server:
     """One `vllm serve`. `url` is its address, `key` what requests must carry."""
 
-    def __init__(self, command: Sequence[str], settings: Mapping[str, str], log: Path, port: int | None = None) -> None:
+    def __init__(self, command: Sequence[str], settings: dict[str, str], log: Path, port: int | None = None) -> None:
         """Start it, and wait until it answers.
 
         `settings` are added to its environment. Raises `UserError` with what its log says when it ends before that.
@@ -102,7 +102,7 @@ class Server:
         return self.guard.poll() is None
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The JSON reply to a request; `UserError` with the server's words for a refusal, or when the server is gone."""
+        """The JSON reply to a request; `UserError` for a refusal, in the server's words, or when the server is gone."""
         request = urllib.request.Request(
             f"{self.url}{path}",
             json.dumps(body).encode(),

@@ -1,4 +1,4 @@
-"""serving: one running server for all that is asked of one base, and the adapters on it, each by a hash of its content."""
+"""serving: one server for all that is asked of one base, and the adapters on it, each named by its content."""
 
 from dataclasses import dataclass
 from pathlib import Path
