@@ -38,7 +38,7 @@ class Settings:
     memory_share: Annotated[float, Range(0, 1, above=True)] = field(metadata=NO_EFFECT)  # of each GPU's memory
     max_length: Optional[Count] = field(default=None, metadata=IF_SET)  # tokens of a prompt and its answer together
     batch_invariant: bool = field(metadata=IF_SET)
-    options: list[str] = field(metadata=IF_SET)  # further ones of `vllm serve`
+    options: Optional[list[str]] = field(default=None, metadata=IF_SET)  # further ones of `vllm serve`
 
 
 class Engine:

@@ -68,7 +68,7 @@ def missing(config: Config) -> Iterator[str]:
     elif tuple(map(int, re.findall(r"\d+", found)[:2])) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         yield f"engine: engine.command={command} is vLLM {found}, and {oldest} is the oldest that will do: update it"
-    if own := [each for each in settings.options if each.lstrip("-").partition("=")[0].replace("_", "-") in OWN]:
+    if own := [each for each in settings.options or () if each.lstrip("-").partition("=")[0].replace("_", "-") in OWN]:
         yield f"engine: engine.options has {own[0]}, which the suite says itself: leave it out"
     if 1 < settings.tensor_parallel > (gpus := visible_gpus()):
         yield f"engine: engine.tensor_parallel={settings.tensor_parallel}, and {gpus} GPUs are visible: lower it"

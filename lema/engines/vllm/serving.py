@@ -135,7 +135,14 @@ def _command(base: Base, weights: Weights, length: int, rank: int) -> list[str]:
     if rank:
         options["max-lora-rank"] = rank
     said = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    return [settings.command, "serve", weights.location, *settings.options, *said, *(["--enable-lora"] if rank else [])]
+    return [
+        settings.command,
+        "serve",
+        weights.location,
+        *(settings.options or ()),
+        *said,
+        *(["--enable-lora"] if rank else []),
+    ]
 
 
 def _dequantised(base: Base, folder: Path) -> Weights:
