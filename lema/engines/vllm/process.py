@@ -32,7 +32,7 @@ _LOG_BYTES = 1 << 16  # of the end of the log, in which the cause of a death is 
 # Ours, which would lead another environment's Python astray.
 _PYTHON = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 _OWN_WORDS = re.compile(r"^(\([^)]*\) )?(?:[A-Z]+ \d\d-\d\d \S+ \[[^]]*\] )?")  # "(EngineCore pid=9) ERROR 11-28 …"
-_RAISED = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Exit|Interrupt): \S|^\S+: error: ")
+_RAISED = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Exit|Interrupt): \S|: error: |^Value error, ")
 _LATER = re.compile(r"Engine core initialization failed|See (root cause|stack trace) above|WorkerProc initialization")
 _ROOM = "engine.memory_share or engine.max_length"
 # What the log says when the server cannot start or go on, what that means, and the remedy.
