@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import alive, family
 from tables import table
 
 from lema.engines.vllm import process
@@ -17,30 +18,6 @@ from lema.types import UserError
 GUARD = Path(process.__file__).with_name("guard.py")
 # A process that leaves the session, one with a child of its own, and the server itself; each writes its id.
 FAMILY = "setsid sleep 1000 & (sleep 1001 & wait) & sleep 1002 & jobs -p >{0}; echo $$ >>{0}; wait"
-
-
-def alive(pids: list[int]) -> list[int]:
-    """Those of the processes that run."""
-    found = []
-    for pid in pids:
-        stat = Path(f"/proc/{pid}/stat")
-        if stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
-            found.append(pid)
-    return found
-
-
-def family(pid: int) -> list[int]:
-    """A process and all that descend from it."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-    found = [pid]
-    for each in found:
-        found += [child for child, parent in parents.items() if parent == each]
-    return found
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="vLLM serves on Linux")

@@ -19,12 +19,13 @@ from lema.config import IF_SET, NO_EFFECT, ApiConfig, Count, Path as PathText, P
 from lema.engines import LocalModel, sample_seed
 from lema.engines.vllm.checks import FIELDS
 from lema.engines.vllm.found import missing as missing, version
-from lema.engines.vllm.serving import Serving, serving
+from lema.engines.vllm.serving import Serving, server_of
 from lema.models.weights import Weights
 from lema.types import PROMPT_TOO_LONG, Completion, Prompt, UserError
 
 log = logging.getLogger(__name__)
 _AT_ONCE = 512  # requests in flight: twice what vLLM answers at once by default, so that it never waits for us
+_DYING = 20.0  # seconds, in which a server that has lost a worker ends: until then it refuses what it is asked
 _DAY = 86_400.0  # seconds: an answer may wait for its turn that long
 
 
@@ -68,7 +69,7 @@ class Engine:
         if not prompts:
             return []
         encoded = [encode_prompt(self._tokenizer, prompt.text) for prompt in prompts]
-        server = serving(self.model, self.weights, self.adapter, encoded, resume)
+        server = server_of(self.model, self.weights, self.adapter, encoded, resume)
         fit = [index for index, tokens in enumerate(encoded) if len(tokens) < server.length]
         if len(fit) < len(encoded):
             told = "%s: %d of %d prompts have %d tokens or more, the most that is read: they count as cut, and wrong"
@@ -127,7 +128,7 @@ class Engine:
                 whole=True,
             )
         except UserError as error:
-            if server.server.lives:
+            if server.server.lives(_DYING):
                 raise
             raise UserError(f"{server.server.death('ended')}; the same command goes on from here") from error
         return answers

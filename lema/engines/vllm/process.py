@@ -27,7 +27,7 @@ from lema.types import UserError
 
 _GUARD = Path(__file__).with_name("guard.py")
 _LOOK = 0.5  # seconds
-_END = 20.0  # seconds for the guard to end the server; longer than it gives the server
+_END = 20.0  # seconds in which the guard ends all that a server leaves; longer than it gives them
 _LOG_BYTES = 1 << 16  # of the end of the log, in which the cause of a death is looked for
 # Ours, which would lead another environment's Python astray.
 _PYTHON = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
@@ -96,10 +96,13 @@ class Server:
                 os.killpg(self.guard.pid, signal.SIGKILL)
             self.guard.wait()
 
-    @property
-    def lives(self) -> bool:
-        """Whether its process still runs."""
-        return self.guard.poll() is None
+    def lives(self, seconds: float = 0.0) -> bool:
+        """Whether its process still runs, and goes on to do so for as long."""
+        try:
+            self.guard.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The JSON reply to a request; `UserError` for a refusal, in the server's words, or when the server is gone."""
@@ -114,8 +117,8 @@ class Server:
         except HTTPError as error:
             raise UserError(f"vLLM refuses {path}: {_one_line(error.read().decode(errors='replace'))}") from error
         except OSError as error:
-            time.sleep(2 * _LOOK)  # for the guard to notice
-            raise UserError(self.death("ended" if not self.lives else f"does not answer ({error})")) from error
+            how = f"does not answer ({error})" if self.lives(_END) else "ended"
+            raise UserError(self.death(how)) from error
         return json.loads(text) if text.startswith("{") else {"said": text}
 
     def death(self, how: str) -> str:

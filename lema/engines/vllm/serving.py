@@ -48,7 +48,7 @@ class Serving:
 
     def fits(self, base: Base, length: int, rank: int) -> bool:
         """Whether it runs and can be asked this."""
-        return self.server.lives and self.base == base and self.length >= length and self.rank >= rank
+        return self.server.lives() and self.base == base and self.length >= length and self.rank >= rank
 
     def load(self, adapter: Path, tokens: list[int]) -> str:
         """The name of an adapter, which is loaded; `UserError` when it changes nothing of what follows these tokens."""
@@ -61,7 +61,7 @@ class Serving:
             try:
                 self.server.post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(adapter.resolve())})
             except UserError as error:
-                if not self.server.lives:
+                if not self.server.lives():
                     raise
                 raise UserError(f"{adapter}: {error}: {MERGE}") from error
             self.adapter = name
@@ -74,7 +74,7 @@ MERGE = "merge it, train.merge=original selection=last, or engine=transformers"
 _kept: list[Serving] = []  # the last that was started, at most
 
 
-def serving(
+def server_of(
     model: LocalModel, weights: Weights, adapter: Path | None, tokens: list[list[int]], resume: Path
 ) -> Serving:
     """The server of a base, started anew unless the running one fits; `tokens` are the prompts that it will be asked.
