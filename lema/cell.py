@@ -169,6 +169,7 @@ class Cell:
                 self._opened.clear()
             engine = next((engine for _, how, engine in self._opened if how == model), None)
             if engine is None:
+                engines.running.logs = self.folder
                 engine = engines.load(model, held, adapter, account)
                 self._opened.append(((held, adapter), model, engine))
             return engine

@@ -18,7 +18,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from lema import card, preflight, run_folder, stopping, sweeps
+from lema import card, engines, preflight, run_folder, stopping, sweeps
 from lema.api import journal
 from lema.api.estimate import Requests
 from lema.artifacts import Artifact, Recipe, Store, cleaning, own_folder, refuse_links, write_text
@@ -33,6 +33,7 @@ from lema.types import UserError
 log = logging.getLogger(__name__)
 
 _REPORT = "report"  # what a run ends with: the last choice of `until=`
+_TRAINING = ("base", "train", "merge")  # stages that need a GPU for themselves
 OTHER = "other_"  # begins the names of the steps that are about another model's mistakes
 
 
@@ -52,6 +53,8 @@ class Step:
     def build(self, recipe: Recipe, cell: Cell, folder: Path) -> dict[str, Any]:
         """Make its files from its recipe."""
         cell.begin(self.stage)
+        if self.stage in _TRAINING:
+            engines.running.close()
         return self._module.build(recipe.settings, recipe.inputs, cell.context, folder)
 
     def requests(self, cell: Cell) -> Requests | None:
@@ -173,7 +176,7 @@ def steps(cell: Cell) -> list[Step]:
 def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
     """Do what `do=` names; in a sweep this is called once a cell, and the report comes after the last one."""
     try:
-        with explaining(Path(config.runs_dir), in_sweep):
+        with explaining(Path(config.runs_dir), in_sweep), engines.running:
             _do(config, overrides, in_sweep)
     except stopping.Stopped as stop:
         if stop.__cause__:  # its disk refuses all: no report can be written either

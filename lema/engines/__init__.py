@@ -1,15 +1,18 @@
 """Engines: whatever turns prompts into completions (`lema.types.Engine`), each a module that is found by its name.
 
-transformers   a model that is loaded here       server   one that somebody else serves in its place
+transformers   a model that is loaded here       vllm     one that a child process serves
+server         one that somebody else serves in its place
 chat           a strong model that corrects, writes or samples as itself, behind an OpenAI-compatible server
 
 All but `chat` answer for the cell's own models, and have two classes. `Settings`, a dataclass with a `name`, is what
 conf/engine's file of the same name must fit. `Engine(settings, model, weights, adapter)` answers: `settings` is a
 `Settings`, `model` says how to answer, `weights` where the model is, and `adapter` is the folder of an adapter to use
 on it, or None. One whose settings have a price, `input_usd`, is also given its `account`.
+A module may also have `missing(config)`: what it lacks on this machine, a line each, with the remedy.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib import import_module
@@ -17,7 +20,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
-from lema.config import NO_EFFECT, ApiConfig, Computation, PriceConfig, WriterConfig
+from lema.config import NO_EFFECT, ApiConfig, Computation, Config, PriceConfig, WriterConfig
 from lema.models.weights import Weights as Weights
 from lema.types import Engine, Prompt, UserError
 
@@ -53,6 +56,15 @@ class Account:
     retry_failed: bool
 
 
+class _Running(ExitStack):
+    """What engines keep running from step to step, as a server; `close` ends it. `logs` is the folder for its log."""
+
+    logs = Path()
+
+
+running = _Running()  # in this process
+
+
 def writer(config: WriterConfig, engine: Any, section: str) -> LocalModel | ServedModel:
     """The model that writes what a section of the config is about: rationales or corrections."""
     if config.weights is None:
@@ -78,6 +90,12 @@ def settings_class(chosen: Mapping[Any, Any]) -> type[Any]:
         where = f"engine.name={name}" if name else "engine"
         raise UserError(f"{where}: no such engine; choose engine={' or '.join(names())}")
     return import_module(f"{__name__}.{name}").Settings
+
+
+def missing(config: Config) -> Iterator[str]:
+    """What the engine of a config lacks here to answer, each with its remedy."""
+    module = import_module(f"{__name__}.{config.engine.name}")
+    yield from module.missing(config) if hasattr(module, "missing") else ()
 
 
 def load(model: LocalModel, weights: Weights, adapter: Path | None, account: Account | None = None) -> Engine:

@@ -1,11 +1,16 @@
-"""The LoRA adapter that a backbone trains: on which of its layers it lies, and what PEFT cannot put one on."""
+"""The LoRA adapter that a backbone trains: on which of its layers it lies, what PEFT cannot put one on, its files."""
 
+import hashlib
+import json
+from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, get_peft_model
+from safetensors import safe_open
 from torch import nn
 
 from lema.config import TrainConfig
+from lema.identity import digest
 from lema.types import UserError
 
 
@@ -59,3 +64,32 @@ def _unfit(model: Any) -> list[str]:
         name for name, part in model.named_modules() if isinstance(part, nn.Linear) and "Router" in type(part).__name__
     ]
     return [*(f"{name}.out_proj" for name in mixers), *routers]
+
+
+_CONFIG, _MATRICES = "adapter_config.json", "adapter_model.safetensors"  # of an adapter's folder
+
+
+def rank(folder: Path) -> int:
+    """The largest rank of an adapter's matrices."""
+    config = json.loads((folder / _CONFIG).read_bytes())
+    return max(config["r"], *(config.get("rank_pattern") or {}).values(), 0)
+
+
+def content(folder: Path) -> str:
+    """A hash of what an adapter does, wherever it and its base lie: 12 hex digits."""
+    config = json.loads((folder / _CONFIG).read_bytes())
+    with (folder / _MATRICES).open("rb") as file:
+        return digest([config | {"base_model_name_or_path": None}, hashlib.file_digest(file, "sha256").hexdigest()])
+
+
+def foreign(folder: Path) -> str | None:
+    """What an adapter holds beside LoRA's two matrices of each layer: a resized embedding, `modules_to_save`."""
+    with safe_open(folder / _MATRICES, "pt") as opened:
+        names = [name for name in opened.keys() if ".lora_A." not in name and ".lora_B." not in name]  # noqa: SIM118
+    return f"it holds {names[0]} whole" if names else None
+
+
+def is_zero(folder: Path) -> bool:
+    """Whether an adapter changes nothing, as before its first step: all its B matrices are zero."""
+    with safe_open(folder / _MATRICES, "pt") as opened:
+        return not any(opened.get_tensor(name).any() for name in opened.keys() if ".lora_B." in name)  # noqa: SIM118

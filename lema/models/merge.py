@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from lema.artifacts.locks import check
-from lema.config import Computation
+from lema.config import Attention, Computation, Precision
 from lema.console.progress import Progress
 from lema.models.generating import Onlooker, generate
-from lema.models.huggingface import encode_prompt, load_adapter, load_to_answer, load_tokenizer
+from lema.models.huggingface import encode_prompt, load_adapter, load_model, load_to_answer, load_tokenizer
+from lema.models.sizes import MARGIN, available_memory
 from lema.models.trial import raise_positions
 from lema.models.weights import Weights
 
@@ -35,6 +36,18 @@ def merge(base: Weights, adapter: Path, folder: Path, computation: Computation, 
     check()
     with Progress("writing the merged model"):
         merged.save_pretrained(folder)
+    load_tokenizer(base).save_pretrained(folder)
+
+
+def write_dequantised(base: Weights, folder: Path, precision: Precision) -> None:
+    """Write the base that `qlora` trains on, through NF4 and back, as a model in its precision, with its tokenizer.
+
+    The CPU does it where the GPU has too little memory for the whole model.
+    """
+    fits = MARGIN * base.parameters * (2 if precision is Precision.bf16 else 4) < available_memory()
+    loaded = load_model(base, precision, Attention.eager, True, None if fits else "cpu").dequantize()
+    with Progress("writing the base that qlora trains on"):
+        loaded.save_pretrained(folder)
     load_tokenizer(base).save_pretrained(folder)
 
 

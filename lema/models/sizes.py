@@ -1,5 +1,6 @@
 """How large a training run is: parameters, FLOPs, memory and time, from the model's config; nothing is loaded."""
 
+import gc
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -121,6 +122,18 @@ def available_memory() -> int:
     if torch.cuda.is_available():
         return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def visible_gpus() -> int:
+    """How many CUDA GPUs this process may use."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def release_memory() -> None:
+    """Give the GPU's memory that no tensor uses back, for another process."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 @dataclass(frozen=True)

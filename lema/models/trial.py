@@ -187,6 +187,12 @@ def positions(architecture: Any) -> int | None:
     return _value(text, name) if _ends[tried] else None
 
 
+def named_positions(architecture: Any) -> int | None:
+    """The most tokens that the model's config names; None where it names no number."""
+    text = architecture.get_text_config(decoder=True)
+    return next((most for name in _LIMITS if isinstance(most := _value(text, name), int)), None)
+
+
 def raise_positions(architecture: Any, least: int) -> None:
     """Let a config name at least so many positions, where they do not end: positions that do are weights.
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from lema import engines
 from lema.api.estimate import Requests
 from lema.cell import Cell
 from lema.config import Config, CotPart, Extra, Method, ModelConfig, Selection, SourceKind, Split
@@ -71,7 +72,7 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
         if model is None:
             continue
         source, of_backbone = weights(model), name == "backbone"
-        whole = [hardware.MemoryNeed("of weights", hardware.BYTES[model.precision])]
+        whole = [hardware.MemoryNeed("of weights", hardware.BYTES[model.precision] / hardware.shares(config))]
         held = hardware.held(config, stages) if of_backbone else whole
         parameters = hardware.parameters(source, model)
         lines = [] if of_backbone and not answers and not trains else [*hardware.unsupported(name, model)]
@@ -82,6 +83,8 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
             lines += hardware.too_little_disk(cell.store.root, parameters * hardware.BYTES[model.precision])
         train = config.train if of_backbone and trains else None
         yield from lines or fitness.unfit(name, model, source, train, config, stages)
+    if _answers_here(config, stages):
+        yield from engines.missing(config)
     if cell.builds_base and (answers or trains):
         yield from hardware.unsupported("backbone", config.backbone)
     if trains and config.train.processes:
@@ -105,6 +108,14 @@ def _further_rows(test: Cell) -> Iterator[str]:
     except UserError as error:
         lacking = str(error).partition("; ")[0]
         yield f"dataset: evaluation.tasks: {rows.name} is looked for beside the training rows, {lacking}; put it there"
+
+
+def _answers_here(config: Config, stages: set[str]) -> bool:
+    """Whether an engine for models that are loaded here is asked."""
+    solves = any(not source.api and not source.recorded for source in config.sampler.models.values())
+    corrects, writes = config.corrector.weights is not None, config.rationales.weights is not None
+    asked = {"select": True, "evaluate": True, "sample": solves, "correct": corrects, "rationales": writes}
+    return any(asked.get(stage) for stage in stages)
 
 
 def without_dev(config: Config, stages: set[str]) -> Iterator[str]:

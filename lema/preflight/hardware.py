@@ -26,11 +26,15 @@ class MemoryNeed:
 def held(config: Config, stages: set[str]) -> list[MemoryNeed]:
     """The ways in which these stages hold the backbone, one for each size in bytes: the first one's remedy is shown."""
     method, whole = config.train.method, BYTES[config.backbone.precision]
-    forms = []
-    if stages & {"train", "select", "evaluate"}:
+    forms, answering = [], {"select", "evaluate"}
+    served = whole / shares(config)  # vLLM serves 16 bits, also of the base that qlora trains on
+    held_to_answer = set[str]() if config.engine.name == "vllm" else answering
+    if stages & ({"train"} | held_to_answer):
         forms.append(MemoryNeed("of weights", NF4_BYTES if method is Method.qlora else whole))
+    if stages & (answering - held_to_answer):
+        forms.append(MemoryNeed("of weights to serve", served))
     if "sample" in stages and any(each.kind is SourceKind.backbone for each in config.sampler.models.values()):
-        forms.append(MemoryNeed("of weights to sample with", whole))
+        forms.append(MemoryNeed("of weights to sample with", served))
     if "train" in stages and method is Method.full:
         form, width = "of weights, gradients and moments to train them all", TRAINED_BYTES
         if config.train.optimizer.startswith("paged"):  # the moments, half of it, may lie in the machine's memory
@@ -42,6 +46,11 @@ def held(config: Config, stages: set[str]) -> list[MemoryNeed]:
     for each in forms:
         held.setdefault(each.width, each)
     return list(held.values())
+
+
+def shares(config: Config) -> int:
+    """On how many GPUs a model lies that answers; that of a training or of a merge lies on one."""
+    return config.engine.tensor_parallel if config.engine.name == "vllm" else 1
 
 
 def parameters(source: Weights, model: ModelConfig) -> int:

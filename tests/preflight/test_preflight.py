@@ -20,7 +20,7 @@ from lema.types import UserError
 
 
 def test_a_real_cell_names_everything_it_lacks_at_once(run_cli) -> None:
-    finished = run_cli("backbone=mistral", "task=math")
+    finished = run_cli("backbone=mistral", "task=math", "engine=transformers")
     assert finished.returncode != 0
     assert "Traceback" not in finished.stderr
     lines = [line.strip() for line in finished.stderr.splitlines() if line.startswith("  - ")]
@@ -39,9 +39,9 @@ def test_a_real_cell_names_everything_it_lacks_at_once(run_cli) -> None:
     ("overrides", "names"),
     [
         (["corrector=gpt4"], {"- key", "- budget"}),
-        (["backbone=llama2", "experiment=no_api"], {"- model", "- GPU"}),
-        (["backbone=llama2", "mix=cot"], {"- model", "- GPU", "- key", "- budget"}),
-        (["backbone=llama2", "mix=cot", "rationales=none"], {"- model", "- GPU"}),
+        (["backbone=llama2", "engine=transformers", "experiment=no_api"], {"- model", "- GPU"}),
+        (["backbone=llama2", "mix=cot"], {"- model", "- GPU", "- engine", "- key", "- budget"}),
+        (["backbone=llama2", "mix=cot", "rationales=none"], {"- model", "- GPU", "- engine"}),
     ],
 )
 def test_only_what_the_cell_needs_is_asked_for(run_cli, overrides: list[str], names: set[str]) -> None:
@@ -204,7 +204,7 @@ def test_what_needs_bitsandbytes_asks_for_it(refused, monkeypatch, overrides: li
 )
 def test_a_7b_backbone_without_a_gpu_is_one_line(refused, tmp_path: Path, train: str, needs: str) -> None:
     folder = local_model(tmp_path / "7b", 7.24)
-    others = ("sampler=self", "corrector=reference", "rationales=none")
+    others = ("sampler=self", "corrector=reference", "rationales=none", "engine=transformers")
     [line] = refused("backbone=mistral", f"backbone.path={folder}", f"train={train}", *others)
     assert line.startswith(f"GPU: {folder} has 7.2 billion parameters, {needs}, and this machine has no CUDA GPU, and ")
     assert line.endswith("GB of memory: run on a larger one, or choose a smaller backbone")
@@ -227,6 +227,10 @@ ANSWERED = {"train", "select", "evaluate"}
         (["train=qlora", "backbone.precision=fp32"], {"merge"}, 39, "40 GB of merged weights, train.merge=null"),
         (["train=lora"], ANSWERED | {"merge", "sample"}, 21, None),
         (["train=lora"], ANSWERED | {"merge", "sample"}, 19, "20 GB of weights, run"),
+        (["engine=vllm", "train=qlora"], {"train"}, 6, None),
+        (["engine=vllm", "train=qlora"], ANSWERED, 19, "20 GB of weights to serve, run"),
+        (["engine=vllm", "train=qlora", "engine.tensor_parallel=2"], ANSWERED | {"sample"}, 11, None),
+        (["engine=vllm", "train=lora", "engine.tensor_parallel=2"], ANSWERED, 19, "20 GB of weights, run"),
         (["train=full"], ANSWERED, 81, None),
         (["train=full"], ANSWERED, 79, "80 GB of weights and gradients to train them all, train=lora"),
         (["train=full"], {"evaluate"}, 21, None),
@@ -239,7 +243,7 @@ ANSWERED = {"train", "select", "evaluate"}
     ],
 )
 def test_each_form_of_the_backbone_must_fit_on_the_gpu(make_config, overrides, stages, memory, said) -> None:
-    config = make_config("backbone=mistral", "sampler=self", *overrides)
+    config = make_config("backbone=mistral", "sampler=self", "engine=transformers", *overrides)
     held = hardware.held(config, stages)
     lines = list(hardware.too_large("backbone", "org/model", 10**10, held, True, memory * 10**9))
     if said is None:
@@ -281,7 +285,8 @@ def test_a_small_model_must_fit_in_memory_too(width: float, fits: bool) -> None:
     ],
 )
 def test_a_merged_model_needs_room_on_the_disk(refused, tmp_path: Path, overrides: list[str], names: list[str]) -> None:
-    base = ("backbone=mistral", "backbone.precision=fp32", "mix=cot", "task=arithmetic", "rationales=none")
+    base = ("backbone=mistral", "engine=transformers", "backbone.precision=fp32", "mix=cot", "task=arithmetic")
+    base += ("rationales=none",)
     lines = refused(*base, f"backbone.parameters={10**15}", *overrides)
     assert [line.split(":")[0] for line in lines] == names
     for line in lines[2:]:
