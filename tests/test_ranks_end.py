@@ -38,7 +38,7 @@ def trained(runs: Path) -> dict[str, bytes]:
     [folder] = (path for path in (runs / "train").iterdir() if path.is_dir())
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     files.pop("record.json")
-    return {name: path.read_bytes() for name, path in files.items()}
+    return {name: path.read_bytes().replace(str(runs).encode(), b"RUNS") for name, path in files.items()}
 
 
 @pytest.fixture(scope="module")

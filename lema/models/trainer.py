@@ -228,7 +228,7 @@ def train(
         trainer.add_callback(CheckpointCallback(recipe.resume_checkpoints, training.last_only))
         trainer.add_callback(curve)
     trainer.remove_callback(PrinterCallback)
-    newest = ranks.told(newest_whole(folder) if first else None)
+    newest = ranks.told(_begun(folder, ranks.count) if first else None)
     if newest and newest.endswith(f"checkpoint-{steps}"):  # the Trainer would go one step beyond it
         trainer.state = TrainerState.load_from_json(f"{newest}/trainer_state.json")
         curve.on_train_begin(None, trainer.state, None)
@@ -305,6 +305,16 @@ def newest_whole(folder: Path) -> str | None:
         return None
     log.info("train: goes on from %s", checkpoints[whole - 1])
     return str(checkpoints[whole - 1])
+
+
+def _begun(folder: Path, count: int) -> str | None:
+    """The checkpoint to go on from; says when another number of ranks made it."""
+    newest, before = newest_whole(folder), kept(folder / "ranks.json")
+    if newest and before not in (None, count):
+        went_on = f"goes on with {count} rank{'s' * (count > 1)} what {before} began"
+        log.info("train: %s: sums are rounded in another order, so losses may differ in their last digits", went_on)
+    keep(folder / "ranks.json", count)
+    return newest
 
 
 def collect(folder: Path, target: Path, every: int) -> list[int]:
