@@ -46,8 +46,8 @@ class Engine:
 
     def complete(self, prompts: Sequence[Prompt], resume: Path) -> list[Completion]:
         """Completions in order. Each batch has a seed of its own, and a file beside `resume`."""
+        from lema.models.encoding import encode_prompt
         from lema.models.generating import Onlooker
-        from lema.models.huggingface import encode_prompt
 
         tokenizer, _ = self._loaded
         with Progress("prompt", len(prompts)) as progress:
