@@ -41,6 +41,11 @@ def trained(runs: Path) -> dict[str, bytes]:
     return {name: path.read_bytes().replace(str(runs).encode(), b"RUNS") for name, path in files.items()}
 
 
+def often(case: object) -> pytest.MarkDecorator:
+    """Each case takes a minute: one of each kind runs in CI, all of them by hand."""
+    return pytest.mark.slow if case in ("rank 1", "the parent", signal.SIGTERM) else pytest.mark.full
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run leaves that nobody interrupts."""
@@ -91,8 +96,7 @@ KILLS: dict[str, tuple[Callable[[int, dict[int, int]], object], str]] = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", KILLS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=often(name)) for name in KILLS])
 def test_after_a_kill_nothing_is_left_behind_and_the_same_command_goes_on(name: str, tmp_path: Path, whole) -> None:
     end, line = KILLS[name]
     status, errors = interrupted(tmp_path / "runs", whole, end)
@@ -103,8 +107,9 @@ def test_after_a_kill_nothing_is_left_behind_and_the_same_command_goes_on(name: 
     goes_on(tmp_path / "runs", whole)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [pytest.param(each, marks=often(each)) for each in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)]
+)
 def test_a_stop_signal_to_the_parent_alone_saves_a_checkpoint(number: signal.Signals, tmp_path: Path, whole) -> None:
     status, errors = interrupted(tmp_path / "runs", whole, lambda parent, _: os.kill(parent, number))
     assert status != 0
@@ -113,7 +118,7 @@ def test_a_stop_signal_to_the_parent_alone_saves_a_checkpoint(number: signal.Sig
     goes_on(tmp_path / "runs", whole)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_another_number_of_ranks_goes_on_too(tmp_path: Path, whole) -> None:
     interrupted(tmp_path / "runs", whole, lambda parent, _: os.kill(parent, signal.SIGTERM))
     process = start(tmp_path / "runs", "train.processes=1")

@@ -122,7 +122,7 @@ class Engine:
             return None
 
     def _ids(self, text: str) -> list[int]:
-        from lema.models.huggingface import encode_prompt
+        from lema.models.encoding import encode_prompt
 
         return encode_prompt(self._tokenizer, text)
 

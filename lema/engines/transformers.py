@@ -86,8 +86,8 @@ class Engine:
     ) -> Iterator[dict[tuple[int, int], tuple[str, str, int]]]:
         """After each pass what is finished: text, finish reason and tokens by the number and the seed of its prompt."""
         from lema.models.continuous import Row
+        from lema.models.encoding import encode_prompt
         from lema.models.generating import answering, end_tokens, placed
-        from lema.models.huggingface import encode_prompt
 
         tokenizer, model = self._loaded
         ends, rows = end_tokens(model, tokenizer), dict[Row, tuple[int, int]]()

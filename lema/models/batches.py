@@ -14,7 +14,7 @@ import torch
 from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening
 
 from lema.config import Attention, Batches, Precision, TrainConfig
-from lema.models.huggingface import encode_completion, encode_prompt
+from lema.models.encoding import encode_completion, encode_prompt
 from lema.types import Example, UserError
 
 # Largest relative change of the loss when another document of the row is replaced: a right mask adds exact zeros.

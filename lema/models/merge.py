@@ -9,8 +9,9 @@ import torch
 from lema.artifacts.locks import check
 from lema.config import Attention, Computation, Precision
 from lema.console.progress import Progress
+from lema.models.encoding import encode_prompt
 from lema.models.generating import Onlooker, generate
-from lema.models.huggingface import encode_prompt, load_adapter, load_model, load_to_answer, load_tokenizer
+from lema.models.huggingface import load_adapter, load_model, load_to_answer, load_tokenizer
 from lema.models.sizes import MARGIN, available_memory
 from lema.models.trial import raise_positions
 from lema.models.weights import Weights

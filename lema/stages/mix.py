@@ -188,7 +188,8 @@ def _some(items: list[Item], number: int, rng: random.Random) -> list[Item]:
 
 def _token_counter(source: Weights) -> _CountTokens:
     """Counts an example's tokens by the backbone's tokenizer, BOS and EOS included, before training cuts any."""
-    from lema.models.huggingface import encode_completion, encode_prompt, load_tokenizer
+    from lema.models.encoding import encode_completion, encode_prompt
+    from lema.models.huggingface import load_tokenizer
 
     tokenizer = load_tokenizer(source)
 

@@ -15,7 +15,8 @@ from lema.api.completing import VLLM
 from lema.config import Attention, Computation, Precision
 from lema.engines import Account, LocalModel, sample_seed
 from lema.engines.server import Settings
-from lema.models.huggingface import encode_prompt, load_tokenizer
+from lema.models.encoding import encode_prompt
+from lema.models.huggingface import load_tokenizer
 from lema.models.weights import Weights
 from lema.types import PROMPT_TOO_LONG, Completion, Prompt, UserError
 

@@ -9,7 +9,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from lema.models.huggingface import encode_completion, encode_prompt, load_tokenizer
+from lema.models.encoding import encode_completion, encode_prompt
+from lema.models.huggingface import load_tokenizer
 from lema.models.weights import Weights
 from lema.types import UserError
 

@@ -303,7 +303,7 @@ def test_every_optimizer_trains_and_its_settings_tell(make_config, config, token
     for change in ({"learning_rate": 1e-9}, {"adam_beta2": 0.9}, {"adam_beta2": 0.5}, {"weight_decay": 1.0}):
         net = model("llama", "sdpa")
         recipe = replace(whole, train=replace(whole.train, optimizer=optimizer, **change))
-        made: Any = Trainer(net, trainer._arguments(recipe, 2, tmp_path)).create_optimizer()
+        made: Any = Trainer(net, trainer._arguments(recipe, 2, tmp_path, saves=True)).create_optimizer()
         for _ in range(2):
             step(net, batch)
             made.step()

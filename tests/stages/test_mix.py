@@ -140,7 +140,8 @@ def test_lema_32k_is_as_large_as_cot_and_part_of_lema(arms: dict[str, Arm]) -> N
 
 
 def test_cot_tokens_is_cot_matched_filled_to_the_tokens_of_lema(arms: dict[str, Arm]) -> None:
-    from lema.models.huggingface import encode_completion, encode_prompt, load_tokenizer
+    from lema.models.encoding import encode_completion, encode_prompt
+    from lema.models.huggingface import load_tokenizer
     from lema.models.weights import Weights
 
     tokenizer = load_tokenizer(Weights("tiny", str(arms["lema"].artifacts["base"].path), None, ""))

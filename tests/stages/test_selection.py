@@ -23,7 +23,8 @@ from lema.artifacts import RESUME, Artifact, Recipe, Shown, Store, keep, kept, w
 from lema.cell import Cell
 from lema.config import Config
 from lema.models import tiny
-from lema.models.huggingface import encode_completion, encode_prompt, load_tokenizer
+from lema.models.encoding import encode_completion, encode_prompt
+from lema.models.huggingface import load_tokenizer
 from lema.models.weights import Weights
 from lema.prompts.formats import cot_prompt
 from lema.stages import evaluate, select, train

@@ -64,7 +64,7 @@ class Engine:
 
         A prompt that leaves no room for an answer is not asked: it counts as one that the limit cut to nothing.
         """
-        from lema.models.huggingface import encode_prompt
+        from lema.models.encoding import encode_prompt
 
         if not prompts:
             return []
