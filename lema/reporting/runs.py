@@ -52,7 +52,7 @@ class Run:
     state: str  # "finished", "stopped after mix", "running", or the error it failed with
     records: dict[str, dict[str, Any]] = field(default_factory=dict)  # step -> record.json, in the order of the steps
     wandb: dict[str, str] = field(default_factory=dict)  # step -> its W&B run's id, for the steps that this run made
-    # Of a run that is asked a further test, and read as a run of that task: step -> its link. The others have their own
+    # Of a run that is read as one of a further test: step -> its link, where the two have different names
     links: dict[str, str] = field(default_factory=dict)
     trouble: str | None = None  # why its score cannot be used
 

@@ -327,9 +327,10 @@ def mutilated(value: Any, rng: random.Random) -> Any:
 
 
 def test_no_damage_to_any_file_of_a_run_stops_the_report_of_the_others(tmp_path: Path) -> None:
-    tiny(tmp_path, "lema", 1, 180)
-    tiny(tmp_path, "cot", 1, 160)
-    folder, rng = tiny(tmp_path, "lema", 2, 170), random.Random(0)
+    samples = np.arange(800).reshape(200, 4) % 7 < 3
+    tiny(tmp_path, "lema", 1, 180, samples=samples)
+    tiny(tmp_path, "cot", 1, 160, samples=samples)
+    folder, rng = tiny(tmp_path, "lema", 2, 170, samples=samples), random.Random(0)
     files = {path: path.read_bytes() for path in sorted(folder.rglob("*.json*")) if path.is_file()}
     damaged = 0
     for number in range(300):

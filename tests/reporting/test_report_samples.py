@@ -16,7 +16,7 @@ from lema.config import Config
 from lema.reporting import report
 from lema.reporting.statistics import over_problems, over_seeds, sign_flip
 
-SETTING = {"evaluation": {"split": "test", "samples": 4, "temperature": 0.7}}
+SETTING: dict[str, Any] = {"evaluation": {"split": "test", "samples": 4, "temperature": 0.7}}
 
 
 def tiny(root: Path, mix: str, seed: int, right: int, **changes: Any) -> Path:
