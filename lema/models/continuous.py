@@ -144,7 +144,7 @@ class Answering:
         padded: bool = True,
         decode: Callable[[list[int]], str] = str,
     ) -> None:
-        """`joined`: rows come and go. Else batches stay together, and without `padded` are of prompts of one length."""
+        """`joined`: rows come and go. Else batches stay together, and without `padded` each prompt is a batch alone."""
         self._model = model.get_base_model() if hasattr(model, "get_base_model") else model  # an adapter stays on it
         self._ends, self._temperature, self._decode = ends, temperature, decode
         self._joined, self._padded = joined, padded
@@ -307,9 +307,7 @@ class Answering:
     def _together(self, waiting: deque[Row]) -> None:
         """Answer the next prompts by `generate`, in a batch that stays together."""
         self.rows, columns = [], max(row.needs(row.most) for row in waiting)
-        while waiting and (not self.rows or (len(self.rows) + 1) * columns <= self._allowed):
-            if self.rows and not self._padded and waiting[0].size != self.rows[0].size:
-                break
+        while waiting and (not self.rows or (self._padded and (len(self.rows) + 1) * columns <= self._allowed)):
             self.rows.append(waiting.popleft())
         rows, width = self.rows, max(row.size for row in self.rows)
         ids = torch.tensor([[0] * (width - row.size) + [*row.prompt, *row.tokens] for row in rows])

@@ -110,9 +110,11 @@ def test_no_more_positions_are_asked_for_than_a_model_has(lora, changed, answers
 
 
 # Families whose cache cannot be joined: their batches stay together.
-TOGETHER = {"mamba2", "bamba", "granitemoehybrid", "falcon_h1", "mamba", "falcon_mamba"}
+TOGETHER = {"mamba", "mamba2", "rwkv"}
 RWKV: dict[str, Any] = {"attention_hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "hidden_size": 64}
-WRITING = [*(name for name, (_, refused) in KINDS.items() if refused in (None, DROPOUT)), "mistral", "rwkv"]
+SLOW_MIXERS = {"bamba", "granitemoehybrid", "falcon_h1", "falcon_mamba"}  # without their kernels they take minutes
+WRITING = [name for name, (_, refused) in KINDS.items() if refused in (None, DROPOUT) and name not in SLOW_MIXERS]
+WRITING += ["mistral", "rwkv"]
 WRITING_FAST = {"llama", "gpt2", "bloom", "gemma2", "mamba"}
 
 
@@ -128,17 +130,18 @@ def written(model: Any, asked: list[tuple[list[int], int]], allowed: int, temper
     "name", [pytest.param(name, marks=[] if name in WRITING_FAST else pytest.mark.slow) for name in WRITING]
 )
 def test_an_answer_is_the_same_alone_and_among_many(name: str) -> None:
-    """Greedy and sampled, in 32 bits: one at a time, sixty-four at once, and a few that come and go."""
+    """Greedy and sampled, in 32 bits: one at a time, all at once (64 of the fast ones), and a few that come and go."""
     config = small(CONFIG_MAPPING[name](**(RWKV if name == "rwkv" else {})))
-    assert trial.joins(config) == (name not in TOGETHER | {"rwkv"})
+    assert trial.joins(config) == (name not in TOGETHER)
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     drawn = torch.Generator().manual_seed(2)
-    sizes = torch.randint(1, 20, (64, 2), generator=drawn).tolist()
+    number = 64 if name in WRITING_FAST - TOGETHER else 16
+    sizes = torch.randint(1, 20, (number, 2), generator=drawn).tolist()
     asked = [(torch.randint(3, 60, (length,), generator=drawn).tolist(), most) for length, most in sizes]
     for temperature in (0.0, 1.0):
         alone = written(model, asked, 1, temperature)
-        assert len({tuple(each) for each in alone}) > 30, "answers that would not tell"
+        assert len({tuple(each) for each in alone}) > number // 2, "answers that would not tell"
         assert written(model, asked, 64 * 40, temperature) == alone
         assert written(model, asked, 5 * 40, temperature) == alone
 
