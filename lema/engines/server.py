@@ -60,6 +60,7 @@ class Engine:
     ) -> None:
         self.settings, self.model, self.weights, self.account = settings, model, weights, account
         self.costs: dict[str, Any] = {}
+        self._known: dict[str, list[int]] = {}
 
     @property
     def about(self) -> dict[str, str]:
@@ -122,9 +123,12 @@ class Engine:
             return None
 
     def _ids(self, text: str) -> list[int]:
+        """Of one text the same list: a thousand samples of a question take no more memory than one."""
         from lema.models.huggingface import encode_prompt
 
-        return encode_prompt(self._tokenizer, text)
+        if text not in self._known:
+            self._known[text] = encode_prompt(self._tokenizer, text)
+        return self._known[text]
 
     def _request(self, road: _Road, prompt: Prompt, limit: int) -> Request:
         seed = sample_seed(self.model.seed, prompt) if self.model.temperature else None

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import pytest
 from openai_server import OpenAIServer
 from small import SMALL, rows, summary
 
-from lema import engines, pipeline
+from lema import engines, pipeline, preflight
 from lema.api.completing import VLLM
-from lema.config import Attention, Computation, Precision
+from lema.artifacts import Store
+from lema.cell import Cell
 from lema.engines import Account, LocalModel, sample_seed
 from lema.engines.server import Settings
+from lema.identity import identity
 from lema.models.huggingface import encode_prompt, load_tokenizer
 from lema.models.weights import Weights
 from lema.types import PROMPT_TOO_LONG, Completion, Prompt, UserError
@@ -26,6 +29,11 @@ MODEL = {"id": "base", "object": "model"}
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "any")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def answering(make_config: Callable[..., Any]) -> None:
+    Asked.model = Cell(make_config(), Store(Path("runs"))).evaluated(four_bit=False, tuned=False)
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +55,15 @@ def ids(base: Weights) -> Callable[[str], list[int]]:
 class Asked:
     """An engine at a server, and where it keeps its answers."""
 
+    model: LocalModel  # of any cell
+
     def __init__(self, server: OpenAIServer | str, base: Weights, folder: Path, **settings: Any) -> None:
-        how = {"temperature": settings.pop("temperature", 0.0), "seed": 5}
+        how = {"temperature": settings.pop("temperature", 0.0), "seed": 5, "max_new_tokens": 50}
         values: dict[str, Any] = {"max_concurrent_requests": 8, "max_retries": 1, "request_timeout": 9, "max_wait": 60}
         url = server if isinstance(server, str) else server.url
         self.account = Account(folder / "paid.sqlite", {}, settings.pop("budget_usd", None), 0.0, retry_failed=False)
         chosen = Settings(**{"name": "server", "base_url": url, **values, **settings})
-        model = LocalModel(chosen, Computation(Precision.fp32, Attention.sdpa), max_new_tokens=50, batch_size=1, **how)
+        model = replace(Asked.model, engine=chosen, **how)
         self.engine, self.resume = engines.load(model, base, None, self.account), folder / "resume" / "sample"
 
     def __call__(self, prompts: list[Prompt] = PROMPTS) -> list[Completion]:
@@ -310,10 +320,6 @@ def test_what_a_server_cannot_answer_is_refused_before_anything_is_made(
 
 def test_a_large_backbone_that_somebody_serves_needs_no_room_here(make_config: Callable[..., Any]) -> None:
     """Up to its mistakes nothing of it is loaded on this machine, so a laptop samples from 70B."""
-    from lema import preflight
-    from lema.artifacts import Store
-    from lema.cell import Cell
-
     arguments = ["backbone=llama2", "backbone.size=70b", "sampler=self", "rationales=none", "corrector=reference"]
     with OpenAIServer(models=[MODEL]) as server:
         serving = ["engine=server", f"engine.base_url={server.url}"]
@@ -326,8 +332,6 @@ def test_a_large_backbone_that_somebody_serves_needs_no_room_here(make_config: C
 
 
 def test_the_address_is_no_part_of_a_recipe(make_config: Callable[..., Any]) -> None:
-    from lema.identity import identity
-
     here, there = (
         identity(make_config("engine=server", *more).engine) for more in ([], ["engine.base_url=http://x/v1"])
     )
