@@ -110,6 +110,8 @@ class _Asking:
         self.client, self.settings, self.whole = Client(api, section, key), settings, whole
         self.journal, self.lost, self.requests, self.api, self.price = journal, lost, requests, api, price
         self.pace = Pace(api.max_requests_per_minute, api.max_tokens_per_minute)
+        self.pace.trying = not whole  # else the first one goes alone; an engine has tried its server already
+        self.free = not (price.input_usd or price.output_usd)
         self.paid = paid_usd + journal.spending().usd
         self.usd = self.paid  # and what is reserved for what is in flight
         self.answered = sum(not answer.failed for answer in journal.answers().values())
@@ -151,6 +153,9 @@ class _Asking:
                         task = asyncio.create_task(self._try(place, key, text, worst, tokens))
                         tasks.add(task)
                         task.add_done_callback(lambda task: self._ended(task, tasks))
+                if self._leaves():
+                    for task in tasks:
+                        task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)  # what is in flight still lands
         if self.fault:
             raise self.fault
@@ -173,9 +178,13 @@ class _Asking:
         """Say what is waited for; and no request leaves any more."""
         landing = f"what is on its way, {self.pace.in_flight} requests, is waited for"
         seconds, again = self.settings.request_timeout, "a second signal leaves at once, and they are paid for again"
-        if self.pace.in_flight:
+        if self.pace.in_flight and not self._leaves():
             log.info("%-16s %s: %s, %g s at most; %s", "asking", number.name, landing, seconds, again)
         self.changed.set()
+
+    def _leaves(self) -> bool:
+        """Whether a signal ends what is on its way: long answers that cost nothing are better asked again."""
+        return self.whole and self.free and stopping.received() is not None
 
     def _kept(self) -> str:
         """What is on the disk, and what is not."""
@@ -183,7 +192,7 @@ class _Asking:
         saved = sum(not answer.failed for answer in answers.values())
         failed = sum(answer.failed for key, answer in answers.items() if key not in waiting)
         without = f", {failed} failed for good" if failed else ""
-        if not (self.price.input_usd or self.price.output_usd):
+        if self.free:
             cost = " cost nothing"
         elif self.answered:  # by what was paid for the others
             cost = f" would cost about ${self.journal.spending().usd / self.answered * len(waiting):.2f}"
