@@ -10,7 +10,7 @@ from lema.config import Config, SourceKind, Split
 from lema.config.task import known_tasks
 from lema.data import tasks
 from lema.data.leakage import TestQuestions
-from lema.engines import LocalModel, ServedModel, server
+from lema.engines import Account, LocalModel, ServedModel, chat
 from lema.identity import digest, identity
 from lema.models.weights import Weights, weights
 from lema.prompts.demonstrations import demonstrations
@@ -93,11 +93,12 @@ class Cell:
             return Weights(self.config.backbone.name, str(made.path), None, made.digest)
         return weights(self.config.backbone)
 
-    def evaluated(self, four_bit: bool) -> LocalModel:
+    def evaluated(self, four_bit: bool, tuned: bool) -> LocalModel:
         """How the backbone answers when it is scored: greedily."""
-        evaluation = self.config.evaluation
+        evaluation, engine = self.config.evaluation, self.config.engine
+        name = getattr(engine, "tuned", None) if tuned else None  # by which somebody serves it
         return LocalModel(
-            engine=self.config.engine,
+            engine=replace(engine, model=name) if name else engine,
             computation=self.config.backbone.computation,
             max_new_tokens=evaluation.max_new_tokens,
             batch_size=evaluation.batch_size,
@@ -135,19 +136,19 @@ class Cell:
     def _engine(
         self, model: LocalModel | ServedModel, held: Weights | None = None, adapter: Path | None = None
     ) -> Engine:
-        if isinstance(model, LocalModel):
-            assert held
-            engines.running.logs = self.folder
-            return engines.load(model, held, adapter)
+        engines.running.logs = self.folder
         paid = sum(artifact.summary.get("usd", 0.0) for artifact in self.artifacts.values())  # by whomever
-        account = server.Account(
+        account = Account(
             journal=self.store.root / "journal.sqlite",
             prices=self.config.prices,
             budget_usd=self.config.budget_usd,
             paid_usd=paid,
             retry_failed=self.config.retry_failed,
         )
-        return server.Engine(model, account)
+        if isinstance(model, LocalModel):
+            assert held
+            return engines.load(model, held, adapter, account)
+        return chat.Engine(model, account)
 
     def _test_questions(self) -> TestQuestions:
         return TestQuestions(tasks.known_tests(self.config.task, known_tasks()))

@@ -47,7 +47,7 @@ class Prompt:
 
     text: str
     attempt: int = 0  # 0-based: tells apart what is asked several times
-    stop: str | None = None  # an engine that loads models ends a completion behind it; a server is not told
+    stop: str | None = None  # a completion ends behind it; a strong model in a chat is not told
 
 
 # The beginnings of a finish reason that says why no completion arrived.

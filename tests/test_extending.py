@@ -115,8 +115,7 @@ def test_an_engine_is_one_file_and_its_choice(house: Path) -> None:
     for mistyped, words in {
         "+engine.say=8": "engine.say=8: no such key; choose from name, says, times",
         "engine.times=0": "engine.times=0: must be at least 1",
-        "engine.name=parot": "engine.name=parot: no engine for models that are loaded here; choose engine=parrot or "
-        "transformers",
+        "engine.name=parot": "engine.name=parot: no such engine; choose engine=parrot or server or transformers",
     }.items():
         refused = run(house, "engine=parrot", mistyped)
         assert refused.returncode != 0

@@ -72,7 +72,7 @@ def ask(
                     journal.check()
                     chosen, paid = settings(api, section, budget_usd), (price, paid_usd)
                     asking = _Asking(journal, held.lost, asked, api, section, chosen, *paid, key, whole)
-                    if not whole:
+                    if not whole or price.output_usd or price.input_usd:
                         size = sum(asked[each].size for each in left) / len(left)
                         costs, _ = estimate(section, (len(left), len(left)), (size, size), api, price)
                         log.info("%-16s %s", "asking", costs)
@@ -104,11 +104,14 @@ class _Asking:
         key: str | None,
         whole: bool,
     ) -> None:
-        from lema.api.client import Client
+        from lema.api.client import Client, other_model
 
+        self.other_model = other_model
         self.client, self.settings, self.whole = Client(api, section, key), settings, whole
         self.journal, self.lost, self.requests, self.api, self.price = journal, lost, requests, api, price
         self.pace = Pace(api.max_requests_per_minute, api.max_tokens_per_minute)
+        self.pace.trying = not whole  # else the first one goes alone; an engine has tried its server already
+        self.free = not (price.input_usd or price.output_usd)
         self.paid = paid_usd + journal.spending().usd
         self.usd = self.paid  # and what is reserved for what is in flight
         self.answered = sum(not answer.failed for answer in journal.answers().values())
@@ -150,6 +153,9 @@ class _Asking:
                         task = asyncio.create_task(self._try(place, key, text, worst, tokens))
                         tasks.add(task)
                         task.add_done_callback(lambda task: self._ended(task, tasks))
+                if self._leaves():
+                    for task in tasks:
+                        task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)  # what is in flight still lands
         if self.fault:
             raise self.fault
@@ -172,9 +178,13 @@ class _Asking:
         """Say what is waited for; and no request leaves any more."""
         landing = f"what is on its way, {self.pace.in_flight} requests, is waited for"
         seconds, again = self.settings.request_timeout, "a second signal leaves at once, and they are paid for again"
-        if self.pace.in_flight:
+        if self.pace.in_flight and not self._leaves():
             log.info("%-16s %s: %s, %g s at most; %s", "asking", number.name, landing, seconds, again)
         self.changed.set()
+
+    def _leaves(self) -> bool:
+        """Whether a signal ends what is on its way: long answers that cost nothing are better asked again."""
+        return self.whole and self.free and stopping.received() is not None
 
     def _kept(self) -> str:
         """What is on the disk, and what is not."""
@@ -182,7 +192,7 @@ class _Asking:
         saved = sum(not answer.failed for answer in answers.values())
         failed = sum(answer.failed for key, answer in answers.items() if key not in waiting)
         without = f", {failed} failed for good" if failed else ""
-        if not (self.price.input_usd or self.price.output_usd):
+        if self.free:
             cost = " cost nothing"
         elif self.answered:  # by what was paid for the others
             cost = f" would cost about ${self.journal.spending().usd / self.answered * len(waiting):.2f}"
@@ -250,6 +260,9 @@ class _Asking:
         now, server = time.monotonic(), self.client.server
         if landed.means is Means.END:
             self.problem = self.problem or f"{server} refuses requests ({landed.said}): {landed.remedy}"
+        elif landed.answer and self.whole and (why := self.other_model(landed.answer, self.api, self.client.section)):
+            self.problem = self.problem or f"{server} {why}"
+            return None, now
         elif landed.answer:
             self.pace.accepted(now)
             self.failed_since.clear()

@@ -12,6 +12,7 @@ import functools
 import logging
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -260,15 +261,57 @@ class Client:
         return f"set {self.section}.base_url={shown[1]}, if you trust that address"
 
 
-def attempt(request: Request, api: ApiConfig, section: str, key: str | None = None) -> Attempt:
-    """One attempt at one request, which no journal knows: to try a server. Raises `UserError` without a key."""
+@dataclass(frozen=True)
+class Listed:
+    """What a server's list tells of a model."""
+
+    name: str
+    context: int | None = None  # the tokens that prompt and answer may have together
+    kind: str = ""  # of the server: "vllm", "sglang"
+
+
+def listed(api: ApiConfig, section: str, key: str | None = None) -> Listed:
+    """The model that is asked: `api.model`, or the one model that the server lists.
+
+    Raises `UserError` when there is no key, the server cannot be reached or takes no key, or does not have the model.
+    """
     client = Client(api, section, key)
+    found = asyncio.run(client.listed())
+    if isinstance(found, str):
+        raise UserError(found)
+    found, names = found or {}, refusals.line(", ".join(sorted(found or {})[:10]))
+    if api.model is None and len(found) != 1:
+        what = f"lists {len(found)} models ({names})" if found else "lists no models"
+        raise UserError(f"{section}.model=null: {client.server} {what}: name the one to ask with {section}.model=")
+    name = api.model or next(iter(found))
+    if found and name not in found:
+        raise UserError(f"{section}.model={name}: {client.server} has no such model: choose one that it lists: {names}")
+    facts = found.get(name, {})
+    return Listed(name, lengths.context(facts), refusals.line(str(facts.get("owned_by") or "")))
+
+
+def attempt(request: Request, api: ApiConfig, section: str, key: str | None = None, tries: int = 1) -> Attempt:
+    """What comes of one request, which no journal knows: to try a server. Raises `UserError` without a key."""
 
     async def send() -> Attempt:
+        client = Client(api, section, key)
         async with client.openai:
             return await client.send(text_of(request, api), request.path, request.limit(api))
 
+    for number in range(tries - 1):
+        landed = asyncio.run(send())
+        if landed.answer or landed.means not in (Means.AGAIN, Means.LATER):
+            return landed
+        time.sleep(min(30.0, landed.retry_after or 0.5 * 2**number))
     return asyncio.run(send())
+
+
+def other_model(answer: Completion, api: ApiConfig, section: str) -> str | None:
+    """That an answer is another model's than was asked, with the remedy; of a dated name the beginning is enough."""
+    asked = without_paths(str(api.model))[:100]
+    if answer.model.startswith(asked):
+        return None
+    return f"answers as {answer.model} where {asked} is asked: set {section}.model to that, or mend {section}.base_url"
 
 
 def _limit(api: ApiConfig) -> tuple[str, int]:

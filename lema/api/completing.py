@@ -1,4 +1,4 @@
-"""Exact prompts, completed by a server that stands for a model loaded here: all of them are answered, or the run ends.
+"""Prompts, completed by a server that stands for a model loaded here: all of them are answered, or the run ends.
 
 fields = plain(temperature=0.7) | VLLM
 api = ApiConfig(model="base", base_url="http://127.0.0.1:8000/v1", max_tokens=512, **ASKED)
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lema.api.asking import Spending, ask
-from lema.api.requests import Exact
+from lema.api.requests import Exact as Exact, Message as Message, Request as Request
 from lema.config import ApiConfig, PriceConfig
 from lema.types import Completion
 
@@ -36,7 +36,7 @@ def plain(temperature: float) -> dict[str, Any]:
 
 
 def complete(
-    requests: Sequence[Exact],
+    requests: Sequence[Request],
     api: ApiConfig,
     *,
     section: str,

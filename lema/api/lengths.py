@@ -20,6 +20,7 @@ _CONTEXT = [
     r"too large for model with (\d+) maximum context",
     r"exceed context limit: [\d\s+]+> (\d+)",
     r"must have less than (\d+) tokens",
+    r"max_tokens must be at least 1, got (?:0|-\d+)\b",
     r"`inputs` tokens \+ `max_new_tokens` must be <= (\d+)",
     r"prompt is too long: \d+ tokens > (\d+)",
     r"maximum (?:number of tokens allowed|allowed length) \((\d+)",

@@ -21,6 +21,8 @@ class Message:
 
     text: str
     attempt: int = 0  # is not sent: it tells apart what is asked several times
+    seed: int | None = None  # as below
+    stop: str | None = None
 
     path = "/chat/completions"
 
@@ -36,7 +38,8 @@ class Message:
     def body(self, api: ApiConfig) -> dict[str, Any]:
         """What is sent."""
         body = {"model": api.model, "messages": [{"role": "user", "content": _sendable(self.text)}]}
-        return body | {name: getattr(api, name) for name in PARAMETERS if getattr(api, name) is not None}
+        body |= {name: getattr(api, name) for name in PARAMETERS if getattr(api, name) is not None}
+        return body | _own(self.seed, self.stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +72,7 @@ class Exact:
         """What is sent."""
         prompt = _sendable(self.prompt) if isinstance(self.prompt, str) else self.prompt
         body = {**self.fields, "model": api.model, "prompt": prompt, "max_tokens": self.max_tokens}
-        own = {"seed": self.seed, "stop": self.stop and [self.stop]}
-        return body | {name: value for name, value in own.items() if value is not None}
+        return body | _own(self.seed, self.stop)
 
 
 Request = Message | Exact
@@ -86,6 +88,11 @@ def key(request: Request, api: ApiConfig) -> str:
     body = request.body(api)
     identity = _json(body | {"attempt": request.attempt} if request.attempt else body)
     return hashlib.sha256(identity.encode()).hexdigest()
+
+
+def _own(seed: int | None, stop: str | None) -> dict[str, Any]:
+    """What is sent only when it is set."""
+    return ({} if seed is None else {"seed": seed}) | ({} if stop is None else {"stop": [stop]})
 
 
 def _json(body: dict[str, Any]) -> str:

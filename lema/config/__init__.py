@@ -44,6 +44,13 @@ from lema.config.choices import (
     TrackerName,
     Without,
 )
+from lema.config.servers import (
+    ApiConfig as ApiConfig,
+    Dollars as Dollars,
+    PriceConfig as PriceConfig,
+    ServerConfig as ServerConfig,
+    Temperature,
+)
 from lema.config.task import DatasetConfig as DatasetConfig, TaskConfig, TrainDatasetConfig as TrainDatasetConfig
 
 # Ranges of numbers, beside those of `lema.config.allowed`.
@@ -51,9 +58,6 @@ _Repeats = Annotated[int, Range(1, 10_000)]  # of one question
 Parameters = Annotated[int, Range(1, 10**15)]
 _Width = Annotated[int, Range(1, 65_536)]  # of a matrix
 _WidthOr0 = Annotated[int, Range(0, 65_536)]
-_Temperature = Annotated[float, Range(0.01, 2, zero=True)]  # 0 is greedy; OpenAI takes 2 at most, vLLM 0.01 at least
-Dollars = Annotated[float, Range(0, 10**9)]
-_PerMinute = Annotated[float, Range(0.01, 10**9)]
 
 
 @dataclass(kw_only=True)
@@ -148,40 +152,6 @@ class BackboneConfig(ModelConfig):
 
 
 @dataclass(kw_only=True)
-class ApiConfig:
-    """How a model behind an OpenAI-compatible server is asked. All null where none is."""
-
-    model: Optional[str] = None
-    base_url: Optional[str] = field(default=None, metadata=NO_EFFECT)  # null is OPENAI_BASE_URL, else OpenAI itself
-    temperature: Optional[_Temperature] = None  # sent only when set, as are the next three
-    reasoning_effort: Optional[str] = None
-    max_completion_tokens: Optional[Count] = None  # one of these two must be set: without a limit no budget can be kept
-    max_tokens: Optional[Count] = None  # what older servers call it
-    # Per million tokens; null looks the model up in conf/prices
-    input_usd: Optional[Dollars] = field(default=None, metadata=NO_EFFECT)
-    output_usd: Optional[Dollars] = field(default=None, metadata=NO_EFFECT)  # per million tokens, reasoning included
-    # A server has no more ports
-    max_concurrent_requests: Optional[Annotated[int, Range(1, 65_535)]] = field(default=None, metadata=NO_EFFECT)
-    # Null: what the server's headers say
-    max_requests_per_minute: Optional[_PerMinute] = field(default=None, metadata=NO_EFFECT)
-    max_tokens_per_minute: Optional[_PerMinute] = field(default=None, metadata=NO_EFFECT)  # the same
-    max_retries: Optional[Annotated[int, Range(0, 1000)]] = field(default=None, metadata=NO_EFFECT)
-    # Seconds, the whole answer
-    request_timeout: Optional[Annotated[float, Range(0, 86_400, above=True)]] = field(default=None, metadata=NO_EFFECT)
-    # Seconds; longer ends the run
-    max_wait: Optional[Annotated[float, Range(0, 2_592_000)]] = field(default=None, metadata=NO_EFFECT)
-
-
-@dataclass
-class PriceConfig:
-    """What a model costs, in dollars per million tokens."""
-
-    input_usd: Dollars  # the dearest a prompt token can be, a surcharge for writing the cache included
-    cached_usd: Dollars  # a prompt token that the server had in its cache
-    output_usd: Dollars  # reasoning included
-
-
-@dataclass(kw_only=True)
 class SourceConfig:
     """One model whose mistakes are collected. `kind` needs the field of its name."""
 
@@ -201,7 +171,7 @@ class SamplerConfig:
     models: dict[Name, SourceConfig]  # each one's solutions are an artifact of their own
     other: Optional[SourceConfig] = None  # whose mistakes mix=lema_random takes; a base built here takes another one's
     samples: _Repeats  # per problem and model
-    temperature: _Temperature
+    temperature: Temperature
     max_new_tokens: Count
     batch_size: Count
     seed: Seed

@@ -1,12 +1,13 @@
 """Engines: whatever turns prompts into completions (`lema.types.Engine`), each a module that is found by its name.
 
-transformers   a model that is loaded here       server   a model behind an OpenAI-compatible server
-vllm           a model that a child process serves
+transformers   a model that is loaded here       server   one that somebody else serves in its place
+vllm           one that a child process serves   chat     a strong model as itself, behind an OpenAI-compatible server
 
-An engine for models that are loaded here has two classes. `Settings`, a dataclass with a `name`, is what conf/engine's
-file of the same name must fit. `Engine(settings, model, weights, adapter)` answers: `settings` is a `Settings`, `model`
-says how to answer, `weights` where the model is, and `adapter` is the folder of an adapter to use on it, or None.
-A module may also have `missing(config)`: what it lacks on this machine, a line each, with the remedy.
+All but `chat` answer for the cell's own models, and have two classes. `Settings`, a dataclass with a `name`, is what
+conf/engine's file of the same name must fit. `Engine(settings, model, weights, adapter)` answers: `settings` is a
+`Settings`, `model` says how to answer, `weights` where the model is, and `adapter` is the folder of an adapter to use
+on it, or None. One whose settings have a price, `input_usd`, is also given its `account`. A module may also have
+`missing(config)`: what it lacks on this machine, a line each, with the remedy.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,8 +19,8 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
-from lema.config import NO_EFFECT, ApiConfig, Computation, Config, WriterConfig
-from lema.models.weights import Weights
+from lema.config import NO_EFFECT, ApiConfig, Computation, Config, PriceConfig, WriterConfig
+from lema.models.weights import Weights as Weights
 from lema.types import Engine, Prompt, UserError
 
 
@@ -53,6 +54,17 @@ class _Running(ExitStack):
 running = _Running()  # in this process
 
 
+@dataclass(frozen=True)
+class Account:
+    """What requests are paid from, and where they are written down."""
+
+    journal: Path
+    prices: Mapping[str, PriceConfig]
+    budget_usd: float | None
+    paid_usd: float  # what earlier steps have taken of the budget
+    retry_failed: bool
+
+
 def writer(config: WriterConfig, engine: Any, section: str) -> LocalModel | ServedModel:
     """The model that writes what a section of the config is about: rationales or corrections."""
     if config.weights is None:
@@ -68,8 +80,8 @@ def writer(config: WriterConfig, engine: Any, section: str) -> LocalModel | Serv
 
 
 def names() -> list[str]:
-    """The engines for models that are loaded here."""
-    return sorted({module.name for module in iter_modules(__path__)} - {"server"})
+    """The engines for the cell's own models."""
+    return sorted({module.name for module in iter_modules(__path__)} - {"chat"})
 
 
 def settings_class(chosen: Mapping[Any, Any]) -> type[Any]:
@@ -77,7 +89,7 @@ def settings_class(chosen: Mapping[Any, Any]) -> type[Any]:
     name = chosen.get("name")
     if name not in names():
         where = f"engine.name={name}" if name else "engine"
-        raise UserError(f"{where}: no engine for models that are loaded here; choose engine={' or '.join(names())}")
+        raise UserError(f"{where}: no such engine; choose engine={' or '.join(names())}")
     return import_module(f"{__name__}.{name}").Settings
 
 
@@ -87,9 +99,10 @@ def missing(config: Config) -> Iterator[str]:
     yield from module.missing(config) if hasattr(module, "missing") else ()
 
 
-def load(model: LocalModel, weights: Weights, adapter: Path | None) -> Engine:
-    """The engine of a model that is loaded here."""
-    return import_module(f"{__name__}.{model.engine.name}").Engine(model.engine, model, weights, adapter)
+def load(model: LocalModel, weights: Weights, adapter: Path | None, account: Account | None = None) -> Engine:
+    """The engine that answers for a model of the cell."""
+    paid = {"account": account} if hasattr(model.engine, "input_usd") else {}
+    return import_module(f"{__name__}.{model.engine.name}").Engine(model.engine, model, weights, adapter, **paid)
 
 
 def sample_seed(seed: int, prompt: Prompt) -> int:

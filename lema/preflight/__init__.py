@@ -29,7 +29,7 @@ def check_runs_dir(folder: Path) -> None:
 def check(cell: Cell, stages: set[str], asked: list[Requests], overrides: list[str]) -> None:
     """Raise one `UserError` naming everything that these stages lack, each with its remedy."""
     tracker = cell.tracker.missing() if stages else ()
-    if missing := [*_missing(cell, stages), *tracker, *consent.missing(cell.config, asked, overrides)]:
+    if missing := [*_missing(cell, stages), *tracker, *consent.missing(cell.config, stages, asked, overrides)]:
         command = f"backbone={cell.config.backbone.name} task={cell.config.task.name}"
         raise UserError("\n  - ".join([f"{command} cannot start; missing:", *missing]))
 
@@ -61,6 +61,8 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
         models["sampler.other.weights"] = config.sampler.other.weights
     for stage, section in (("correct", "corrector"), ("rationales", "rationales")):
         models[f"{section}.weights"] = getattr(config, section).weights if stage in stages else None
+    # What the backbone does on this machine.
+    stages = stages - {"sample", "select", "evaluate"} if config.engine.name == "server" else stages
     if not cell.builds_base and stages - {"data", "correct", "rationales"}:
         models["backbone"] = config.backbone
     answers, trains = bool(stages & _ANSWERING), "train" in stages

@@ -2,19 +2,22 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from math import ceil
 
 from lema.api.asking import settings
 from lema.api.estimate import Requests, estimate, price, prompt_tokens
-from lema.config import Config
+from lema.config import Config, Extra, Selection, SourceKind
 from lema.reporting.commands import command
 from lema.types import UserError
 
 _FREE = "sampler=self corrector=reference rationales=none ask no server"
 
 
-def missing(config: Config, asked: list[Requests], overrides: list[str]) -> Iterator[str]:
-    """What these requests lack, each with its remedy."""
+def missing(config: Config, stages: set[str], asked: list[Requests], overrides: list[str]) -> Iterator[str]:
+    """What these requests lack, and what the server of `engine=server` does for these stages, each with its remedy."""
+    if config.engine.name == "server":
+        yield from _serving(config, stages)
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if asked and not key:
         sections = ", ".join(dict.fromkeys(each.section for each in asked))
@@ -40,3 +43,35 @@ def missing(config: Config, asked: list[Requests], overrides: list[str]) -> Iter
         goes_on = command(*overrides, f"budget_usd={most}")
         needs = "nothing is paid without consent, budget_usd= or LEMA_BUDGET_USD"
         yield f"budget: {'; '.join(line for line, _ in estimates)}. Go on with: {goes_on} ({needs}), or {_FREE}"
+
+
+def _serving(config: Config, stages: set[str]) -> Iterator[str]:
+    """`engine=server` answers for the backbone, and for a checkpoint that somebody serves under a name."""
+    engine, sampler, tuned = config.engine, config.sampler, stages & {"select", "evaluate"}
+    sources = {f"sampler.models.{name}": each for name, each in sampler.models.items() if "sample" in stages}
+    others = "sample" in stages and config.mix.extra is Extra.other_corrections
+    writers = {"correct": "corrector", "rationales": "rationales"}
+    writing = {section: getattr(config, section) for stage, section in writers.items() if stage in stages}
+    for section, each in {**sources, "sampler.other": sampler.other if others else None, **writing}.items():
+        if each and each.weights:
+            why = f"engine=server answers for the backbone alone, and {section}.weights are another model's"
+            yield f"engine: {why}: engine=transformers, or another {section.partition('.')[0]}"
+    if tuned and not engine.tuned:
+        ways = "end before it with until=train, or let engine=transformers answer"
+        yield f"engine: engine=server cannot load what is trained here: {ways}; see also engine.tuned"
+    elif tuned and config.selection is not Selection.last:
+        yield f"engine: engine.tuned={engine.tuned} is one checkpoint: selection=last, not {config.selection}"
+    if not tuned and not any(each.kind is SourceKind.backbone for each in sources.values()):
+        return
+    if (engine.input_usd or engine.output_usd) and config.budget_usd is None:
+        price = f"engine.input_usd={engine.input_usd} engine.output_usd={engine.output_usd}"
+        yield f"budget: {price}: nothing is paid without consent: set budget_usd= or LEMA_BUDGET_USD"
+    from lema.api.client import listed
+
+    lines: list[str] = []
+    for key, name in {"model": engine.model, **({"tuned": engine.tuned} if tuned and engine.tuned else {})}.items():
+        try:
+            listed(replace(engine.api, model=name), "engine")
+        except UserError as error:
+            lines.append(f"server: {str(error).replace('engine.model', f'engine.{key}')}")
+    yield from dict.fromkeys(lines)

@@ -65,7 +65,7 @@ def recipe(cell: Cell, tuned: bool) -> Recipe:
         split=split,
         grader=grader,
         prompt=prompt or backbone.prompt,
-        model=cell.evaluated(four_bit=config.train.method is Method.qlora and not merged),
+        model=cell.evaluated(four_bit=config.train.method is Method.qlora and not merged, tuned=tuned),
         method=config.train.method if tuned else None,
     )
     inputs, label = Inputs(cell.asked, cell.base), f"{cell.task_label}-{cell.backbone_label}-untuned"

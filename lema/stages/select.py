@@ -62,7 +62,7 @@ def recipe(cell: Cell) -> Recipe:
                 f"selection=dev task.num_dev=0: no dev question to choose one of {len(checkpoints)} checkpoints by; "
                 "take the last with selection=last, or hold some out with task.num_dev="
             )
-        model = cell.evaluated(four_bit=config.train.method is Method.qlora)
+        model = cell.evaluated(four_bit=config.train.method is Method.qlora, tuned=True)
         asked = Asked(split, config.task.grader_of(split), config.backbone.prompt, model, config.train.method)
         data = cell.artifacts["data"] if split is Split.dev else cell.asked
         settings, inputs = Settings(selection, asked), Inputs(train, data, cell.base)

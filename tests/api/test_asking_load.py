@@ -1,9 +1,10 @@
 """The engine under load, kills and limits, in seconds; `benchmarks/test_api_load.py` is the same at full size."""
 
+import time
 from pathlib import Path
 
 import pytest
-from asking_load import bad_hour, budget, finished, four, killed, limited, served, started
+from asking_load import bad_hour, budget, finished, four, killed, limited, served, started, stats
 
 pytestmark = pytest.mark.slow
 
@@ -12,16 +13,45 @@ def test_every_request_of_a_bad_hour_ends_and_nothing_that_arrived_is_paid_twice
     bad_hour(1500, 64, 0.1, tmp_path)
 
 
-@pytest.mark.parametrize("exact", [{}, {"ids": True, "price": (0, 0, 0)}])
-def test_an_answer_costs_no_waiting_for_the_disk(exact: dict, tmp_path: Path) -> None:
+def test_an_exact_prompt_takes_three_milliseconds_of_a_core_at_the_most(tmp_path: Path) -> None:
     with served() as url:
-        told = finished(started(url, 1500, tmp_path / "journal.sqlite", width=64, **exact))
+        told = finished(started(url, 5000, tmp_path / "journal.sqlite", width=256, ids=True))
+    print(told, f"{5000 / told['seconds']:.0f}/s")
+    assert told["usable"] == 5000
+    assert 5000 / told["cpu_seconds"] > 300
+
+
+def test_an_answer_costs_no_waiting_for_the_disk(tmp_path: Path) -> None:
+    with served() as url:
+        told = finished(started(url, 1500, tmp_path / "journal.sqlite", width=64))
     print(told, f"{1500 / told['seconds']:.0f}/s")
     assert 1500 / told["seconds"] > 150  # on two shared cores; the full size asks for 300
 
 
 def test_killed_at_any_moment_the_answers_are_those_of_an_undisturbed_run(tmp_path: Path) -> None:
     killed(5, 600, 16, tmp_path)
+
+
+def test_a_signal_waits_for_no_answer_that_costs_nothing(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.sqlite"
+    with served(latency=0.5, spread=2) as url:
+        process = started(url, 400, journal, width=64, ids=True)
+        while stats(url)["billed"] < 100 and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+        process.communicate()
+    with served(latency=60) as url:
+        process = started(url, 400, journal, width=64, ids=True)
+        while stats(url)["most_in_flight"] < 64 and process.poll() is None:
+            time.sleep(0.01)
+        sent = time.monotonic()
+        process.terminate()
+        told = finished(process, timeout=50)
+    assert time.monotonic() - sent < 20
+    assert "corrector: stopped by SIGTERM: " in told["error"]
+    with served() as url:
+        assert finished(started(url, 400, journal, width=64, ids=True))["usable"] == 400
+        assert stats(url)["billed"] < 400
 
 
 def test_four_processes_pay_for_the_same_requests_once(tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ WITHOUT_EFFECT_ON_TEXTS = (
 ).split()
 
 
-# conf/engine/server.yaml is chosen by the files of the groups that ask a server.
-GROUP_FILES = sorted(file for file in (ROOT / "conf").glob("*/*.yaml") if file != ROOT / "conf/engine/server.yaml")
+# conf/api/server.yaml is chosen by the files of the groups that ask a server.
+GROUP_FILES = sorted(file for file in (ROOT / "conf").glob("*/*.yaml") if file != ROOT / "conf/api/server.yaml")
 MODEL_FILES = sorted((ROOT / "conf/sampler/model").glob("*.yaml"))
 # What nobody but the user can know.
 ASKED = {"recorded": "recorded=FILE", "server": "api.model=NAME"}
@@ -90,7 +90,7 @@ def test_what_nobody_but_the_user_can_know_must_be_set(make_config, name, key):
 
 
 def test_no_file_lies_outside_a_group():
-    shared = [ROOT / f"conf/{name}.yaml" for name in ("engine/server", "backbone/common/published")]
+    shared = [ROOT / f"conf/{name}.yaml" for name in ("api/server", "backbone/common/published")]
     shared += (ROOT / "conf/corrector/model").glob("*.yaml")
     others = {*MODEL_FILES, *shared, ROOT / "conf/task/dataset/gsm8k.yaml"}
     assert set((ROOT / "conf").rglob("*.yaml")) == {ROOT / "conf/config.yaml", *GROUP_FILES, *others}

@@ -17,10 +17,13 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lema import stopping
 from lema.api.asking import ask
+from lema.api.completing import complete
 from lema.api.requests import Exact, Message
 from lema.config import ApiConfig, PriceConfig
 
@@ -103,13 +106,14 @@ def main() -> None:
         request_timeout=given.get("timeout", 60.0),
         max_wait=600.0,
     )
-    price, wanted = (
-        PriceConfig(*given.get("price", (2.0, 2.0, 10.0))),
-        (ids if given.get("ids") else prompts)(given["count"]),
-    )
+    price = PriceConfig(*given.get("price", (2.0, 2.0, 10.0)))
+    wanted: Any = (ids if given.get("ids") else prompts)(given["count"])
     start, before = time.monotonic(), time.process_time()
-    settings = {"section": "corrector", "budget_usd": given.get("budget", 1e6), "journal_path": Path(given["journal"])}
-    answers, spending = ask(wanted, api, price, **settings)
+    where = {"section": "corrector", "journal_path": Path(given["journal"])}
+    if given.get("ids"):
+        answers, spending = complete(wanted, replace(api, max_tokens=1000), **where)
+    else:
+        answers, spending = ask(wanted, api, price, budget_usd=given.get("budget", 1e6), **where)
     told = {
         "seconds": time.monotonic() - start,
         "cpu_seconds": time.process_time() - before,

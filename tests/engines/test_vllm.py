@@ -183,7 +183,7 @@ def answered(journal: Path) -> dict[str, int]:
 def test_a_call_goes_on_after_each_death_and_leaves_no_process(
     ask: Ask, cell: Callable[..., Cell], data_dir: Path, tmp_path: Path
 ) -> None:
-    asked, journal = prompts(data_dir, 32), tmp_path / "evaluate.sqlite"
+    asked, journal = prompts(data_dir, 32), tmp_path / "evaluate answers.sqlite"
     expected = [each.text for each in ask(asked, 16, "engine=transformers")]
     few = "engine.options=[--enforce-eager,--max-num-seqs,2]"  # at once, so that a death meets unanswered ones
     made = cell("evaluation.max_new_tokens=16", "engine=vllm", few)
