@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 from lema.api.completing import Exact, complete
-from lema.artifacts.machine import made_on
 from lema.config import IF_SET, NO_EFFECT, ApiConfig, Count, Path as PathText, Range
 from lema.engines import LocalModel, sample_seed
 from lema.engines.vllm.checks import FIELDS
@@ -50,7 +49,9 @@ class Engine:
 
     @property
     def about(self) -> dict[str, str]:
-        return {"engine": f"vllm {version(self.settings.command)}", "device": str(made_on()["device"])}
+        from lema.models.sizes import device
+
+        return {"engine": f"vllm {version(self.settings.command)}", "device": device()}
 
     @cached_property
     def _tokenizer(self) -> Any:
