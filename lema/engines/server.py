@@ -19,7 +19,8 @@ from lema.types import PROMPT_TOO_LONG, Completion, Prompt, UserError
 
 log = logging.getLogger(__name__)
 _SECTION = "engine"  # of the config, for messages
-_TRIED = Prompt("1 + 1 =")  # what a server is tried with
+# What a server is tried with: hardly two tokenizers cut it alike.
+_TRIED = Prompt("Größe: 12,345 + 1 = 12346, so they aren't $\\frac{1}{2}$ of αβγ's")
 _NOT_TAKEN = ("HTTP 400", "HTTP 422", "HTTP 404", "HTTP 405", "HTTP 501")  # ids, or the endpoint
 
 
@@ -143,7 +144,7 @@ class Engine:
         fields = plain(self.model.temperature) | (VLLM if vllm else {})
         if self._tokenizer is not None:
             yield _Road("completions of token ids", fields, ids=True)
-        fields |= {"add_special_tokens": True} if vllm else {}
+        fields = fields | ({"add_special_tokens": True} if vllm else {})
         yield _Road("completions of texts", fields)
         if begin := getattr(self._tokenizer, "bos_token", None):
             yield _Road(f"completions of texts behind {begin}", fields, front=begin)
@@ -151,16 +152,24 @@ class Engine:
     @cached_property
     def _road(self) -> _Road:
         """The first that the server takes, on which it reads what we would; `UserError` when there is none."""
-        server, other = self._client_name, ""
-        for road in self._roads():
+        server, other = str(self.settings.base_url), ""
+        roads = list(self._roads())
+        for road in roads:
             landed = self._tried(road)
-            if landed.answer and (same := self._same(landed)) is not False:
+            same = self._same(landed)
+            if road.ids and landed.answer and same is not False:  # of ids any model reads as many
+                text = self._tried(roads[1])
+                landed, same = (landed, same) if self._same(text, whole=False) is not False else (text, False)
+            if landed.answer and same is not False:
                 if same is None:
                     told = "%-16s %s does not tell how it reads a prompt, so a second BOS cannot be excluded"
                     log.warning(told, _SECTION, server)
                 return road
             if landed.answer:
-                other = f"it reads a prompt as {len(landed.prompt_token_ids or ()) or (landed.tokens or [0])[0]} tokens"
+                other = (
+                    other
+                    or f"it reads a prompt as {len(landed.prompt_token_ids or ()) or (landed.tokens or [0])[0]} tokens"
+                )
             elif landed.failure not in _NOT_TAKEN:
                 raise UserError(f"{server} refuses requests ({landed.said}): {landed.remedy or 'mend that there'}")
         if other:
@@ -173,14 +182,15 @@ class Engine:
         log.warning(told, _SECTION, server)
         return chat
 
-    def _same(self, landed: Attempt) -> bool | None:
-        """Whether the server read what we would; None when that is not known."""
-        if self._tokenizer is None:
+    def _same(self, landed: Attempt, whole: bool = True) -> bool | None:
+        """Whether the server read what we would, BOS aside unless `whole`; None when that is not known."""
+        if self._tokenizer is None or not landed.answer:
             return None
         ids = self._ids(_TRIED.text)
+        ours = [ids] if whole else [ids, ids[1:]]
         if landed.prompt_token_ids is not None:
-            return list(landed.prompt_token_ids) == ids
-        return landed.tokens[0] == len(ids) if landed.tokens else None
+            return list(landed.prompt_token_ids) in ours
+        return landed.tokens[0] in map(len, ours) if landed.tokens else None
 
     def _tried(self, road: _Road) -> Attempt:
         """What comes of a short prompt; `UserError` when another model answers it."""
@@ -188,10 +198,9 @@ class Engine:
             road = replace(road, fields={**road.fields, "return_token_ids": True})
         api = replace(self._api, max_tokens=1)
         landed = attempt(self._request(road, _TRIED, 1), api, _SECTION, tries=1 + (api.max_retries or 0))
+        price, (prompt, _, completion) = self.settings.price, landed.tokens or (0, 0, 0)
+        if paid := (prompt * price.input_usd + completion * price.output_usd) / 1e6:
+            self.costs["usd"] = self.costs.get("usd", 0.0) + paid
         if landed.answer and (why := other_model(landed.answer, api, _SECTION)):
-            raise UserError(f"{self._client_name} {why}")
+            raise UserError(f"{self.settings.base_url} {why}")
         return landed
-
-    @property
-    def _client_name(self) -> str:
-        return str(self.settings.base_url)

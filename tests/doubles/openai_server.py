@@ -50,12 +50,13 @@ class OpenAIServer:
         max_model_len: int | None = None,
         instead: Callable[[dict], tuple[int, str] | None] = lambda body: None,
         paths: Sequence[str] = ("/v1/chat/completions", "/v1/completions"),
+        count: Callable[[str], int] | None = None,  # the tokens of a completion's text
     ) -> None:
         self.reply, self.latency, self.spread, self.model, self.prices = reply, latency, spread, model, prices
         self.cached, self.limit, self.refuse = cached, limit, refuse
         facts = {"max_model_len": max_model_len} if max_model_len else {}
         self.models = [{"id": model or "*", "object": "model"} | facts] if models is None else models
-        self.max_model_len, self.instead, self.paths = max_model_len, instead, paths
+        self.max_model_len, self.instead, self.paths, self.count = max_model_len, instead, paths, count
         self.requests: list[dict] = []
         self.arrivals: list[float] = []
         self.headers: list[dict[str, str]] = []
@@ -204,7 +205,8 @@ class OpenAIServer:
         """The completion, billed: four bytes of the prompt are a token, and four characters of the reply."""
         prompt = asked(body)
         text = self.reply(prompt)
-        usage = {"prompt_tokens": prompt_tokens(body), "completion_tokens": len(text) // 4 + 1}
+        counted = self.count and isinstance(body.get("prompt"), str) and self.count(body["prompt"])
+        usage = {"prompt_tokens": counted or prompt_tokens(body), "completion_tokens": len(text) // 4 + 1}
         if fault == "length":
             limit = body.get("max_completion_tokens") or body.get("max_tokens") or 4096
             text, usage["completion_tokens"] = text[: len(text) // 2], limit
@@ -219,9 +221,11 @@ class OpenAIServer:
         message = {"role": "assistant", "content": None if silent else text}
         message["refusal"] = "I cannot help with that." if fault == "refusal" else None
         finish = fault if fault in ("length", "content_filter") else "stop"
-        said, prompt_ids = {"message": message}, body["prompt"] if body.get("return_token_ids") else None
+        said, prompt_ids = {"message": message}, body.get("prompt") if body.get("return_token_ids") else None
         if "prompt" in body:
-            said = {"text": message["content"] or ""} | ({"prompt_token_ids": prompt_ids} if prompt_ids else {})
+            said = {"text": message["content"] or ""} | (
+                {"prompt_token_ids": prompt_ids} if isinstance(prompt_ids, list) else {}
+            )
         completion = {
             "id": f"chatcmpl-{len(self.requests)}",
             "object": "text_completion" if "prompt" in body else "chat.completion",
