@@ -155,6 +155,7 @@ class Cell:
     def _engine(
         self, model: LocalModel | ServedModel, held: Weights | None = None, adapter: Path | None = None
     ) -> Engine:
+        engines.running.logs = self.folder
         paid = sum(artifact.summary.get("usd", 0.0) for artifact in self.artifacts.values())  # by whomever
         account = Account(
             journal=self.store.root / "journal.sqlite",
@@ -169,7 +170,6 @@ class Cell:
                 self._opened.clear()
             engine = next((engine for _, how, engine in self._opened if how == model), None)
             if engine is None:
-                engines.running.logs = self.folder
                 engine = engines.load(model, held, adapter, account)
                 self._opened.append(((held, adapter), model, engine))
             return engine

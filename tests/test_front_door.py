@@ -193,7 +193,9 @@ def test_what_can_only_be_a_folder_is_never_a_model_on_the_hub(tmp_path: Path, p
 @pytest.mark.parametrize("key", ["backbone", "corrector.weights"])
 @pytest.mark.parametrize("place", ["/no/such", "."])
 def test_of_a_model_that_is_not_there_no_size_is_told(run_cli: CLI, key: str, place: str) -> None:
-    chosen = ["backbone=llama2", "experiment=no_api"] if key == "backbone" else ["corrector=local"]
+    chosen = (
+        ["backbone=llama2", "experiment=no_api", "engine=transformers"] if key == "backbone" else ["corrector=local"]
+    )
     done = run_cli(*chosen, f"{key}.path={place}", "tracker=none", "limit=3", "task.num_dev=3")
     assert f"model: {key}.path={place}" in done.stderr
     assert "billion" not in done.stderr

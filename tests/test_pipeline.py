@@ -207,7 +207,14 @@ def test_a_real_backbone_runs_from_a_local_folder(
 ) -> None:
     [base] = (undisturbed / "base").glob("tiny-*")
     small = [override for override in SMALL if not override.startswith("backbone.")]
-    overrides = [*small, "backbone=llama2", "experiment=no_api", f"backbone.path={base}", "sampler.samples=1"]
+    overrides = [
+        *small,
+        "backbone=llama2",
+        "experiment=no_api",
+        "engine=transformers",
+        f"backbone.path={base}",
+        "sampler.samples=1",
+    ]
     overrides += ["train.batch_size=6", f"runs_dir={tmp_path}"]
     pipeline.run(make_config(*overrides), overrides)
     [score] = [json.loads(path.read_text()) for path in tmp_path.glob("evaluate/*lema*/score.json")]

@@ -1,14 +1,13 @@
 """Engines: whatever turns prompts into completions (`lema.types.Engine`), each a module that is found by its name.
 
-transformers   a model that is loaded here       vllm     one that a child process serves
-server         one that somebody else serves in its place
-chat           a strong model that corrects, writes or samples as itself, behind an OpenAI-compatible server
+transformers   a model that is loaded here       server   one that somebody else serves in its place
+vllm           one that a child process serves   chat     a strong model as itself, behind an OpenAI-compatible server
 
 All but `chat` answer for the cell's own models, and have two classes. `Settings`, a dataclass with a `name`, is what
 conf/engine's file of the same name must fit. `Engine(settings, model, weights, adapter)` answers: `settings` is a
 `Settings`, `model` says how to answer, `weights` where the model is, and `adapter` is the folder of an adapter to use
-on it, or None. One whose settings have a price, `input_usd`, is also given its `account`.
-A module may also have `missing(config)`: what it lacks on this machine, a line each, with the remedy.
+on it, or None. One whose settings have a price, `input_usd`, is also given its `account`. A module may also have
+`missing(config)`: what it lacks on this machine, a line each, with the remedy.
 """
 
 from collections.abc import Iterator, Mapping
@@ -45,6 +44,15 @@ class ServedModel:
     section: str = field(metadata=NO_EFFECT)  # of the config, for messages
 
 
+class _Running(ExitStack):
+    """What engines keep running from step to step, as a server; `close` ends it. `logs` is the folder for its log."""
+
+    logs = Path()
+
+
+running = _Running()  # in this process
+
+
 @dataclass(frozen=True)
 class Account:
     """What requests are paid from, and where they are written down."""
@@ -54,15 +62,6 @@ class Account:
     budget_usd: float | None
     paid_usd: float  # what earlier steps have taken of the budget
     retry_failed: bool
-
-
-class _Running(ExitStack):
-    """What engines keep running from step to step, as a server; `close` ends it. `logs` is the folder for its log."""
-
-    logs = Path()
-
-
-running = _Running()  # in this process
 
 
 def writer(config: WriterConfig, engine: Any, section: str) -> LocalModel | ServedModel:

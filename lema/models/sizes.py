@@ -129,6 +129,11 @@ def visible_gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
+def device() -> str:
+    """What computes here: "NVIDIA H100 80GB HBM3", or "cpu"."""
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
+
+
 def release_memory() -> None:
     """Give the GPU's memory that no tensor uses back, for another process."""
     gc.collect()

@@ -33,10 +33,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if FAULT == "dies" and "ignore_eos" in body:
-            print("ValueError: the GPU has fallen off the bus", flush=True)
-            self.server.shutdown()
-        elif self.path == "/v1/completions":
+        if self.path == "/v1/completions":
             self.reply(answer(body))
         else:
             self.reply({"said": "Success"})

@@ -93,7 +93,7 @@ def ask(cell: Callable[..., Cell], tmp_path: Path) -> Ask:
         prompts: list[Prompt], tokens: int, *overrides: str, adapter: Path | None = None, source: Weights | None = None
     ) -> list[Completion]:
         made = cell(f"evaluation.max_new_tokens={tokens}", *overrides)
-        engine = engines.load(made.evaluated(four_bit=False), source or made.base, adapter)
+        engine = engines.load(made.evaluated(four_bit=False, tuned=False), source or made.base, adapter)
         return engine.complete(prompts, tmp_path / f"{len(list(tmp_path.iterdir()))} evaluate")
 
     return complete
@@ -183,11 +183,11 @@ def answered(journal: Path) -> dict[str, int]:
 def test_a_call_goes_on_after_each_death_and_leaves_no_process(
     ask: Ask, cell: Callable[..., Cell], data_dir: Path, tmp_path: Path
 ) -> None:
-    asked, journal = prompts(data_dir, 32), tmp_path / "evaluate.sqlite"
+    asked, journal = prompts(data_dir, 32), tmp_path / "evaluate answers.sqlite"
     expected = [each.text for each in ask(asked, 16, "engine=transformers")]
     few = "engine.options=[--enforce-eager,--max-num-seqs,2]"  # at once, so that a death meets unanswered ones
     made = cell("evaluation.max_new_tokens=16", "engine=vllm", few)
-    (tmp_path / "asked").write_bytes(pickle.dumps((made.evaluated(four_bit=False), made.base, asked)))
+    (tmp_path / "asked").write_bytes(pickle.dumps((made.evaluated(four_bit=False, tuned=False), made.base, asked)))
 
     def start() -> subprocess.Popen[str]:
         command = [sys.executable, "-c", DRIVE, str(tmp_path)]

@@ -1,21 +1,19 @@
 """vllm: a child process, `vllm serve`, answers for one base: untuned, and with adapters that stay unmerged.
 
-Token ids go over the wire, by the road of `lema.api.asking`, at price 0 and with a journal in the artifact's resume
+Token ids go over the wire, by the road of `lema.api.completing`, at price 0 and with a journal in the artifact's resume
 folder: an interrupted call asks again what was in flight, and nothing else. The server is kept between steps
 (`lema.engines.running`) as long as the same base is asked.
 """
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
-from lema.api.asking import ask
-from lema.api.requests import Exact
-from lema.artifacts.machine import made_on
-from lema.config import IF_SET, NO_EFFECT, ApiConfig, Count, Path as PathText, PriceConfig, Range
+from lema.api.completing import Exact, complete
+from lema.config import IF_SET, NO_EFFECT, ApiConfig, Count, Path as PathText, Range
 from lema.engines import LocalModel, sample_seed
 from lema.engines.vllm.checks import FIELDS
 from lema.engines.vllm.found import missing as missing, version
@@ -51,7 +49,9 @@ class Engine:
 
     @property
     def about(self) -> dict[str, str]:
-        return {"engine": f"vllm {version(self.settings.command)}", "device": str(made_on()["device"])}
+        from lema.models.sizes import device
+
+        return {"engine": f"vllm {version(self.settings.command)}", "device": device()}
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -78,7 +78,7 @@ class Engine:
         name = server.base.name if self.adapter is None else server.load(self.adapter, min(encoded, key=len))
         asked = [self._request(prompts[index], encoded[index], server.length) for index in fit]
         for index, answer in zip(fit, self._answers(server, name, asked, resume), strict=True):
-            completions[index] = self._completion(answer, name, prompts[index].stop)
+            completions[index] = self._completion(answer)
         return completions
 
     @cached_property
@@ -93,13 +93,8 @@ class Engine:
 
         named: Any = own_settings(self.weights).eos_token_id or []
         ends = sorted({self._tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])})
-        return FIELDS | {
-            "temperature": self.model.temperature,
-            "ignore_eos": True,  # what ends an answer is what ends it in every engine: the next line alone
-            "stop_token_ids": ends,
-            "skip_special_tokens": True,
-            "include_stop_str_in_output": True,
-        }
+        # What ends an answer is what ends it in every engine, and not what vLLM would add to that.
+        return FIELDS | {"temperature": self.model.temperature, "ignore_eos": True, "stop_token_ids": ends}
 
     def _request(self, prompt: Prompt, tokens: list[int], length: int) -> Exact:
         most = min(self.model.max_new_tokens, length - len(tokens))
@@ -116,32 +111,17 @@ class Engine:
             request_timeout=_DAY,
             max_wait=_DAY,
         )
+        journal = resume.with_name(f"{resume.name} answers.sqlite")
         try:
-            answers, _ = ask(
-                asked,
-                api,
-                PriceConfig(0.0, 0.0, 0.0),
-                section="engine",
-                budget_usd=0.0,
-                journal_path=resume.with_name(f"{resume.name}.sqlite"),
-                key=server.server.key,
-                whole=True,
-            )
+            return complete(asked, api, section="engine", journal_path=journal, key=server.server.key)[0]
         except UserError as error:
             if server.server.lives(_DYING):
                 raise
             raise UserError(f"{server.server.death('ended')}; the same command goes on from here") from error
-        return answers
 
-    def _completion(self, answer: Completion, name: str, stop: str | None) -> Completion:
-        """An answer as every engine gives it; `UserError` for one of another model."""
-        if answer.model != name:
-            raise UserError(
-                f"vLLM: {answer.model} answered in the place of {name}: start it anew, with the same command"
-            )
-        text, reason = answer.text or "", answer.finish_reason
+    def _completion(self, answer: Completion) -> Completion:
+        """An answer as every engine gives it."""
+        text = answer.text or ""
         if self._drops_space:
             text = text.removeprefix(" ")
-        if stop is not None and stop in text:
-            text, reason = text.partition(stop)[0] + stop, "stop"
-        return Completion(text, reason, self.weights.name, answer.num_tokens)
+        return replace(answer, text=text, model=self.weights.name)

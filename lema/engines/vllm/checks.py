@@ -6,19 +6,11 @@ settings must not shape answers, greedy answers must not change, and an adapter 
 
 from typing import Any
 
+from lema.api.completing import VLLM, plain
 from lema.engines.vllm.process import Server
 from lema.types import UserError
 
-# All that shapes how a token is chosen, so that no default of a server or a model does.
-FIELDS: dict[str, Any] = {
-    "temperature": 0.0,
-    "top_p": 1.0,
-    "top_k": 0,
-    "min_p": 0.0,
-    "repetition_penalty": 1.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-}
+FIELDS: dict[str, Any] = plain(0.0) | VLLM  # all that shapes an answer, so that no default does; greedy
 _TOKENS = 16  # of a checked answer
 _SAME = 3  # tries in which two answers in a row must be equal: the first finds nothing in the server's cache
 

@@ -15,7 +15,7 @@ from lema.models.weights import Weights, whole
 from lema.types import UserError
 
 _DTYPES = {Precision.bf16: "bfloat16", Precision.fp32: "float32"}
-_PIECE = 512  # tokens: a server's length is rounded up to whole pieces, so that another step's prompts still fit
+_PIECE = 2048  # tokens: a server's length is rounded up to whole pieces, so that another step's prompts still fit
 
 
 @dataclass(frozen=True)
