@@ -9,10 +9,10 @@ import torch
 from lema.artifacts.locks import check
 from lema.config import Computation
 from lema.console.progress import Progress
-from lema.models.generating import Onlooker, generate
 from lema.models.huggingface import encode_prompt, load_adapter, load_to_answer, load_tokenizer
 from lema.models.trial import raise_positions
 from lema.models.weights import Weights
+from lema.models.writing import Onlooker, generate
 
 _MIN_POSITIONS = 4096  # the official script raises the merged model's limit to it
 _CHECKED_TOKENS = 64  # new ones a prompt: to see that two models agree, not to solve the problem
