@@ -14,8 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import DAMAGED
-from lema.artifacts.links import read
+from lema.artifacts import DAMAGED, read
 from lema.identity import digest
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,7 @@ from weakref import WeakValueDictionary
 
 from lema.artifacts.lines import Lines
 from lema.artifacts.locks import check
-from lema.config import NO_EFFECT
-from lema.config.allowed import Count
+from lema.config import NO_EFFECT, Count
 from lema.console.progress import Progress
 from lema.engines import LocalModel, sample_seed
 from lema.models.weights import Weights
@@ -87,7 +86,7 @@ class Engine:
         """After each pass what is finished: text, finish reason and tokens by the number and the seed of its prompt."""
         from lema.models.continuous import Row
         from lema.models.encoding import encode_prompt
-        from lema.models.generating import answering, end_tokens, placed
+        from lema.models.writing import answering, end_tokens, placed
 
         tokenizer, model = self._loaded
         ends, rows = end_tokens(model, tokenizer), dict[Row, tuple[int, int]]()

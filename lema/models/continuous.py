@@ -22,8 +22,6 @@ import torch
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer
 
-from lema.models.kernels import size
-from lema.models.sizes import available_memory
 from lema.types import UserError
 
 _SPARE = 64  # columns that a cache has for tokens to come
@@ -31,10 +29,6 @@ _EXPECTED = 256  # new tokens, for which a row that enters finds room
 _READ = 4096  # tokens of prompts in one pass, which bounds its memory
 _LEAVE = 8  # one finished row of so many is worth a new cache, which costs about half a pass
 _PATIENCE = 500  # passes until more is tried after memory ended
-# On a CPU more rows at once are no faster. Measured in rows: a Llama of 0.4M parameters is fastest at 128, SmolLM2 of
-# 135M at 64.
-_ON_CPU = 24_000
-_OF_GPU, _OF_MACHINE = 0.6, 0.25  # shares of the memory that the cache may take; the rest is for a pass
 
 
 @dataclass(eq=False)
@@ -73,18 +67,6 @@ def choose(logits: torch.Tensor, rows: Sequence[Row], temperature: float) -> tor
     shares = (logits.double() / temperature).softmax(-1).cumsum(-1)
     drawn = torch.tensor([[row.draw()] for row in rows], dtype=torch.float64, device=logits.device)
     return torch.searchsorted(shares, drawn * shares[:, -1:], right=True)[:, 0].clamp(max=logits.shape[1] - 1)
-
-
-def batch_tokens(model: Any) -> int:
-    """How many tokens a batch may have: what a share of the GPU's free memory holds, on a CPU a number that is fast."""
-    config = model.config.get_text_config(decoder=True)
-    heads, width = size(config, "num_attention_heads", 1), size(config, "hidden_size", 1024)
-    of_head = size(config, "head_dim", width // heads) * size(config, "num_key_value_heads", heads)
-    of_token = 2 * size(config, "num_hidden_layers", 1) * of_head * model.dtype.itemsize
-    if model.device.type != "cuda":
-        return max(1, min(_ON_CPU, int(_OF_MACHINE * available_memory() / of_token)))
-    free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    return max(1, int(_OF_GPU * free / of_token))
 
 
 class _Part(NamedTuple):

@@ -10,11 +10,11 @@ from lema.artifacts.locks import check
 from lema.config import Attention, Computation, Precision
 from lema.console.progress import Progress
 from lema.models.encoding import encode_prompt
-from lema.models.generating import Onlooker, generate
 from lema.models.huggingface import load_adapter, load_model, load_to_answer, load_tokenizer
 from lema.models.sizes import MARGIN, available_memory
 from lema.models.trial import raise_positions
 from lema.models.weights import Weights
+from lema.models.writing import Onlooker, generate
 
 _MIN_POSITIONS = 4096  # the official script raises the merged model's limit to it
 _CHECKED_TOKENS = 64  # new ones a prompt: to see that two models agree, not to solve the problem

@@ -28,7 +28,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from lema.models.continuous import Row
-from lema.models.generating import answering
+from lema.models.writing import answering
 from lema.prompts.formats import cot_prompt
 
 pytestmark = pytest.mark.full

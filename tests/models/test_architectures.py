@@ -16,9 +16,9 @@ from lema import pipeline
 from lema.config import Merge, Method, Precision
 from lema.models import trial
 from lema.models.continuous import Row
-from lema.models.generating import answering
 from lema.models.kernels import small
 from lema.models.sizes import training_size
+from lema.models.writing import answering
 from lema.types import UserError
 
 DROPOUT, BOTH_WAYS = "train.lora_dropout=0, or train=full", "reads what follows a token before it"

@@ -21,9 +21,10 @@ from lema.engines import LocalModel
 from lema.engines.transformers import Settings
 from lema.models import merge, trainer
 from lema.models.encoding import encode_prompt
-from lema.models.generating import Onlooker, own_settings
+from lema.models.generating import own_settings
 from lema.models.huggingface import load_to_answer, load_tokenizer, load_trainable
 from lema.models.weights import Weights
+from lema.models.writing import Onlooker
 from lema.prompts.formats import cot_prompt
 from lema.types import Prompt, UserError
 
