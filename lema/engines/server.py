@@ -9,14 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
-from lema.api.client import Attempt, Listed, attempt, listed, other_model
 from lema.api.completing import VLLM, Exact, Message, Request, complete, plain
 from lema.config import NO_EFFECT, ApiConfig, PriceConfig, ServerConfig
 from lema.engines import Account, LocalModel, Weights, sample_seed
 from lema.types import PROMPT_TOO_LONG, Completion, Prompt, UserError
 
+if TYPE_CHECKING:
+    from lema.api.client import Attempt, Listed
 log = logging.getLogger(__name__)
 _SECTION = "engine"  # of the config, for messages
 # What a server is tried with: hardly two tokenizers cut it alike.
@@ -104,7 +105,9 @@ class Engine:
         return min(limit, most - len(self._ids(prompt.text))) if self._road.ids and most else limit
 
     @cached_property
-    def _listed(self) -> Listed:
+    def _listed(self) -> "Listed":
+        from lema.api.client import listed  # openai takes a second
+
         return listed(self.settings.api, _SECTION)
 
     @cached_property
@@ -182,7 +185,7 @@ class Engine:
         log.warning(told, _SECTION, server)
         return chat
 
-    def _same(self, landed: Attempt, whole: bool = True) -> bool | None:
+    def _same(self, landed: "Attempt", whole: bool = True) -> bool | None:
         """Whether the server read what we would, BOS aside unless `whole`; None when that is not known."""
         if self._tokenizer is None or not landed.answer:
             return None
@@ -192,8 +195,10 @@ class Engine:
             return list(landed.prompt_token_ids) in ours
         return landed.tokens[0] in map(len, ours) if landed.tokens else None
 
-    def _tried(self, road: _Road) -> Attempt:
+    def _tried(self, road: _Road) -> "Attempt":
         """What comes of a short prompt; `UserError` when another model answers it."""
+        from lema.api.client import attempt, other_model
+
         if road.fields and "add_special_tokens" in road.fields:
             road = replace(road, fields={**road.fields, "return_token_ids": True})
         api = replace(self._api, max_tokens=1)

@@ -29,7 +29,7 @@ def check_runs_dir(folder: Path) -> None:
 def check(cell: Cell, stages: set[str], asked: list[Requests], overrides: list[str]) -> None:
     """Raise one `UserError` naming everything that these stages lack, each with its remedy."""
     tracker = cell.tracker.missing() if stages else ()
-    if missing := [*_missing(cell, stages), *tracker, *consent.missing(cell.config, stages, asked, overrides)]:
+    if missing := [*_missing(cell, stages), *tracker, *consent.missing(cell.config, asked, overrides, stages)]:
         command = f"backbone={cell.config.backbone.name} task={cell.config.task.name}"
         raise UserError("\n  - ".join([f"{command} cannot start; missing:", *missing]))
 

@@ -1,7 +1,7 @@
 """What requests to servers lack before any is sent: a key, a model that the server lists, a price, consent to pay."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import replace
 from math import ceil
 
@@ -14,8 +14,10 @@ from lema.types import UserError
 _FREE = "sampler=self corrector=reference rationales=none ask no server"
 
 
-def missing(config: Config, stages: set[str], asked: list[Requests], overrides: list[str]) -> Iterator[str]:
-    """What these requests lack, and what the server of `engine=server` does for these stages, each with its remedy."""
+def missing(
+    config: Config, asked: list[Requests], overrides: list[str], stages: Set[str] = frozenset()
+) -> Iterator[str]:
+    """What these requests lack, and what `engine=server` does for these stages, each with its remedy."""
     if config.engine.name == "server":
         yield from _serving(config, stages)
     key = os.environ.get("OPENAI_API_KEY", "").strip()
@@ -45,7 +47,7 @@ def missing(config: Config, stages: set[str], asked: list[Requests], overrides: 
         yield f"budget: {'; '.join(line for line, _ in estimates)}. Go on with: {goes_on} ({needs}), or {_FREE}"
 
 
-def _serving(config: Config, stages: set[str]) -> Iterator[str]:
+def _serving(config: Config, stages: Set[str]) -> Iterator[str]:
     """`engine=server` answers for the backbone, and for a checkpoint that somebody serves under a name."""
     engine, sampler, tuned = config.engine, config.sampler, stages & {"select", "evaluate"}
     sources = {f"sampler.models.{name}": each for name, each in sampler.models.items() if "sample" in stages}

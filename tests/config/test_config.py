@@ -72,8 +72,9 @@ def assert_complete(config: Config) -> None:
 
 @pytest.mark.parametrize("file", GROUP_FILES, ids=lambda file: f"{file.parent.name}={file.stem}")
 def test_every_file_composes(make_config, file):
-    asked = {"recorded": ["sampler.file=FILE"], "server": ["sampler.model=NAME"]}.get(file.stem, [])
-    assert_complete(make_config(f"{file.parent.name}={file.stem}", *asked))
+    choice = f"{file.parent.name}={file.stem}"
+    asked = {"sampler=recorded": ["sampler.file=FILE"], "sampler=server": ["sampler.model=NAME"]}.get(choice, [])
+    assert_complete(make_config(choice, *asked))
 
 
 @pytest.mark.parametrize("file", MODEL_FILES, ids=lambda file: file.stem)
