@@ -11,8 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lema.artifacts import write_json, write_text
-from lema.artifacts.links import own_folder, point
+from lema.artifacts import own_folder, point, write_json, write_text
 from lema.cell import Cell
 from lema.config import Merge, Method, Selection
 from lema.identity import portable

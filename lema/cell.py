@@ -176,9 +176,11 @@ class Cell:
         return chat.Engine(model, account)
 
     def begin(self, stage: str) -> None:
-        """Let go of the engines of an earlier stage, and so of the memory of their model."""
+        """Let go of the models of an earlier stage, and of a server before a stage that needs the GPU for itself."""
         if stage != self._stage:
             self._opened.clear()
+        if stage in ("base", "train", "merge"):
+            engines.running.close()
         self._stage = stage
 
     def _test_questions(self) -> TestQuestions:

@@ -33,7 +33,6 @@ from lema.types import UserError
 log = logging.getLogger(__name__)
 
 _REPORT = "report"  # what a run ends with: the last choice of `until=`
-_TRAINING = ("base", "train", "merge")  # stages that need a GPU for themselves
 OTHER = "other_"  # begins the names of the steps that are about another model's mistakes
 
 
@@ -53,8 +52,6 @@ class Step:
     def build(self, recipe: Recipe, cell: Cell, folder: Path) -> dict[str, Any]:
         """Make its files from its recipe."""
         cell.begin(self.stage)
-        if self.stage in _TRAINING:
-            engines.running.close()
         return self._module.build(recipe.settings, recipe.inputs, cell.context, folder)
 
     def requests(self, cell: Cell) -> Requests | None:

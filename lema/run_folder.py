@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from lema.artifacts import DAMAGED, links, read, write_json, write_jsonl
+from lema.artifacts import DAMAGED, TakenOver, follow, own_folder, point, read, write_json, write_jsonl
 from lema.artifacts.faults import explained
-from lema.artifacts.locks import TakenOver
 from lema.cell import Cell
 from lema.identity import portable
 from lema.privacy import shown
@@ -56,9 +55,9 @@ def _write(cell: Cell, overrides: list[str], state: str, making: str) -> None:
 
     All that attempts were making is noted until the run has finished: a later command may make something else first.
     """
-    links.own_folder(cell.folder)
+    own_folder(cell.folder)
     for name, artifact in cell.artifacts.items():
-        links.point(cell.folder / name, artifact.path)
+        point(cell.folder / name, artifact.path)
     setting, wandb, tests = None, {}, {}  # an earlier attempt's: its setting holds until the data are read again
     before: list[str] | None = []
     with suppress(OSError, *DAMAGED):
@@ -80,7 +79,7 @@ def _write(cell: Cell, overrides: list[str], state: str, making: str) -> None:
 
 def _metrics(cell: Cell) -> Iterator[dict[str, Any]]:
     """The training curve, then the summary of each step, also of later steps that an earlier command made."""
-    train = links.follow(cell.folder / "train") / CURVE
+    train = follow(cell.folder / "train") / CURVE
     if train.is_file():
         with train.open(encoding="utf-8") as file:
             yield from ({"stage": "train", **json.loads(line)} for line in file)
@@ -89,5 +88,5 @@ def _metrics(cell: Cell) -> Iterator[dict[str, Any]]:
     for step in sorted(cell.folder.iterdir()):
         if step.name not in cell.artifacts:
             with suppress(OSError, *DAMAGED):  # the report names a damaged record
-                facts = json.loads(read(links.follow(step) / "record.json"))
+                facts = json.loads(read(follow(step) / "record.json"))
                 yield {"stage": step.name, "summary": facts["summary"]}

@@ -23,13 +23,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lema.artifacts.links import (
+    duplicate as duplicate,
     follow as follow,
     own_folder as own_folder,
+    point as point,
     read as read,
     refuse_links as refuse_links,
     replacing,
 )
-from lema.artifacts.locks import TakenOver, check, lock
+from lema.artifacts.locks import TakenOver as TakenOver, check as check, lock as lock
 from lema.artifacts.machine import made_on
 from lema.artifacts.records import Shown, contents as contents, is_whole, sealed, used as used
 from lema.console.progress import Progress

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Optional
 from weakref import WeakValueDictionary
 
+from lema.artifacts import check
 from lema.artifacts.lines import Lines
-from lema.artifacts.locks import check
 from lema.config import NO_EFFECT, Count
 from lema.console.progress import Progress
 from lema.engines import LocalModel, sample_seed

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lema.artifacts.locks import check
+from lema.artifacts import check
 from lema.config import Attention, Computation, Precision
 from lema.console.progress import Progress
 from lema.models.encoding import encode_prompt

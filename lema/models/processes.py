@@ -22,7 +22,7 @@ import torch
 
 import lema
 from lema import stopping
-from lema.artifacts.locks import check
+from lema.artifacts import check
 from lema.models.fitting import Fit, fit
 from lema.models.trainer import CONTENTS, saved
 from lema.types import UserError

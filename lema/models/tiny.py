@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import DataCollatorForSeq2Seq, LlamaConfig, LlamaForCausalLM
 
-from lema.artifacts.locks import check
+from lema.artifacts import check
 from lema.config import Pretraining
 from lema.console.progress import Progress
 from lema.models.muon import Muon

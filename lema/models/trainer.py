@@ -25,9 +25,7 @@ with contextlib.redirect_stdout(io.StringIO()):  # it prints WANDB_MODE, whoever
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from lema import stopping
-from lema.artifacts import fingerprint, keep, kept
-from lema.artifacts.links import duplicate, own_folder
-from lema.artifacts.locks import check
+from lema.artifacts import check, duplicate, fingerprint, keep, kept, own_folder
 from lema.config import Batches, Precision, Training
 from lema.console.progress import Progress
 from lema.models.batches import StepCollator, TokenizedExample, mean_loss

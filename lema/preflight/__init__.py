@@ -2,13 +2,12 @@
 
 import tempfile
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 from lema import engines
 from lema.api.estimate import Requests
 from lema.cell import Cell
-from lema.config import Config, CotPart, Extra, Method, ModelConfig, Selection, SourceKind, Split
+from lema.config import Config, CotPart, Extra, ModelConfig, Selection, SourceKind, Split
 from lema.models.weights import weights
 from lema.preflight import consent, fitness, hardware, hub
 from lema.types import UserError
@@ -89,12 +88,8 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
         yield from hardware.unsupported("backbone", config.backbone)
     if trains and config.train.processes:
         yield from hardware.too_few_gpus(config.train.processes)
-    if stages & {"train", "evaluate"} and not find_spec("bitsandbytes"):
-        if config.train.method is Method.qlora:
-            yield "package: train.method=qlora needs bitsandbytes: pip install bitsandbytes, or train=lora"
-        if not config.train.optimizer.startswith("adamw_torch"):
-            setting, other = f"train.optimizer={config.train.optimizer}", "train.optimizer=adamw_torch"
-            yield f"package: {setting} needs bitsandbytes: pip install bitsandbytes, or {other}"
+    if stages & {"train", "evaluate"}:
+        yield from hardware.without_bitsandbytes(config.train)
 
 
 def _further_rows(test: Cell) -> Iterator[str]:

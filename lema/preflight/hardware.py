@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from lema.config import Attention, Config, Method, ModelConfig, Precision, SourceKind
+from lema.config import Attention, Config, Method, ModelConfig, Precision, SourceKind, TrainConfig
 from lema.models.weights import NF4_BYTES, TRAINED_BYTES, Weights
 
 BYTES = {Precision.bf16: 2.0, Precision.fp32: 4.0}  # a parameter
@@ -82,6 +82,17 @@ def too_large(
         size = f"{location} has {parameters / 1e9:.1f} billion parameters, {needs}"
         remedy = ", ".join([*remedies, "run on a larger one"])
         yield f"GPU: {size}, and this machine has {found}: {remedy}, or choose a smaller {name}"
+
+
+def without_bitsandbytes(train: TrainConfig) -> Iterator[str]:
+    """What of a training needs that package, where it is not installed."""
+    if find_spec("bitsandbytes"):
+        return
+    if train.method is Method.qlora:
+        yield "package: train.method=qlora needs bitsandbytes: pip install bitsandbytes, or train=lora"
+    if not train.optimizer.startswith("adamw_torch"):
+        setting, other = f"train.optimizer={train.optimizer}", "train.optimizer=adamw_torch"
+        yield f"package: {setting} needs bitsandbytes: pip install bitsandbytes, or {other}"
 
 
 def too_few_gpus(processes: int) -> Iterator[str]:

@@ -5,9 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from lema.artifacts import Artifact, fingerprint, keep, kept, write_text
-from lema.artifacts.links import own_folder
-from lema.artifacts.locks import check, lock
+from lema.artifacts import Artifact, check, fingerprint, keep, kept, lock, own_folder, write_text
 from lema.identity import without_paths
 from lema.privacy import shown
 from lema.reporting import commands, export, markdown, plots

@@ -18,9 +18,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import Artifact, Recipe, read, used, write_text
+from lema.artifacts import Artifact, Recipe, lock, read, used, write_text
 from lema.artifacts.faults import cause
-from lema.artifacts.locks import lock
 from lema.config import Config
 from lema.identity import digest, identity, portable
 from lema.tracking import artifacts, refusals, service

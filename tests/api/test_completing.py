@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 from asked import KEY, api_for
@@ -19,11 +20,11 @@ FIELDS = plain(0.7) | VLLM
 
 
 def exact(count: int, **changes: object) -> list[Exact]:
-    values: dict = {"max_tokens": 40, "fields": FIELDS} | changes
-    return [Exact([1, 2, 3 + number], **{"seed": number} | values) for number in range(count)]
+    values: dict[str, Any] = {"max_tokens": 40, "fields": FIELDS} | changes
+    return [Exact([1, 2, 3 + number], **{"seed": number, **values}) for number in range(count)]
 
 
-def completed(requests: list[Exact], server: OpenAIServer, journal: Path, **changes: object) -> list:
+def completed(requests: list[Exact], server: OpenAIServer | str, journal: Path, **changes: object) -> list:
     api = api_for(server, max_completion_tokens=None, max_tokens=500, **changes)
     completions, spending = complete(requests, api, section="engine", journal_path=journal)
     assert spending.usd == 0

@@ -9,6 +9,8 @@ import pytest
 from asking_load import BAD_HOUR, bad_hour, budget, finished, four, killed, limited, prompts, served, started
 from openai import AsyncOpenAI, OpenAIError
 
+from lema.api.requests import Message
+
 pytestmark = pytest.mark.full
 
 
@@ -28,16 +30,16 @@ async def plain_client(count: int) -> float:
         async with AsyncOpenAI(api_key="any", base_url=url) as client:
             width, failed, wanted = asyncio.Semaphore(256), [], prompts(count)
 
-            async def one(prompt: str) -> None:
+            async def one(prompt: Message) -> None:
                 async with width:
                     try:
-                        messages = [{"role": "user", "content": prompt}]
+                        messages = [{"role": "user", "content": prompt.text}]
                         await client.chat.completions.create(model="gpt-test", messages=messages)  # type: ignore[arg-type]
                     except (OpenAIError, ValueError) as error:
                         failed.append(error)
 
             start = time.monotonic()
-            await asyncio.gather(*(one(prompt) for prompt, _ in wanted))
+            await asyncio.gather(*(one(prompt) for prompt in wanted))
             print(f"plain client: {len(failed)} of {count} failed")
             return count / (time.monotonic() - start)
 
