@@ -38,7 +38,7 @@ def recipe(cell: Cell) -> Recipe:
         last_only=config.selection is Selection.last,
     )
     inputs = Inputs(cell.artifacts["mix"], cell.base)
-    return Recipe("train", f"{cell.train_label}-{cell.arm}", version=2, settings=settings, inputs=inputs, shown=SHOWN)
+    return Recipe("train", f"{cell.train_label}-{cell.arm}", version=3, settings=settings, inputs=inputs, shown=SHOWN)
 
 
 def build(settings: Training, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:
