@@ -77,7 +77,7 @@ class Engine:
         completions = []
         for each, prompt in zip(asked, prompts, strict=True):
             text, reason, tokens = found[each]
-            completions.append(_ended(Completion(text, reason, self.weights.name, tokens), prompt.stop))
+            completions.append(Completion(text, reason, self.weights.name, tokens).until(prompt.stop))
         return completions
 
     def _answers(
@@ -114,12 +114,3 @@ class Engine:
                 made += sum(len(row.tokens) for row in finished)
                 cut = {row: row.tokens[:-1] if row.tokens[-1] in ends else row.tokens for row in finished}
                 yield {rows[row]: (text(tokens), row.ended, len(row.tokens)) for row, tokens in cut.items()}
-
-
-def _ended(completion: Completion, stop: str | None) -> Completion:
-    """The completion up to its stop text, if that comes: then the model ended it, not the limit."""
-    text = completion.text or ""
-    if stop is None or stop not in text:
-        return completion
-    before, _, _ = text.partition(stop)
-    return Completion(before + stop, "stop", completion.model, completion.num_tokens)
