@@ -36,7 +36,7 @@ REFUSED = {
     "train.lr=1": r"train\.lr=1: no such key; choose from method, learning_rate, .*",
     "foo=1": r"foo=1: no such key; choose from seed, .*",
     "hydra.nope=1": r"hydra\.nope=1: no such key; choose from run, .*",
-    "engine={a:1}": r"engine=\{a:1\}: no such key; choose from name",
+    "engine={a:1}": r"engine=\{a:1\}: no such key; choose from name, batch_tokens",
     **{
         each: rf"{re.escape(each)}: must be the name of a choice, .*" for each in ("task=null", "train=1", "engine=[1]")
     },

@@ -52,11 +52,14 @@ def _write(comparison: Comparison, folder: Path) -> bool:
     check()  # reading all runs takes a while
     new = not written.is_file() or written.read_bytes() != numbers.encode() or kept(drawn) != _drawn(folder)
     if new:
-        for old in [*folder.glob("*.png"), *folder.glob("*.csv")]:
+        for old in folder.glob("*.png"):
             old.unlink()
         plots.draw(comparison, folder)
         check()
-        for name, text in export.tables(comparison).items():
+        tables = export.tables(comparison)
+        for old in (each for each in folder.glob("*.csv") if each.name not in tables):
+            old.unlink()
+        for name, text in tables.items():
             write_text(folder / name, text)
         keep(drawn, _drawn(folder))
     pictures = {task: [name for name in plots.names(task) if (folder / name).is_file()] for task in comparison.tasks}

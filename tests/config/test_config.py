@@ -205,7 +205,7 @@ def test_the_command_line_wins_over_an_experiment(compose_tree):
 
 def test_the_command_line_wins_over_every_value_a_backbone_sets(make_config):
     assert make_config("evaluation.max_new_tokens=3").evaluation.max_new_tokens == 3
-    assert make_config("backbone=llama", "engine.batch_tokens=3").engine.batch_tokens == 3
+    assert make_config("backbone=llama", "engine=transformers").engine.name == "transformers"
     assert make_config("backbone=mistral", "train.learning_rate=1e-5").train.learning_rate == 1e-5
 
 

@@ -113,7 +113,8 @@ def test_dev_takes_the_best_on_dev_and_of_equals_the_earliest(cell: Callable[...
     chosen = selected(cell("selection=dev"))
     accuracies = {"2": 0.4, "4": 0.6, "6": 0.6}
     facts = {"step": 4, "selection": "dev", "split": "dev", "accuracies": accuracies}
-    assert chosen.summary == facts | {"answered": {"engine": f"transformers {version('transformers')}"}}
+    answered = {"engine": f"transformers {version('transformers')}", "device": "cpu", "attention": "sdpa"}
+    assert chosen.summary == facts | {"answered": answered}
     rows = [json.loads(line) for line in (chosen.path / "accuracies.jsonl").open()]
     assert [(row["step"], row["accuracy"]) for row in rows] == [(2, 0.4), (4, 0.6), (6, 0.6)]
 
