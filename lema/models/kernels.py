@@ -107,11 +107,12 @@ def small(architecture: Any) -> Any:
     sizes |= {"num_attention_heads": few, "num_key_value_heads": keys, "hidden_size": width}
     sizes |= {"sliding_window": _WINDOW, "attention_chunk_size": _WINDOW}
     sizes |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    # Bamba, Jamba and RecurrentGemma say by these which layers have attention: the second of two.
+    # Bamba, Jamba, RecurrentGemma and Zamba-2 say by these which layers have attention: the second of two.
     sizes |= {"attn_layer_indices": [1], "attn_layer_period": 2, "attn_layer_offset": 1}
-    sizes |= {"block_types": ["recurrent", "attention"]}
+    sizes |= {"block_types": ["recurrent", "attention"], "hybrid_layer_ids": [1]}
+    sizes |= {"attention_hidden_size": 2 * width}  # Zamba's attention also reads the embedding
     for heads_name, width_name, expand_name, groups_name in _MIXERS:
-        if (expand := size(config, expand_name, 0)) and size(config, heads_name, 0):
+        if (expand := size(config, expand_name, 0)) and size(config, heads_name, 0) and hasattr(config, width_name):
             each = min(size(config, width_name, 64), expand * width)
             sizes |= {heads_name: expand * width // each, width_name: each, groups_name: 1}
             sizes |= {"mamba_d_ssm": expand * width}  # Falcon-H1's own name of the product
