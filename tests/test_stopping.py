@@ -241,6 +241,27 @@ def gone(ids: set[int]) -> None:
         time.sleep(0.1)
 
 
+def test_a_signal_that_comes_while_an_object_ends_is_obeyed() -> None:
+    """There Python drops the error, and prints its traceback."""
+    program = """
+import os, signal, time
+from lema import stopping
+stopping.listen()
+stopping.begin("work")
+class Object:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)
+one = Object()
+del one
+time.sleep(20)
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    _, errors = process.communicate(timeout=60)
+    assert errors == f"work: stopped by SIGTERM{GOES_ON}\n"
+    assert process.returncode == 1
+
+
 @pytest.mark.slow
 def test_each_stage_ends_in_one_line_and_the_same_command_in_the_same_bytes(tmp_path: Path) -> None:
     arguments = [*SMALL, "tracker=wandb"]
