@@ -66,6 +66,14 @@ def contents(runs: Path) -> dict[str, str]:
     return found
 
 
+def trained(runs: Path) -> dict[str, bytes]:
+    """Every file of the one train artifact but its record, which has the time; without the place of the runs folder."""
+    [folder] = (path for path in (runs / "train").iterdir() if path.is_dir())
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    files.pop("record.json")
+    return {name: path.read_bytes().replace(str(runs).encode(), b"RUNS") for name, path in files.items()}
+
+
 def rows(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.open(encoding="utf-8")]
 

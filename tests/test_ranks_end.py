@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small import METHODS, ROOT, TRAINING
+from small import METHODS, ROOT, TRAINING, trained
 
 TWO = [*METHODS["lora"], "train.batches=packed", "train.processes=2"]
 GOES_ON = "the same command goes on from"
@@ -32,13 +32,6 @@ def ranks(parent: int) -> dict[int, int]:
         if b"lema.models.rank" in words and words[-2] == str(parent).encode():
             found[int(words[-4])] = int(path.parent.name)
     return found
-
-
-def trained(runs: Path) -> dict[str, bytes]:
-    [folder] = (path for path in (runs / "train").iterdir() if path.is_dir())
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    files.pop("record.json")
-    return {name: path.read_bytes().replace(str(runs).encode(), b"RUNS") for name, path in files.items()}
 
 
 def often(case: object) -> pytest.MarkDecorator:

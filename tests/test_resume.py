@@ -9,20 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from small import METHODS, ROOT, TRAINING
+from small import METHODS, ROOT, TRAINING, trained
 
 
 def start(runs: Path, overrides: list[str]) -> subprocess.Popen[str]:
     command = [sys.executable, str(ROOT / "run.py"), *TRAINING, *overrides, f"runs_dir={runs}"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def trained(runs: Path) -> dict[str, bytes]:
-    """Every file of the one train artifact but its record, which has the time."""
-    [folder] = (path for path in (runs / "train").iterdir() if path.is_dir())
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    files.pop("record.json")
-    return {name: path.read_bytes() for name, path in files.items()}
 
 
 @pytest.mark.slow

@@ -100,7 +100,8 @@ def small(architecture: Any) -> Any:
     # A head's size is kept, as kernels have limits; it often is the width's share.
     width = few * (16 if vars(config).get("head_dim") else size(config, "hidden_size", 16 * heads) // heads)
     kinds = list(dict.fromkeys(getattr(config, "layer_types", None) or ()))
-    kinds *= 2 if len(kinds) == 1 else 1
+    # One layer of each kind; Zamba needs two of a kind, as they share their weights.
+    kinds *= 2 if len(kinds) == 1 or size(config, "attn_layer_period", 0) else 1
     sizes = {name: 32 for name in vars(config) if "intermediate_size" in name}
     sizes |= {name: _VOCABULARY for name in vars(config) if "vocab_size" in name}
     sizes |= {"layer_types": kinds, "num_hidden_layers": len(kinds) or 2, "initializer_range": _GAIN / width**0.5}

@@ -2,15 +2,12 @@
 
 import os
 import shutil
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from real_server import real_server
 from small import SMALL, rows, summary
 
 from lema import pipeline
@@ -31,27 +28,13 @@ def server(tmp_path: Path, make_config: Callable[..., Config], monkeypatch: pyte
     model = shutil.copytree(base, tmp_path / "served")
     (model / "chat_template.jinja").write_text("{% for message in messages %}{{ message['content'] }}{% endfor %}")
     (tmp_path / "hub").mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(model), "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--device", "cpu", "--dtype", "float32"]
-    process = subprocess.Popen(command, env={**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub")})
-    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{port}/v1")
-    monkeypatch.setenv("OPENAI_API_KEY", "test")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    try:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.5)
+    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(model)]
+    command += ["--device", "cpu", "--dtype", "float32"]
+    with real_server(command, tmp_path / "log", os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub")}) as url:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{url}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", "test")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         yield str(model)
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 @pytest.mark.slow

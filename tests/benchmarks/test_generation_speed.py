@@ -7,24 +7,23 @@ LEMA_TEST_VLLM (its command). LEMA_TEST_ROUNDS=1 is a shorter run. The tables go
 
 import json
 import os
-import platform
 import random
-import re
-import socket
 import statistics
 import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from datetime import date
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pages import GPU, machine, publish
+from real_server import real_server
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from lema.models.continuous import Row
@@ -33,11 +32,9 @@ from lema.prompts.formats import cot_prompt
 
 pytestmark = pytest.mark.full
 
-GPU = torch.cuda.is_available()
 QUESTIONS, STATIC = 256, (16, 64, 128)
 ROUNDS = int(os.environ.get("LEMA_TEST_ROUNDS", "5"))
 COMMAND = "pytest -n 0 -m full -s tests/benchmarks/test_generation_speed.py"
-README = Path(__file__).with_name("README.md")
 Asked = list[tuple[list[int], int]]  # the tokens of each prompt, and how many are to be written
 OURS, VLLM = "ours, rows come and go", "vLLM"
 
@@ -77,14 +74,11 @@ def static(model: Any, what: Asked, size: int) -> None:
 @contextmanager
 def served(command: str, model: Path, log: Path) -> Iterator[Callable[[Asked], None]]:
     """A vLLM server of a model, started once; what is yielded asks it everything at the same time."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    flags = ["--dtype", "bfloat16", "--max-model-len", "1024", "--skip-tokenizer-init", "--port", str(port)]
-    flags += [] if GPU else ["--enforce-eager"]
-    url, environment = f"http://127.0.0.1:{port}", os.environ | ({} if GPU else {"VLLM_CPU_KVCACHE_SPACE": "2"})
+    started = [*command.split(), "serve", str(model), "--dtype", "bfloat16", "--max-model-len", "1024"]
+    started += ["--skip-tokenizer-init"] + ([] if GPU else ["--enforce-eager"])
+    environment = os.environ | ({} if GPU else {"VLLM_CPU_KVCACHE_SPACE": "2"})
 
-    def post(one: tuple[list[int], int]) -> None:
+    def post(url: str, one: tuple[list[int], int]) -> None:
         body: dict[str, Any] = {"model": str(model), "prompt": one[0], "max_tokens": one[1], "temperature": 0}
         body |= {"ignore_eos": True, "detokenize": False}
         request = urllib.request.Request(
@@ -93,48 +87,17 @@ def served(command: str, model: Path, log: Path) -> Iterator[Callable[[Asked], N
         with urllib.request.urlopen(request, timeout=3600) as reply:
             assert json.loads(reply.read())["usage"]["completion_tokens"] == one[1]
 
-    def ask(what: Asked) -> None:
+    def ask(url: str, what: Asked) -> None:
         with ThreadPoolExecutor(len(what)) as pool:
-            list(pool.map(post, what))
+            list(pool.map(partial(post, url), what))
 
-    with log.open("wb") as told:
-        server = subprocess.Popen(
-            [*command.split(), "serve", str(model), *flags], stdout=told, stderr=told, env=environment
-        )
-        try:
-            end = time.monotonic() + 600
-            while time.monotonic() < end and server.poll() is None:
-                with suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5):
-                    break
-                time.sleep(1)
-            assert server.poll() is None, log.read_text(errors="replace")[-2000:]
-            yield ask
-        finally:
-            server.terminate()
-            server.wait(60)
+    with real_server(started, log, environment) as url:
+        yield partial(ask, url)
 
 
-def machine(vllm: str | None) -> str:
-    """What it was measured on and with."""
-    chip = platform.machine()
-    if GPU:
-        chip = torch.cuda.get_device_name()
-    elif (info := Path("/proc/cpuinfo")).exists():
-        named = re.search(r"model name\s*: (.+)", info.read_text())
-        chip = named[1].strip() if named else chip
-    libraries = [f"{name} {version(name)}" for name in ("torch", "transformers")]
-    if vllm:
-        said = subprocess.run([*vllm.split(), "--version"], capture_output=True, text=True, check=True).stdout
-        libraries.append(f"vLLM {said.split()[-1]}")
-    return f"{chip}, {os.cpu_count()} cores; Python {platform.python_version()}, {', '.join(libraries)}"
-
-
-def publish(lines: list[str]) -> None:
-    """Put the lines into README.md in place of the last run's, between two marks named after the kind of machine."""
-    begin, end = (f"<!-- {edge} generation {'gpu' if GPU else 'cpu'} -->" for edge in ("begin", "end"))
-    before, _, rest = README.read_text(encoding="utf-8").partition(begin)
-    after = rest.partition(end)[2]
-    README.write_text(before + "\n".join([begin, *lines]) + end + after, encoding="utf-8")
+def vllm_version(command: str) -> str:
+    said = subprocess.run([*command.split(), "--version"], capture_output=True, text=True, check=True).stdout
+    return f", vLLM {said.split()[-1]}"
 
 
 def table(seconds: dict[str, list[float]], tokens: int) -> list[str]:
@@ -184,8 +147,9 @@ def test_rows_that_come_and_go_are_faster_than_static_batches(data_dir: Path, tm
                     print(f"\n  {arm}: {tokens / seconds[arm][-1]:,.0f} tokens/s", end="", flush=True)
     lines = table(seconds, tokens)
     print("\n".join(["", *lines]))
-    about = f"{date.today()}, `{COMMAND}`: {machine(vllm)}. {name} in bf16, {QUESTIONS} questions, {tokens:,} tokens; "
-    publish([f"{about}medians of {ROUNDS} interleaved rounds.", "", *lines])
+    measured_on = machine() + (vllm_version(vllm) if vllm else "")
+    about = f"{date.today()}, `{COMMAND}`: {measured_on}. {name} in bf16, {QUESTIONS} questions, {tokens:,} tokens; "
+    publish("generation", [f"{about}medians of {ROUNDS} interleaved rounds.", "", *lines])
     best = min(STATIC, key=lambda size: statistics.median(seconds[f"`generate`, batches of {size}"]))
     assert ratio(seconds, OURS, "`generate`, batches of 16") >= 1.3
     assert ratio(seconds, OURS, f"`generate`, batches of {best}") >= 1.1

@@ -4,21 +4,18 @@ Run by hand: pytest -n 0 -m full -s tests/benchmarks/test_train_speed.py. The ta
 """
 
 import gc
-import os
-import platform
-import re
 import shutil
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pages import GPU, machine, publish
 from small import training
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PrinterCallback
 
@@ -35,10 +32,8 @@ from lema.types import Example
 
 pytestmark = pytest.mark.full
 
-GPU = torch.cuda.is_available()
 EXAMPLES, ROUNDS = 1000, 3 if GPU else 5
 COMMAND = "pytest -n 0 -m full -s tests/benchmarks/test_train_speed.py"
-README = Path(__file__).with_name("README.md")
 PADDED = "train.batches=padded"
 
 
@@ -246,27 +241,6 @@ def table(name: str, found: dict[str, Lane], whole: float, peak: float) -> list[
     return [*lines, ""]
 
 
-def machine() -> str:
-    """What it was measured on and with: "NVIDIA H200, 16 cores; Python 3.11.7, torch 2.11.0, ..."."""
-    chip = platform.machine()
-    if GPU:
-        chip = torch.cuda.get_device_name()
-    elif (info := Path("/proc/cpuinfo")).exists():
-        named = re.search(r"model name\s*: (.+)", info.read_text())
-        chip = named[1].strip() if named else chip
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "trl"))
-    threads = "" if GPU else f", {torch.get_num_threads()} used"
-    return f"{chip}, {os.cpu_count()} cores{threads}; Python {platform.python_version()}, {libraries}"
-
-
-def publish(lines: list[str]) -> None:
-    """Put the lines into README.md in place of the last run's, between two marks named after the kind of machine."""
-    begin, end = (f"<!-- {edge} train {'gpu' if GPU else 'cpu'} -->" for edge in ("begin", "end"))
-    before, _, rest = README.read_text(encoding="utf-8").partition(begin)
-    after = rest.partition(end)[2]
-    README.write_text(before + "\n".join([begin, *lines]) + end + after, encoding="utf-8")
-
-
 @pytest.mark.timeout(3600)
 def test_packed_rows_are_faster_than_padded_ones_and_than_trl(make_config, tmp_path) -> None:
     pytest.importorskip("trl")
@@ -296,9 +270,9 @@ def test_packed_rows_are_faster_than_padded_ones_and_than_trl(make_config, tmp_p
         if GPU:
             lines += [f"Measured peak of a matrix product: {peak / 1e12:.0f} TFLOP/s.", ""]
     print("\n".join(["", *lines]))
-    about = f"{date.today()}, `{COMMAND}`: {machine()}. Medians of {ROUNDS} interleaved rounds, "
+    about = f"{date.today()}, `{COMMAND}`: {machine('peft', 'trl')}. Medians of {ROUNDS} interleaved rounds, "
     about += f"examples of {mean:.0f} tokens in the mean, {counts['target_tokens'] / EXAMPLES:.0f} of them targets."
-    publish([about, "", *lines])
+    publish("train", [about, "", *lines])
     for name, found in results.items():
         packed, *others = found.items()
         for label, lane in others:

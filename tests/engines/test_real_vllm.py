@@ -3,11 +3,6 @@
 import json
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +10,7 @@ from typing import Any
 
 import pytest
 from asked import api_for
+from real_server import real_server
 
 from lema import engines
 from lema.api.client import attempt, listed
@@ -45,34 +41,16 @@ def server(model: Weights, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     if not command:
         pytest.skip("set LEMA_TEST_VLLM to the command of a vLLM")
     folder = tmp_path_factory.mktemp("vllm")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     shutil.copytree(model.location, folder / "model")
     own = '{"temperature": 0.6, "top_k": 1, "repetition_penalty": 1.3, "eos_token_id": 2}'
     (folder / "model/generation_config.json").write_text(own)
-    arguments = ["serve", str(folder / "model"), "--served-model-name", "real", "--host", "127.0.0.1"]
-    arguments += ["--port", str(port), "--dtype", "float32", "--max-model-len", str(CONTEXT), "--enforce-eager"]
+    arguments = ["serve", str(folder / "model"), "--served-model-name", "real", "--dtype", "float32"]
+    arguments += ["--max-model-len", str(CONTEXT), "--enforce-eager"]
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_API_KEY": KEY}
     for name in ("PYTHONPATH", "OMP_NUM_THREADS"):
         environment.pop(name, None)
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [command, *arguments], env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        deadline = time.monotonic() + 240
-        while time.monotonic() < deadline and process.poll() is None:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.5)
-        assert process.poll() is None, (folder / "log").read_text()[-3000:]
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
+    with real_server([command, *arguments], folder / "log", environment) as url:
+        yield f"{url}/v1"
 
 
 @pytest.fixture

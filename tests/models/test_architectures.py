@@ -25,7 +25,7 @@ DROPOUT, BOTH_WAYS = "train.lora_dropout=0, or train=full", "reads what follows 
 # The default config of each: where its positions end, and why it does not train with LoRA and dropout on padded rows.
 KINDS: dict[str, tuple[int | None, str | None]] = {
     **dict.fromkeys(("llama", "bloom", "falcon", "gpt_neox", "gemma2", "stablelm", "cohere"), (None, None)),
-    **dict.fromkeys(("mamba2", "bamba", "granitemoehybrid", "falcon_h1", "zamba2"), (None, None)),
+    **dict.fromkeys(("mamba2", "bamba", "granitemoehybrid", "falcon_h1", "zamba", "zamba2"), (None, None)),
     **dict.fromkeys(("mamba", "falcon_mamba", "llama4_text", "phimoe", "gpt_oss", "xglm"), (None, None)),
     **dict.fromkeys(("mixtral", "qwen3_moe", "olmoe"), (None, DROPOUT)),
     **dict.fromkeys(("gpt2", "gpt_bigcode", "biogpt"), (1024, None)),
@@ -110,7 +110,7 @@ def test_no_more_positions_are_asked_for_than_a_model_has(lora, changed, answers
 
 
 # Families whose cache cannot be joined: their batches stay together.
-TOGETHER = {"mamba", "mamba2", "rwkv", "zamba2"}
+TOGETHER = {"mamba", "mamba2", "rwkv", "zamba", "zamba2"}
 RWKV: dict[str, Any] = {"attention_hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "hidden_size": 64}
 SLOW_MIXERS = {"bamba", "granitemoehybrid", "falcon_h1", "falcon_mamba"}  # minutes without their kernels
 WRITING = [name for name, (_, refused) in KINDS.items() if refused in (None, DROPOUT) and name not in SLOW_MIXERS]
