@@ -55,6 +55,7 @@ class Cell:
         self.sampler_label = f"{sampler.name}-{self.backbone_label}" if own else sampler.name
         self._opened: list[tuple[tuple[Weights, Path | None], LocalModel, Engine]] = []  # all of one model
         self._stage = ""  # that opened them
+        self._asked_now: list[Engine] = []  # by the present step
 
     @property
     def setting(self) -> str | None:
@@ -156,7 +157,7 @@ class Cell:
         self, model: LocalModel | ServedModel, held: Weights | None = None, adapter: Path | None = None
     ) -> Engine:
         engines.running.logs = self.folder
-        paid = sum(artifact.summary.get("usd", 0.0) for artifact in self.artifacts.values())  # by whomever
+        paid = sum(artifact.summary.get("usd", 0.0) for artifact in self.artifacts.values()) + self.spent  # by whomever
         account = Account(
             journal=self.store.root / "journal.sqlite",
             prices=self.config.prices,
@@ -172,13 +173,22 @@ class Cell:
             if engine is None:
                 engine = engines.load(model, held, adapter, account)
                 self._opened.append(((held, adapter), model, engine))
-            return engine
-        return chat.Engine(model, account)
+        else:
+            engine = chat.Engine(model, account)
+        if engine not in self._asked_now:
+            self._asked_now.append(engine)
+        return engine
+
+    @property
+    def spent(self) -> float:
+        """Dollars that the present step has paid so far."""
+        return sum(engine.costs.get("usd", 0.0) for engine in self._asked_now)
 
     def begin(self, stage: str) -> None:
         """Let go of the models of an earlier stage, and of a server before a stage that needs the GPU for itself."""
-        if stage != self._stage:
+        if stage != self._stage or self.spent:  # what an engine has cost is of one step alone
             self._opened.clear()
+        self._asked_now.clear()
         if stage in ("base", "train", "merge"):
             engines.running.close()
         self._stage = stage

@@ -52,7 +52,8 @@ class Step:
     def build(self, recipe: Recipe, cell: Cell, folder: Path) -> dict[str, Any]:
         """Make its files from its recipe."""
         cell.begin(self.stage)
-        return self._module.build(recipe.settings, recipe.inputs, cell.context, folder)
+        made = self._module.build(recipe.settings, recipe.inputs, cell.context, folder)
+        return {"usd": cell.spent} | made if cell.spent else made
 
     def requests(self, cell: Cell) -> Requests | None:
         """What it asks of a server."""

@@ -32,8 +32,11 @@ class _Run:
     again = False  # the next signal is the first one, once more
 
 
-def listen() -> None:
-    """Obey the stop signals from here on. Call it once, in the main thread. An ignored signal (`nohup`) stays so."""
+def listen(twice: bool = True) -> None:
+    """Obey the stop signals from here on. Call it once, in the main thread. An ignored signal (`nohup`) stays so.
+
+    `twice`: a second signal leaves at once.
+    """
     while (free := os.open(os.devnull, os.O_RDWR)) <= 2:  # a closed standard stream, which must not become the pipe
         pass
     os.close(free)
@@ -41,7 +44,8 @@ def listen() -> None:
     os.set_blocking(writer, False)
     # Python's own handlers wait until a long step on the GPU returns; what is written to this pipe does not.
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    threading.Thread(target=_leave_at_second, args=(reader,), daemon=True).start()
+    if twice:
+        threading.Thread(target=_leave_at_second, args=(reader,), daemon=True).start()
     sys.unraisablehook = _unraisable
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:

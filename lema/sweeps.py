@@ -57,7 +57,11 @@ def cells(config: DictConfig) -> list[Config]:
     """The cells of the sweep of a Hydra callback's `config`, as Hydra composes them; `UserError` names a wrong one."""
     commands = expand(config)
     of_all = set(commands[0]).intersection(*commands)  # what tells no cell from another
-    return [composed(config, command, [each for each in command if each not in of_all]) for command in commands]
+    found = [composed(config, command, [each for each in command if each not in of_all]) for command in commands]
+    served = [name for each in found if (name := getattr(each.engine, "tuned", None))]
+    if twice := next((name for name in served if served.count(name) > 1), None):
+        raise UserError(f"engine.tuned={twice} is one checkpoint, and {served.count(twice)} cells of the sweep ask it")
+    return found
 
 
 def expand(config: DictConfig) -> list[list[str]]:

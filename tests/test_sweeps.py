@@ -168,3 +168,10 @@ def test_the_command_line_writes_the_file_and_runs_nothing(
     alone = run_cli("do=wandb_sweep")
     assert alone.returncode == 1
     assert "do=wandb_sweep: needs a sweep" in alone.stderr
+
+
+def test_a_checkpoint_that_somebody_serves_answers_for_one_cell(hydra: Hydra) -> None:
+    served = ["engine=server", "selection=last", "seed=1,2"]
+    with pytest.raises(UserError, match=r"engine\.tuned=mine is one checkpoint, and 2 cells of the sweep ask it"):
+        sweeps.cells(master(hydra, [*served, "engine.tuned=mine"]))
+    assert len(sweeps.cells(master(hydra, served))) == 2

@@ -184,6 +184,7 @@ class Client:
         words = refusals.line(refusal) if isinstance(refusal, str) else ""
         tokens = billing.billed(usage, request, limit, bool(content or refusal))
         seen, answer = choice.get("prompt_token_ids"), Completion(content, ended, model, error=words)
+        seen = seen if isinstance(seen, list) else None
         return Attempt(tokens, answer, headers=response.headers, prompt_token_ids=seen)
 
     def _refused(

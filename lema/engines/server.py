@@ -55,7 +55,7 @@ class _Road:
 
 
 class Engine:
-    """One model at one server. Answers that cost nothing are kept beside `resume`, others in the account's journal."""
+    """One model at one server. Its answers are kept beside `resume`: to another artifact the name may mean another."""
 
     def __init__(
         self, settings: Settings, model: LocalModel, weights: Weights, adapter: Path | None, account: Account
@@ -73,28 +73,37 @@ class Engine:
     def complete(self, prompts: Sequence[Prompt], resume: Path) -> list[Completion]:
         """Completions in order.
 
-        A prompt that leaves the model no room, or that the server refuses for its content, has an empty text.
+        A prompt that leaves the model no room, or that the server refuses for its content, has an empty text. Raises
+        `UserError` when that is so of all.
         """
         price, account = self.settings.price, self.account
         free = price.input_usd == price.output_usd == 0
-        journal = resume.with_name(f"{resume.name} answers.sqlite") if free else account.journal
+        journal = resume.with_name(f"{resume.name} answers.sqlite")
         limits = [self._limit(prompt) for prompt in prompts]
         asked = [place for place, limit in enumerate(limits) if limit > 0]
         if short := len(prompts) - len(asked):
             told = "%-16s %s of %s prompts are as long as the context of %s or longer: they count as unanswered"
             log.warning(told, _SECTION, f"{short:,}", f"{len(prompts):,}", self._listed.name)
         completions = [Completion("", PROMPT_TOO_LONG, self._listed.name)] * len(prompts)
-        answers, spending = complete(
-            [self._request(self._road, prompts[place], limits[place]) for place in asked],
-            self._api,
-            section=_SECTION,
-            journal_path=journal,
-            price=price,
-            budget_usd=0.0 if free else account.budget_usd,
-            paid_usd=account.paid_usd + self.costs.get("usd", 0.0),
-        )
+        try:
+            answers, spending = complete(
+                [self._request(self._road, prompts[place], limits[place]) for place in asked],
+                self._api,
+                section=_SECTION,
+                journal_path=journal,
+                price=price,
+                budget_usd=0.0 if free else account.budget_usd,
+                paid_usd=account.paid_usd + self.costs.get("usd", 0.0),
+            )
+        except UserError as error:
+            raise _in_our_keys(error) from error
         for place, answer in zip(asked, answers, strict=True):
             completions[place] = answer if answer.text is not None else replace(answer, text="")
+        if prompts and all(answer.text is None for answer in answers):
+            why = f"({answers[0].finish_reason}: {answers[0].error})" if answers else "(longer than its context)"
+            raise UserError(
+                f"{self.settings.base_url} answered none of {len(prompts):,} prompts {why}: mend that there"
+            )
         if not free:
             self.costs = {name: value + self.costs.get(name, 0) for name, value in vars(spending).items()}
         return completions
@@ -209,3 +218,13 @@ class Engine:
         if landed.answer and (why := other_model(landed.answer, api, _SECTION)):
             raise UserError(f"{self.settings.base_url} {why}")
         return landed
+
+
+def _in_our_keys(error: UserError) -> UserError:
+    """The same error, with the keys of who asks in the place of the request's own parameters."""
+    said = str(error)
+    if "max_completion_tokens" in said:  # OpenAI's own present models, which are no backbone
+        said = f"{said.partition(':')[0]}: the server takes no max_tokens: sample from it with sampler=server"
+    for name, key in (("max_tokens", "max_new_tokens"), ("temperature", "temperature")):
+        said = said.replace(f"{_SECTION}.{name}", f"evaluation.{key} or sampler.{key}")
+    return UserError(said)

@@ -21,7 +21,7 @@ from lema.types import Example, UserError
 _FELT = 1e-7
 # Largest relative difference of packed and unpacked loss, by the precision of computation.
 TOLERANCE = {Precision.fp32: 1e-5, Precision.bf16: 1e-2}
-_SHARED = 8  # ranks that have equal shares of a packed step of many rows, as have 4 and 2
+SHARED = 8  # ranks that have equal shares of a packed step of many rows, as have 4 and 2
 IGNORED = -100  # the label that PyTorch's cross entropy skips
 
 TokenizedExample = dict[str, Any]  # id: who it is in messages; input_ids, labels: lists of ints of equal length
@@ -73,8 +73,8 @@ class StepCollator:
         packed = self.config.batches is Batches.packed
         if packed:
             groups = best_fit(lengths, self.config.row_tokens)
-            if len(groups) > _SHARED // 2:
-                groups = even(lengths, self.config.row_tokens, _SHARED)
+            if len(groups) > SHARED // 2:
+                groups = even(lengths, self.config.row_tokens, SHARED)
             collate: Any = DataCollatorWithFlattening(return_flash_attn_kwargs=True)
         else:
             size = self.config.micro_batch_size
@@ -115,8 +115,8 @@ def best_fit(lengths: Sequence[int], size: int) -> list[list[int]]:
 def even(lengths: Sequence[int], size: int, multiple: int) -> list[list[int]]:
     """Indices in rows of at most `size` and about equal lengths: the longest first, each into the emptiest row.
 
-    There are as many rows as a multiple, so that so many ranks have as much to do. The layout knows nothing of the
-    number of ranks: a step then is the same, dropout included, by however many.
+    Their number is a multiple of `multiple`, unless there are fewer examples, so that so many ranks have equal shares.
+    The layout knows nothing of the number of ranks, so a step is the same by however many, dropout included.
 
     >>> even([5, 3, 4, 2, 3], 7, 2)
     [[0], [2], [1, 3], [4]]

@@ -1,9 +1,9 @@
 """Answers of a batch whose rows come and go: what is finished leaves, and the next prompts take its place.
 
-All rows end in the same column, so that a pass writes one column of the cache for all, and what is padded lies before
-a row. A cache has spare columns. When these are used up, or enough rows are finished, it is put together anew, of the
-rows that go on and of prompts that were read meanwhile. A model whose cache is none of keys and values for each token
-(Mamba) answers in batches that stay together, by transformers' own `generate`.
+All rows end in the same column: a pass writes one column of the cache for all of them, and padding lies before each. A
+cache has spare columns. When these are used up, or enough rows are finished, it is put together anew, of the rows that
+go on and of prompts that were read meanwhile. A model whose cache has no keys and values for each token (Mamba) answers
+in batches that stay together, by transformers' own `generate`.
 
 A batch has as many rows as `allowed` holds, rows times columns. Where memory ends, that is halved and all rows are
 read again, with what they have; later it grows again. Rows that become too long for the others leave likewise, and are

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lema.config import Batches, Training
+import torch
+
+from lema.config import Batches, TrainConfig, Training
 from lema.console.progress import Progress
-from lema.models.batches import TokenizedExample, check_packing
+from lema.models.batches import SHARED, TokenizedExample, check_packing
 from lema.models.huggingface import load_architecture, load_tokenizer, load_trainable
 from lema.models.ranks import ALONE, Ranks
 from lema.models.sizes import available_memory, measured_peak, training_size
@@ -48,3 +50,10 @@ def fit(job: Fit, track: Callable[[dict[str, float], int], None], ranks: Ranks =
         with Progress("checking that packed examples do not see each other"):
             check_packing(model, job.rows, config, tokenizer, precision)
     return train(model, tokenizer, job.rows, job.steps, job.folder, settings, track, ranks)
+
+
+def ranks(train: TrainConfig) -> int:
+    """How many train together: null `train.processes` are one on each visible GPU, as far as a step has work for it."""
+    packed = train.batches is Batches.packed
+    passes = SHARED if packed else -(-train.batch_size // train.micro_batch_size)
+    return train.processes or max(1, min(torch.cuda.device_count(), passes))

@@ -160,12 +160,12 @@ def check_files(source: Weights, precision: Precision, train: TrainConfig | None
         return
     loaded = load_model(source, precision, Attention.eager, four_bit=False, device="meta")
     if four_bit and not torch.cuda.is_available():
-        _check_widths(loaded, source)
+        check_widths(loaded, source)
     if train and train.method is not Method.full:
         adapted(loaded, train, low_cpu_mem_usage=True)
 
 
-def _check_widths(model: Any, source: Weights) -> None:
+def check_widths(model: Any, source: Weights) -> None:
     """Raise `UserError` for layers that bitsandbytes holds wrongly on a CPU: its blocks of 64 there end with each row.
 
     Of 1,376 columns of random weights 25 % are off (norm of the difference by norm of the weights), of 1,408 the 9 %

@@ -10,7 +10,7 @@ from lema.artifacts import check
 from lema.config import Attention, Computation, Precision
 from lema.console.progress import Progress
 from lema.models.encoding import encode_prompt
-from lema.models.huggingface import load_adapter, load_model, load_to_answer, load_tokenizer
+from lema.models.huggingface import check_widths, load_adapter, load_model, load_to_answer, load_tokenizer
 from lema.models.sizes import MARGIN, available_memory
 from lema.models.trial import raise_positions
 from lema.models.weights import Weights
@@ -46,6 +46,8 @@ def write_dequantised(base: Weights, folder: Path, precision: Precision) -> None
     The CPU does it where the GPU has too little memory for the whole model.
     """
     fits = MARGIN * base.parameters * (2 if precision is Precision.bf16 else 4) < available_memory()
+    if not fits:
+        check_widths(load_model(base, precision, Attention.eager, False, "meta"), base)
     loaded = load_model(base, precision, Attention.eager, True, None if fits else "cpu").dequantize()
     with Progress("writing the base that qlora trains on"):
         loaded.save_pretrained(folder)

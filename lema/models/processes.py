@@ -4,6 +4,7 @@ Each is given the job in a file, and nothing else. Rank 0 speaks: it has our ter
 followed here. What the others print lies beside the job. A rank dies with this process (Linux's parent-death signal).
 """
 
+import gc
 import json
 import os
 import pickle
@@ -33,17 +34,15 @@ _LINES = 5  # of a rank's output in our error
 Track = Callable[[dict[str, float], int], None]
 
 
-def fit_by(processes: int | None, job: Fit, track: Track) -> list[dict[str, float]]:
-    """`fit` here, or by several ranks: null `processes` are one on each visible GPU, on a CPU one."""
-    count = processes or torch.cuda.device_count() or 1
-    return fit(job, track) if count == 1 else fit_together(job, count, track)
-
-
-def fit_together(job: Fit, count: int, track: Track) -> list[dict[str, float]]:
-    """`fit` by so many ranks. Raises what rank 0 raised; `UserError` for a rank that died, with its last lines.
+def fit_by(count: int, job: Fit, track: Track) -> list[dict[str, float]]:
+    """`fit` here, or by several ranks. Raises what a rank raised; for one that died `UserError`, with its last lines.
 
     After a stop signal, which all ranks get, they have `train.grace_seconds` to save a checkpoint.
     """
+    if count == 1:
+        return fit(job, track)
+    gc.collect()
+    torch.cuda.empty_cache()  # what sampling here has taken of the GPU of rank 0
     with tempfile.TemporaryDirectory(prefix="lema-ranks-") as name, _started(job, count, Path(name)) as team:
         with stopping.landing(team.forward):
             while team.alive():
@@ -64,7 +63,7 @@ class _Team:
     ranks: list[subprocess.Popen[Any]]
     position: int = 0  # up to which the curve has been read
     late: float | None = None  # when what is still running is killed, in monotonic seconds
-    lost: list[int] = field(default_factory=list)  # who ended before it was killed here, and without a result
+    lost: list[int] = field(default_factory=list)  # who ended badly by itself, before any was killed here
 
     def alive(self) -> bool:
         return any(each.poll() is None for each in self.ranks)
@@ -87,12 +86,17 @@ class _Team:
                     track(*json.loads(line))
 
     def end_late(self) -> None:
-        """Kill the others some seconds after one has ended badly, and all when the grace is over."""
+        """Kill the others some seconds after one has ended badly, and all when the grace is over.
+
+        One that was stopped while it loaded ends well, and the others may wait for it.
+        """
         if not self.lost:
             self.lost = [number for number, each in enumerate(self.ranks) if each.poll() not in (None, 0)]
             if self.lost and self.late is None:
                 saving = not all((each / CONTENTS).exists() for each in saved(self.job.folder))
                 self.late = time.monotonic() + (self.job.settings.train.grace_seconds if saving else _LAST)
+        if self.late is None and any("stopped" in self._left(number) for number in range(len(self.ranks))):
+            self.late = time.monotonic() + self.job.settings.train.grace_seconds
         if self.late is not None and time.monotonic() > self.late:
             for each in self.ranks:
                 each.kill()
@@ -104,14 +108,16 @@ class _Team:
             for result in results:
                 if kind in result:
                     raise error(result[kind])
-        if not self.lost and "curve" in results[0]:
+        codes = {number: each.wait() for number, each in enumerate(self.ranks)}
+        if not any(codes.values()) and "curve" in results[0]:
             return results[0]["curve"]
         again = "the same command goes on from the last checkpoint"
         if number := stopping.received():
             seconds = f"train.grace_seconds={self.job.settings.train.grace_seconds}"
-            raise stopping.Stopped(f"train: stopped by {number.name}, with no checkpoint after {seconds}")
-        codes = {number: self.ranks[number].poll() or 0 for number in self.lost}
-        number, code = min(codes.items(), key=lambda each: each[1] > 0)  # who was killed, before who then missed it
+            raise stopping.Stopped(f"train: stopped by {number.name} before a checkpoint was saved ({seconds})")
+        # Of who ended by itself: first who was killed, then who failed for want of that one.
+        lost = {number: code for number, code in codes.items() if code and number in (self.lost or codes)}
+        number, code = min(lost.items(), key=lambda each: each[1] > 0)
         ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
         last = (self.folder / f"rank-{number}.log").read_text(errors="replace").strip().splitlines()[-_LINES:]
         told = f" ({' / '.join(last)})" if last else ""
@@ -137,16 +143,8 @@ def _started(job: Fit, count: int, folder: Path) -> Iterator[_Team]:
                 # A session of its own: a terminal's Ctrl-C reaches this process, which passes it on.
                 options: dict[str, Any] = {"env": variables, "start_new_session": True, "stdin": subprocess.DEVNULL}
                 options |= {"stdout": log, "stderr": log} if number else {}
-                command = [
-                    sys.executable,
-                    "-m",
-                    "lema.models.rank",
-                    str(folder),
-                    str(number),
-                    str(count),
-                    str(os.getpid()),
-                ]
-                team.ranks.append(subprocess.Popen(command, **options))
+                about = map(str, (folder, number, count, os.getpid()))
+                team.ranks.append(subprocess.Popen([sys.executable, "-m", "lema.models.rank", *about], **options))
         yield team
     finally:
         for each in team.ranks:

@@ -62,7 +62,7 @@ def main() -> None:
     """Become a rank: end with the parent, obey its signals, speak as it does."""
     folder, number, count, parent = sys.argv[1:]
     _die_with(int(parent))
-    stopping.listen()
+    stopping.listen(twice=False)  # a batch system signals every process, and the parent passes its signal on
     guard()
     libraries.quiet()
     handler = logging.StreamHandler(sys.stdout)

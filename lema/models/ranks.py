@@ -5,6 +5,7 @@ optimiser are whole on each rank; gradients are added up once, after a step's la
 """
 
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -50,7 +51,8 @@ ALONE = Ranks()
 
 def join(meeting: Path, number: int, count: int) -> Ranks:
     """Meet the other ranks of this machine by a file that none of an earlier attempt has used."""
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else gloo asks the network for this machine's own name
+    loopback = "lo" if sys.platform == "linux" else "lo0"
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)  # else gloo asks the network for this machine's own name
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(
         backend, init_method=f"file://{meeting}", rank=number, world_size=count, timeout=_PATIENCE

@@ -88,7 +88,7 @@ class CompletionTrainer(Trainer):
         loss, step = torch.zeros((), device=self.args.device), self.state.global_step
         for number, (one_pass, weight) in self.ranks.share(list(zip(inputs["passes"], inputs["weights"], strict=True))):
             self.share, self.passes = number / len(inputs["passes"]), (number + 1, len(inputs["passes"]))
-            torch.manual_seed((self.args.seed * _PRIME + step) * _PRIME + number)
+            torch.manual_seed(((self.args.seed * _PRIME + step) * _PRIME + number) % 2**63)  # torch's largest
             with self.compute_loss_context_manager():
                 share = mean_loss(model, self._prepare_inputs(one_pass)) * weight
             self.accelerator.backward(share)

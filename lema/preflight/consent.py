@@ -65,7 +65,9 @@ def _serving(config: Config, stages: Set[str]) -> Iterator[str]:
         yield f"engine: engine.tuned={engine.tuned} is one checkpoint: selection=last, not {config.selection}"
     if not tuned and not any(each.kind is SourceKind.backbone for each in sources.values()):
         return
-    if (engine.input_usd or engine.output_usd) and config.budget_usd is None:
+    if (engine.input_usd is None) != (engine.output_usd is None):
+        yield "engine: a price has two parts: set engine.input_usd= and engine.output_usd="
+    elif (engine.input_usd or engine.output_usd) and config.budget_usd is None:
         price = f"engine.input_usd={engine.input_usd} engine.output_usd={engine.output_usd}"
         yield f"budget: {price}: nothing is paid without consent: set budget_usd= or LEMA_BUDGET_USD"
     from lema.api.client import listed
@@ -73,7 +75,9 @@ def _serving(config: Config, stages: Set[str]) -> Iterator[str]:
     lines: list[str] = []
     for key, name in {"model": engine.model, **({"tuned": engine.tuned} if tuned and engine.tuned else {})}.items():
         try:
-            listed(replace(engine.api, model=name), "engine")
+            found = listed(replace(engine.api, model=name), "engine")
+            if name is None:  # else two servers' answers would be one artifact
+                lines.append(f"server: answers are known by the model's name: set engine.model={found.name}")
         except UserError as error:
             lines.append(f"server: {str(error).replace('engine.model', f'engine.{key}')}")
     yield from dict.fromkeys(lines)

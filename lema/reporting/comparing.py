@@ -271,7 +271,7 @@ def _difference(
         discordant = fmean(float((each**2).mean()) for each in per_problem)
         if discordant and len({mine.ids for mine, _ in pairs.values()}) == 1:  # of no difference at all there is none
             interval = over_problems(np.mean(per_problem, axis=0))
-        smallest = smallest_effect(len(per_problem[0]), len(seeds), discordant, spread.sd or 0.0)
+        smallest = smallest_effect(len(per_problem[0]), len(seeds), discordant, spread.sd or 0.0, sampled)
     theirs, others = paper(first[seeds[0]], arm), paper(second[seeds[0]], other)
     return Difference(
         setting=setting,

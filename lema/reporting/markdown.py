@@ -247,7 +247,7 @@ def _p(p: float | None) -> str:
 def took(comparison: Comparison, settings: Sequence[Setting]) -> str:
     """How each arm's checkpoint was chosen, its scores by other rules, and its cost."""
     arms = [arm for setting in settings for arm in comparison.of(setting)]
-    hours = "GPU hours" if all(run.gpus for arm in arms for run in arm.runs) else "hours"
+    hours = "GPU hours" if all(run.gpus == 1 for arm in arms for run in arm.runs) else "hours"
     head = ["backbone", "arm", "checkpoint", "over seeds", "over problems", "symbolic (differ)", "no answer, %"]
     head += ["problems", "examples", "tokens", "steps", hours, "dollars"]
     lines = []

@@ -188,7 +188,8 @@ class Run:
     @property
     def gpus(self) -> int:
         """The number of GPUs that trained it."""
-        return self.records.get("train", {}).get("made", {}).get("gpus", 0)
+        record = self.records.get("train", {})
+        return record.get("made", {}).get("gpus", 0) * record.get("summary", {}).get("ranks", 1)
 
     @property
     def versions(self) -> dict[str, str]:

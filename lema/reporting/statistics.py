@@ -127,17 +127,20 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     return {key: adjusted[key] for key in p_values}
 
 
-def smallest_effect(num_problems: int, num_seeds: int, discordant: float, sd: float) -> float | None:
+def smallest_effect(
+    num_problems: int, num_seeds: int, discordant: float, sd: float, sampled: bool = False
+) -> float | None:
     """The smallest true difference of accuracies that a test of size 5 % would have shown with a power of 80 %.
 
-    `discordant` is the share of problems on which two models differ (of samples the mean square of the differences,
-    which is the same for values of 0 and ±1), `sd` that of the differences between seeds. With
-    one seed the test is McNemar's (`_connor`). With more it is the paired t test, whose power is by the noncentral t;
-    a seed's difference varies at least as much as the drawing of answers alone makes it, sqrt(discordant / problems).
+    `discordant` is the share of problems on which two models differ; of samples the mean square of the differences,
+    which is the same for values of 0 and ±1. `sd` is that of the differences between seeds. With one seed the test is
+    McNemar's, or of samples the sign-flip test, which has its power (`_connor`). With more seeds it is the paired t
+    test, whose power is by the noncentral t; a seed's difference varies at least as much as the drawing of answers
+    alone makes it, sqrt(discordant / problems).
     None when nothing varied, or when no difference at all would have been shown.
     """
     if num_seeds == 1:
-        return _connor(num_problems, discordant)
+        return _connor(num_problems, discordant, sampled)
     spread = max(sd, math.sqrt(discordant / num_problems))
     return _noncentrality(num_seeds) * spread / math.sqrt(num_seeds) if spread else None
 
@@ -159,8 +162,11 @@ def _noncentrality(num_seeds: int) -> float:
     return _root(lacking, 10 * critical)
 
 
-def _connor(num_problems: int, discordant: float) -> float | None:
-    """Connor (1987), Biometrics 43, 207: n = (z_a sqrt(psi) + z_b sqrt(psi - d^2))^2 / d^2, solved for d."""
+def _connor(num_problems: int, discordant: float, sampled: bool) -> float | None:
+    """Connor (1987), Biometrics 43, 207: n = (z_a sqrt(psi) + z_b sqrt(psi - d^2))^2 / d^2, solved for d.
+
+    At most all that differ are gained: d is psi then, but of means over samples, whose mean square psi is, its root.
+    """
     if not discordant:
         return None
     z_level, z_power = map(float, special.ndtri([1 - _LEVEL / 2, _POWER]))
@@ -169,9 +175,8 @@ def _connor(num_problems: int, discordant: float) -> float | None:
         rest = math.sqrt(max(0.0, discordant - difference**2))
         return math.sqrt(num_problems) * difference - z_level * math.sqrt(discordant) - z_power * rest
 
-    if lacking(discordant) < 0:  # if all that differ were gained, it would still be too few
-        return None
-    return _root(lacking, discordant)
+    most = math.sqrt(discordant) if sampled else discordant
+    return _root(lacking, most) if lacking(most) >= 0 else None
 
 
 def _root(lacking: Callable[[float], float], most: float) -> float:

@@ -44,7 +44,7 @@ def recipe(cell: Cell) -> Recipe:
 def build(settings: Training, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:
     """Writes `checkpoints/step-N/` (each a model, or a PEFT adapter) and `metrics.jsonl`, one row a step."""
     from lema.models.batches import encode
-    from lema.models.fitting import Fit
+    from lema.models.fitting import Fit, ranks
     from lema.models.huggingface import load_tokenizer
     from lema.models.processes import fit_by
     from lema.models.trainer import collect
@@ -55,7 +55,8 @@ def build(settings: Training, inputs: Inputs, context: Context, folder: Path) ->
     by_epochs = None if config.epochs is None else math.ceil(len(rows) * config.epochs / config.batch_size)
     steps = min(limit for limit in (by_epochs, config.max_steps) if limit is not None)
     job = Fit(settings, inputs.base, rows, counts["tokens"] / len(rows), steps, folder / RESUME)
-    curve = fit_by(config.processes, job, context.track)
+    count = ranks(config)
+    curve = fit_by(count, job, context.track)
     checkpoints = collect(folder / RESUME, folder / CHECKPOINTS, config.save_steps)
     write_jsonl(folder / "metrics.jsonl", ({name: row[name] for name in CURVE} for row in curve))
     final = statistics.fmean(row["loss"] for row in curve[-_FINAL_STEPS:])
@@ -66,5 +67,6 @@ def build(settings: Training, inputs: Inputs, context: Context, folder: Path) ->
         "epochs": round(curve[-1]["epoch"], 3),
         "final_loss": round(final, 4),
         "padding_share": round(padding, 4),
+        "ranks": count,
         "checkpoints": checkpoints,
     }

@@ -223,7 +223,7 @@ def test_a_price_is_paid_from_the_runs_budget_and_its_journal(base: Weights, tmp
         one = Asked(server, base, tmp_path, input_usd=2.0, output_usd=10.0, budget_usd=1.0)
         one()
         assert one.engine.costs["usd"] == pytest.approx(server.usd, rel=0.1), "tries included"
-        assert one.account.journal.exists()
+        assert not one.account.journal.exists(), "by the model's name alone no other artifact may have these answers"
         with pytest.raises(UserError, match=r"budget_usd=0: "):
             Asked(server, base, tmp_path / "other", input_usd=2.0, output_usd=10.0, budget_usd=0.0)()
 
@@ -324,7 +324,9 @@ def test_a_cell_samples_and_scores_a_served_checkpoint(
             ["corrector=local"],
             r"engine=server answers for the backbone alone, and corrector\.weights are another model's",
         ),
-        (["engine.input_usd=1"], r"budget: engine\.input_usd=1\.0 engine\.output_usd=None: nothing is paid without"),
+        (["engine.input_usd=1"], r"engine: a price has two parts: set engine\.input_usd= and engine\.output_usd="),
+        (["engine.input_usd=1", "engine.output_usd=2"], r"budget: engine\.input_usd=1\.0 .*: nothing is paid without"),
+        (["engine.model=null"], r"server: answers are known by the model's name: set engine\.model=base"),
         (["engine.base_url=http://127.0.0.1:9/v1"], r"server: http://127\.0\.0\.1:9/v1/: no connection: "),
     ],
 )
@@ -337,11 +339,33 @@ def test_what_a_server_cannot_answer_is_refused_before_anything_is_made(
     assert not list((tmp_path / "runs").rglob("*.jsonl"))
 
 
+def test_what_one_engine_of_a_step_has_paid_the_next_one_may_not(
+    base: Weights, make_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    with serving(models=[MODEL], prices=(2.0, 10.0)) as server:
+        served = ["engine=server", f"engine.base_url={server.url}", "engine.model=base", "budget_usd=1"]
+        cell = Cell(make_config(*served, "engine.input_usd=2", "engine.output_usd=10"), Store(tmp_path))
+        how = cell.evaluated(four_bit=False, tuned=False)
+        cell.begin("evaluate")
+        greedy = cell.context.engine(how, base)
+        greedy.complete(PROMPTS, tmp_path / "greedy")
+        sampled: Any = cell.context.engine(replace(how, temperature=0.7), base)
+        assert sampled.account.paid_usd == cell.spent == greedy.costs["usd"] > 0
+        cell.begin("evaluate")
+        assert cell.spent == 0
+        assert cell.context.engine(how, base) is not greedy, "whose costs are those of the step before"
+
+
+def test_a_server_that_answers_nothing_ends_the_step(base: Weights, tmp_path: Path) -> None:
+    with serving(models=[MODEL | {"max_model_len": 3}]) as server, pytest.raises(UserError, match="answered none of"):
+        Asked(server, base, tmp_path)()
+
+
 def test_a_large_backbone_that_somebody_serves_needs_no_room_here(make_config: Callable[..., Any]) -> None:
     """Up to its mistakes nothing of it is loaded on this machine, so a laptop samples from 70B."""
     arguments = ["backbone=llama2", "backbone.size=70b", "sampler=self", "rationales=none", "corrector=reference"]
     with serving(models=[MODEL]) as server:
-        served = ["engine=server", f"engine.base_url={server.url}"]
+        served = ["engine=server", f"engine.base_url={server.url}", "engine.model=base"]
         found = []
         for more in ([], served):
             cell = Cell(make_config(*arguments, *more), Store(Path("runs")))

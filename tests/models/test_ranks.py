@@ -42,7 +42,7 @@ def job(make_config: Callable[..., Config], tmp_path: Path) -> Callable[..., Fit
 
     def make(name: str, method: str, batches: str, run: str) -> Fit:
         config = make_config(
-            f"train={method}",
+            *(f"train={method}", "seed=4294967295"),
             f"train.batches={batches}",
             *("train.batch_size=12", "train.micro_batch_size=2", "train.row_tokens=80", "train.learning_rate=1e-3"),
             *("train.max_source_tokens=40", "train.max_target_tokens=40"),

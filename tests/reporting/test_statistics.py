@@ -186,6 +186,9 @@ def test_the_smallest_effect_grows_with_noise_and_shrinks_with_problems_and_seed
 
 def test_where_nothing_varied_no_effect_can_be_named() -> None:
     assert smallest_effect(1000, 1, 0.0, 0.0) is None
+    # About 2.8 sqrt(.02 / 300). As a share of problems 0.02 is less than would show.
+    assert smallest_effect(300, 1, 0.02, 0.0, sampled=True) == pytest.approx(0.0229, abs=5e-4)
+    assert smallest_effect(300, 1, 0.02, 0.0) is None
     assert smallest_effect(1000, 5, 0.0, 0.0) is None
     assert smallest_effect(4, 1, 0.25, 0.0) is None  # one problem that differs shows nothing
 

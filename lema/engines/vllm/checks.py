@@ -11,13 +11,13 @@ from lema.engines.vllm.process import Server
 from lema.types import UserError
 
 FIELDS: dict[str, Any] = plain(0.0) | VLLM  # all that shapes an answer, so that no default does; greedy
-_TOKENS = 16  # of a checked answer
+TOKENS = 16  # of a checked answer
 _SAME = 3  # tries in which two answers in a row must be equal: the first finds nothing in the server's cache
 
 
 def check(server: Server, model: str, tokens: list[int]) -> None:
     """`UserError` when a server that was just started does not answer this prompt as it must."""
-    greedy, plain = {**FIELDS, "max_tokens": _TOKENS}, {"temperature": 1.0, "seed": 1, "max_tokens": _TOKENS}
+    greedy, plain = {**FIELDS, "max_tokens": TOKENS}, {"temperature": 1.0, "seed": 1, "max_tokens": TOKENS}
     found = _asked(server, model, tokens, greedy | {"return_token_ids": True})
     if found["prompt_token_ids"] != tokens:
         seen = f"{len(found['prompt_token_ids'] or [])} tokens where {len(tokens)} were sent"

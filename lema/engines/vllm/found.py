@@ -29,6 +29,7 @@ OWN = {
         "revision",
     ),
     *("tensor-parallel-size", "data-parallel-size", "gpu-memory-utilization", "enable-lora", "max-lora-rank"),
+    *("tp", "dp", "config"),  # short forms, and a file that may say any of them
 }
 
 

@@ -16,6 +16,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -27,6 +28,7 @@ from lema.types import UserError
 
 _GUARD = Path(__file__).with_name("guard.py")
 _LOOK = 0.5  # seconds
+_REPLY = 600.0  # seconds for a check, or for an adapter to be loaded
 _END = 20.0  # seconds in which the guard ends all that a server leaves; longer than it gives them
 _LOG_BYTES = 1 << 16  # of the end of the log, in which the cause of a death is looked for
 # Ours, which would lead another environment's Python astray.
@@ -112,14 +114,17 @@ class Server:
             {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"},
         )
         try:
-            with _direct().open(request) as reply:
+            with _direct().open(request, timeout=_REPLY) as reply:
                 text = reply.read().decode()
         except HTTPError as error:
             raise UserError(f"vLLM refuses {path}: {_one_line(error.read().decode(errors='replace'))}") from error
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             how = f"does not answer ({error})" if self.lives(_END) else "ended"
             raise UserError(self.death(how)) from error
-        return json.loads(text) if text.startswith("{") else {"said": text}
+        try:
+            return json.loads(text) if text.startswith("{") else {"said": text}
+        except ValueError as error:
+            raise UserError(self.death("sent half a reply")) from error
 
     def death(self, how: str) -> str:
         """Why it ended, in one line: how, the log's own words, the remedy, and where the log is."""
@@ -132,7 +137,7 @@ class Server:
         try:
             with _direct().open(f"{self.url}/health", timeout=5) as reply:
                 return reply.status == 200
-        except OSError:
+        except (OSError, HTTPException):
             return False
 
 
@@ -144,11 +149,11 @@ def cause(log: str) -> tuple[str, str]:
     lines = [_OWN_WORDS.sub("", line).strip() for line in log.splitlines()]
     raised = [line for line in lines if _RAISED.search(line)]
     first = [line for line in raised if not _LATER.search(line)]
-    said = (first or raised or [line for line in lines if line] or ["its log is empty"])[-1]
     for pattern, remedy in _CAUSES.items():
-        if re.search(pattern, said):
-            return _one_line(said), remedy
-    return _one_line(said), ""
+        for said in reversed(raised):
+            if re.search(pattern, said):
+                return _one_line(said), remedy
+    return _one_line((first or raised or [line for line in lines if line] or ["its log is empty"])[-1]), ""
 
 
 def _one_line(text: str) -> str:

@@ -65,7 +65,8 @@ class Serving:
                     raise
                 raise UserError(f"{adapter}: {error}: {MERGE}") from error
             self.adapter = name
-            if not is_zero(adapter):
+            tokens = tokens[: self.length - 1]
+            if len(tokens) > 1 and not is_zero(adapter):
                 checks.check_adapter(self.server, self.base.name, name, tokens)
         return name
 
@@ -89,7 +90,7 @@ def server_of(
         running.close()
         release_memory()
         _kept[:] = [Serving(base, length, rank, resume)]
-        checks.check(_kept[0].server, base.name, min(tokens, key=len))
+        checks.check(_kept[0].server, base.name, min(tokens, key=len)[: max(1, length - checks.TOKENS)])
     return _kept[0]
 
 
@@ -148,9 +149,11 @@ def _command(base: Base, weights: Weights, length: int, rank: int) -> list[str]:
 def _dequantised(base: Base, folder: Path) -> Weights:
     """The base that `qlora` trains on, in 16 bits: made once for an artifact, in a folder to resume from."""
     from lema.models.merge import write_dequantised
+    from lema.models.sizes import release_memory
 
     done = folder / "whole.json"
     if not kept(done):
         write_dequantised(base.weights, folder, base.precision)
+        release_memory()  # the server needs it
         keep(done, True)
     return whole(base.weights, folder)
