@@ -111,7 +111,9 @@ def small(architecture: Any) -> Any:
     # Bamba, Jamba, RecurrentGemma and Zamba-2 say by these which layers have attention: the second of two.
     sizes |= {"attn_layer_indices": [1], "attn_layer_period": 2, "attn_layer_offset": 1}
     sizes |= {"block_types": ["recurrent", "attention"], "hybrid_layer_ids": [1]}
-    sizes |= {"attention_hidden_size": 2 * width}  # Zamba's attention also reads the embedding
+    # Zamba's attention is twice as wide as the model, as it also reads the embedding; RWKV's is as wide.
+    ratio = size(config, "attention_hidden_size", 0) // size(config, "hidden_size", 1)
+    sizes |= {"attention_hidden_size": ratio * width}
     for heads_name, width_name, expand_name, groups_name in _MIXERS:
         if (expand := size(config, expand_name, 0)) and size(config, heads_name, 0) and hasattr(config, width_name):
             each = min(size(config, width_name, 64), expand * width)
