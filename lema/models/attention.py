@@ -38,6 +38,8 @@ def varlen(
     """
     _refuse(module, options | {"attention_mask": attention_mask})
     groups = query.shape[1] // key.shape[1]
+    # Under autocast, weights of 32 bits leave the rotated queries and keys in 32 bits, and only values in 16.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
     bounds, longest = options["cu_seq_lens_q"], options["max_length_q"]
     if query.is_cuda:

@@ -10,6 +10,7 @@ import torch
 from lema.config import Batches, TrainConfig, Training
 from lema.console.progress import Progress
 from lema.models.batches import SHARED, TokenizedExample, check_packing
+from lema.models.compiling import compiled
 from lema.models.huggingface import load_architecture, load_tokenizer, load_trainable
 from lema.models.ranks import ALONE, Ranks
 from lema.models.sizes import available_memory, measured_peak, training_size
@@ -37,19 +38,26 @@ def fit(job: Fit, track: Callable[[dict[str, float], int], None], ranks: Ranks =
     run = training_size(load_architecture(job.base), config, precision, job.mean_tokens, job.steps)
     memory, checkpointing = available_memory(), config.activation_checkpointing
     checkpointing = run.memory(checkpointing=False) > memory if checkpointing is None else checkpointing
+    peak, packed = measured_peak(precision) * ranks.count, config.batches is Batches.packed
     if ranks.number == 0:
         of_all = f", on each of {ranks.count} ranks" if ranks.count > 1 else ""
-        log.info("train: %s%s", run.words(measured_peak(precision) * ranks.count, checkpointing), of_all)
+        log.info("train: %s%s", run.words(peak, checkpointing), of_all)
     if run.memory(checkpointing) > memory:
         remedy = "lower train.row_tokens or train.micro_batch_size"
         log.warning("train: this machine has %.0f GB, so it may not fit: %s", memory / 1e9, remedy)
     tokenizer = load_tokenizer(job.base)
     tokenizer.padding_side = "right"
     model = load_trainable(job.base, settings.computation, config, settings.seed, checkpointing)
-    if config.batches is Batches.packed:
+    if packed:
         with Progress("checking that packed examples do not see each other"):
             check_packing(model, job.rows, config, tokenizer, precision)
-    return train(model, tokenizer, job.rows, job.steps, job.folder, settings, track, ranks)
+
+    def with_utilisation(row: dict[str, float], step: int) -> None:
+        """Model FLOPs utilisation: those of a step without what is computed again, over what all GPUs could do."""
+        track(row | {"train/mfu": row["train/tokens_per_second"] * run.flops / peak}, step)
+
+    with compiled(model, config, run.seconds(peak, checkpointing)):
+        return train(model, tokenizer, job.rows, job.steps, job.folder, settings, with_utilisation, ranks)
 
 
 def ranks(train: TrainConfig) -> int:

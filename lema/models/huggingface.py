@@ -115,7 +115,7 @@ def load_model(
             trust_remote_code=False,
             weights_only=True,
             dtype=_DTYPES[precision],
-            attn_implementation=attention,
+            attn_implementation=attention.value,  # a plain string, which torch.compile can follow
             device_map={"": device or ("cuda" if torch.cuda.is_available() else "cpu")},
             quantization_config=quantization,
             ignore_mismatched_sizes=True,  # refused below, as are missing ones, which are else drawn at random

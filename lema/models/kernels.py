@@ -167,16 +167,24 @@ def _try(config: Any, kernel: Attention, packed: bool) -> str | None:
 
 
 def _logits(model: Any, documents: list[Any], packed: bool) -> Any:
-    """The logits of the documents in a row each, filled up to the longest; packed, in one row and without the first."""
+    """The logits of each document's tokens; packed, without the row's first."""
+    inputs = laid_out(documents, packed, model.device)
     if not packed:
-        rows = torch.nn.utils.rnn.pad_sequence(documents, batch_first=True).to(model.device)
-        mask = (rows != 0).long()
-        return model(input_ids=rows, attention_mask=mask, use_cache=False).logits[mask.bool()]
+        return model(**inputs).logits[inputs["attention_mask"].bool()]
+    kept = torch.arange(1, sum(map(len, documents)), device=model.device)
+    found = model(**inputs, logits_to_keep=kept).logits[0]
+    model.train()(**inputs)  # dropout too must be something that the kernel takes
+    return found
+
+
+def laid_out(documents: list[Any], packed: bool, device: Any) -> dict[str, Any]:
+    """What a model reads of documents: a row each, filled up to the longest; packed, one row."""
+    if not packed:
+        rows = torch.nn.utils.rnn.pad_sequence(documents, batch_first=True).to(device)
+        return {"input_ids": rows, "attention_mask": (rows != 0).long(), "use_cache": False}
     collate = DataCollatorWithFlattening(return_flash_attn_kwargs=True)
     row = dict(collate([{"input_ids": each.tolist()} for each in documents]))
     del row["labels"]
-    row = {name: each.to(model.device) if torch.is_tensor(each) else each for name, each in row.items()}
-    kept = torch.arange(1, sum(DOCUMENTS), device=model.device)
-    found = model(**row, logits_to_keep=kept, use_cache=False).logits[0]
-    model.train()(**row, use_cache=False)  # dropout too must be something that the kernel takes
-    return found
+    return {name: each.to(device) if torch.is_tensor(each) else each for name, each in row.items()} | {
+        "use_cache": False
+    }

@@ -152,6 +152,15 @@ def test_a_kernel_that_says_nothing_of_what_it_drops_is_found_by_its_answers(mon
         choose(Computation(Precision.fp32, Attention.varlen), architecture(name), packed=True)
 
 
+def test_queries_and_keys_of_another_precision_than_values_are_taken() -> None:
+    """As autocast leaves those of weights of 32 bits; flash kernels take 16 bits alone."""
+    query, key, value = (torch.randn(1, heads, 9, 4) for heads in (4, 2, 2))
+    bounds: dict[str, Any] = {"cu_seq_lens_q": torch.tensor([0, 4, 9], dtype=torch.int32), "max_length_q": 5}
+    found, _ = attention.varlen(torch.nn.Module(), query, key, value.bfloat16(), None, **bounds)
+    halves = query.bfloat16(), key.bfloat16(), value.bfloat16()
+    assert torch.equal(found, attention.varlen(torch.nn.Module(), *halves, None, **bounds)[0])
+
+
 def test_training_starts_only_with_the_loss_of_eager(monkeypatch, config) -> None:
     monkeypatch.setattr(attention, "_refuse", lambda *_: None)
     net = model("gemma2", "varlen")

@@ -1,7 +1,6 @@
 """Several ranks make the step of one process: its loss, its gradient, its weights; and a control that must not."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,53 +8,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import token_rows, training
-from tokenizers import Tokenizer, models
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedTokenizerFast
+from small import token_rows
+from transformers import AutoModelForCausalLM
 
-from lema.config import Config, Method
+from lema.config import Method
 from lema.models.batches import StepCollator, TokenizedExample, even, mean_loss
-from lema.models.fitting import Fit
 from lema.models.processes import fit_by
-from lema.models.weights import Weights
 
-SIZES: Any = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-SIZES |= {"num_key_value_heads": 2, "vocab_size": 97, "initializer_range": 0.2}
-CONFIGS = {"llama": LlamaConfig(**SIZES), "mistral": MistralConfig(**SIZES, sliding_window=24)}
-STEPS = 20
-
-
-def saved(name: str, folder: Path) -> Path:
-    """A model of random weights, with a tokenizer that is never asked."""
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(CONFIGS[name]).save_pretrained(folder)
-    special: Any = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-    words = ["<unk>", "<s>", "</s>", "<pad>", *(f"w{number}" for number in range(93))]
-    vocabulary = models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>")
-    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(vocabulary), **special).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def job(make_config: Callable[..., Config], tmp_path: Path) -> Callable[..., Fit]:
-    """`job("llama", "lora", "packed", "name")`: a training of 20 steps whose checkpoints lie in a folder of its own."""
-
-    def make(name: str, method: str, batches: str, run: str) -> Fit:
-        config = make_config(
-            *(f"train={method}", "seed=4294967295"),
-            f"train.batches={batches}",
-            *("train.batch_size=12", "train.micro_batch_size=2", "train.row_tokens=80", "train.learning_rate=1e-3"),
-            *("train.max_source_tokens=40", "train.max_target_tokens=40"),
-            *("train.save_steps=1", "train.resume_checkpoints=100", "train.optimizer=adamw_torch", "selection=dev"),
-            *(["train.lora_rank=4"] if method == "lora" else []),
-        )
-        settings = replace(training(config), last_only=False)
-        base = Weights(name, str(tmp_path / "base"), None, "")
-        if not (tmp_path / "base").exists():
-            saved(name, tmp_path / "base")
-        return Fit(settings, base, token_rows(60), 30.0, STEPS, tmp_path / run)
-
-    return make
+STEPS = 20  # of `job`
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -74,7 +34,7 @@ QUICK = ("llama", "lora", "packed", 2)
 SOME = [("mistral", "full", "packed", 3), ("llama", "full", "padded", 2), ("mistral", "lora", "padded", 3)]
 ALL = [
     (name, method, batches, count)
-    for name in CONFIGS
+    for name in ("llama", "mistral")
     for method in ("lora", "full")
     for batches in ("packed", "padded")
     for count in (2, 3)
