@@ -2,25 +2,30 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load
 from small import METHODS, ROOT, TRAINING, trained
 
-TWO = [*METHODS["lora"], "train.batches=packed", "train.processes=2"]
+# Rows so short that both ranks have passes.
+TWO = [*METHODS["lora"], "train.batches=packed", "train.processes=2", "train.row_tokens=128"]
+TWO += ["train.max_source_tokens=64", "train.max_target_tokens=64"]
 GOES_ON = "the same command goes on from"
 
 
-def start(runs: Path, *overrides: str) -> subprocess.Popen[str]:
+def start(runs: Path, *overrides: str, **variables: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(ROOT / "run.py"), *TRAINING, *TWO, *overrides, f"runs_dir={runs}"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, **variables}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def ranks(parent: int) -> dict[int, int]:
@@ -51,10 +56,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs
 
 
-def interrupted(runs: Path, whole: Path, end: Callable[[int, dict[int, int]], object]) -> tuple[int, str]:
+def interrupted(
+    runs: Path, whole: Path, end: Callable[[int, dict[int, int]], object], **variables: str
+) -> tuple[int, str]:
     """Begin the training, and end it after a checkpoint; the exit status and what stderr got."""
     shutil.copytree(whole, runs, ignore=shutil.ignore_patterns("train", "cells"))
-    process = start(runs)
+    process = start(runs, **variables)
     while process.poll() is None and not list(runs.glob("train/*.partial/resume/checkpoint-4/contents.json")):
         time.sleep(0.02)
     team = ranks(process.pid)
@@ -111,6 +118,59 @@ def test_a_stop_signal_to_the_parent_alone_saves_a_checkpoint(number: signal.Sig
     assert f"train: stopped by {number.name} after step " in errors
     assert "Traceback" not in errors
     goes_on(tmp_path / "runs", whole)
+
+
+# In rank 1 alone, once a checkpoint is saved, the loss is what `WRONG` says.
+WRONG_LOSS = """
+import os, sys
+from pathlib import Path
+if "lema.models.rank" in sys.orig_argv and sys.orig_argv[-3] == "1":
+    from torch.nn import functional
+    right = functional.cross_entropy
+    def cross_entropy(*given, **options):
+        if next(Path(os.environ["RUNS"]).glob("train/*.partial/resume/checkpoint-4/contents.json"), None):
+            return right(*given, **options) * eval(os.environ["WRONG"])
+        return right(*given, **options)
+    functional.cross_entropy = cross_entropy
+"""
+WRONG = {
+    "1 / 0": r"train: rank 1 of 2 ended with exit status 1 \(.*ZeroDivisionError: division by zero\): " + GOES_ON,
+    "float('nan')": r"train: the loss of step \d+ is nan, on ",
+}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_rank_that_raises_or_has_no_number_ends_all(wrong: str, tmp_path: Path, whole) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WRONG_LOSS)
+    variables = {"PYTHONPATH": str(tmp_path), "RUNS": str(tmp_path / "runs"), "WRONG": wrong}
+    status, errors = interrupted(tmp_path / "runs", whole, lambda *_: None, **variables)
+    assert status != 0
+    assert re.search(WRONG[wrong], errors), errors
+    assert "Traceback" not in errors
+    goes_on(tmp_path / "runs", whole)
+
+
+@pytest.mark.full
+def test_a_disk_that_is_full_for_rank_0_ends_all_and_the_same_command_goes_on(tmp_path: Path, whole, disk) -> None:
+    full = disk(64 << 20)
+    filler, runs = full / "filler", full / "runs"
+
+    def fill(*_: object) -> None:
+        with filler.open("wb") as file, suppress(OSError):
+            while True:
+                file.write(bytes(1 << 16))
+                file.flush()
+
+    status, errors = interrupted(runs, whole, fill)
+    assert status != 0
+    assert "no space is left on its disk; free some" in errors
+    assert "Traceback" not in errors
+    filler.unlink()
+    process = start(runs)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert trained(runs) == trained(whole)
 
 
 @pytest.mark.full

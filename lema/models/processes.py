@@ -115,9 +115,9 @@ class _Team:
         if number := stopping.received():
             seconds = f"train.grace_seconds={self.job.settings.train.grace_seconds}"
             raise stopping.Stopped(f"train: stopped by {number.name} before a checkpoint was saved ({seconds})")
-        # Of who ended by itself: first who was killed, then who failed for want of that one.
+        # Of who ended by itself: who was killed, else who failed first. The others failed for want of that one.
         lost = {number: code for number, code in codes.items() if code and number in (self.lost or codes)}
-        number, code = min(lost.items(), key=lambda each: each[1] > 0)
+        number, code = min(lost.items(), key=lambda each: (each[1] > 0, results[each[0]].get("failed", 0.0)))
         ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
         last = (self.folder / f"rank-{number}.log").read_text(errors="replace").strip().splitlines()[-_LINES:]
         told = f" ({' / '.join(last)})" if last else ""

@@ -10,11 +10,12 @@ import os
 import pickle
 import signal
 import sys
+import time
 import traceback
 from pathlib import Path
-from typing import Any
 
 from lema import stopping
+from lema.artifacts.faults import explained
 from lema.console import libraries, progress
 from lema.privacy import LogFormatter, guard
 from lema.types import UserError
@@ -25,7 +26,6 @@ def _rank(folder: Path, number: int, count: int) -> None:
     from lema.models.fitting import fit  # torch, which takes seconds
     from lema.models.ranks import join
 
-    result: dict[str, Any] = {}
     curve = (folder / "curve").open("a", encoding="utf-8", buffering=1) if number == 0 else None
 
     def track(row: dict[str, float], step: int) -> None:
@@ -40,14 +40,18 @@ def _rank(folder: Path, number: int, count: int) -> None:
         result = {"stopped": str(stopped.code).removesuffix(stopping.GOES_ON)}
     except UserError as error:
         result = {"refused": str(error)}
-    except Exception:  # a mistake of ours, or another rank that is gone
-        with (folder / f"rank-{number}.log").open("a") as log:
-            traceback.print_exc(file=log)
+    except Exception as error:  # a full disk, a mistake of ours, or another rank that is gone
+        if found := explained(error, folder):
+            result = {"refused": str(found)}
+        else:
+            result = {"failed": time.monotonic()}
+            with (folder / f"rank-{number}.log").open("a") as log:
+                traceback.print_exc(file=log)
     partial = folder / f"rank-{number}.partial"
     partial.write_text(json.dumps(result), encoding="utf-8")
     partial.rename(folder / f"rank-{number}.json")
     sys.stdout.flush()
-    os._exit(not result or "refused" in result)  # at once: the library's own end waits for ranks that are gone
+    os._exit("refused" in result or "failed" in result)  # at once: the library's own end waits for ranks that are gone
 
 
 def _die_with(parent: int) -> None:
