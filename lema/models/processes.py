@@ -21,11 +21,10 @@ from typing import Any
 
 import torch
 
-import lema
 from lema import stopping
 from lema.artifacts import check
+from lema.models.checkpoints import CONTENTS, saved
 from lema.models.fitting import Fit, fit
-from lema.models.trainer import CONTENTS, saved
 from lema.types import UserError
 
 _LOOK = 0.1  # seconds between two looks at the ranks
@@ -134,7 +133,7 @@ def _started(job: Fit, count: int, folder: Path) -> Iterator[_Team]:
     (folder / "job").write_bytes(pickle.dumps(job))
     given = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(str(card) for card in range(torch.cuda.device_count()))
     cards = given.split(",") if torch.cuda.is_available() else [given] * count
-    path = os.pathsep.join([str(Path(lema.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     team = _Team(job, folder, [])
     try:
         for number in range(count):

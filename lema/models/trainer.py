@@ -1,15 +1,10 @@
-"""The training loop: the Hugging Face Trainer, with steps of our own layout, and an end that loses nothing.
-
-A checkpoint counts once its list of contents is written: one cut short by a kill or a full disk, or damaged since, is
-made again.
-"""
+"""The training loop: the Hugging Face Trainer, with steps of our own layout, and an end that loses nothing."""
 
 import contextlib
 import io
 import logging
 import math
 import resource
-import shutil
 import signal
 import sys
 import time
@@ -25,19 +20,17 @@ with contextlib.redirect_stdout(io.StringIO()):  # it prints WANDB_MODE, whoever
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from lema import stopping
-from lema.artifacts import check, duplicate, fingerprint, keep, kept, own_folder
+from lema.artifacts import check
 from lema.config import Batches, Precision, Training
 from lema.console.progress import Progress
+from lema.models import checkpoints
 from lema.models.batches import StepCollator, TokenizedExample, mean_loss
 from lema.models.ranks import ALONE, Ranks, gradients
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
 
-CONTENTS = "contents.json"  # of a whole checkpoint: a fingerprint of each file
 _PRIME = 1_000_003  # between the seeds of two runs: more than a run has epochs, steps or passes
-# What resuming needs beside the weights. The rest is a model, or an adapter, in Hugging Face format.
-STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "training_args.bin")
 
 
 class EpochSampler(Sampler[int]):
@@ -185,14 +178,9 @@ class CheckpointCallback(TrainerCallback):
         self.keep, self.weights_too = keep, weights_too
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        files = [file for file in sorted(newest.iterdir()) if file.name != CONTENTS]
-        keep(newest / CONTENTS, {file.name: fingerprint(file, sync=True) for file in files})
-        for old in saved(newest.parent)[: -self.keep]:
-            if self.weights_too:
-                shutil.rmtree(old)
-            for name in () if self.weights_too else STATE:
-                (old / name).unlink(missing_ok=True)
+        folder = Path(args.output_dir)
+        checkpoints.sign(folder / f"checkpoint-{state.global_step}")
+        checkpoints.prune(folder, self.keep, self.weights_too)
 
 
 def train(
@@ -226,7 +214,7 @@ def train(
         trainer.add_callback(CheckpointCallback(recipe.resume_checkpoints, training.last_only))
         trainer.add_callback(curve)
     trainer.remove_callback(PrinterCallback)
-    newest = ranks.told(_begun(folder, ranks.count) if first else None)
+    newest = ranks.told(checkpoints.begun(folder, ranks.count) if first else None)
     if newest and newest.endswith(f"checkpoint-{steps}"):  # the Trainer would go one step beyond it
         trainer.state = TrainerState.load_from_json(f"{newest}/trainer_state.json")
         curve.on_train_begin(None, trainer.state, None)
@@ -275,55 +263,3 @@ def _arguments(training: Training, steps: int, folder: Path, *, saves: bool) -> 
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # else the Trainer spreads one process over all cards it sees
     return arguments
-
-
-def saved(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, by their steps."""
-    steps = {path: path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*") if path.is_dir()}
-    return sorted((path for path in steps if steps[path].isdecimal()), key=lambda path: int(steps[path]))
-
-
-def newest_whole(folder: Path) -> str | None:
-    """The checkpoint to go on from: the newest one with all that resuming needs, and none damaged before it.
-
-    Those behind it are removed: nothing but training again can make them.
-    """
-    checkpoints, whole = saved(folder), 0
-    for number, checkpoint in enumerate(checkpoints, 1):
-        contents = kept(checkpoint / CONTENTS) or {}
-        files = {name: checkpoint / name for name in contents}
-        lacking = {name for name in files if not files[name].is_file() or fingerprint(files[name]) != contents[name]}
-        if not contents or lacking - set(STATE):
-            break
-        whole = whole if lacking else number  # of older ones the weights alone were kept
-    for checkpoint in checkpoints[whole:]:
-        log.warning("train: %s is cut short or damaged, or follows one that is: it is made again", checkpoint)
-        shutil.rmtree(checkpoint)
-    if not whole:
-        return None
-    log.info("train: goes on from %s", checkpoints[whole - 1])
-    return str(checkpoints[whole - 1])
-
-
-def _begun(folder: Path, count: int) -> str | None:
-    """The checkpoint to go on from; says when another number of ranks made it."""
-    newest, before = newest_whole(folder), kept(folder / "ranks.json")
-    if newest and before not in (None, count):
-        went_on = f"goes on with {count} rank{'s' * (count > 1)} what {before} began"
-        log.info("train: %s: sums are rounded in another order, so losses may differ in their last digits", went_on)
-    keep(folder / "ranks.json", count)
-    return newest
-
-
-def collect(folder: Path, target: Path, every: int) -> list[int]:
-    """Put the weights of each `every`-th step and of the last below `target`, as `step-N/`; returns the steps N."""
-    steps, checkpoints = [], saved(folder)
-    for checkpoint in checkpoints:
-        step = int(checkpoint.name.split("-")[1])
-        if step % every and checkpoint != checkpoints[-1]:
-            continue  # saved at a stop signal
-        # Links, not moves: a kill here must leave the checkpoints whole. PEFT's README says nothing of the experiment.
-        for file in (file for file in checkpoint.iterdir() if file.name not in (*STATE, CONTENTS, "README.md")):
-            duplicate(file, own_folder(target / f"step-{step}") / file.name)
-        steps.append(step)
-    return steps

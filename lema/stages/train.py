@@ -44,10 +44,10 @@ def recipe(cell: Cell) -> Recipe:
 def build(settings: Training, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:
     """Writes `checkpoints/step-N/` (each a model, or a PEFT adapter) and `metrics.jsonl`, one row a step."""
     from lema.models.batches import encode
+    from lema.models.checkpoints import collect
     from lema.models.fitting import Fit, ranks
     from lema.models.huggingface import load_tokenizer
     from lema.models.processes import fit_by
-    from lema.models.trainer import collect
 
     config, examples = settings.train, inputs.mix.rows("examples.jsonl", Example)
     with Progress("example", len(examples)) as progress:

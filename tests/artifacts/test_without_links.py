@@ -12,7 +12,7 @@ import pytest
 from small import METHODS, ROOT, TRAINING
 
 from lema.artifacts.links import duplicate, follow, point
-from lema.models import trainer
+from lema.models import checkpoints
 
 REASONS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES)
 NO_LINKS = """
@@ -56,12 +56,12 @@ def test_weights_are_collected_and_the_checkpoints_stay_whole(tmp_path: Path) ->
     for step in (4, 8, 10):
         checkpoint = tmp_path / "resume" / f"checkpoint-{step}"
         checkpoint.mkdir(parents=True)
-        for name in ("model.safetensors", "README.md", *trainer.STATE):
+        for name in ("model.safetensors", "README.md", *checkpoints.STATE):
             (checkpoint / name).write_text(f"{name} {step}")
-    assert trainer.collect(tmp_path / "resume", tmp_path / "checkpoints", 4) == [4, 8, 10]
+    assert checkpoints.collect(tmp_path / "resume", tmp_path / "checkpoints", 4) == [4, 8, 10]
     found = {path.relative_to(tmp_path / "checkpoints").as_posix() for path in tmp_path.glob("checkpoints/*/*")}
     assert found == {f"step-{step}/model.safetensors" for step in (4, 8, 10)}
-    assert len(list(tmp_path.glob("resume/*/*"))) == 3 * (2 + len(trainer.STATE))
+    assert len(list(tmp_path.glob("resume/*/*"))) == 3 * (2 + len(checkpoints.STATE))
 
 
 def test_what_is_a_link_already_is_followed_as_ever(folder: Path) -> None:

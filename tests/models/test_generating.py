@@ -19,7 +19,7 @@ from lema.config import BackboneConfig
 from lema.data.arithmetic import make_problems
 from lema.engines import LocalModel
 from lema.engines.transformers import Settings
-from lema.models import merge, trainer
+from lema.models import checkpoints, merge, trainer
 from lema.models.encoding import encode_prompt
 from lema.models.generating import own_settings
 from lema.models.huggingface import load_to_answer, load_tokenizer, load_trainable
@@ -178,7 +178,7 @@ def test_a_trained_model_is_saved_whatever_its_base_shipped(make_config, backbon
     model = load_trainable(source, backbone.computation, config.train, 1, checkpointing=False)
     rows = [{"id": "one", "input_ids": [1, 9, 8, 2], "labels": [-100, -100, 8, 2]}]
     trainer.train(model, tokenizer, rows, 1, tmp_path / "out", training(config), lambda *_: None)
-    [checkpoint] = trainer.saved(tmp_path / "out")
+    [checkpoint] = checkpoints.saved(tmp_path / "out")
     assert own_settings(Weights("trained", str(checkpoint), None, "")).eos_token_id == [2, 4]
 
 

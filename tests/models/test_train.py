@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from lema.config import Batches, Optimizer, Precision, TrainConfig
-from lema.models import trainer
+from lema.models import checkpoints, trainer
 from lema.models.batches import StepCollator, best_fit, check_packing, encode, mean_loss, preview
 from lema.prompts import formats
 from lema.stages.train import CURVE
@@ -244,55 +244,55 @@ def test_a_gradient_that_is_no_number_is_never_saved(run, tmp_path) -> None:
     net.lm_head.register_forward_hook(lambda module, inputs, output: output + (0.0 * inputs[0].sum()).abs().sqrt())
     with pytest.raises(UserError, match=r"gradient norm of step 1 is nan, on row \d+"):
         run(net, tmp_path)
-    assert trainer.newest_whole(tmp_path) is None
+    assert checkpoints.newest_whole(tmp_path) is None
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_said_so(run, tmp_path, caplog) -> None:
     net = model("llama", "sdpa")
     curve = run(net, tmp_path)
     assert [row["step"] for row in curve] == [1, 2, 3, 4, 5, 6]
-    assert trainer.newest_whole(tmp_path) == str(tmp_path / "checkpoint-6")
+    assert checkpoints.newest_whole(tmp_path) == str(tmp_path / "checkpoint-6")
     for name in ("optimizer.pt", "model.safetensors"):
         copy = shutil.copytree(tmp_path, tmp_path.with_name("copy"))
         os.truncate(copy / "checkpoint-6" / name, 100)
-        assert trainer.newest_whole(copy) == str(copy / "checkpoint-4")
-        assert [path.name for path in trainer.saved(copy)] == ["checkpoint-2", "checkpoint-4"]
+        assert checkpoints.newest_whole(copy) == str(copy / "checkpoint-4")
+        assert [path.name for path in checkpoints.saved(copy)] == ["checkpoint-2", "checkpoint-4"]
         shutil.rmtree(copy)
     assert caplog.text.count("checkpoint-6 is cut short or damaged") == 2
-    (tmp_path / "checkpoint-6" / trainer.CONTENTS).unlink()
+    (tmp_path / "checkpoint-6" / checkpoints.CONTENTS).unlink()
     again = run(model("llama", "sdpa"), tmp_path)
     assert [[row[name] for name in CURVE] for row in again] == [[row[name] for name in CURVE] for row in curve]
-    assert trainer.newest_whole(tmp_path / "empty") is None
+    assert checkpoints.newest_whole(tmp_path / "empty") is None
 
 
 def test_weights_kept_for_later_that_are_damaged_are_trained_again(run, tmp_path) -> None:
     run(model("llama", "sdpa"), tmp_path, 8)
-    weights = {path.name: (path / "model.safetensors").read_bytes() for path in trainer.saved(tmp_path)}
+    weights = {path.name: (path / "model.safetensors").read_bytes() for path in checkpoints.saved(tmp_path)}
     (tmp_path / "checkpoint-of-mine").mkdir()
     damaged = tmp_path / "checkpoint-2" / "model.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-4] + b"\0\0\0\0")
     run(model("llama", "sdpa"), tmp_path, 8)
-    assert {path.name: (path / "model.safetensors").read_bytes() for path in trainer.saved(tmp_path)} == weights
+    assert {path.name: (path / "model.safetensors").read_bytes() for path in checkpoints.saved(tmp_path)} == weights
 
 
 def test_training_that_ended_after_its_last_step_goes_no_step_further(run, tmp_path) -> None:
     curve = run(model("llama", "sdpa"), tmp_path, 7)
     again = run(model("llama", "sdpa"), tmp_path, 7)
     assert again == curve
-    assert [path.name for path in trainer.saved(tmp_path)] == [f"checkpoint-{step}" for step in (2, 4, 6, 7)]
+    assert [path.name for path in checkpoints.saved(tmp_path)] == [f"checkpoint-{step}" for step in (2, 4, 6, 7)]
 
 
 def test_checkpoints_are_pruned_to_what_is_needed(run, tmp_path) -> None:
     run(model("llama", "sdpa"), tmp_path / "all", 10)
-    kept = {path.name: path for path in trainer.saved(tmp_path / "all")}
+    kept = {path.name: path for path in checkpoints.saved(tmp_path / "all")}
     assert list(kept) == [f"checkpoint-{step}" for step in (2, 4, 6, 8, 10)]
     assert [(path / "optimizer.pt").exists() for path in kept.values()] == [False, False, False, True, True]
-    assert trainer.collect(tmp_path / "all", tmp_path / "out", 2) == [2, 4, 6, 8, 10]
+    assert checkpoints.collect(tmp_path / "all", tmp_path / "out", 2) == [2, 4, 6, 8, 10]
     files = {path.name for path in (tmp_path / "out/step-4").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= files
-    assert files.isdisjoint({*trainer.STATE, "README.md"})
+    assert files.isdisjoint({*checkpoints.STATE, "README.md"})
     run(model("llama", "sdpa"), tmp_path / "last", 10, "selection=last")
-    assert [path.name for path in trainer.saved(tmp_path / "last")] == ["checkpoint-8", "checkpoint-10"]
+    assert [path.name for path in checkpoints.saved(tmp_path / "last")] == ["checkpoint-8", "checkpoint-10"]
 
 
 @pytest.mark.parametrize("optimizer", list(Optimizer))
