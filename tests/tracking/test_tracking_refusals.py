@@ -74,7 +74,7 @@ def test_what_the_server_refuses_is_said_in_its_words_and_logged_offline(
     wandb_in: Callable[..., None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    wandb_in(**server.environment, WANDB_INIT_TIMEOUT="2")
+    wandb_in(**server.environment, WANDB_INIT_TIMEOUT="2" if refusal is None else "20")
     server.refusal = refusal
     if refusal is None:
         server.close()
