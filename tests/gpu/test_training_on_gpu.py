@@ -139,6 +139,25 @@ def test_a_run_trains_as_on_a_cpu(method: str, tmp_path: Path, measured: Callabl
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_compiled_blocks_train_as_others_do(method: str, tmp_path: Path, measured: Callable[..., None]) -> None:
+    """With dropout, which draws the same either way."""
+    found = {}
+    for name in ("false", "true"):
+        overrides = [*METHODS[method], "train.batches=packed", "backbone.precision=bf16", f"train.compile={name}"]
+        process = front_door(tmp_path / name, overrides)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+        found[name] = curve(tmp_path / name)
+        if name == "false":
+            shutil.copytree(tmp_path / "false", tmp_path / "true", ignore=shutil.ignore_patterns("train", "cells"))
+    first, last = (abs(found["true"][step]["loss"] / found["false"][step]["loss"] - 1) for step in (0, -1))
+    measured("first loss off uncompiled", first, "< 1e-3")
+    measured("last loss off uncompiled", last, "< 1e-2")
+    assert first < 1e-3
+    assert last < 1e-2
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_a_killed_run_goes_on(method: str, tmp_path: Path, measured: Callable[..., None]) -> None:
     overrides = [*METHODS[method], "train.batches=packed", "backbone.precision=bf16"]
     process = front_door(tmp_path, overrides)
