@@ -47,9 +47,11 @@ def compiled(model: Any, train: TrainConfig, seconds: float) -> Iterator[None]:
     except Exception as error:
         if not _of_compiling(error):
             raise
-        raise UserError(
-            f"train.compile: its blocks cannot be compiled ({_short(error)}): train.compile=false"
-        ) from error
+        why = f"its blocks cannot be compiled ({_short(error)})"
+        raise UserError(f"train.compile: {why}: train.compile=false") from error
+    finally:
+        if wanted:
+            torch.compiler.reset()  # the next cell of a sweep compiles its own
 
 
 def _compile(model: Any) -> None:
