@@ -59,7 +59,7 @@ def client_that_flies(url: str, journal: Path, count: int, **options: object) ->
     "number", [pytest.param(each, marks=[] if each is signal.SIGINT else pytest.mark.slow) for each in SIGNALS]
 )
 def test_what_is_on_its_way_lands_and_nothing_is_paid_for_twice(number: signal.Signals, tmp_path: Path) -> None:
-    count, journal = 100, tmp_path / "journal.sqlite"
+    count, journal = 200, tmp_path / "journal.sqlite"
     with served(latency=0.7) as url:
         process = client_that_flies(url, journal, count)
         process.send_signal(number)
