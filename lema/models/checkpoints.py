@@ -24,7 +24,7 @@ def sign(checkpoint: Path) -> None:
 
 
 def prune(folder: Path, newest: int, weights_too: bool) -> None:
-    """Delete from all checkpoints but the `newest` what resuming needs, or all of them."""
+    """Of checkpoints older than the so many `newest`, delete what only resuming needs; `weights_too`: delete them."""
     for old in saved(folder)[:-newest]:
         if weights_too:
             shutil.rmtree(old)

@@ -53,10 +53,10 @@ def fit(job: Fit, track: Callable[[dict[str, float], int], None], ranks: Ranks =
             check_packing(model, job.rows, config, tokenizer, precision)
 
     def with_utilisation(row: dict[str, float], step: int) -> None:
-        """Model FLOPs utilisation: those of a step without what is computed again, over what all GPUs could do."""
+        """Add model FLOPs utilisation: FLOPs of forward and backward pass, over what all GPUs could do meanwhile."""
         track(row | {"train/mfu": row["train/tokens_per_second"] * run.flops / peak}, step)
 
-    with compiled(model, config, run.seconds(peak, checkpointing)):
+    with compiled(model, config, precision, run.seconds(peak, checkpointing)):
         return train(model, tokenizer, job.rows, job.steps, job.folder, settings, with_utilisation, ranks)
 
 

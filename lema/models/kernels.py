@@ -183,8 +183,6 @@ def laid_out(documents: list[Any], packed: bool, device: Any) -> dict[str, Any]:
         rows = torch.nn.utils.rnn.pad_sequence(documents, batch_first=True).to(device)
         return {"input_ids": rows, "attention_mask": (rows != 0).long(), "use_cache": False}
     collate = DataCollatorWithFlattening(return_flash_attn_kwargs=True)
-    row = dict(collate([{"input_ids": each.tolist()} for each in documents]))
+    row = dict(collate([{"input_ids": each.tolist()} for each in documents])) | {"use_cache": False}
     del row["labels"]
-    return {name: each.to(device) if torch.is_tensor(each) else each for name, each in row.items()} | {
-        "use_cache": False
-    }
+    return {name: each.to(device) if torch.is_tensor(each) else each for name, each in row.items()}

@@ -32,8 +32,8 @@ def _rank(folder: Path, number: int, count: int) -> None:
         if curve:
             curve.write(json.dumps([row, step]) + "\n")
 
+    job = pickle.loads((folder / "job").read_bytes())
     try:
-        job = pickle.loads((folder / "job").read_bytes())
         rows = fit(job, track, join(folder / "meeting", number, count))
         result = {"curve": rows if number == 0 else []}
     except stopping.Stopped as stopped:
@@ -41,17 +41,21 @@ def _rank(folder: Path, number: int, count: int) -> None:
     except UserError as error:
         result = {"refused": str(error)}
     except Exception as error:  # a full disk, a mistake of ours, or another rank that is gone
-        if found := explained(error, folder):
+        if found := explained(error, job.folder):
             result = {"refused": str(found)}
         else:
             result = {"failed": time.monotonic()}
             with (folder / f"rank-{number}.log").open("a") as log:
                 traceback.print_exc(file=log)
-    partial = folder / f"rank-{number}.partial"
-    partial.write_text(json.dumps(result), encoding="utf-8")
-    partial.rename(folder / f"rank-{number}.json")
-    sys.stdout.flush()
-    os._exit("refused" in result or "failed" in result)  # at once: the library's own end waits for ranks that are gone
+    failed = True
+    try:
+        partial = folder / f"rank-{number}.partial"
+        partial.write_text(json.dumps(result), encoding="utf-8")
+        partial.rename(folder / f"rank-{number}.json")
+        failed = "refused" in result or "failed" in result
+        sys.stdout.flush()
+    finally:
+        os._exit(failed)  # at once: the library's own end waits for ranks that are gone
 
 
 def _die_with(parent: int) -> None:

@@ -93,7 +93,7 @@ def ours(config: Config, model: Any, tokenizer: Any, rows: list[TokenizedExample
     def track(row: dict[str, float], _: int) -> None:
         clock.stamp(int(row["train/target_tokens"]))
 
-    with compiled(model, config.train, 0.0):
+    with compiled(model, config.train, config.backbone.precision, 0.0):
         train(model, tokenizer, rows, steps, folder, training(config), track)
     return clock.speed()
 

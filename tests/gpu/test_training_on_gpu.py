@@ -119,19 +119,27 @@ def curve(runs: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in file.open()]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_run_trains_as_on_a_cpu(method: str, tmp_path: Path, measured: Callable[..., None]) -> None:
-    """From the same base, which the CPU made."""
-    overrides = [*METHODS[method], "train.lora_dropout=0"]  # dropout draws otherwise on a GPU
+def apart(folder: Path, runs: dict[str, list[str]], **variables: str) -> list[float]:
+    """By how much the first and the last loss of the second of two runs are off those of the first; relative.
+
+    Both have the base that the first one made, which gets the environment variables too.
+    """
     found = {}
-    for name, variables in (("cpu", {"CUDA_VISIBLE_DEVICES": ""}), ("gpu", {})):
-        process = front_door(tmp_path / name, overrides, **variables)
+    for name, overrides in runs.items():
+        process = front_door(folder / name, overrides, **({} if found else variables))
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
-        found[name] = curve(tmp_path / name)
-        if name == "cpu":
-            shutil.copytree(tmp_path / "cpu", tmp_path / "gpu", ignore=shutil.ignore_patterns("train", "cells"))
-    first, last = (abs(found["gpu"][step]["loss"] / found["cpu"][step]["loss"] - 1) for step in (0, -1))
+        for other in runs.keys() - {name} if not found else ():
+            shutil.copytree(folder / name, folder / other, ignore=shutil.ignore_patterns("train", "cells"))
+        found[name] = curve(folder / name)
+    one, other = found.values()
+    return [abs(other[step]["loss"] / one[step]["loss"] - 1) for step in (0, -1)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_trains_as_on_a_cpu(method: str, tmp_path: Path, measured: Callable[..., None]) -> None:
+    overrides = [*METHODS[method], "train.lora_dropout=0"]  # dropout draws otherwise on a GPU
+    first, last = apart(tmp_path, {"cpu": overrides, "gpu": overrides}, CUDA_VISIBLE_DEVICES="")
     measured("first loss off the CPU's", first, "< 1e-4; qlora 1e-2")
     measured("last loss off the CPU's", last, "< 1e-2; qlora 5e-2")
     assert first < (1e-2 if method == "qlora" else 1e-4)
@@ -141,16 +149,9 @@ def test_a_run_trains_as_on_a_cpu(method: str, tmp_path: Path, measured: Callabl
 @pytest.mark.parametrize("method", METHODS)
 def test_compiled_blocks_train_as_others_do(method: str, tmp_path: Path, measured: Callable[..., None]) -> None:
     """With dropout, which draws the same either way."""
-    found = {}
-    for name in ("false", "true"):
-        overrides = [*METHODS[method], "train.batches=packed", "backbone.precision=bf16", f"train.compile={name}"]
-        process = front_door(tmp_path / name, overrides)
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output
-        found[name] = curve(tmp_path / name)
-        if name == "false":
-            shutil.copytree(tmp_path / "false", tmp_path / "true", ignore=shutil.ignore_patterns("train", "cells"))
-    first, last = (abs(found["true"][step]["loss"] / found["false"][step]["loss"] - 1) for step in (0, -1))
+    overrides = [*METHODS[method], "train.batches=packed", "backbone.precision=bf16"]
+    runs = {name: [*overrides, f"train.compile={name}"] for name in ("false", "true")}
+    first, last = apart(tmp_path, runs)
     measured("first loss off uncompiled", first, "< 1e-3")
     measured("last loss off uncompiled", last, "< 1e-2")
     assert first < 1e-3
