@@ -152,7 +152,7 @@ def test_a_rank_that_raises_or_has_no_number_ends_all(wrong: str, tmp_path: Path
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("left", [0, 100_000])  # the second is enough for the adapter, but not for its optimiser
+@pytest.mark.parametrize("left", [0, 140_000])  # the second is enough for the adapter, but not for its optimiser
 def test_a_disk_that_is_full_for_rank_0_ends_all_and_the_same_command_goes_on(
     left: int, tmp_path: Path, whole, disk
 ) -> None:
