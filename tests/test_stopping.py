@@ -19,8 +19,9 @@ from small import ROOT, SMALL, contents
 from lema.stopping import GOES_ON, SIGNALS
 
 WIDTH = 64
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background, where a run would ignore it too
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+for ignored in SIGNALS:  # by `nohup`, or in a shell's background: a run would ignore it too
+    if signal.getsignal(ignored) is signal.SIG_IGN:
+        signal.signal(ignored, signal.default_int_handler if ignored is signal.SIGINT else signal.SIG_DFL)
 BUSY = 8  # seconds that the end of a Python with torch may take on a busy machine
 
 
@@ -59,7 +60,7 @@ def client_that_flies(url: str, journal: Path, count: int, **options: object) ->
     "number", [pytest.param(each, marks=[] if each is signal.SIGINT else pytest.mark.slow) for each in SIGNALS]
 )
 def test_what_is_on_its_way_lands_and_nothing_is_paid_for_twice(number: signal.Signals, tmp_path: Path) -> None:
-    count, journal = 200, tmp_path / "journal.sqlite"
+    count, journal = 100, tmp_path / "journal.sqlite"
     with served(latency=0.7) as url:
         process = client_that_flies(url, journal, count)
         process.send_signal(number)
