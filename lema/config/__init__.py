@@ -31,6 +31,7 @@ from lema.config.choices import (
     Do,
     Extra,
     Grader as Grader,
+    Layout,
     Leakage,
     Merge,
     Method,
@@ -258,6 +259,7 @@ class TrainConfig:
     resume_checkpoints: Count = field(metadata=NO_EFFECT)  # how many, from the newest, keep what resuming needs
     merge: Optional[Merge] = None  # null: adapters are evaluated unmerged
     processes: Optional[Count] = field(default=None, metadata=NO_EFFECT)  # ranks; null: one for each visible GPU
+    layout: Optional[Layout] = field(default=None, metadata=NO_EFFECT)  # null: sharded where one GPU holds too little
     compile: Optional[bool] = field(default=None, metadata=NO_EFFECT)  # the model's blocks; null: where it saves time
     grace_seconds: Count = field(metadata=NO_EFFECT)  # for several ranks to save a checkpoint, after a stop signal
 

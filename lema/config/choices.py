@@ -25,6 +25,8 @@ Extra = StrEnum("Extra", ["none", "corrections", "other_corrections", "corrected
 Without = StrEnum("Without", ["step", "explanation", "solution"])  # the part of a correction an ablation leaves out
 Method = StrEnum("Method", ["full", "lora", "qlora"])  # all weights, or adapters on a 16-bit or 4-bit (NF4) base
 Batches = StrEnum("Batches", ["padded", "packed"])  # packed: documents side by side in rows, without any padding
+# Of a training by several ranks: each has all weights, or a slice of each.
+Layout = StrEnum("Layout", ["replicated", "sharded"])
 Merge = StrEnum("Merge", ["dequantised", "original"])  # the base an adapter is merged into: as trained, or published
 # Which checkpoint is evaluated: the best on dev, the last, or the best on what is evaluated (as the paper chose).
 Selection = StrEnum("Selection", ["dev", "last", "paper"])

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lema.config import Batches, Precision, TrainConfig
-from lema.models.kernels import DOCUMENTS, FAULTS, TOLERANCE, laid_out, small
+from lema.models.kernels import DOCUMENTS, FAULTS, TOLERANCE, blocks, laid_out, small
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
@@ -55,14 +55,13 @@ def compiled(model: Any, train: TrainConfig, precision: Precision, seconds: floa
 
 
 def _compile(model: Any) -> None:
-    """Compile the blocks that the model's class names (`_no_split_modules`); blocks of a kind share compiled code."""
+    """Compile the model's blocks; those of a kind share compiled code."""
     from torch._dynamo import config as tracing  # a second, for those alone who compile
     from torch._inductor import config as generating
 
     tracing.recompile_limit = _VARIANTS
     generating.fallback_random = True  # what dropout draws does not depend on this
-    kinds = set(getattr(model, "_no_split_modules", None) or ())
-    for part in [part for part in model.modules() if type(part).__name__ in kinds]:
+    for part in blocks(model):
         part.compile(dynamic=True)  # rows are of any length
 
 

@@ -191,26 +191,34 @@ def load_adapter(base: Any, adapter: Path) -> Any:
 
 
 def load_trainable(
-    source: Weights, computation: Computation, config: TrainConfig, seed: int, checkpointing: bool
+    source: Weights,
+    computation: Computation,
+    config: TrainConfig,
+    seed: int,
+    checkpointing: bool,
+    device: str | None = None,
 ) -> Any:
-    """The backbone with the parameters that are to be trained: all, or those of a new LoRA adapter drawn by `seed`."""
+    """The backbone with the parameters that are to be trained: all, or those of a new LoRA adapter drawn by `seed`.
+
+    It lies where `load_model` puts it.
+    """
     # Full fine-tuning keeps 32-bit master weights; bf16 is then the compute type alone.
     precision = Precision.fp32 if config.method is Method.full else computation.precision
     packed = config.batches is Batches.packed
     attention, why = choose(computation, load_architecture(source), packed)
-    log.info("train: attention %s (%s)", attention, why)
-    model = load_model(source, precision, attention, config.method is Method.qlora)
+    _tell("train: attention %s (%s)", attention, why)
+    model = load_model(source, precision, attention, config.method is Method.qlora, device)
     if checkpointing and model.supports_gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     elif checkpointing:
-        log.warning("train: %s has no activation checkpointing, so it may not fit", model.config.model_type)
+        _warn("train: %s has no activation checkpointing, so it may not fit", model.config.model_type)
     if config.method is Method.full:
         return model
     if config.method is Method.qlora:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # done above
     set_seed(seed)
-    made = adapted(model, config)
+    made = adapted(model, config, low_cpu_mem_usage=device == "meta")
     if fused := experts(made):
         how = "are adapted too" if made.peft_config["default"].target_parameters else "stay as they are"
-        log.info("train: the %d matrices of the fused experts %s", len(fused), how)
+        _tell("train: the %d matrices of the fused experts %s", len(fused), how)
     return made

@@ -126,6 +126,12 @@ def small(architecture: Any) -> Any:
     return config
 
 
+def blocks(model: Any) -> list[Any]:
+    """The model's repeated blocks, of the kinds that its class names (`_no_split_modules`)."""
+    kinds = set(getattr(model, "_no_split_modules", None) or ())
+    return [part for part in model.modules() if kinds & {kind.__name__ for kind in type(part).__mro__}]
+
+
 def size(config: Any, name: str, default: int) -> int:
     """A size of a model by its usual name; the default where its config has none, or one for each layer."""
     try:

@@ -33,16 +33,16 @@ _LINES = 5  # of a rank's output in our error
 Track = Callable[[dict[str, float], int], None]
 
 
-def fit_by(count: int, job: Fit, track: Track) -> list[dict[str, float]]:
-    """`fit` here, or by several ranks. Raises what a rank raised; for one that died `UserError`, with its last lines.
+def fit_by(job: Fit, track: Track) -> list[dict[str, float]]:
+    """`fit`, here or by the planned ranks. Raises what a rank raised; for one that died `UserError`, with last lines.
 
     After a stop signal, which all ranks get, they have `train.grace_seconds` to save a checkpoint.
     """
-    if count == 1:
+    if job.plan.ranks == 1:
         return fit(job, track)
     gc.collect()
     torch.cuda.empty_cache()  # what sampling here has taken of the GPU of rank 0
-    with tempfile.TemporaryDirectory(prefix="lema-ranks-") as name, _started(job, count, Path(name)) as team:
+    with tempfile.TemporaryDirectory(prefix="lema-ranks-") as name, _started(job, Path(name)) as team:
         with stopping.landing(team.forward):
             while team.alive():
                 time.sleep(_LOOK)
@@ -128,8 +128,9 @@ class _Team:
 
 
 @contextmanager
-def _started(job: Fit, count: int, folder: Path) -> Iterator[_Team]:
+def _started(job: Fit, folder: Path) -> Iterator[_Team]:
     """The ranks at work; none is left behind."""
+    count = job.plan.ranks
     (folder / "job").write_bytes(pickle.dumps(job))
     given = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(str(card) for card in range(torch.cuda.device_count()))
     cards = given.split(",") if torch.cuda.is_available() else [given] * count

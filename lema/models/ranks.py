@@ -1,7 +1,8 @@
 """Ranks: processes that train one model together, one on each GPU. A step is the same as that of one process.
 
-Each rank sees all examples of a step, lays them out in the same passes, and runs its share of these. Weights and their
-optimiser are whole on each rank; gradients are added up once, after a step's last pass.
+Each rank sees all examples of a step, lays them out in the same passes, and runs its share of these. Where weights are
+replicated, they and their optimiser are whole on each rank, and gradients are added up once, after a step's last pass.
+Where they are sharded, a rank has slices of them all (`lema.models.sharding`), and each pass adds gradients to these.
 """
 
 import os
@@ -25,10 +26,15 @@ class Ranks:
 
     number: int = 0  # of this rank, from 0
     count: int = 1
+    sharded: bool = False
 
-    def share(self, items: Sequence[Item]) -> list[tuple[int, Item]]:
-        """What of a step's passes this rank runs, each with its number in the step."""
-        return [(number, items[number]) for number in range(self.number, len(items), self.count)]
+    def share(self, passes: Sequence[Item], nothing: Item) -> list[tuple[int, Item]]:
+        """What of a step's passes this rank runs, each with its number in the step.
+
+        Ranks of a sharded model need each other in every pass, so those that have one less run `nothing`.
+        """
+        filled = [*passes, *[nothing] * (-len(passes) % self.count if self.sharded else 0)]
+        return [(number, filled[number]) for number in range(self.number, len(filled), self.count)]
 
     def add_up(self, tensors: Iterable[torch.Tensor]) -> None:
         """Replace each tensor by its sum over the ranks."""

@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -13,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lema.config import Batches, Method, Precision, TrainConfig
 from lema.models.adapters import adapted, experts
-from lema.models.kernels import size
+from lema.models.kernels import blocks, size
 from lema.models.weights import NF4_BYTES, TRAINED_BYTES
 
 # Of a logit, where memory peaks as the backward pass starts: its log-probability, the gradients of that and of itself.
@@ -41,21 +42,23 @@ class TrainingSize:
     flops: float  # a token: forward and backward
     flops_again: float  # a token: what activation checkpointing adds
     weight_bytes: float  # frozen weights; trained ones with all that an optimiser keeps of them
+    gathered_bytes: float  # what a rank of a sharded model holds of weights and gradients beside its slices
     activation_bytes: float  # of one forward pass
     checkpointed_bytes: float  # of one forward pass with activation checkpointing
     about: bool  # its layers are not Llama's, and their activations are counted as if they were
 
-    def memory(self, checkpointing: bool) -> float:
-        """The peak in bytes, margin included."""
-        return MARGIN * (self.weight_bytes + (self.checkpointed_bytes if checkpointing else self.activation_bytes))
+    def memory(self, checkpointing: bool, shards: int = 1) -> float:
+        """The peak in bytes, margin included; on each of several ranks among which the weights are sharded."""
+        weights = self.weight_bytes / shards + (self.gathered_bytes if shards > 1 else 0)
+        return MARGIN * (weights + (self.checkpointed_bytes if checkpointing else self.activation_bytes))
 
     def seconds(self, peak: float, checkpointing: bool) -> float:
         """The time of all steps on a device of `peak` FLOP/s: tokens x FLOPs a token / (peak x utilisation)."""
         return self.tokens * (self.flops + self.flops_again * checkpointing) / (peak * _UTILISATION)
 
-    def words(self, peak: float, checkpointing: bool) -> str:
+    def words(self, peak: float, checkpointing: bool, shards: int = 1) -> str:
         """One line: "7.24 G parameters, 168 M trained; 58 GB of memory without activation checkpointing; …"."""
-        memory = f"{'about ' * self.about}{_short(self.memory(checkpointing))}B of memory"
+        memory = f"{'about ' * self.about}{_short(self.memory(checkpointing, shards))}B of memory"
         memory += f" with{'' if checkpointing else 'out'}"
         work = f"{_short(self.tokens)} tokens at {_short(self.flops + self.flops_again * checkpointing)}FLOP each"
         time = timedelta(seconds=min(round(self.seconds(peak, checkpointing)), 10**13))
@@ -84,7 +87,7 @@ def training_size(
     `micro_batch_size` examples at their limit (padded), with logits for each token. Raises `UserError` when PEFT cannot
     adapt the model.
     """
-    shape = _Shape.of(architecture, train)
+    shape = _Shape.of(architecture, train, precision)
     length = mean_tokens or train.max_source_tokens + train.max_target_tokens
     attention = 2 * shape.layers * shape.width * length
     full, half = train.method is Method.full, precision is Precision.bf16
@@ -108,6 +111,7 @@ def training_size(
         flops_again=2 * shape.multiplied + attention,
         weight_bytes=base_bytes + (TRAINED_BYTES + 2 * half) * shape.trained,
         activation_bytes=rows * (activations + logits),
+        gathered_bytes=shape.gathered,
         checkpointed_bytes=rows * (layer_inputs + activations / shape.layers + logits),
         about=not shape.llama,
     )
@@ -166,6 +170,7 @@ class _Shape:
     linears: int  # linear layers, all without the head
     linear: int  # their weights
     inputs: int  # their inputs
+    gathered: float  # bytes of weights outside the blocks and of two blocks, with gradients of those that are trained
     multiplied: float  # weights that a token is multiplied with: linear layers, head, its share of the experts
     vocabulary: int
     layers: int
@@ -175,7 +180,7 @@ class _Shape:
     llama: bool
 
     @classmethod
-    def of(cls, architecture: Any, train: TrainConfig) -> "_Shape":
+    def of(cls, architecture: Any, train: TrainConfig, precision: Precision) -> "_Shape":
         with torch.device("meta"):  # shapes without storage
             model: Any = AutoModelForCausalLM.from_config(architecture)
         text = architecture.get_text_config(decoder=True)
@@ -191,12 +196,14 @@ class _Shape:
         shares = [each.numel() * (min(1, chosen / len(each)) if chosen else 1) for each in fused]
         width = size(text, "hidden_size", embedding.weight.shape[1])
         heads = size(text, "num_attention_heads", 1)
-        trained = parameters
         if train.method is not Method.full:
-            trained = adapted(model, train, low_cpu_mem_usage=True).num_parameters(only_trainable=True)
+            model = adapted(model, train, low_cpu_mem_usage=True)
+        parts = [_weights(part.parameters(), train, precision) for part in blocks(model)]
+        everything = list(model.parameters())
         return cls(
             parameters=parameters,
-            trained=trained,
+            trained=sum(each.numel() for each in everything if each.requires_grad),
+            gathered=_weights(everything, train, precision) - sum(parts) + 2 * max(parts, default=0),
             linear=matrices,
             inputs=sum(each.nx if isinstance(each, Conv1D) else each.in_features for each in linear.values()),
             linears=len(linear),
@@ -208,6 +215,12 @@ class _Shape:
             mlp=size(text, "intermediate_size", 4 * width),
             llama={name.rpartition(".")[2] for name in linear} == _LLAMA,
         )
+
+
+def _weights(parameters: Iterable[torch.Tensor], train: TrainConfig, precision: Precision) -> float:
+    """Bytes of parameters as they are held, and of the gradients of those that are trained, in 32 bits both."""
+    frozen = 2.0 if precision is Precision.bf16 and train.method is not Method.full else 4.0
+    return sum(each.numel() * (8.0 if each.requires_grad else frozen) for each in parameters)
 
 
 def _activation_bytes(shape: _Shape, train: TrainConfig, half: bool) -> tuple[float, float]:

@@ -26,6 +26,7 @@ from lema.console.progress import Progress
 from lema.models import checkpoints
 from lema.models.batches import StepCollator, TokenizedExample, mean_loss
 from lema.models.ranks import ALONE, Ranks, gradients
+from lema.models.sharding import whole_weights, with_whole_state
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
@@ -79,8 +80,9 @@ class CompletionTrainer(Trainer):
         """
         model.train()
         loss, step = torch.zeros((), device=self.args.device), self.state.global_step
-        for number, (one_pass, weight) in self.ranks.share(list(zip(inputs["passes"], inputs["weights"], strict=True))):
-            self.share, self.passes = number / len(inputs["passes"]), (number + 1, len(inputs["passes"]))
+        passes = list(zip(inputs["passes"], inputs["weights"], strict=True))
+        for number, (one_pass, weight) in self.ranks.share(passes, nothing=(inputs["passes"][0], 0.0)):
+            self.share, self.passes = number / len(passes), (number + 1, len(passes))
             torch.manual_seed(((self.args.seed * _PRIME + step) * _PRIME + number) % 2**63)  # torch's largest
             with self.compute_loss_context_manager():
                 share = mean_loss(model, self._prepare_inputs(one_pass)) * weight
@@ -88,10 +90,25 @@ class CompletionTrainer(Trainer):
             loss += share.detach()
         if self.ranks.count > 1:
             self.stop = torch.full_like(loss, stopping.received() is not None)
-            self.ranks.add_up([loss, self.stop, *gradients(model)])
+            self.ranks.add_up([loss, self.stop, *([] if self.ranks.sharded else gradients(model))])
         self.ids = inputs["ids"]
         self.counts = {name: inputs[name] for name in ("tokens", "target_tokens", "positions")}
         return loss
+
+    def create_optimizer(self, *model: Any) -> torch.optim.Optimizer:
+        made = super().create_optimizer(*model)
+        return with_whole_state(made) if self.ranks.sharded else made
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Rank 0 writes; all ranks of a sharded model give it what it writes."""
+        self.weights = whole_weights(model) if self.ranks.sharded else None
+        if self.ranks.number == 0:
+            super()._save_checkpoint(model, trial)
+        else:
+            self.optimizer.state_dict()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, self.weights if state_dict is None else state_dict)
 
     def stopped(self) -> bool:
         """Whether training ends after this step: all ranks agree."""
@@ -160,7 +177,7 @@ class ProgressCallback(TrainerCallback):
 
 
 class StopCallback(TrainerCallback):
-    """Stops the loop after the step in which a signal came, with a checkpoint that rank 0 saves."""
+    """Stops the loop after the step in which a signal came, with a checkpoint where this rank `saves`."""
 
     def __init__(self, stopped: Callable[[], bool], saves: bool) -> None:
         self.stopped, self.saves = stopped, saves
@@ -199,17 +216,18 @@ def train(
     `UserError` when memory runs out, or when the loss is not a number.
     """
     recipe, curve, first = training.train, CurveCallback(track), ranks.number == 0
+    saves = first or ranks.sharded
     by_length = recipe.batches is Batches.padded and recipe.group_by_length
     trainer = CompletionTrainer(
         EpochSampler(rows, recipe.batch_size, training.seed, by_length),
         ranks,
         model=model,
-        args=_arguments(training, steps, folder, saves=first),
+        args=_arguments(training, steps, folder, saves=saves),
         train_dataset=rows,
         data_collator=StepCollator(recipe, tokenizer),
         processing_class=tokenizer,
     )
-    trainer.add_callback(StopCallback(trainer.stopped, saves=first))
+    trainer.add_callback(StopCallback(trainer.stopped, saves=saves))
     if first:
         trainer.add_callback(CheckpointCallback(recipe.resume_checkpoints, training.last_only))
         trainer.add_callback(curve)

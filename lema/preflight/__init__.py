@@ -72,7 +72,7 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
             continue
         source, of_backbone = weights(model), name == "backbone"
         whole = [hardware.MemoryNeed("of weights", hardware.BYTES[model.precision] / hardware.shares(config))]
-        held = hardware.held(config, stages) if of_backbone else whole
+        held = hardware.held(config, stages, hardware.gpus() > 1) if of_backbone else whole
         parameters = hardware.parameters(source, model)
         lines = [] if of_backbone and not answers and not trains else [*hardware.unsupported(name, model)]
         lines += hub.unloadable(name, source.location, source.revision)

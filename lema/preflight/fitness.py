@@ -15,13 +15,15 @@ def unfit(
     sections = _asking(name, config, stages)
     if train is None and not sections:
         return
-    from lema.models import trial
+    from lema.models import layout, trial
     from lema.models.huggingface import check_files, load_architecture
 
     answers = {section: trial.Answers(*asked) for section, asked in sections.items()}
     try:
         trial.check(load_architecture(source), model.computation, name, train, answers)
         check_files(source, model.precision, train)
+        if train:
+            layout.plan(load_architecture(source), train, model.precision, None, 0)
     except UserError as error:
         yield f"model: {error}"
 

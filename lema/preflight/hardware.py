@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lema.config import Attention, Config, Method, ModelConfig, Precision, SourceKind, TrainConfig
-from lema.models.weights import NF4_BYTES, TRAINED_BYTES, Weights
+from lema.models.weights import NF4_BYTES, Weights
 
 BYTES = {Precision.bf16: 2.0, Precision.fp32: 4.0}  # a parameter
 _CPU_PARAMETERS = 500_000_000  # up to here a CPU is slow but possible; ours
@@ -23,23 +23,22 @@ class MemoryNeed:
     remedy: str | None = None
 
 
-def held(config: Config, stages: set[str]) -> list[MemoryNeed]:
-    """The ways in which these stages hold the backbone, one for each size in bytes: the first one's remedy is shown."""
+def held(config: Config, stages: set[str], several: bool) -> list[MemoryNeed]:
+    """The ways in which these stages hold the backbone, one for each size in bytes: the first one's remedy is shown.
+
+    What a training holds beside weights, or on each of `several` GPUs, is `lema.models.layout`'s.
+    """
     method, whole = config.train.method, BYTES[config.backbone.precision]
     forms, answering = [], {"select", "evaluate"}
     served = whole / shares(config)  # vLLM serves 16 bits, also of the base that qlora trains on
     held_to_answer = set[str]() if config.engine.name == "vllm" else answering
-    if stages & ({"train"} | held_to_answer):
+    shards = several and method is not Method.qlora  # then `lema.models.layout` says what fits
+    if stages & (held_to_answer if shards else {"train"} | held_to_answer):
         forms.append(MemoryNeed("of weights", NF4_BYTES if method is Method.qlora else whole))
     if stages & (answering - held_to_answer):
         forms.append(MemoryNeed("of weights to serve", served))
     if "sample" in stages and any(each.kind is SourceKind.backbone for each in config.sampler.models.values()):
         forms.append(MemoryNeed("of weights to sample with", served))
-    if "train" in stages and method is Method.full:
-        form, width = "of weights, gradients and moments to train them all", TRAINED_BYTES
-        if config.train.optimizer.startswith("paged"):  # the moments, half of it, may lie in the machine's memory
-            form, width = "of weights and gradients to train them all", TRAINED_BYTES / 2
-        forms.append(MemoryNeed(form, width, "train=lora"))
     if "merge" in stages:
         forms.append(MemoryNeed("of merged weights", whole, "train.merge=null"))
     held: dict[float, MemoryNeed] = {}
@@ -49,13 +48,20 @@ def held(config: Config, stages: set[str]) -> list[MemoryNeed]:
 
 
 def shares(config: Config) -> int:
-    """On how many GPUs a model lies that answers; that of a training or of a merge lies on one."""
+    """On how many GPUs a model lies that answers; that of a merge lies on one."""
     return config.engine.tensor_parallel if config.engine.name == "vllm" else 1
 
 
 def parameters(source: Weights, model: ModelConfig) -> int:
     """The number that the files' own headers count, else of a published model its config's; 0 when it is not known."""
     return source.parameters or (0 if model.path else model.parameters or 0)
+
+
+def gpus() -> int:
+    """How many CUDA GPUs are visible."""
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def memory() -> tuple[bool, int]:
@@ -97,10 +103,8 @@ def without_bitsandbytes(train: TrainConfig) -> Iterator[str]:
 
 def too_few_gpus(processes: int) -> Iterator[str]:
     """A rank of a training takes a GPU of its own, where there are any."""
-    import torch
-
-    if 0 < torch.cuda.device_count() < processes:
-        yield f"GPU: train.processes={processes}, and {torch.cuda.device_count()} are visible: null takes all of them"
+    if 0 < gpus() < processes:
+        yield f"GPU: train.processes={processes}, and {gpus()} are visible: null takes all of them"
 
 
 def too_little_disk(root: Path, need: float) -> Iterator[str]:

@@ -45,8 +45,9 @@ def build(settings: Training, inputs: Inputs, context: Context, folder: Path) ->
     """Writes `checkpoints/step-N/` (each a model, or a PEFT adapter) and `metrics.jsonl`, one row a step."""
     from lema.models.batches import encode
     from lema.models.checkpoints import collect
-    from lema.models.fitting import Fit, ranks
-    from lema.models.huggingface import load_tokenizer
+    from lema.models.fitting import Fit
+    from lema.models.huggingface import load_architecture, load_tokenizer
+    from lema.models.layout import plan
     from lema.models.processes import fit_by
 
     config, examples = settings.train, inputs.mix.rows("examples.jsonl", Example)
@@ -54,9 +55,10 @@ def build(settings: Training, inputs: Inputs, context: Context, folder: Path) ->
         rows, counts = encode(progress.over(examples), load_tokenizer(inputs.base), config)
     by_epochs = None if config.epochs is None else math.ceil(len(rows) * config.epochs / config.batch_size)
     steps = min(limit for limit in (by_epochs, config.max_steps) if limit is not None)
-    job = Fit(settings, inputs.base, rows, counts["tokens"] / len(rows), steps, folder / RESUME)
-    count = ranks(config)
-    curve = fit_by(count, job, context.track)
+    architecture, precision = load_architecture(inputs.base), settings.computation.precision
+    how = plan(architecture, config, precision, counts["tokens"] / len(rows), steps)
+    job = Fit(settings, inputs.base, rows, steps, folder / RESUME, how)
+    curve = fit_by(job, context.track)
     checkpoints = collect(folder / RESUME, folder / CHECKPOINTS, config.save_steps)
     write_jsonl(folder / "metrics.jsonl", ({name: row[name] for name in CURVE} for row in curve))
     final = statistics.fmean(row["loss"] for row in curve[-_FINAL_STEPS:])
@@ -67,6 +69,7 @@ def build(settings: Training, inputs: Inputs, context: Context, folder: Path) ->
         "epochs": round(curve[-1]["epoch"], 3),
         "final_loss": round(final, 4),
         "padding_share": round(padding, 4),
-        "ranks": count,
+        "ranks": how.ranks,
+        "sharded": how.sharded,
         "checkpoints": checkpoints,
     }

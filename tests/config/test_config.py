@@ -24,7 +24,9 @@ from lema.identity import digest, identity
 from lema.types import UserError
 
 WITHOUT_EFFECT = "runs_dir do until only compare clean retry_failed budget_usd prices tracker backbone.sizes".split()
-WITHOUT_EFFECT += "train.resume_checkpoints train.compile train.processes train.grace_seconds evaluation.tasks".split()
+WITHOUT_EFFECT += (
+    "train.resume_checkpoints train.compile train.layout train.processes train.grace_seconds evaluation.tasks".split()
+)
 WITHOUT_EFFECT += "engine.batch_tokens engine.command engine.tensor_parallel engine.memory_share".split()
 WITHOUT_EFFECT += "sampler.file sampler.model sampler.base_url".split()
 WITHOUT_EFFECT_ON_TEXTS = (

@@ -13,12 +13,15 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTr
 
 from lema.config import Config
 from lema.models.fitting import Fit
+from lema.models.layout import Plan
+from lema.models.sizes import training_size
 from lema.models.weights import Weights
 
 STEPS = 20
 SIZES: Any = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 SIZES |= {"num_key_value_heads": 2, "vocab_size": 97, "initializer_range": 0.2}
 CONFIGS = {"llama": LlamaConfig(**SIZES), "mistral": MistralConfig(**SIZES, sliding_window=24)}
+CONFIGS["tied"] = LlamaConfig(**SIZES, tie_word_embeddings=True)
 
 
 def saved(name: str, folder: Path) -> Path:
@@ -36,7 +39,7 @@ def saved(name: str, folder: Path) -> Path:
 def job(make_config: Callable[..., Config], tmp_path: Path) -> Callable[..., Fit]:
     """`job("llama", "lora", "packed", "name")`: a training of 20 steps whose checkpoints lie in a folder of its own."""
 
-    def make(name: str, method: str, batches: str, run: str) -> Fit:
+    def make(name: str, method: str, batches: str, run: str, ranks: int = 1, sharded: bool = False) -> Fit:
         config = make_config(
             *(f"train={method}", "seed=4294967295"),
             f"train.batches={batches}",
@@ -49,6 +52,7 @@ def job(make_config: Callable[..., Config], tmp_path: Path) -> Callable[..., Fit
         base = Weights(name, str(tmp_path / "base"), None, "")
         if not (tmp_path / "base").exists():
             saved(name, tmp_path / "base")
-        return Fit(settings, base, token_rows(60), 30.0, STEPS, tmp_path / run)
+        size = training_size(CONFIGS[name], settings.train, settings.computation.precision, 30.0, STEPS)
+        return Fit(settings, base, token_rows(60), STEPS, tmp_path / run, Plan(size, ranks, sharded, False))
 
     return make

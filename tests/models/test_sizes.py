@@ -14,10 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig
 
-from lema.config import Attention, Config, Method, Precision, TrainConfig
+from lema.config import Attention, Config, Layout, Method, Precision, TrainConfig
 from lema.models.huggingface import load_trainable
+from lema.models.layout import Plan, planned
 from lema.models.sizes import MARGIN, TrainingSize, available_memory, measured_peak, training_size
 from lema.models.weights import Weights
+from lema.types import UserError
 
 # hidden, MLP, layers, heads, kv heads, vocabulary: the published config.json. Then, for LoRA of rank 64 and dropout
 # 0.05 on bf16 weights, packed rows of 4,096 tokens, examples of 300 tokens on average: parameters, trained; FLOPs a
@@ -111,6 +113,53 @@ def test_a_padded_batch_takes_the_memory_of_its_longest(train: TrainConfig, llam
 def test_checkpointing_is_needed_where_memory_is_short(llama_7b: TrainingSize) -> None:
     assert 48e9 < llama_7b.memory(checkpointing=False) < 80e9
     assert llama_7b.memory(checkpointing=True) == pytest.approx(1.1 * (16_355_172_352 + 3_626_500_096))
+
+
+# Of a rank of a sharded 70B, by hand. A block has 2 x 8192^2 + 2 x 8192 x 1024 + 3 x 8192 x 28672 + 2 x 8192 =
+# 855,654,400 weights, and LoRA's 828,375,040 / 80; outside the blocks are 2 x 32000 x 8192 + 8192 = 524,296,192.
+#   LoRA: 2 x 524,296,192 + 2 x (2 x 855,654,400 + 8 x 10,354,688) = 4,636,884,992
+#   full: 8 x (524,296,192 + 2 x 855,654,400) = 17,884,839,936
+GATHERED = {Method.lora: 4_636_884_992, Method.full: 17_884_839_936}
+QLORA = {"method": Method.qlora, "optimizer": "paged_adamw_32bit"}
+ANY: Any = None
+FULL = {"method": Method.full, "lora_rank": 0, "lora_dropout": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("changed", "cards", "expected"),
+    [
+        (QLORA, 1, Plan(ANY, 1, False, True)),  # 1.1 x (52.3 + 15.1) GB
+        (QLORA, 4, Plan(ANY, 4, False, True)),
+        ({}, 4, Plan(ANY, 4, True, True)),  # 1.1 x (152.9 / 4 + 4.6 + 9.0) GB
+        ({}, 16, Plan(ANY, 16, True, True)),  # 184 GB without checkpointing
+        ({"layout": Layout.replicated}, 4, "each of 4 ranks, which has 80 GB: train=qlora, or 3 GPUs like this one"),
+        ({}, 1, "training holds 153 GB of weights on one GPU, which has 80 GB: train=qlora, or 3 GPUs like this one"),
+        ({"optimizer": "paged_adamw_32bit"}, 4, "train=qlora, or 3 GPUs like this one with train.optimizer=adamw_tor"),
+        (FULL, 4, "holds 310 GB of weights on each of 4 ranks, which has 80 GB: train=lora, or 31 GPUs like this one"),
+        (FULL, 31, Plan(ANY, 31, True, True)),
+        (FULL | {"optimizer": "paged_adamw_32bit"}, 4, "holds 690 GB of weights on each of 4 ranks"),
+        (QLORA | {"layout": Layout.sharded}, 4, "4-bit weights cannot be sharded: train=lora"),
+        ({"optimizer": "lion_8bit", "layout": Layout.sharded}, 4, "train.optimizer=lion_8bit cannot be sharded"),
+        ({"layout": Layout.sharded}, 1, "there is one rank: train.processes=2"),
+    ],
+)
+def test_a_training_of_70b_is_laid_out_over_cards_of_80_gb(changed, cards, expected, train: TrainConfig) -> None:
+    config = replace(train, **changed)
+    size = training_size(architecture("llama2 70b"), config, Precision.bf16, 300, 2000)
+    assert size.gathered_bytes == GATHERED.get(config.method, size.gathered_bytes)
+    if isinstance(expected, Plan):
+        assert planned(size, config, cards, 80e9) == replace(expected, size=size)
+        return
+    with pytest.raises(UserError) as refused:
+        planned(size, config, cards, 80e9)
+    assert expected in str(refused.value)
+
+
+def test_a_training_that_fits_is_replicated(train: TrainConfig, llama_7b: TrainingSize) -> None:
+    assert planned(llama_7b, train, 4, 80e9) == Plan(llama_7b, 4, False, False)
+    assert planned(llama_7b, train, 4, 40e9) == Plan(llama_7b, 4, False, True)
+    assert planned(llama_7b, train, 4, 20e9) == Plan(llama_7b, 4, True, True)
+    assert planned(llama_7b, replace(train, layout=Layout.sharded), 4, 80e9) == Plan(llama_7b, 4, True, False)
 
 
 def test_the_size_of_a_training_is_one_line(llama_7b: TrainingSize) -> None:
