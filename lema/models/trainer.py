@@ -95,8 +95,8 @@ class CompletionTrainer(Trainer):
         self.counts = {name: inputs[name] for name in ("tokens", "target_tokens", "positions")}
         return loss
 
-    def create_optimizer(self, *model: Any) -> torch.optim.Optimizer:
-        made = super().create_optimizer(*model)
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        made = super().create_optimizer(model)
         return with_whole_state(made) if self.ranks.sharded else made
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -105,7 +105,8 @@ class CompletionTrainer(Trainer):
         if self.ranks.number == 0:
             super()._save_checkpoint(model, trial)
         else:
-            self.optimizer.state_dict()
+            made: Any = self.optimizer
+            made.state_dict()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, self.weights if state_dict is None else state_dict)
