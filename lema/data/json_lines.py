@@ -1,6 +1,7 @@
 """JSON lines in a file, plain or gzipped: each row with its place, and an error that names any other kind of file."""
 
 import gzip
+import hashlib
 import io
 import json
 import re
@@ -70,12 +71,18 @@ def read(file: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from rows(content, str(file))
 
 
+def sha256(file: str, key: str) -> str:
+    """The hash of a file's content."""
+    with opened(Path(file), key) as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
 def rows(content: io.RawIOBase | io.BytesIO, file: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Like `read`, from an open file or bytes; gzip is recognised by its content, not by the name."""
     number = 0
     with ExitStack() as stack:
         try:
-            lines = io.BufferedReader(cast(Any, content))
+            lines = stack.enter_context(io.BufferedReader(cast(Any, content)))
             if lines.peek(2)[:2] == b"\x1f\x8b":
                 lines = io.BufferedReader(cast(Any, stack.enter_context(gzip.open(lines))))
             _check(lines.peek(512)[:512], file)

@@ -4,7 +4,6 @@
 itself is not a model's, whatever its field is called.
 """
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lema.data import json_lines, prompted, row_shapes
+from lema.data.json_lines import sha256 as sha256
 from lema.data.leakage import GRAM, Match, TestQuestions, words
 from lema.data.row_shapes import quoted
 from lema.grading.generated import answer_part
@@ -63,12 +63,6 @@ def read(
     if not used:
         left_out = ", ".join(f"{why}: {count:,}" for why, count in counts.items()) or "it has no row"
         raise UserError(f"{key}={file}: no solution of the {len(problems):,} training questions ({left_out})")
-
-
-def sha256(file: str, key: str) -> str:
-    """The hash of a file's content."""
-    with json_lines.opened(Path(file), key) as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 class _Training:
