@@ -33,7 +33,7 @@ from lema.config import (
     renamed,
 )
 from lema.config.allowed import at_home, refused
-from lema.types import UserError
+from lema.types import MAY_BE_RIGHT, UserError
 
 
 def register(sweeps: Path, arguments: Iterable[str] = ()) -> None:
@@ -193,6 +193,7 @@ def _check_idle(config: Config) -> None:
         "until": (config.until and (config.only or config.do is not Do.run), idle_until),
         "retry_failed": (config.retry_failed and not pays, "where no server is asked"),
         "clean.delete": (config.clean.delete and config.do is not Do.clean, "without do=clean"),
+        "audit.data": (config.audit.data and config.do is not Do.audit, "without do=audit"),
         "mix.cot": (mix.cot is CotPart.cut and mix.extra is Extra.none, "with mix.extra=none, which takes no places"),
         "sampler.file": (sampler.file not in (None, *(source.recorded for source in sources)), with_sampler),
         "sampler.model": (sampler.model not in (None, *(api.model for api in servers)), with_sampler),
@@ -259,5 +260,11 @@ def _check_asked(config: Config) -> None:
             raise UserError(f"{section}.{unused[0]}: does nothing with {section}={writer.name}, {why}")
     if corrector.method is CorrectionMethod.reference and (corrector.prompt or corrector.tries > 1):
         raise UserError("corrector.prompt, corrector.tries: do nothing with corrector=reference, which is always right")
+    unnamed = corrector.prompt == MAY_BE_RIGHT or config.do is Do.audit
+    if unnamed and config.task.grader is Grader.csqa:
+        what = "do=audit" if config.do is Do.audit else f"corrector.prompt={MAY_BE_RIGHT}"
+        raise UserError(f"{what}: corrections of {config.task.name} name no step; choose another task")
+    if config.do is Do.audit and config.audit.data is None:
+        raise UserError("audit.data=null: name solutions with human labels: processbench, mr_gsm8k, or a file")
     if config.do is not Do.compare and (named := [key for key in "ab" if getattr(config.compare, key)]):
         raise UserError(f"compare.{named[0]}: does nothing without do=compare")

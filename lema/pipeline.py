@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from lema import card, engines, preflight, run_folder, stopping, sweeps
 from lema.api import journal
 from lema.api.estimate import Requests
-from lema.artifacts import Artifact, Recipe, Store, cleaning, own_folder, refuse_links, write_text
+from lema.artifacts import Artifact, Recipe, Store, cleaning, facts, own_folder, refuse_links, write_text
 from lema.artifacts.faults import explaining
 from lema.cell import Cell
 from lema.config import Config, CotPart, Do, Extra, Method, renamed
@@ -104,7 +104,7 @@ class SweepCallback(Callback):
                 _report_at_wandb(*scope)
             case Do.wandb_sweep:
                 print(f"written to {sweeps.write_for_wandb(config, root)}")
-            case Do.compare | Do.export | Do.clean:
+            case Do.compare | Do.export | Do.clean | Do.audit:
                 raise UserError(f"do={first.do}: takes no sweep; leave out -m, or sweeps=")
         sys.exit(0)
 
@@ -137,6 +137,8 @@ def plan(cell: Cell) -> dict[str, list[Step]]:
     An arm without corrections needs no mistakes. One with another model's needs the cell's own too, for their number.
     """
     config, extra = cell.config, cell.config.mix.extra
+    if config.do is Do.audit:  # a corrector alone, on solutions with human labels
+        return {"labelled": [Step("labelled", "labelled")], "correct": [Step("correct", "correct", {"audited": True})]}
     whose = {"": cell} if extra is not Extra.none else {}
     whose |= {OTHER: cell.other} if extra is Extra.other_corrections else {}
     bases = {"", *whose} if cell.builds_base else ()
@@ -207,6 +209,13 @@ def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
             from lema.reporting import compare  # the statistics take half a second to load
 
             compare.write_comparison(root, config.compare)
+        case Do.audit:
+            from lema.reporting import audit  # as above
+
+            cell = _cell(config, root)
+            for last in plan(cell):  # one by one: how much is asked, and paid, depends on what is labelled
+                _run_cell(cell, last, overrides, lambda _: None)
+            audit.write_audit(root, cell.artifacts["labelled"])
         case Do.clean:
             made, runs = (any(root.glob(pattern)) for pattern in ("*/*/record.json", "cells/*/"))
             if config.clean.delete and made and not runs:
@@ -336,15 +345,4 @@ def _tell_of_cleaned(folder: Path) -> None:
 
 
 def _log(step: Step, artifact: Artifact, state: str) -> None:
-    log.info("%-16s %-8s %s  %s", step.name.replace("_", " "), state, artifact.path, _facts(artifact.summary))
-
-
-def _facts(summary: dict[str, Any]) -> str:
-    """The numbers of a summary in words: `train 600, dev 100` and, of a nested one, `kinds (wrong result 270)`."""
-    numbers = [
-        f"{name} {value:,.6g}" if isinstance(value, float) else f"{name} {value:,}"
-        for name, value in summary.items()
-        if isinstance(value, int | float)
-    ]
-    nested = {name: _facts(part) for name, part in summary.items() if isinstance(part, dict)}
-    return ", ".join([*numbers, *(f"{name} ({facts})" for name, facts in nested.items() if facts)])
+    log.info("%-16s %-8s %s  %s", step.name.replace("_", " "), state, artifact.path, facts(artifact.summary))

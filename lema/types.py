@@ -142,6 +142,10 @@ def distinct(solutions: Iterable[Solution], counts: Counter[str]) -> Iterator[So
             yield solution
 
 
+MAY_BE_RIGHT = "may_be_right"  # `corrector.prompt`: ours, with the choice that no step is wrong
+NO_ERROR = "no wrong step named"  # the reason of a rejection: the corrector finds every step right
+
+
 @dataclass(frozen=True)
 class Correction:
     """A corrector's reading of one wrong solution; steps stand without their `Step k: `."""
@@ -158,6 +162,18 @@ class Correction:
     accepted: bool
     reason: str | None = None  # why it was rejected
     kind: str | None = None  # the kind of mistake, where the corrector names one
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A model's solution of a problem whose first wrong step people have named; steps stand without `Step k: `."""
+
+    problem_id: str
+    generator: str  # the model that wrote it
+    kind: str  # of the question, where the file tells kinds apart: "original", "reversed"; else ""
+    steps: list[str]
+    label: int | None  # the first wrong step, 1-based; None: every step is right
+    gradable: bool  # whether its problem's answer is known
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,7 @@ PLACES = {
     "sampler.demonstrations": ["backbone=llama2", "task=gsm8k", "sampler=paper"],
     "compare.a": ["do=compare"],
     "compare.b": ["do=compare"],
+    "audit.data": ["do=audit"],
 }
 
 

@@ -33,7 +33,7 @@ from lema.artifacts.links import (
 )
 from lema.artifacts.locks import TakenOver as TakenOver, check as check, lock as lock
 from lema.artifacts.machine import made_on
-from lema.artifacts.records import Shown, contents as contents, is_whole, sealed, used as used
+from lema.artifacts.records import Shown, contents as contents, facts as facts, is_whole, sealed, used as used
 from lema.console.progress import Progress
 from lema.identity import digest, identity, portable
 from lema.types import UserError

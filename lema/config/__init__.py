@@ -207,7 +207,7 @@ class CorrectorConfig(WriterConfig):
     """Who corrects the mistakes."""
 
     method: CorrectionMethod
-    prompt: Optional[Path] = None  # a prompt file in the paper's form
+    prompt: Optional[Path] = None  # a file in the paper's form, or may_be_right: ours, which asks "or none"
     tries: Repeats  # corrections asked for of a path, until one is accepted
 
 
@@ -274,6 +274,13 @@ class CompareConfig:
 
 
 @dataclass(kw_only=True)
+class AuditConfig:
+    """What `do=audit` shows to the corrector."""
+
+    data: Optional[Path] = None  # processbench, mr_gsm8k, or a file of solutions with human labels
+
+
+@dataclass(kw_only=True)
 class CleanConfig:
     """What `do=clean` does beside naming what no run needs."""
 
@@ -312,6 +319,7 @@ class Config:
     train: TrainConfig
     evaluation: EvaluationConfig
     compare: CompareConfig = field(metadata=NO_EFFECT)
+    audit: AuditConfig = field(metadata=NO_EFFECT)
     clean: CleanConfig = field(metadata=NO_EFFECT)
     tracker: TrackerConfig = field(metadata=NO_EFFECT)
     task: TaskConfig

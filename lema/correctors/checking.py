@@ -33,6 +33,12 @@ def checked(item: Item, said: ParsedCorrection | None, reason: str | None, corre
     return Correction(*who, *told, accepted=reason is None, reason=reason, kind=kind)
 
 
+def ends_rightly(item: Item, grader: str) -> bool:
+    """Whether the steps end in the right answer, in whatever form, as a careful reader would find it."""
+    problem, _, steps = item
+    return grade("\n".join(steps), problem.answer, grader, "symbolic", problem.candidates).correct
+
+
 def _stated(steps: list[str], problem: Problem, grader: str) -> tuple[list[str], Grade]:
     """The steps, the last of which says `The answer is X.`, and their grade.
 

@@ -69,13 +69,7 @@ def correct(problem: Problem, wrong_steps: list[str]) -> ParsedCorrection:
         k, rest = [*same, False].index(False), [*steps, answer]
         reason = f"Compared with the reference solution, this step differs. The reference has: {rest[k]}"
         return ParsedCorrection(k + 1, reason, rest[k:], "differs from the reference")
-    formulas = _reference_formulas(problem.solution)
-    end = next((k for k, step in enumerate(wrong_steps) if _ANSWER_LINE.search(step)), len(wrong_steps))
-    equations: list[_Equation] = []
-    for k, step in enumerate(wrong_steps[: end + 1]):  # a reference step says what its notes say
-        same = [formula for formula in formulas if step in steps and formula.step == steps.index(step)]
-        equations += [replace(formula, step=k) for formula in same] or equations_of(step, k)
-    settled, unread = _settled(equations, formulas)
+    formulas, settled, unread, end = _compared(problem, wrong_steps)
     due = [formula for index, formula in enumerate(formulas) if index not in settled]
     step = unread[0].step if unread else end
     last = ("wrong result", f"The solution finds {problem.answer}, so its last step must be: {answer}")
@@ -85,6 +79,29 @@ def correct(problem: Problem, wrong_steps: list[str]) -> ParsedCorrection:
     first = max((k for k in done if k < min(left, default=len(steps))), default=-1) + 1  # texts go with what follows
     rest = [k for k in range(first, len(steps)) if k in left or (k not in done and steps[k] not in wrong_steps[:step])]
     return ParsedCorrection(step + 1, explanation, [*(steps[k] for k in rest), answer], kind)
+
+
+def settles_all(problem: Problem, steps: list[str]) -> bool:
+    """Whether a solution states every formula of the reference rightly, or its results, and no other equation.
+
+    Without notes: whether its steps say what the reference's say.
+    """
+    if "<<" not in problem.solution:
+        right = [*reference_steps(problem.solution), ANSWER.format(answer=problem.answer)]
+        return [*map(_signature, right)] == [*map(_signature, steps)]
+    formulas, settled, unread, _ = _compared(problem, steps)
+    return not unread and len(settled) == len(formulas)
+
+
+def _compared(problem: Problem, wrong_steps: list[str]) -> tuple[list[_Equation], dict[int, int], list[_Equation], int]:
+    """The reference's formulas, what `_settled` finds of them, and the step (0-based) that states the answer."""
+    steps, formulas = reference_steps(problem.solution), _reference_formulas(problem.solution)
+    end = next((k for k, step in enumerate(wrong_steps) if _ANSWER_LINE.search(step)), len(wrong_steps))
+    equations: list[_Equation] = []
+    for k, step in enumerate(wrong_steps[: end + 1]):  # a reference step says what its notes say
+        same = [formula for formula in formulas if step in steps and formula.step == steps.index(step)]
+        equations += [replace(formula, step=k) for formula in same] or equations_of(step, k)
+    return formulas, *_settled(equations, formulas), end
 
 
 @lru_cache(maxsize=16_384)  # more than a data set has questions, each with hundreds of recorded solutions

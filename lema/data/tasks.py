@@ -157,7 +157,7 @@ def _problems(source: ProblemSource, split: str) -> list[Problem]:
         return []
     theirs = splits[split]
     if path is None:
-        rows = _hub_rows(dataset, theirs, key)
+        rows = hub_rows(dataset, theirs, key)
     else:
         file, content = _read(path, theirs, key)
         if file.suffix == ".jsonl" and not content.strip():
@@ -213,7 +213,8 @@ def _xml_rows(file: Path, content: bytes) -> Iterator[tuple[str, dict[str, Any]]
         yield where, row
 
 
-def _hub_rows(dataset: DatasetConfig, split: str, key: str) -> Iterator[tuple[str, Any]]:
+def hub_rows(dataset: DatasetConfig, split: str, key: str) -> Iterator[tuple[str, Any]]:
+    """Each row of one of the Hub's own splits, with its place; `UserError` when it cannot be loaded."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 

@@ -64,7 +64,7 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
         models[f"{section}.weights"] = getattr(config, section).weights if stage in stages else None
     # What the backbone does on this machine.
     stages = stages - {"sample", "select", "evaluate"} if config.engine.name == "server" else stages
-    if not cell.builds_base and stages - {"data", "correct", "rationales"}:
+    if not cell.builds_base and stages - {"data", "labelled", "correct", "rationales"}:
         models["backbone"] = config.backbone
     answers, trains = bool(stages & _ANSWERING), "train" in stages
     for name, model in models.items():

@@ -4,8 +4,9 @@ from importlib import resources
 from pathlib import Path
 
 from lema.config.files import read
-from lema.types import UserError
+from lema.types import MAY_BE_RIGHT, UserError
 
+_OR_NONE = "Where every step is correct, write none in the place of the step, and nothing else."
 _FORMS = {"math": "latex", "csqa": "choice"}  # of the others, number
 
 
@@ -13,12 +14,19 @@ def demonstrations(kind: str, grader: str, file: str | None, key: str) -> str:
     """The instruction and the examples of a `kind`, "correct" or "solve", for a task's `grader`, or those of the
     user's own `file`, byte for byte. Raises `UserError` when it cannot be read; `key` is the setting that names it.
     """
+    form = _FORMS.get(grader, "number")
     if file is None:
-        name = f"{kind}_{_FORMS.get(grader, 'number')}.txt"
-        return (resources.files("lema.prompts") / name).read_text(encoding="utf-8")
+        return _ours(f"{kind}_{form}.txt")
+    if kind == "correct" and file == MAY_BE_RIGHT:
+        instruction, first, *others = _ours(f"correct_{form}.txt").split("\n\n")
+        return "\n\n".join([f"{instruction} {_OR_NONE}", first, _ours(f"right_{form}.txt").rstrip("\n"), *others])
     try:
         return read(Path(file)).decode()
     except OSError as error:
         raise UserError(f"{key}={file}: {error.strerror}; name a readable UTF-8 text file") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{key}={file}: {error}; name a readable UTF-8 text file") from error
+
+
+def _ours(name: str) -> str:
+    return (resources.files("lema.prompts") / name).read_text(encoding="utf-8")

@@ -70,6 +70,17 @@ def read_correction(
     return None if reason == UNPARSABLE else ParsedCorrection(number, explanation, steps), reason
 
 
+def finds_no_error(text: str) -> bool:
+    """Whether a reply to a prompt that allows it names none in the place of the step, and no step beside it.
+
+    >>> finds_no_error(" None."), finds_no_error("Incorrect Step: none of them"), finds_no_error(" Step 2.")
+    (True, True, False)
+    """
+    lines = (plain(line) for line in undressed(without_thinking(text)).split("\n"))
+    opening = next(filter(None, lines), "")
+    return bool(wording.NO_STEP.match(opening)) and not wording.NAMED.search(opening)
+
+
 def _sections(text: str, first: str, header: re.Pattern[str]) -> dict[str, list[str]] | None:
     """The lines under each header, in the reply's order, those before the first under ""; None when one comes twice.
 

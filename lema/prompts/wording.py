@@ -121,3 +121,10 @@ OLD_STEP = re.compile(r"(?i:(?:original|incorrect|wrong|old)(?: step)?[*_]{0,3}[
 PLACEHOLDER = re.compile(
     r"(?i:\W{0,4}(?:n/?a|none)\W{0,4}|[\[<](?:your|brief|explain|explanation|insert)\b[^\[\]<>]{0,80}[\]>]\.?)"
 )
+# What stands in the place of a step where none is wrong.
+NO_STEP = re.compile(
+    r"(?:incorrect step ?: ?)?(?:none|n/?a|no (?:step|steps|(?:incorrect|wrong) steps?|errors?|mistakes?)"
+    r"|there (?:is|are) no (?:(?:incorrect|wrong) steps?|errors?|mistakes?)"
+    r"|(?:all|every)(?: of)?(?: the)? steps? (?:is|are) (?:correct|right))\b",
+    re.IGNORECASE,
+)

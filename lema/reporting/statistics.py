@@ -51,6 +51,23 @@ def wilson(correct: int, total: int) -> Interval:
     return Interval(low if correct else 0.0, high if correct < total else 1.0)
 
 
+def f1(found: tuple[int, int], kept: tuple[int, int], draws: int = 10_000, seed: int = 0) -> tuple[float, Interval]:
+    """ProcessBench's F1 (arXiv 2412.06559, section 3.1), with the percentile bootstrap over either kind of solution.
+
+    The harmonic mean of two accuracies, each as (right, all): `found` of the solutions with an error, `kept` of those
+    without. 0 where both are 0.
+    """
+
+    def mean(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        return np.divide(2 * first * second, first + second, out=np.zeros_like(first), where=first + second > 0)
+
+    random, shares = np.random.default_rng(seed), [right / all_ for right, all_ in (found, kept)]
+    drawn = [random.binomial(n, share, draws) / n for (_, n), share in zip((found, kept), shares, strict=True)]
+    low, high = np.quantile(mean(*drawn), [_LEVEL / 2, 1 - _LEVEL / 2])
+    [value] = mean(*(np.array([share]) for share in shares))
+    return float(value), Interval(float(low), float(high))
+
+
 def over_seeds(values: Sequence[float]) -> OverSeeds:
     """Student's t over seeds, n - 1 degrees of freedom: of accuracies, or of paired differences (the headline).
 

@@ -14,14 +14,25 @@ from typing import Any
 from lema.api.estimate import WRONG_SHARE, Requests
 from lema.artifacts import RESUME, Artifact, Given, Recipe, Shown, write_jsonl
 from lema.cell import Cell, Context
-from lema.config import NO_EFFECT, CorrectionMethod, Grader
+from lema.config import IF_SET, NO_EFFECT, CorrectionMethod, Grader
 from lema.correctors import model, reference
-from lema.correctors.checking import Item, checked
+from lema.correctors.checking import Item, checked, ends_rightly
 from lema.engines import LocalModel, ServedModel, writer
 from lema.models.weights import Weights, weights
 from lema.prompts.demonstrations import demonstrations
 from lema.prompts.formats import split_steps
-from lema.types import NO_PROBLEM, Correction, Problem, Sampled, Solution, distinct
+from lema.types import (
+    MAY_BE_RIGHT,
+    NO_ERROR,
+    NO_PROBLEM,
+    Correction,
+    Labelled,
+    Problem,
+    Sampled,
+    Solution,
+    UserError,
+    distinct,
+)
 
 log = logging.getLogger(__name__)
 
@@ -38,21 +49,23 @@ class Settings:
     tries: int
     grader: str
     paper_success: dict[str, float] = field(metadata=NO_EFFECT)  # of the sampler's models, for the table that is shown
+    may_be_right: bool = field(default=False, metadata=IF_SET)  # it may answer that no step is wrong
 
 
 @dataclass(frozen=True)
 class Inputs:
     """The mistakes, the questions they were made on, and what the corrector is and has seen."""
 
-    data: Artifact
+    data: Artifact | None
     samples: dict[str, Artifact]  # by the names of the sampler's models
     demonstrations: Given | None
     weights: Weights | None
+    labelled: Artifact | None = None  # of an audit, in the place of data and samples
 
 
-def recipe(cell: Cell) -> Recipe:
+def recipe(cell: Cell, audited: bool = False) -> Recipe:
     config, task = cell.config.corrector, cell.config.task
-    models = cell.config.sampler.models
+    models = {} if audited else cell.config.sampler.models
     by_model = config.method is not CorrectionMethod.reference
     settings = Settings(
         model=writer(config, cell.config.engine, "corrector") if by_model else None,
@@ -64,13 +77,18 @@ def recipe(cell: Cell) -> Recipe:
             for name, each in models.items()
             if each.paper_success and task.trained.grader is Grader.math
         },
+        may_be_right=config.prompt == MAY_BE_RIGHT if by_model else audited,
     )
     inputs = Inputs(
-        data=cell.artifacts["data"],
+        data=None if audited else cell.artifacts["data"],
         samples={name: cell.artifacts[f"sample_{name}"] for name in models},
         demonstrations=Given.text(_shown(cell)) if by_model else None,
         weights=weights(config.weights) if config.weights else None,
+        labelled=cell.artifacts["labelled"] if audited else None,
     )
+    if audited:  # what says nothing about training questions lies in a folder of its own
+        label = f"{cell.artifacts['labelled'].path.name.rpartition('-')[0]}-{config.name}"
+        return Recipe("audit", label, version=1, settings=settings, inputs=inputs, shown=SHOWN)
     label = f"{cell.train_label}-{cell.sampler_label}-{config.name}"
     return Recipe("correct", label, version=4, settings=settings, inputs=inputs, shown=SHOWN)
 
@@ -81,13 +99,13 @@ def _shown(cell: Cell) -> str:
     return demonstrations("correct", grader, cell.config.corrector.prompt, "corrector.prompt")
 
 
-def requests(cell: Cell) -> Requests | None:
-    """What is asked of a server: every wrong path, at most as often as it is tried."""
+def requests(cell: Cell, audited: bool = False) -> Requests | None:
+    """What is asked of a server: every wrong path, or labelled solution, at most as often as it is tried."""
     config = cell.config.corrector
     if config.method is not CorrectionMethod.api:
         return None
-    low = high = 0
-    for name in cell.config.sampler.models:
+    low = high = cell.artifacts["labelled"].summary["items"] if audited and "labelled" in cell.artifacts else 0
+    for name in () if audited else cell.config.sampler.models:
         if made := cell.artifacts.get(f"sample_{name}"):
             paths = (made.read(Sampled).wrong_paths,) * 2
         else:
@@ -100,24 +118,29 @@ def requests(cell: Cell) -> Requests | None:
 
 def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:
     """Writes `corrections.jsonl`, accepted and rejected."""
-    grader, counts, costs = settings.grader, Counter[str](), {}
-    problems = {problem.id: problem for problem in inputs.data.rows("train.jsonl", Problem)}
-    wrong = _wrong(problems, inputs.samples.values(), counts)
+    counts, costs = Counter[str](), {}
+    source, name = (inputs.labelled, "problems.jsonl") if inputs.labelled else (inputs.data, "train.jsonl")
+    assert source
+    problems = {problem.id: problem for problem in source.rows(name, Problem)}
+    wrong = _labelled(problems, source) if inputs.labelled else _wrong(problems, inputs.samples.values(), counts)
     if settings.model is None:  # one by one: recorded solutions may be millions
-        corrections: Iterable[Correction] = (
-            checked(item, reference.correct(item[0], item[2]), None, "reference", grader) for item in wrong
-        )
+        corrections: Iterable[Correction] = (_by_reference(item, settings) for item in wrong)
     else:
         assert inputs.demonstrations
         engine, shown = context.engine(settings.model, inputs.weights), inputs.demonstrations.value
-        corrections = model.correct_all(list(wrong), shown, settings.tries, grader, engine, folder / RESUME)
+        how = (settings.tries, settings.grader, engine, folder / RESUME, settings.may_be_right)
+        corrections = model.correct_all(list(wrong), shown, *how)
         costs = engine.costs
     found: _Outcomes = {"all": {"": Counter()}, "model": {}, "level": {}, "corrector": {}, "kind": {}}
     write_jsonl(folder / "corrections.jsonl", _counted(corrections, problems, found))
     outcomes = {part: dict(sorted(own.items())) for part, own in found.items()}
     theirs = {name: inputs.samples[name].read(Sampled).models for name in settings.paper_success}
-    _show(outcomes, {model: settings.paper_success[name] for name, models in theirs.items() for model in models})
     total = outcomes["all"][""]
+    if not inputs.labelled:
+        _show(outcomes, {model: settings.paper_success[name] for name, models in theirs.items() for model in models})
+    elif not total.keys() - model.REFUSED:
+        why = ", ".join(f"{reason} {count:,}" for reason, count in total.items())
+        raise UserError(f"corrector: said nothing of all {total.total():,} solutions ({why}); choose another model")
     return {
         "corrections": total.total(),
         "accepted": total["accepted"],
@@ -128,6 +151,20 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
         "by_level": {name: dict(own) for name, own in outcomes["level"].items()},
         "repeated": counts["repeated"],
     } | costs
+
+
+def _by_reference(item: Item, settings: Settings) -> Correction:
+    """The reference solution's correction, or in an audit its word that nothing is wrong."""
+    if settings.may_be_right and reference.settles_all(item[0], item[2]) and ends_rightly(item, settings.grader):
+        return checked(item, None, NO_ERROR, "reference", settings.grader)
+    return checked(item, reference.correct(item[0], item[2]), None, "reference", settings.grader)
+
+
+def _labelled(problems: dict[str, Problem], source: Artifact) -> Iterator[Item]:
+    """The solutions with human labels, right ones too."""
+    for each in source.stream("labels.jsonl", Labelled):
+        solution = Solution(each.problem_id, each.generator, 0, "\n".join(each.steps), None, False, False, False)
+        yield problems[each.problem_id], solution, each.steps
 
 
 def _wrong(problems: dict[str, Problem], samples: Iterable[Artifact], counts: Counter[str]) -> Iterator[Item]:

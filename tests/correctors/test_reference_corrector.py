@@ -12,7 +12,7 @@ from random import Random
 import pytest
 from tables import table
 
-from lema.correctors.reference import correct, equations_of
+from lema.correctors.reference import correct, equations_of, settles_all
 from lema.data.arithmetic import make_problems
 from lema.prompts.formats import reference_steps, split_steps
 from lema.prompts.replies import ParsedCorrection
@@ -28,6 +28,22 @@ TOM = Problem(
     "Tom has 5 + 3 = <<5+3=8>>8 apples.\nTom has 8 - 2 = <<8-2=6>>6 apples.",
     "6",
 )
+
+
+@pytest.mark.parametrize(
+    ("solution", "settled"),
+    [
+        ("Tom has 5 + 3 = 8 apples. Tom has 8 - 2 = 6 apples. The answer is 6.", True),
+        ("Tom has 3 - 2 = 1 more, so 5 + 1 = 6. The answer is 6.", False),  # right, in another way
+        ("Tom has 5 + 3 = 8 apples. The answer is 6.", False),
+        ("Tom has 5 + 3 = 9 apples. Tom has 8 - 2 = 6 apples. The answer is 6.", False),
+    ],
+)
+def test_a_solution_is_right_when_each_formula_is_settled(solution: str, settled: bool) -> None:
+    assert settles_all(TOM, split_steps(solution)) is settled
+    without = Problem("m", "?", "It is $2$.\nSo $x = 3$.", "3")
+    assert settles_all(without, ["It is $2$.", "So $x = 3$.", "The answer is 3."])
+    assert not settles_all(without, ["So $x = 3$.", "The answer is 3."])
 
 
 @pytest.mark.parametrize(("wrong", "step", "kind", "explanation"), table(__file__, "mistakes"))

@@ -13,8 +13,8 @@ import pytest
 from lema.grading import grade
 from lema.prompts.demonstrations import demonstrations
 from lema.prompts.formats import correction_completion, correction_prompt, few_shot_prompt, split_steps
-from lema.prompts.replies import read_correction
-from lema.types import UserError
+from lema.prompts.replies import finds_no_error, read_correction
+from lema.types import MAY_BE_RIGHT, UserError
 
 START = "Let's think step by step.\n"
 
@@ -52,6 +52,21 @@ def test_corrections_are_right(grader: str) -> None:
     assert 1 in firsts
     assert len(firsts) > 1
     assert checked >= {"gsm8k": 12, "math": 3}[grader]
+
+
+@pytest.mark.parametrize("grader", ["gsm8k", "math"])
+def test_a_corrector_that_may_say_none_sees_one_right_solution_more(grader: str) -> None:
+    text = demonstrations("correct", grader, MAY_BE_RIGHT, "corrector.prompt")
+    blocks = text.rstrip("\n").split("\n\nQuestion: ")[1:]
+    [added] = [block for block in blocks if block not in questions_of("correct", grader)]
+    assert len(blocks) == 5
+    assert "write none in the place of the step" in text.partition("\n")[0]
+    head, _, reply = added.partition("Incorrect Step:")
+    question, _, path = head.partition("\nOriginal Solution:\n")
+    steps = [line.partition(": ")[2] for line in path.strip("{}\n").splitlines()]
+    assert correction_prompt(question, steps).endswith(f"\nQuestion: {head}Incorrect Step:")
+    assert finds_no_error(reply)
+    assert sum(map(check_equations, steps)) >= 1
 
 
 def test_corrections_among_choices_are_in_the_layout_of_their_training_examples() -> None:

@@ -8,7 +8,15 @@ from hypothesis import assume, given, settings, strategies as st
 from tables import table
 
 from lema.prompts.formats import correction_completion
-from lema.prompts.replies import IDENTICAL, NO_SUCH_STEP, NOT_KEPT, UNPARSABLE, ParsedCorrection, read_correction
+from lema.prompts.replies import (
+    IDENTICAL,
+    NO_SUCH_STEP,
+    NOT_KEPT,
+    UNPARSABLE,
+    ParsedCorrection,
+    finds_no_error,
+    read_correction,
+)
 from lema.prompts.wording import PLACEHOLDER
 
 WRONG = [
@@ -21,6 +29,19 @@ STEPS = "Step 2: {}\nStep 3: {}\nStep 4: {}".format(*RIGHT)
 GOOD = f" Step 2.\nExplanation: {WHY}\nCorrect Solution:\n{{\n...\n{STEPS}\n}}"
 # What is read as the one correction above.
 SAME = dict(table(__file__, "same"))
+
+
+@pytest.mark.parametrize(
+    ("reply", "none"),
+    [
+        *((" None.", True), ("\n**None**", True), ("Incorrect Step: none\nAll is well.", True), ("N/A", True)),
+        *(("No step is incorrect.", True), ("There are no errors.", True), ("All steps are correct.", True)),
+        *((GOOD, False), ("", False), ("Nonetheless, Step 2.", False), ("None of them but Step 2.", False)),
+        *(("Notes: none", False), ("The solution is right.", False), ("<think>None.</think> Step 1.", False)),
+    ],
+)
+def test_a_reply_that_finds_no_error_is_told_from_one_that_names_a_step(reply: str, none: bool) -> None:
+    assert finds_no_error(reply) is none
 
 
 @pytest.mark.parametrize("name", SAME)

@@ -1,0 +1,162 @@
+"""The audit of correctors in Markdown and JSON: all that were shown the same labelled solutions, side by side."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lema.artifacts import DAMAGED, Artifact, facts, own_folder, write_json, write_text
+from lema.reporting.auditing import Measures, Pair, Reading, Share, measure, paired, parts, plain
+from lema.reporting.markdown import bullets, over, table
+from lema.types import Correction, Labelled
+
+_ROWS = {  # of the table: a field of `Measures`, and what it says
+    "exact": "first wrong step named, %",
+    "near": "that step or one beside it, %",
+    "kept": "right solutions: none named, %",
+    "alarms": "right solutions: false alarms, %",
+    "f1": "F1 (ProcessBench), %",
+    "answered": "corrected answer right (accepted), %",
+    "lucky": "accepted, but for another step, %",
+    "faithful": "earlier steps kept, %",
+    "unread": "no step read, %",
+}
+_CANNOT = "cannot say none"
+
+
+@dataclass(frozen=True)
+class _Audited:
+    """One corrector's artifact."""
+
+    name: str
+    says_none: bool
+    readings: list[Reading]
+    usd: float
+    seconds: float
+
+
+def write_audit(root: Path, labelled: Artifact) -> Path:
+    """Write `reports/audit-NAME/` (`audit.md`, `audit.json`), print the text, and return the folder."""
+    solutions = labelled.rows("labels.jsonl", Labelled)
+    audited = list(_audited(root, labelled, solutions))
+    kinds = sorted({each.kind for each in solutions})
+    groups = {"": list(range(len(solutions)))}  # kinds of question are told apart, as MR-GSM8K's differ in the task
+    if len(kinds) > 1:
+        groups |= {kind or "other": [k for k, each in enumerate(solutions) if each.kind == kind] for kind in kinds}
+    folder = own_folder(root / "reports" / f"audit-{labelled.path.name}")
+    text, found = [f"# Audit of correctors: {labelled.path.name.rpartition('-')[0]}", facts(labelled.summary) + "."], {}
+    for kind, positions in groups.items():
+        measures = {each.name: measure([each.readings[k] for k in positions], each.says_none) for each in audited}
+        pairs = paired(
+            {each.name: [each.readings[k] for k in positions] for each in audited},
+            {each.name: each.says_none for each in audited},
+        )
+        text += [f"## {kind or 'All solutions'}: {len(positions):,}", _measured(audited, measures), *_pairs(pairs)]
+        found[kind or "all"] = {name: plain(each) for name, each in measures.items()} | {"pairs": [*map(vars, pairs)]}
+    for name, values in parts(solutions).items():
+        rows, found[name] = _by_part(audited, values)
+        head = [name, "wrong", *(each.name for each in audited)]
+        text += [f"## First wrong step named, by {name}", table(head, rows)]
+    text.append(bullets(_notes(audited)))
+    write_json(folder / "audit.json", {"solutions": labelled.summary, "correctors": _costs(audited), "measured": found})
+    write_text(folder / "audit.md", "\n\n".join(text) + "\n")
+    print("\n" + "\n\n".join(text) + f"\n\nwritten to {folder}", flush=True)
+    return folder
+
+
+def _audited(root: Path, labelled: Artifact, solutions: list[Labelled]) -> Iterator[_Audited]:
+    """The correctors that were shown these solutions, each under a name of its own."""
+    names: set[str] = set()
+    for file in sorted(root.glob("audit/*/record.json")):
+        with contextlib.suppress(OSError, *DAMAGED):
+            record = json.loads(file.read_bytes())
+            if record["recipe"]["inputs"].get("labelled") != labelled.digest:
+                continue
+            made, says_none = (
+                Artifact.recorded(file.parent, record),
+                bool(record["recipe"]["config"].get("may_be_right")),
+            )
+            said = {each.problem_id: each for each in made.stream("corrections.jsonl", Correction)}
+            readings = [Reading(each, said[each.problem_id]) for each in solutions]
+            name = ", ".join(made.summary["correctors"])
+            name += ", or none" if says_none and name != "reference" else ""
+            name = f"{name} ({file.parent.name[-12:]})" if name in names else name
+            names.add(name)
+            usd, seconds = made.summary.get("usd", 0.0), record["made"]["seconds"]
+            yield _Audited(name, says_none, readings, usd, seconds)
+
+
+def _measured(audited: Sequence[_Audited], measures: Mapping[str, Measures]) -> str:
+    rows = []
+    for field, words in _ROWS.items():
+        cells = []
+        for each in audited:
+            of = measures[each.name]
+            value: Any = getattr(of, field)
+            if isinstance(value, Share):
+                cells.append(_percent(value))
+            else:
+                none = "–" if each.says_none else _CANNOT
+                cells.append(none if value is None else f"{100 * value:.1f} {over(of.f1_interval)}")
+        rows.append([words, *cells])
+    return table(["", *(each.name for each in audited)], rows)
+
+
+def _percent(share: Share) -> str:
+    """`57.6 {52.3, 62.8} (196 of 340)`."""
+    if share.value is None:
+        return "–"
+    return f"{100 * share.value:.1f} {over(share.interval)} ({share.part:,} of {share.whole:,})"
+
+
+def _pairs(pairs: Sequence[Pair]) -> list[str]:
+    head = ["a", "b", "right only in a", "right only in b", "of", "McNemar's p", "p, Holm"]
+    rows = [
+        [each.a, each.b, *map(str, (each.only_a, each.only_b, each.whole)), f"{each.p:.3g}", f"{each.holm:.3g}"]
+        for each in pairs
+    ]
+    return [table(head, rows, words=2)] if pairs else []
+
+
+def _by_part(audited: Sequence[_Audited], values: dict[str, list[int]]) -> tuple[list[list[str]], dict[str, Any]]:
+    """A row for each value of a property, and the same for JSON."""
+    rows, found = [], {}
+    for value, positions in values.items():
+        measures = {each.name: measure([each.readings[k] for k in positions], each.says_none) for each in audited}
+        wrong = next((each.exact.whole for each in measures.values()), 0)
+        rows.append([value, f"{wrong:,}", *(_percent(each.exact) for each in measures.values())])
+        found[value] = {name: plain(each) for name, each in measures.items()}
+    return rows, found
+
+
+def _costs(audited: Sequence[_Audited]) -> dict[str, dict[str, Any]]:
+    """By corrector: what it cost in all, and for each accepted correction of a wrong solution."""
+    found = {}
+    for each in audited:
+        accepted = measure(each.readings, each.says_none).answered.part
+        per = {"usd": each.usd / accepted, "seconds": each.seconds / accepted} if accepted else None
+        found[each.name] = {
+            "says_none": each.says_none,
+            "usd": each.usd,
+            "seconds": each.seconds,
+            "accepted": accepted,
+            "each_accepted": per,
+        }
+    return found
+
+
+def _notes(audited: Sequence[_Audited]) -> Iterator[str]:
+    for name, cost in _costs(audited).items():
+        per = cost["each_accepted"]
+        each = (
+            f"${per['usd']:.4g} and {per['seconds']:.3g} seconds for each accepted correction"
+            if per
+            else "none accepted"
+        )
+        yield f"{name}: ${cost['usd']:.4g}, {cost['seconds']:,.1f} seconds; {each}."
+    if without := [each.name for each in audited if not each.says_none]:
+        yield f"{' and '.join(without)}: {_CANNOT}, so neither F1 nor false alarms; corrector.prompt=may_be_right asks."
+    yield "`{low, high}` is a 95 % interval over solutions: Wilson's, of F1 by the bootstrap."
+    yield "Where no others are named, shares are of the wrong solutions. What is accepted ends in the right answer."

@@ -1,0 +1,99 @@
+"""Files with human labels: each layout's base, what is left out and counted, and what is refused in one line."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lema.config import Config
+from lema.data import labelled, tasks
+from lema.types import UserError
+
+QUESTION = "Tom has 5 apples and gets 3. How many has he?"
+STEPS = ["Tom has 5 apples.", "5 + 3 = 9.", "The answer is 9."]
+BENCH = {"problem": QUESTION, "steps": STEPS, "label": 1, "generator": "g"}
+MR = {
+    "question": "What is 2 + 2?",
+    "model_output_steps": ["Step 1: 2 + 2 = 5.", "Step 2: #### 5"],
+    "model_output_solution_first_error_step": 1,
+    "ground_truth_solution": "2 + 2 = <<2+2=4>>4\n#### 4",
+    "ground_truth_answer": 4,
+    "question_type": "original",
+}
+
+
+@pytest.fixture
+def load(tmp_path: Path, make_config: Callable[..., Config]) -> Callable[..., Any]:
+    row = {"question": QUESTION, "answer": "5 + 3 = <<5+3=8>>8\n#### 8"}
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
+
+    def loaded(*rows: dict[str, Any]) -> Any:
+        file = tmp_path / "labels.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        source = tasks.tested_on(make_config("task=gsm8k", f"task.dataset.path={tmp_path}").task)
+        return labelled.load(labelled.source(str(file), source, None))
+
+    return loaded
+
+
+def test_both_layouts_are_read_with_their_own_base(load: Callable[..., Any]) -> None:
+    right = {"label": -1, "steps": [*STEPS[:1], "5 + 3 = 8.", "The answer is 8."]}
+    fine = {"model_output_solution_first_error_step": "N/A", "model_output_steps": ["2 + 2 = 4."]}
+    problems, solutions, counts = load(BENCH, BENCH | right, MR, MR | fine)
+    assert [each.label for each in solutions] == [2, None, 1, None]
+    assert [each.generator for each in solutions] == ["g", "g", "not named", "not named"]
+    assert solutions[2].steps == ["2 + 2 = 5.", "#### 5"]
+    assert [(each.answer, each.solution) for each in problems[1:3]] == [
+        ("8", "5 + 3 = <<5+3=8>>8"),
+        ("4", "2 + 2 = <<2+2=4>>4"),
+    ]
+    assert [each.problem_id for each in solutions] == [each.id for each in problems]
+    assert counts["labels"] == {"from_0": 2, "from_1": 2}
+
+
+def test_what_cannot_be_used_is_counted(load: Callable[..., Any]) -> None:
+    unknown, empty, outside = {"problem": "Another?"}, {"steps": []}, {"label": 7, "steps": STEPS[:2]}
+    _, solutions, counts = load(
+        BENCH, BENCH, BENCH | {"label": 0}, *(BENCH | each for each in (unknown, empty, outside))
+    )
+    assert len(solutions) == 1
+    assert counts["left_out"] == {
+        "without_steps": 1,
+        "repeated": 2,
+        "label_of_no_step": 1,
+        "question_of_no_problem": 1,
+    }
+    _, [solution], _ = load(MR | {"ground_truth_answer": "Let's think."})
+    assert not solution.gradable
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([{"problem": QUESTION, "steps": STEPS}], "line 1: no human label among its fields problem, steps; an audit"),
+        ([BENCH | {"label": "two"}], "line 1, field 'label': 'two' is no number of a step; mend or remove the row"),
+        ([BENCH, BENCH | {"label": 3}], "1 labels are one behind the last step and none is 0, so they count from 1"),
+        ([{"steps": STEPS, "label": 0}], "line 1: no question among its fields steps, label; name the field question"),
+        ([BENCH | {"problem": "Another?"}], "no row can be used with task=gsm8k (question of no problem: 1)"),
+        ([], "no row can be used with task=gsm8k (it has no row)"),
+    ],
+)
+def test_a_file_that_cannot_be_audited_on_is_refused_in_one_line(load, rows: list[dict], words: str) -> None:
+    with pytest.raises(UserError, match=re.escape(words)) as refused:
+        load(*rows)
+    assert "\n" not in str(refused.value)
+
+
+def test_names_lie_beside_the_data_set_or_on_the_hub(make_config: Callable[..., Config]) -> None:
+    here = tasks.tested_on(make_config("task=gsm8k", "task.dataset.path=/data/gsm8k").task)
+    hub, other = (tasks.tested_on(make_config(f"task={name}").task) for name in ("gsm8k", "math"))
+    assert labelled.source("processbench", here, None).path == "/data/first_error/processbench_gsm8k.jsonl"
+    assert labelled.source("mr_gsm8k", here, None).path == "/data/first_error/mr_gsm8k.jsonl"
+    assert labelled.source("processbench", hub, None).path is None
+    for name, problems in (("mr_gsm8k", hub), ("processbench", other)):
+        with pytest.raises(UserError, match=rf"audit\.data={name}: not on the Hub for task={problems.name}"):
+            labelled.source(name, problems, None)
