@@ -48,7 +48,7 @@ class Engine:
 '''
 CHOICE = "name: parrot\nsays: The answer is 7.\ntimes: 1\n"
 STAGE = '''
-"""audit: how many corrections name each step."""
+"""tally: how many corrections name each step."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ from lema.artifacts import Artifact, Recipe, Shown, write_json
 from lema.cell import Cell, Context
 from lema.types import Correction
 
-SHOWN = Shown("audit", ("steps.json",), {"unread": "corrections that were not read"})
+SHOWN = Shown("tally", ("steps.json",), {"unread": "corrections that were not read"})
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Inputs:
 
 def recipe(cell: Cell) -> Recipe:
     inputs = Inputs(cell.artifacts["correct"])
-    return Recipe("audit", cell.arm, version=1, settings=Settings(accepted=True), inputs=inputs, shown=SHOWN)
+    return Recipe("tally", cell.arm, version=1, settings=Settings(accepted=True), inputs=inputs, shown=SHOWN)
 
 
 def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
     write_json(folder / "steps.json", Counter(row.incorrect_step for row in rows))
     return {"corrections": len(rows), "unread": 3}
 '''
-LINE = '        "audit": [Step("audit", "audit")],\n'
+LINE = '        "tally": [Step("tally", "tally")],\n'
 
 
 @pytest.fixture
@@ -134,20 +134,20 @@ def test_an_engine_is_one_file_and_its_choice(house: Path) -> None:
 
 @pytest.mark.slow
 def test_a_stage_is_one_file_and_one_line_of_the_pipeline(house: Path) -> None:
-    (house / "lema/stages/audit.py").write_text(STAGE.lstrip())
+    (house / "lema/stages/tally.py").write_text(STAGE.lstrip())
     pipeline = house / "lema/pipeline.py"
     code = pipeline.read_text()
     assert code.count('        "rationales": ') == 1
     pipeline.write_text(code.replace('        "rationales": ', LINE + '        "rationales": '))
-    early = run(house, "only=audit")
+    early = run(house, "only=tally")
     assert early.returncode != 0
-    assert "only=audit: data, base, sample_self, correct must be made first; run it without only=" in early.stderr
-    unknown = run(house, "until=adit")
+    assert "only=tally: data, base, sample_self, correct must be made first; run it without only=" in early.stderr
+    unknown = run(house, "until=taly")
     assert unknown.returncode != 0
-    assert "until=adit: no such stage; choose from data, base, sample, correct, audit, rationales" in unknown.stderr
-    stopped = run(house, "until=audit")
+    assert "until=taly: no such stage; choose from data, base, sample, correct, tally, rationales" in unknown.stderr
+    stopped = run(house, "until=tally")
     assert stopped.returncode == 0, stopped.stderr
-    assert summary(house, "audit")["corrections"] == summary(house, "correct")["accepted"]
+    assert summary(house, "tally")["corrections"] == summary(house, "correct")["accepted"]
     assert not list(house.glob("runs/cells/*/mix"))
     whole = run(house)
     assert whole.returncode == 0, whole.stderr

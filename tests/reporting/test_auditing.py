@@ -29,6 +29,7 @@ def test_the_metrics_are_those_that_are_counted_by_hand() -> None:
     assert found.kept == Share(2, 4)
     assert found.alarms == Share(1, 4), "an unreadable reply is no alarm, and not right either"
     assert found.f1 == pytest.approx(2 * 0.25 * 0.5 / (0.25 + 0.5))
+    assert found.f1 is not None
     assert found.f1_interval
     assert found.f1_interval.low < found.f1 < found.f1_interval.high
     assert found.answered == Share(3, 7), "of one the right answer is not known"
