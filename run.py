@@ -14,17 +14,21 @@ if __name__ == "__main__":
 import logging
 import os
 import sys
+import time
 import traceback
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lema import sweeps
 from lema.compose import register, to_config
+from lema.config import Config
 from lema.config.command_line import arranged, refusing
 from lema.config.environment import check_arguments, provide_home
 from lema.console import libraries, progress
@@ -33,6 +37,7 @@ from lema.privacy import check_shown, guard
 from lema.tracking import service
 from lema.types import UserError
 
+log = logging.getLogger("lema")  # whose level conf/config.yaml sets
 _HERE = Path(__file__).resolve().parent  # also where this file is reached through a symbolic link
 _failed: list[BaseException] = []  # the error of each cell of a sweep that failed
 if not any(argument.startswith("hydra.verbose=") for argument in sys.argv):
@@ -53,17 +58,47 @@ def main(composed: DictConfig) -> None:
         # Imported here, so that --help, --cfg and a mistyped override answer at once.
         from lema import pipeline
 
-        pipeline.run(config, [*sweeps.kept(context), *context.overrides.task], in_sweep)
+        overrides = [*sweeps.kept(context), *context.overrides.task]
+        if in_sweep and "submitit" not in context.launcher._target_:  # whose jobs are processes of their own
+            _run_apart(config, overrides, context)
+        else:
+            pipeline.run(config, overrides, in_sweep)
     except UserError as error:
         if not in_sweep:
             sys.exit(str(error))
-        logging.getLogger(__name__).error("failed           %s", error)
+        log.error("%-16s failed   %s", sweeps.number(context.job.num), error)
         _failed.append(error)
     except Exception as error:  # a mistake of ours
         traceback.print_exc()
         if not in_sweep:
             sys.exit(1)
         _failed.append(error)
+
+
+def _run_apart(config: Config, overrides: list[str], context: HydraConf) -> None:
+    """Run a cell of a sweep in a process of its own, unless it makes nothing; one line says how it ended."""
+    from lema import apart, pipeline, run_folder
+    from lema.artifacts import Store
+    from lema.cell import Cell
+
+    stopping.begin(number := sweeps.number(context.job.num))
+    since, state, cell = time.monotonic(), "made", Cell(config, Store(Path(config.runs_dir)))
+    output = run_folder.output(cell)
+    log.setLevel(logging.WARNING)  # they are told where they are made
+    with suppress(UserError):  # the cell's own process says and records what is wrong
+        if not pipeline.without_current(cell, pipeline.wanted(cell)):
+            pipeline.run(config, overrides, in_sweep=True)
+            state = "current"
+    log.setLevel(logging.INFO)
+    if state == "made":
+        logs = (OmegaConf.to_container(context.job_logging, resolve=True), context.verbose)
+        make = partial(pipeline.run, config, overrides, in_sweep=True)
+        try:
+            if how := apart.run(make, output, logs, pipeline.variables(config)):
+                run_folder.died(cell, overrides, how)
+        except UserError as error:
+            raise UserError(f"{output}: {error}") from None
+    log.info("%-16s %-8s %s  %s", number, state, output.parent, progress.duration(time.monotonic() - since))
 
 
 if __name__ == "__main__":
@@ -85,4 +120,4 @@ if __name__ == "__main__":
             register(_HERE / "sweeps", sys.argv[1:])
             main()
         if _failed:
-            sys.exit(1)
+            sys.exit(f"{len(_failed)} {'cell' if len(_failed) == 1 else 'cells'} failed; the same command tries again")

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from lema import card, engines, preflight, run_folder, stopping, sweeps
 from lema.api import journal
 from lema.api.estimate import Requests
-from lema.artifacts import Artifact, Recipe, Store, cleaning, facts, own_folder, refuse_links, write_text
+from lema.artifacts import Artifact, Recipe, Store, cleaning, own_folder, refuse_links, write_text
 from lema.artifacts.faults import explaining
 from lema.cell import Cell
 from lema.config import Config, CotPart, Do, Extra, Method, renamed
@@ -184,6 +184,12 @@ def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
         raise
 
 
+def variables(config: Config) -> dict[str, str]:
+    """What torch reads when it is imported, for a cell of this config."""
+    tiny = config.backbone.tiny
+    return {} if tiny is None or "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(tiny.num_threads)}
+
+
 def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
     root = Path(config.runs_dir)
     stopping.begin(config.only or ("preflight" if config.do is Do.run else config.do))
@@ -191,14 +197,13 @@ def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
         preflight.check_runs_dir(root)
     elif not root.is_dir():
         raise UserError(f"runs_dir={root}: no such folder; name the folder of your runs with runs_dir=")
-    if config.backbone.tiny is not None:  # read by torch when it is imported, which nothing has done yet
-        os.environ.setdefault("OMP_NUM_THREADS", str(config.backbone.tiny.num_threads))
+    os.environ.update(variables(config))
     match config.do:
         case Do.run:
             last, cell = config.only or config.until or _REPORT, _cell(config, root)
             recorded = run_folder.recorded(cell, overrides, last, in_sweep)
             with recorded as begin, renamed.presented(config.sampler.name):
-                _run_cell(cell, last, overrides, begin)
+                _run_cell(cell, wanted(cell), overrides, begin)
             if "select" in cell.artifacts:
                 card.write_card(cell)
             if last == _REPORT and not in_sweep:
@@ -213,8 +218,8 @@ def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
             from lema.reporting import audit  # as above
 
             cell = _cell(config, root)
-            for last in plan(cell):  # one by one: how much is asked, and paid, depends on what is labelled
-                _run_cell(cell, last, overrides, lambda _: None)
+            for number, _ in enumerate(audited := steps(cell), 1):  # what is asked, and paid, depends on what is labelled
+                _run_cell(cell, audited[:number], overrides, lambda _: None)
             audit.write_audit(root, cell.artifacts["labelled"])
         case Do.clean:
             made, runs = (any(root.glob(pattern)) for pattern in ("*/*/record.json", "cells/*/"))
@@ -274,14 +279,12 @@ def _last_report(*scope: Any) -> None:
         sys.exit(str(error))
 
 
-def _run_cell(cell: Cell, last: str, overrides: list[str], begin: Callable[[str], None]) -> None:
-    """Make what is not current of the steps up to `last`; `begin` is called once nothing is missing for that.
+def _run_cell(cell: Cell, wanted: list[Step], overrides: list[str], begin: Callable[[str], None]) -> None:
+    """Make what is not current of these steps; `begin` is called once nothing is missing for that.
 
     It is called again as each step begins: then the cell's folder points to what it needs, which nobody cleans.
     """
-    stages = [*plan(cell), _REPORT]
-    reached = stages[: stages.index(last) + 1]
-    todo = _without_current(cell, [step for step in steps(cell) if step.stage in reached])
+    todo = without_current(cell, wanted)
     only = cell.config.only
     if only and (missing := [step.name for step in todo if step.stage != only]):
         raise UserError(f"only={only}: {', '.join(missing)} must be made first; run it without only=")
@@ -291,7 +294,7 @@ def _run_cell(cell: Cell, last: str, overrides: list[str], begin: Callable[[str]
     begin("")
     if not all(artifact.is_there for artifact in cell.artifacts.values()):  # cleaned before the folder pointed to it
         cell.artifacts.clear()
-        _run_cell(cell, last, overrides, begin)
+        _run_cell(cell, wanted, overrides, begin)
         return
     for step in todo:
         stopping.begin(step.name)
@@ -316,7 +319,14 @@ def _tell_of_older(store: Store, todo: list[Step]) -> None:
         log.info(f"{told} made again; the journal is read, and nothing in it is paid again", "older", store.root, hours)
 
 
-def _without_current(cell: Cell, wanted: list[Step]) -> list[Step]:
+def wanted(cell: Cell) -> list[Step]:
+    """The steps that are asked for, in order."""
+    stages, last = [*plan(cell), _REPORT], cell.config.only or cell.config.until or _REPORT
+    reached = stages[: stages.index(last) + 1]
+    return [step for step in steps(cell) if step.stage in reached]
+
+
+def without_current(cell: Cell, wanted: list[Step]) -> list[Step]:
     """The steps from the first on that is not current; the artifacts before it go to the cell."""
     for number, step in enumerate(wanted):
         artifact = cell.store.find(step.recipe(cell))
@@ -345,4 +355,4 @@ def _tell_of_cleaned(folder: Path) -> None:
 
 
 def _log(step: Step, artifact: Artifact, state: str) -> None:
-    log.info("%-16s %-8s %s  %s", step.name.replace("_", " "), state, artifact.path, facts(artifact.summary))
+    log.info("%-16s %-8s %s  %s", step.name.replace("_", " "), state, artifact.path, artifact.facts)

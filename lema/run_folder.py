@@ -6,9 +6,10 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
-from lema.artifacts import DAMAGED, TakenOver, follow, own_folder, point, read, write_json, write_jsonl
+from lema.artifacts import DAMAGED, TakenOver, follow, own_folder, point, read, refuse_links, write_json, write_jsonl
 from lema.artifacts.faults import explained
 from lema.cell import Cell
 from lema.identity import portable
@@ -48,6 +49,19 @@ def recorded(cell: Cell, overrides: list[str], last: str, in_sweep: bool) -> Ite
                 _write(cell, overrides, words or type(error).__name__, making)
         raise
     _write(cell, overrides, "finished" if last in ("evaluate", "report") else f"{STOPPED} {last}", making)
+
+
+def output(cell: Cell) -> Path:
+    """The file for what a run prints that is a process of its own. Its folder is made."""
+    file = own_folder(cell.folder) / "run.log"
+    refuse_links(file)
+    return file
+
+
+def died(cell: Cell, overrides: list[str], how: str) -> None:
+    """Record that the process of a run died without a word, and raise `UserError`."""
+    with recorded(cell, overrides, "", in_sweep=True):
+        raise UserError(how)
 
 
 def _write(cell: Cell, overrides: list[str], state: str, making: str) -> None:

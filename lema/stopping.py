@@ -1,5 +1,6 @@
 """How a run stops: after a first signal, once pending requests have landed; after a second signal, at once."""
 
+import ctypes
 import os
 import signal
 import sys
@@ -86,6 +87,14 @@ def _leave_at_second(reader: int) -> None:
             with suppress(OSError):  # the terminal may be gone
                 os.write(2, line.encode())
             os._exit(128 + number)
+
+
+def die_with(parent: int) -> None:
+    """Have Linux kill this process when its parent ends, by whatever way."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:  # it has ended before
+        os._exit(1)
 
 
 def begin(work: str) -> None:

@@ -2,7 +2,10 @@
 
 import logging
 import os
+from collections.abc import Callable, Hashable
 from contextlib import ExitStack
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,8 @@ log = logging.getLogger(__name__)
 # Called at the end of a sweep, by `run.py`: Hydra calls nothing once a cell has failed.
 at_end = ExitStack()
 _CONF = Path(__file__).resolve().parents[1] / "conf"
+_trees: dict[Hashable, tuple[DictConfig, DictConfig]] = {}  # of cells, each with the config of its sweep
+_composed: list[Config] = []  # the cells of the sweep that runs
 _NOT_OF_CELLS = ("do", "sweeps", "hydra.mode")  # keys of the command that writes W&B's file
 
 
@@ -33,6 +38,11 @@ def name(config: DictConfig, content: Any) -> str:
     """`demo` for `sweeps=demo`; for a sweep from the command line alone, a name that its content determines."""
     chosen = config.hydra.runtime.choices.get("sweeps")
     return Path(str(chosen)).name.removesuffix(".yaml") if chosen else f"multirun-{digest(content)}"
+
+
+def number(job: int) -> str:
+    """Which cell a job of Hydra is: `cell 3 of 20`, as far as this process knows."""
+    return f"cell {job + 1}" + (f" of {len(_composed)}" if _composed else "")
 
 
 def kept(hydra: Any) -> list[str]:
@@ -55,13 +65,29 @@ def are_cells_known(config: DictConfig) -> bool:
 
 def cells(config: DictConfig) -> list[Config]:
     """The cells of the sweep of a Hydra callback's `config`, as Hydra composes them; `UserError` names a wrong one."""
+    _compose_once(GlobalHydra.instance().config_loader())
     commands = expand(config)
     of_all = set(commands[0]).intersection(*commands)  # what tells no cell from another
     found = [composed(config, command, [each for each in command if each not in of_all]) for command in commands]
     served = [name for each in found if (name := getattr(each.engine, "tuned", None))]
     if twice := next((name for name in served if served.count(name) > 1), None):
         raise UserError(f"engine.tuned={twice} is one checkpoint, and {served.count(twice)} cells of the sweep ask it")
+    _composed[:] = found
     return found
+
+
+def _compose_once(loader: Any) -> None:
+    """Have Hydra compose each cell once: its sweeper composes all of them to check, its launcher each again."""
+    if not isinstance(loader.load_sweep_config, partial):
+        loader.load_sweep_config = partial(_remembered, loader.load_sweep_config)
+
+
+def _remembered(
+    compose: Callable[..., DictConfig], master_config: DictConfig, sweep_overrides: list[str]
+) -> DictConfig:
+    if (key := (id(master_config), *sweep_overrides)) not in _trees:
+        _trees[key] = master_config, compose(master_config, sweep_overrides)  # the first is kept, and so is its id
+    return _trees[key][1]
 
 
 def expand(config: DictConfig) -> list[list[str]]:
@@ -100,7 +126,7 @@ def composed(config: DictConfig, overrides: list[str], own: list[str]) -> Config
     """The cell of these overrides, as Hydra composes it; `UserError` names those that are its own."""
     try:
         try:
-            tree = GlobalHydra.instance().config_loader().load_sweep_config(config, overrides)
+            tree = deepcopy(GlobalHydra.instance().config_loader().load_sweep_config(config, overrides))
         except Exception as error:  # Hydra composes by asserting and indexing: of many kinds, all about the overrides
             raise UserError(refusal(error)) from None
         with open_dict(tree):

@@ -20,7 +20,7 @@ LAYERS = [
     ["correctors", "reporting", "compose"],
     ["sweeps", "cell"],
     ["stages", "card"],
-    ["preflight", "run_folder"],
+    ["preflight", "run_folder", "apart"],
     ["pipeline"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -347,8 +347,9 @@ def test_a_failed_cell_stops_no_other_and_the_report_comes_once(tmp_path: Path) 
     finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 1
     assert "Traceback" not in finished.stderr
-    assert finished.stdout.count("failed           mix=lema: not one of 0 corrections was accepted") == 1
-    assert "not one of 0" not in finished.stderr
+    [line] = [line for line in finished.stdout.splitlines() if line.startswith("cell 1 of 2      failed ")]
+    assert "/run.log: mix=lema: not one of 0 corrections was accepted" in line
+    assert finished.stderr == "1 cell failed; the same command tries again\n"
     assert finished.stdout.count("# Results") == 1
     assert "lema-seed1: it failed after correct: mix=lema: not one of 0 corrections was accepted" in finished.stdout
     assert len(list(tmp_path.glob("cells/*/evaluate"))) == 1

@@ -33,7 +33,7 @@ from lema.artifacts.links import (
 )
 from lema.artifacts.locks import TakenOver as TakenOver, check as check, lock as lock
 from lema.artifacts.machine import made_on
-from lema.artifacts.records import Shown, contents as contents, facts as facts, is_whole, sealed, used as used
+from lema.artifacts.records import Shown, contents as contents, is_whole, numbers, sealed, used as used
 from lema.console.progress import Progress
 from lema.identity import digest, identity, portable
 from lema.types import UserError
@@ -107,6 +107,11 @@ class Artifact:
         """The artifact in a folder by its `record.json`."""
         cleaned = frozenset(kept(path / CLEANED) or ())
         return cls(path, contents(record), dict(record["summary"]), Shown.recorded(record), cleaned)
+
+    @property
+    def facts(self) -> str:
+        """The numbers of its summary, in words."""
+        return numbers(self.summary)
 
     @property
     def is_there(self) -> bool:

@@ -44,12 +44,12 @@ def sealed(record: dict[str, Any]) -> str:
     return digest(json.loads(json.dumps({name: value for name, value in record.items() if name != "hash"})))
 
 
-def facts(summary: dict[str, Any]) -> str:
+def numbers(summary: dict[str, Any]) -> str:
     """The numbers of a summary in words: `train 600, dev 100` and, of a nested one, `kinds (wrong result 270)`."""
-    numbers = [
+    told = [
         f"{name} {value:,.6g}" if isinstance(value, float) else f"{name} {value:,}"
         for name, value in summary.items()
         if isinstance(value, int | float)
     ]
-    nested = {name: facts(part) for name, part in summary.items() if isinstance(part, dict)}
-    return ", ".join([*numbers, *(f"{name} ({words})" for name, words in nested.items() if words)])
+    nested = {name: numbers(part) for name, part in summary.items() if isinstance(part, dict)}
+    return ", ".join([*told, *(f"{name} ({facts})" for name, facts in nested.items() if facts)])

@@ -3,12 +3,10 @@
 `FOLDER` has the job, from `lema.models.processes`, and gets this rank's result.
 """
 
-import ctypes
 import json
 import logging
 import os
 import pickle
-import signal
 import sys
 import time
 import traceback
@@ -58,18 +56,10 @@ def _rank(folder: Path, number: int, count: int) -> None:
         os._exit(failed)  # at once: the library's own end waits for ranks that are gone
 
 
-def _die_with(parent: int) -> None:
-    """Have Linux kill this process when its parent ends, by whatever way."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:  # it has ended before
-        os._exit(1)
-
-
 def main() -> None:
     """Become a rank: end with the parent, obey its signals, speak as it does."""
     folder, number, count, parent = sys.argv[1:]
-    _die_with(int(parent))
+    stopping.die_with(int(parent))
     stopping.listen(twice=False)  # a batch system signals every process, and the parent passes its signal on
     guard()
     libraries.quiet()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import DAMAGED, Artifact, facts, own_folder, write_json, write_text
+from lema.artifacts import DAMAGED, Artifact, own_folder, write_json, write_text
 from lema.reporting.auditing import Measures, Pair, Reading, Share, measure, paired, parts, plain
 from lema.reporting.markdown import bullets, over, table
 from lema.types import Correction, Labelled
@@ -46,7 +46,7 @@ def write_audit(root: Path, labelled: Artifact) -> Path:
     if len(kinds) > 1:
         groups |= {kind or "other": [k for k, each in enumerate(solutions) if each.kind == kind] for kind in kinds}
     folder = own_folder(root / "reports" / f"audit-{labelled.path.name}")
-    text, found = [f"# Audit of correctors: {labelled.path.name.rpartition('-')[0]}", facts(labelled.summary) + "."], {}
+    text, found = [f"# Audit of correctors: {labelled.path.name.rpartition('-')[0]}", labelled.facts + "."], {}
     for kind, positions in groups.items():
         measures = {each.name: measure([each.readings[k] for k in positions], each.says_none) for each in audited}
         pairs = paired(

@@ -1,0 +1,29 @@
+"""What Python's fork server imports before it starts the process of a cell: what a cell on a CPU needs, in seconds."""
+
+import signal
+import warnings
+from contextlib import suppress
+from importlib import import_module
+
+from lema.stopping import SIGNALS
+
+# Whoever signals the whole process group means the sweep, which ends its cell, and then this server.
+for _number in SIGNALS:
+    if signal.getsignal(_number) is not signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    for _name in (
+        *(
+            "lema.pipeline",
+            "lema.engines.transformers",
+            "lema.models.processes",
+            "lema.models.tiny",
+            "lema.reporting.runs",
+        ),
+        *(f"lema.stages.{stage}" for stage in "base correct data evaluate mix sample select train".split()),
+        *("transformers.models.llama.modeling_llama", "peft", "wandb", "datasets"),
+    ):
+        with suppress(ImportError):  # the cell itself says what it lacks
+            import_module(_name)
