@@ -39,6 +39,7 @@ from lema.types import UserError
 
 log = logging.getLogger("lema")  # whose level conf/config.yaml sets
 _HERE = Path(__file__).resolve().parent  # also where this file is reached through a symbolic link
+_process = os.getpid()  # a launcher's worker gets `main` with this number, and has another
 _failed: list[BaseException] = []  # the error of each cell of a sweep that failed
 if not any(argument.startswith("hydra.verbose=") for argument in sys.argv):
     libraries.quiet()
@@ -52,6 +53,7 @@ def main(composed: DictConfig) -> None:
     """
     context = HydraConfig.get()
     in_sweep = context.mode is RunMode.MULTIRUN
+    worker = os.getpid() != _process
     os.chdir(context.runtime.cwd)  # hydra.job.chdir=true leaves it, and paths are told from where the user stands
     try:
         config = to_config(composed)
@@ -60,14 +62,19 @@ def main(composed: DictConfig) -> None:
 
         overrides = [*sweeps.kept(context), *context.overrides.task]
         if in_sweep and "submitit" not in context.launcher._target_:  # whose jobs are processes of their own
-            _run_apart(config, overrides, context)
+            _run_apart(config, overrides, context, worker)
         else:
             pipeline.run(config, overrides, in_sweep)
     except UserError as error:
         if not in_sweep:
             sys.exit(str(error))
         log.error("%-16s failed   %s", sweeps.number(context.job.num), error)
+        if worker:
+            raise  # which Hydra brings to the launcher
         _failed.append(error)
+    except stopping.Stopped:
+        if not worker:
+            raise  # a launcher lets the cells of its other workers end, too
     except Exception as error:  # a mistake of ours
         traceback.print_exc()
         if not in_sweep:
@@ -75,12 +82,14 @@ def main(composed: DictConfig) -> None:
         _failed.append(error)
 
 
-def _run_apart(config: Config, overrides: list[str], context: HydraConf) -> None:
+def _run_apart(config: Config, overrides: list[str], context: HydraConf, worker: bool) -> None:
     """Run a cell of a sweep in a process of its own, unless it makes nothing; one line says how it ended."""
     from lema import apart, pipeline, run_folder
     from lema.artifacts import Store
     from lema.cell import Cell
 
+    if worker:
+        apart.enter_worker()
     stopping.begin(number := sweeps.number(context.job.num))
     since, state, cell = time.monotonic(), "made", Cell(config, Store(Path(config.runs_dir)))
     output = run_folder.output(cell)
@@ -94,7 +103,9 @@ def _run_apart(config: Config, overrides: list[str], context: HydraConf) -> None
         logs = (OmegaConf.to_container(context.job_logging, resolve=True), context.verbose)
         make = partial(pipeline.run, config, overrides, in_sweep=True)
         try:
-            if how := apart.run(make, output, logs, pipeline.variables(config)):
+            with apart.card(cell.store.root) as card:
+                how = apart.run(make, output, logs, pipeline.variables(config) | card)
+            if how:
                 run_folder.died(cell, overrides, how)
         except UserError as error:
             raise UserError(f"{output}: {error}") from None
@@ -118,6 +129,10 @@ if __name__ == "__main__":
             sys.argv[1:] = arranged(sys.argv[1:])
             check_arguments(sys.argv[1:])
             register(_HERE / "sweeps", sys.argv[1:])
+            if "hydra/launcher=joblib" in sys.argv:
+                from lema import apart
+
+                at_end.enter_context(apart.workers(sys.argv))
             main()
         if _failed:
             sys.exit(f"{len(_failed)} {'cell' if len(_failed) == 1 else 'cells'} failed; the same command tries again")

@@ -42,7 +42,6 @@ def register(sweeps: Path, arguments: Iterable[str] = ()) -> None:
     The folder is not on Hydra's search path, where each folder beside it would become a group. `sweeps=MY/FILE.yaml`
     may lie anywhere; a `UserError` says why it cannot be read.
     """
-    environment.register()
     store = ConfigStore.instance()
     # Hydra copies the whole store for each group that it lists (94 times for --help), and again what it loads from it.
     setattr(store, "__deepcopy__", lambda memo: store)  # noqa: B010

@@ -82,6 +82,9 @@ class SweepCallback(Callback):
             traceback.print_exc()
             sys.exit(1)
 
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        stopping.begin(_REPORT)  # a launcher ends well after a signal, once its cells have ended
+
     def _start(self, config: DictConfig, root: Path) -> None:
         hydras = Path(config.hydra.sweep.dir)
         preflight.check_runs_dir(root)

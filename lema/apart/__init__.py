@@ -11,14 +11,16 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig
 from tqdm import tqdm
@@ -33,6 +35,8 @@ log = logging.getLogger(__name__)
 
 _LONGEST = 16_000  # characters of an error: what a pipe takes at once
 _GPUS = "/dev/nvidiactl", "/dev/kfd", "/dev/dxg"
+_LOOK = 1.0  # seconds between two looks of a worker at its launcher
+_launcher: list[int] = []  # the process that this one is a worker of
 _preloaded: list[dict[str, str]] = []  # the variables that the fork server was started with
 
 
@@ -57,7 +61,9 @@ def run(make: Callable[[], object], output: Path, logs: tuple[Any, Any], variabl
         writer.close()
         waiting = progress.Progress(output.parent.name, facts=partial(_last, output))
         with stopping.landing(partial(_send, process.pid)), waiting:
-            wait([process.sentinel])
+            while not wait([process.sentinel], _LOOK):
+                if _launcher and os.getppid() != _launcher[0]:
+                    os._exit(1)  # and so does the cell
         process.join()
         told = reader.recv() if reader.poll() else None
     except EOFError:
@@ -68,6 +74,44 @@ def run(make: Callable[[], object], output: Path, logs: tuple[Any, Any], variabl
             process.join()
         reader.close()
     return _ended(told, process.exitcode)
+
+
+def cards() -> list[str]:
+    """The GPUs that a process may use here, as CUDA_VISIBLE_DEVICES names them. Nothing is asked of their driver."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = range(len(list(Path("/proc/driver/nvidia/gpus").glob("*")))) if given is None else given.split(",")
+    return [each.strip() for each in map(str, found) if each.strip()]
+
+
+def workers(arguments: list[str]) -> AbstractContextManager[None]:
+    """While a launcher has workers here, they get the stop signals, and the launcher waits for their cells to end.
+
+    A machine with GPUs has a worker for each, unless the command says how many: `arguments` are added to.
+    """
+    if (gpus := len(cards())) and not any(each.startswith("hydra.launcher.n_jobs=") for each in arguments):
+        arguments.append(f"hydra.launcher.n_jobs={gpus}")
+    return stopping.landing(lambda number: [_send(each.pid or 0, number) for each in multiprocessing.active_children()])
+
+
+def enter_worker() -> None:
+    """Obey the signals that a launcher passes on to this process, which is one of its workers, and end with it."""
+    if not _launcher:
+        stopping.listen(twice=False)
+        multiprocessing.set_start_method("spawn", force=True)  # loky's is unknown to a cell
+        _launcher.append(os.getppid())
+
+
+@contextmanager
+def card(folder: Path) -> Iterator[dict[str, str]]:
+    """The variable that leaves a cell one GPU, which no other worker has; the workers share this folder for locks."""
+    free = cards() if _launcher else []
+    while len(free) > 1:
+        for each in free:
+            with suppress(Timeout), FileLock(folder / f".gpu-{each}.lock", timeout=0):
+                yield {"CUDA_VISIBLE_DEVICES": each}
+                return
+        time.sleep(_LOOK)
+    yield {}
 
 
 @contextmanager

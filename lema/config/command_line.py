@@ -105,6 +105,8 @@ def refusal(error: BaseException) -> str:
         return f"{given}: cannot be read{f' ({why})' if why else ''}; {remedy if value else 'write KEY=VALUE'}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and not error.options:
         return f"--config-name={error.missing_cfg_file}: no such file in the folder of the configuration; leave it out"
+    if given == "hydra/launcher=joblib" and isinstance(error, MissingConfigException):
+        return f'{given}: is not installed; pip install -e ".[joblib]"'
     if isinstance(error, MissingConfigException) and error.options:
         return f"{given}: no such choice; choose from {', '.join(error.options)}"
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and given and cause.parent_node is not None:

@@ -45,10 +45,10 @@ class EnvironmentCallback(Callback):
     on_multirun_start = on_run_start
 
 
-def register() -> None:
-    """Replace OmegaConf's way to read the environment by ours, and let Hydra's own folder lie at a home."""
-    OmegaConf.register_new_resolver("oc.env", _env, replace=True)
-    OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)
+# OmegaConf's way to read the environment is replaced by ours, and Hydra's own folder may lie at a home. This holds
+# wherever the package is imported: the workers of a launcher resolve values too.
+OmegaConf.register_new_resolver("oc.env", _env, replace=True)
+OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)
 
 
 def provide_home() -> None:
