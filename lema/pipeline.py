@@ -282,7 +282,7 @@ def _last_report(*scope: Any) -> None:
         sys.exit(str(error))
 
 
-def _run_cell(cell: Cell, wanted: list[Step], overrides: list[str], begin: Callable[[str], None]) -> None:
+def _run_cell(cell: Cell, wanted: list[Step], overrides: list[str], begin: Callable[..., None]) -> None:
     """Make what is not current of these steps; `begin` is called once nothing is missing for that.
 
     It is called again as each step begins: then the cell's folder points to what it needs, which nobody cleans.
@@ -302,7 +302,7 @@ def _run_cell(cell: Cell, wanted: list[Step], overrides: list[str], begin: Calla
     for step in todo:
         stopping.begin(step.name)
         recipe = step.recipe(cell)
-        begin(cell.store.place(recipe))
+        begin(cell.store.place(recipe), step.name, wanted.index(step) + 1, len(wanted))
         with cell.tracker.step(step.name, recipe, cell.artifacts) as tracked:
             build = tracked.starting(partial(step.build, recipe, cell))
             artifact, made = cell.store.make(recipe, build, partial(_again, cell))

@@ -1,6 +1,7 @@
 """A run's folder: its state and config, links to its artifacts, and its metrics in one file.
 
 `run.json` is written when each step begins, so the report knows of a run that dies, and `do=clean` of what it needs.
+`status.json` is written all the time: it says how far a running one is.
 """
 
 import json
@@ -11,6 +12,7 @@ from typing import Any
 
 from lema.artifacts import DAMAGED, TakenOver, follow, own_folder, point, read, refuse_links, write_json, write_jsonl
 from lema.artifacts.faults import explained
+from lema.artifacts.status import State, Teller
 from lema.cell import Cell
 from lema.identity import portable
 from lema.privacy import shown
@@ -22,23 +24,25 @@ CURVE = "metrics.jsonl"  # of the train step, and of the run
 
 
 @contextmanager
-def recorded(cell: Cell, overrides: list[str], last: str, in_sweep: bool) -> Iterator[Callable[[str], None]]:
+def recorded(cell: Cell, overrides: list[str], last: str, in_sweep: bool) -> Iterator[Callable[..., None]]:
     """Keep the folder while the steps up to `last` are made: its state is "running", then how the run ended.
 
-    Yields a function to call when the steps begin, and when each one does, with the place of its artifact. An error
-    before is recorded only in a sweep, or when an earlier attempt left a run.json. A run that was taken over writes
-    nothing: the folder is the other process's.
+    Yields a function to call when the steps begin, and when each one does, with the place of its artifact, its name,
+    its number and how many there are. An error before is recorded only in a sweep, or when an earlier attempt left a
+    run.json. A run that was taken over writes nothing: the folder is the other process's.
     """
-    making = ""
+    making, teller = "", Teller(cell.folder)
 
-    def begin(place: str) -> None:
+    def begin(place: str, *step: Any) -> None:
         nonlocal making
         making = place
         _write(cell, overrides, "running", making)
+        teller.begin(*step)
 
     try:
         yield begin
     except TakenOver:
+        teller.leave()
         raise
     except BaseException as error:
         if in_sweep or (cell.folder / "run.json").exists():
@@ -47,8 +51,11 @@ def recorded(cell: Cell, overrides: list[str], last: str, in_sweep: bool) -> Ite
             words = shown(" ".join((str(error) if known else f"{type(error).__name__}: {error}").split()))
             with suppress(OSError, UserError):  # of a full disk, for instance: the user must see the first error
                 _write(cell, overrides, words or type(error).__name__, making)
+                teller.end(State.stopped if isinstance(error, Stopped) else State.failed, words or type(error).__name__)
+        teller.leave()
         raise
     _write(cell, overrides, "finished" if last in ("evaluate", "report") else f"{STOPPED} {last}", making)
+    teller.end(State.done if making else State.current)
 
 
 def output(cell: Cell) -> Path:

@@ -60,7 +60,7 @@ def contents(runs: Path) -> dict[str, str]:
             record = json.loads(content)
             del record["made"], record["hash"]  # which stands for it too
             content = json.dumps(record).encode()
-        elif file.name == "run.json" or "reports" in file.parts:  # they name the runs folder, and hours
+        elif {"run.json", "status.json", "reports"} & set(file.parts):  # they name the runs folder, and hours
             content = b""
         found[file.relative_to(runs).as_posix()] = hashlib.sha256(content).hexdigest()
     return found

@@ -90,14 +90,21 @@ class Progress:
 
 def line() -> str:
     """What is being done now, as a line of the log."""
-    parts, (work, since) = list(_open), stopping.work()
-    told = "".join(part.words(part is parts[-1]) for part in parts)
-    told = told or f"at work for {duration(time.monotonic() - since)}"
-    return f"{work.replace('_', ' '):<16} {told}{_left(parts)}"
+    return f"{stopping.work()[0].replace('_', ' '):<16} {told()[0]}"
 
 
-def _left(parts: list[Progress]) -> str:
-    """The time that is left of all parts together: by the share that is done, and by the time that it took."""
+def told() -> tuple[str, float | None]:
+    """What of the present work is being done, in words, and how many seconds of it are left, where that is known."""
+    parts, (_, since) = list(_open), stopping.work()
+    words = "".join(part.words(part is parts[-1]) for part in parts)
+    words, left = words or f"at work for {duration(time.monotonic() - since)}", _left(parts)
+    # Before the first piece is done, `partly` knows only how long it may take.
+    sure = "about" if any(part.total and part.done > part.before for part in parts) else "at most"
+    return words + ("" if left is None else f", {sure} {duration(left)} left"), left
+
+
+def _left(parts: list[Progress]) -> float | None:
+    """The seconds that are left of all parts together: by the share that is done, and by the time that it took."""
     counted = [part for part in parts if part.total]
     share = begun = 0.0
     for part in reversed(counted):
@@ -105,10 +112,8 @@ def _left(parts: list[Progress]) -> str:
         share = min(1.0, (part.done + max(share, part.partly())) / part.total)
         begun = (part.before + begun) / part.total
     if share <= begun:
-        return ""
-    left = (time.monotonic() - counted[0].since) * (1 - share) / (share - begun)
-    # Before the first piece is done, `partly` knows only how long it may take.
-    return f", {'about' if any(part.done > part.before for part in counted) else 'at most'} {duration(left)} left"
+        return None
+    return (time.monotonic() - counted[0].since) * (1 - share) / (share - begun)
 
 
 def duration(seconds: float) -> str:
