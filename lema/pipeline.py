@@ -25,6 +25,7 @@ from lema.artifacts import Artifact, Recipe, Store, cleaning, own_folder, refuse
 from lema.artifacts.faults import explaining
 from lema.cell import Cell
 from lema.config import Config, CotPart, Do, Extra, Method, renamed
+from lema.reporting import standing
 from lema.reporting.commands import command
 from lema.tracking import reports
 from lema.tracking.runs import Tracker
@@ -86,6 +87,10 @@ class SweepCallback(Callback):
         stopping.begin(_REPORT)  # a launcher ends well after a signal, once its cells have ended
 
     def _start(self, config: DictConfig, root: Path) -> None:
+        if config.do is Do.status:
+            preflight.check_runs_dir(root, make=False)
+            standing.tell(root, sweeps.known(config, root) or _scope(config, root)[3])
+            sys.exit(0)
         hydras = Path(config.hydra.sweep.dir)
         preflight.check_runs_dir(root)
         try:
@@ -93,7 +98,7 @@ class SweepCallback(Callback):
         except OSError as error:
             raise UserError(f"hydra.sweep.dir={hydras}: cannot be written ({error.strerror})") from None
         refuse_links(hydras, hydras / "multirun.yaml")
-        scope = first, *_ = _scope(config, root)
+        *scope, _ = first, *_ = _scope(config, root)
         match first.do:
             case Do.run:
                 if first.only is None and first.until in (None, _REPORT):
@@ -107,21 +112,22 @@ class SweepCallback(Callback):
                 _report_at_wandb(*scope)
             case Do.wandb_sweep:
                 print(f"written to {sweeps.write_for_wandb(config, root)}")
-            case Do.compare | Do.export | Do.clean | Do.audit:
+            case Do.compare | Do.export | Do.clean | Do.audit | Do.status:
                 raise UserError(f"do={first.do}: takes no sweep; leave out -m, or sweeps=")
         sys.exit(0)
 
 
-def _scope(config: DictConfig, root: Path) -> tuple[Config, str, list[Path] | None]:
+def _scope(config: DictConfig, root: Path) -> tuple[Config, str, list[Path] | None, dict[str, str] | None]:
     """The first cell of a sweep, and what its report is about: its own cells, or all runs if these are not known yet.
 
-    All cells are composed and checked for this.
+    All cells are composed and checked for this. The last value has the names of their folders, by their labels.
     """
     if not sweeps.are_cells_known(config):
-        return _cell(sweeps.composed(config, [], []), root).config, "all", None
+        return _cell(sweeps.composed(config, [], []), root).config, "all", None, None
     cells = [_cell(each, root) for each in sweeps.cells(config)]
-    folders = [cell.folder for cell in cells]
-    return cells[0].config, sweeps.name(config, [folder.name for folder in folders]), folders
+    names = [cell.folder.name for cell in cells]
+    kept = sweeps.keep(config, root, names)
+    return cells[0].config, sweeps.name(config, names), [cell.folder for cell in cells], kept
 
 
 def _cell(config: Config, root: Path) -> Cell:
@@ -196,10 +202,7 @@ def variables(config: Config) -> dict[str, str]:
 def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
     root = Path(config.runs_dir)
     stopping.begin(config.only or ("preflight" if config.do is Do.run else config.do))
-    if config.do is not Do.clean:  # which makes nothing
-        preflight.check_runs_dir(root)
-    elif not root.is_dir():
-        raise UserError(f"runs_dir={root}: no such folder; name the folder of your runs with runs_dir=")
+    preflight.check_runs_dir(root, make=config.do not in (Do.clean, Do.status))  # which make nothing
     os.environ.update(variables(config))
     match config.do:
         case Do.run:
@@ -235,6 +238,8 @@ def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
             refuse_links(root / "export")
             journal.export(root / "journal.sqlite", root / "export")
             log.info("export           %s", root / "export")
+        case Do.status:
+            standing.tell(root)
         case Do.wandb_report:
             _report_at_wandb(config)
         case Do.wandb_sweep:

@@ -1,9 +1,11 @@
 """The cells of a sweep, as Hydra makes them, and the sweep as a file for W&B's agents, which run one cell a process."""
 
+import hashlib
+import json
 import logging
 import os
 from collections.abc import Callable, Hashable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -15,9 +17,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lema.artifacts import write_text
+from lema.artifacts import DAMAGED, read, write_json, write_text
 from lema.compose import to_config
 from lema.config import Config
 from lema.config.command_line import refusal
@@ -88,6 +90,45 @@ def _remembered(
     if (key := (id(master_config), *sweep_overrides)) not in _trees:
         _trees[key] = master_config, compose(master_config, sweep_overrides)  # the first is kept, and so is its id
     return _trees[key][1]
+
+
+def known(config: DictConfig, root: Path) -> dict[str, str] | None:
+    """The folder's name of each cell's run, by the overrides that are the cell's own, as `keep` left them.
+
+    None when something has changed by which the cells are composed, which takes Hydra a minute for 200.
+    """
+    file, composer = _kept_in(config, root)
+    with suppress(OSError, *DAMAGED):
+        found = json.loads(read(file))
+        if found["composed_by"] == composer:
+            return {str(label): str(folder) for label, folder in found["cells"].items()}
+    return None
+
+
+def keep(config: DictConfig, root: Path, folders: list[str]) -> dict[str, str]:
+    """Note the folders' names of a sweep's cells, which are in the order of `cells`, for `known`."""
+    file, composer = _kept_in(config, root)
+    commands = expand(config)
+    of_all = set(commands[0]).intersection(*commands)
+    labels = [" ".join(each for each in command if each not in of_all) for command in commands]
+    found = dict(zip([label or "the only cell" for label in labels], folders, strict=True))
+    with suppress(OSError):  # a runs folder that may only be read
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"composed_by": composer, "cells": found})
+    return found
+
+
+def _kept_in(config: DictConfig, root: Path) -> tuple[Path, str]:
+    """Where `keep` writes, and a digest of all that decides the cells: the command, the files of conf/, lema itself."""
+    tree: Any = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
+    commands = [[each for each in command if not each.startswith(("do=", "runs_dir="))] for command in expand(config)]
+    places = {_CONF, _CONF.parent / "lema"}
+    for each in config.hydra.runtime.config_sources:
+        places |= {Path(each.path)} if each.schema == "file" else set()
+    files = sorted(file for place in places for pattern in ("*.yaml", "*.py") for file in place.rglob(pattern))
+    read_by = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    values = {key: value for key, value in tree.items() if key not in ("hydra", "do", "runs_dir")}
+    return root / "sweeps" / f"{name(config, commands)}.json", digest([values, commands, read_by])
 
 
 def expand(config: DictConfig) -> list[list[str]]:

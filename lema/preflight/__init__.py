@@ -15,8 +15,12 @@ from lema.types import UserError
 _ANSWERING = {"sample", "select", "merge", "evaluate"}  # in which the backbone does
 
 
-def check_runs_dir(folder: Path) -> None:
-    """The runs folder exists and can be written."""
+def check_runs_dir(folder: Path, make: bool = True) -> None:
+    """The runs folder exists and can be written; with `make=False`, that it exists."""
+    if not make:
+        if not folder.is_dir():
+            raise UserError(f"runs_dir={folder}: no such folder; name the folder of your runs with runs_dir=")
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
