@@ -16,6 +16,8 @@ from lema.prompts.demonstrations import demonstrations
 from lema.tracking.runs import Tracker
 from lema.types import Corrected, Engine
 
+_counted: dict[str, int] = {}  # the training questions of data that no artifact holds yet
+
 
 @dataclass(frozen=True)
 class Context:
@@ -85,7 +87,10 @@ class Cell:
         if source.dataset and source.path is None:
             published = source.dataset.train_rows or 0
             return min(published, limit or published)
-        return len(tasks.load(source, limit)["train"])
+        key = digest([source.digest, source.num_dev, source.seed, limit])
+        if key not in _counted:  # of all cells on the same data
+            _counted[key] = len(tasks.load(source, limit)["train"])
+        return _counted[key]
 
     @property
     def base(self) -> Weights:

@@ -9,10 +9,9 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from hydra.experimental.callback import Callback
@@ -20,11 +19,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from lema import card, engines, preflight, run_folder, stopping, sweeps
 from lema.api import journal
-from lema.api.estimate import Requests
 from lema.artifacts import Artifact, Recipe, Store, cleaning, own_folder, refuse_links, write_text
 from lema.artifacts.faults import explaining
 from lema.cell import Cell
 from lema.config import Config, CotPart, Do, Extra, Method, renamed
+from lema.preflight import planning
 from lema.reporting import standing
 from lema.reporting.commands import command
 from lema.tracking import reports
@@ -56,7 +55,7 @@ class Step:
         made = self._module.build(recipe.settings, recipe.inputs, cell.context, folder)
         return {"usd": cell.spent} | made if cell.spent else made
 
-    def requests(self, cell: Cell) -> Requests | None:
+    def requests(self, cell: Cell) -> Any:
         """What it asks of a server."""
         asked = getattr(self._module, "requests", None)
         return asked and asked(self._of(cell), **self.options)
@@ -89,7 +88,7 @@ class SweepCallback(Callback):
     def _start(self, config: DictConfig, root: Path) -> None:
         if config.do is Do.status:
             preflight.check_runs_dir(root, make=False)
-            standing.tell(root, sweeps.known(config, root) or _scope(config, root)[3])
+            standing.tell(root, sweeps.known(config, root) or _scope(config, root).named)
             sys.exit(0)
         hydras = Path(config.hydra.sweep.dir)
         preflight.check_runs_dir(root)
@@ -98,18 +97,22 @@ class SweepCallback(Callback):
         except OSError as error:
             raise UserError(f"hydra.sweep.dir={hydras}: cannot be written ({error.strerror})") from None
         refuse_links(hydras, hydras / "multirun.yaml")
-        *scope, _ = first, *_ = _scope(config, root)
+        scope = _scope(config, root)
+        first, label, _ = report = scope.report
         match first.do:
             case Do.run:
+                planning.refuse(scope.cells, _ways())
                 if first.only is None and first.until in (None, _REPORT):
-                    sweeps.at_end.callback(_last_report, *scope)
+                    sweeps.at_end.callback(_last_report, *report)
                 # Hydra writes this file next, and shows a traceback where it cannot.
                 write_text(own_folder(hydras) / "multirun.yaml", OmegaConf.to_yaml(config))
                 return
+            case Do.plan:
+                planning.tell(scope.cells, _ways(), label, root)
             case Do.report:
-                _report(*scope)
+                _report(*report)
             case Do.wandb_report:
-                _report_at_wandb(*scope)
+                _report_at_wandb(*report)
             case Do.wandb_sweep:
                 print(f"written to {sweeps.write_for_wandb(config, root)}")
             case Do.compare | Do.export | Do.clean | Do.audit | Do.status:
@@ -117,17 +120,25 @@ class SweepCallback(Callback):
         sys.exit(0)
 
 
-def _scope(config: DictConfig, root: Path) -> tuple[Config, str, list[Path] | None, dict[str, str] | None]:
-    """The first cell of a sweep, and what its report is about: its own cells, or all runs if these are not known yet.
+@dataclass(frozen=True)
+class _Scope:
+    """A sweep's cells, by what tells each from the others."""
 
-    All cells are composed and checked for this. The last value has the names of their folders, by their labels.
-    """
+    cells: dict[str, Cell]
+    named: dict[str, str] | None  # the names of their folders; None if only the first cell is known yet
+    report: tuple[Config, str, list[Path] | None]  # what that is about: these cells, or all runs
+
+
+def _scope(config: DictConfig, root: Path) -> _Scope:
+    """All cells of a sweep are composed and checked for this."""
     if not sweeps.are_cells_known(config):
-        return _cell(sweeps.composed(config, [], []), root).config, "all", None, None
+        first = _cell(sweeps.composed(config, [], []), root)
+        return _Scope({"the first cell": first}, None, (first.config, "all", None))
     cells = [_cell(each, root) for each in sweeps.cells(config)]
-    names = [cell.folder.name for cell in cells]
-    kept = sweeps.keep(config, root, names)
-    return cells[0].config, sweeps.name(config, names), [cell.folder for cell in cells], kept
+    folders = [cell.folder for cell in cells]
+    named = sweeps.keep(config, root, names := [folder.name for folder in folders])
+    report = cells[0].config, sweeps.name(config, names), folders
+    return _Scope(dict(zip(named, cells, strict=True)), named, report)
 
 
 def _cell(config: Config, root: Path) -> Cell:
@@ -182,6 +193,10 @@ def steps(cell: Cell) -> list[Step]:
     return [step for steps in plan(cell).values() for step in steps]
 
 
+def _ways() -> planning.Ways:
+    return planning.Ways(wanted, _again, preflight.lacking, preflight.loaded, preflight.hub.is_cached)
+
+
 def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
     """Do what `do=` names; in a sweep this is called once a cell, and the report comes after the last one."""
     try:
@@ -228,16 +243,16 @@ def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
                 _run_cell(cell, audited[:number], overrides, lambda _: None)
             audit.write_audit(root, cell.artifacts["labelled"])
         case Do.clean:
-            made, runs = (any(root.glob(pattern)) for pattern in ("*/*/record.json", "cells/*/"))
-            if config.clean.delete and made and not runs:
-                lost = "no run is there, so nothing says what is needed"
-                raise UserError(f"{root / 'cells'}: {lost}; put the folder back, or delete {root} yourself")
+            preflight.check_runs(root, config.clean.delete)
             deleting = command(*(each for each in overrides if "clean.delete" not in each), "clean.delete=true")
             cleaning.clean(root, [*plan(_cell(config, root))], config.clean.delete, deleting)
         case Do.export:
             refuse_links(root / "export")
             journal.export(root / "journal.sqlite", root / "export")
             log.info("export           %s", root / "export")
+        case Do.plan:
+            cell = _cell(config, root)
+            planning.tell({cell.name: cell}, _ways(), cell.folder.name, root)
         case Do.status:
             standing.tell(root)
         case Do.wandb_report:
@@ -298,7 +313,7 @@ def _run_cell(cell: Cell, wanted: list[Step], overrides: list[str], begin: Calla
         raise UserError(f"only={only}: {', '.join(missing)} must be made first; run it without only=")
     asked = [requests for step in todo if (requests := step.requests(cell))]
     preflight.check(cell, {step.stage for step in todo}, asked, overrides)
-    _tell_of_older(cell.store, todo)
+    preflight.tell_of_older(cell, [step.stage for step in todo])
     begin("")
     if not all(artifact.is_there for artifact in cell.artifacts.values()):  # cleaned before the folder pointed to it
         cell.artifacts.clear()
@@ -316,15 +331,6 @@ def _run_cell(cell: Cell, wanted: list[Step], overrides: list[str], begin: Calla
         cell.artifacts[step.name] = artifact
         _log(step, artifact, "made" if made else "current")
     cell.tracker.show_current("evaluate", cell.artifacts.get("evaluate"))
-
-
-def _tell_of_older(store: Store, todo: list[Step]) -> None:
-    """Say what it costs to make an older version's artifacts again: for each step the mean of what they took."""
-    older = {stage: store.seconds_of_older(stage) for stage in {step.stage for step in todo}}
-    hours = sum(fmean(older[step.stage]) for step in todo if older[step.stage]) / 3600
-    if any(older.values()):
-        told = "%-16s %s holds artifacts of an older lema; what this command needs of them took about %.2g hours and is"
-        log.info(f"{told} made again; the journal is read, and nothing in it is paid again", "older", store.root, hours)
 
 
 def wanted(cell: Cell) -> list[Step]:
@@ -350,16 +356,9 @@ def _again(cell: Cell, artifact: Artifact) -> bool:
     if artifact.cleaned:
         trained = replace(cell, artifacts=cell.artifacts | {"train": artifact})
         if any(cell.store.find(step.recipe(trained)) is None for step in plan(cell)["select"]):
-            _tell_of_cleaned(artifact.path)
+            preflight.tell_of_cleaned(artifact.path)
             return True
     return cell.config.retry_failed and artifact.summary.get("failed", 0) > 0
-
-
-@cache
-def _tell_of_cleaned(folder: Path) -> None:
-    """Once a process."""
-    told = "%-16s %s: do=clean deleted checkpoints that this selection asks, so the training is made again"
-    log.info(told, "train", folder)
 
 
 def _log(step: Step, artifact: Artifact, state: str) -> None:

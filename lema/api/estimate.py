@@ -27,10 +27,13 @@ class Requests:
     api: ApiConfig
     number: tuple[int, int]  # from low to high
     prompt: str  # without a question
+    mean_bytes: float | None = None  # of a prompt with its question, once all prompts are known
 
     @property
-    def prompt_bytes(self) -> tuple[int, int]:
+    def prompt_bytes(self) -> tuple[float, float]:
         """Of a prompt with its question, from low to high."""
+        if self.mean_bytes is not None:
+            return self.mean_bytes, self.mean_bytes
         size = len(self.prompt.encode())
         return size + _ITEM_BYTES[0], size + _ITEM_BYTES[1]
 
@@ -48,10 +51,19 @@ def price(api: ApiConfig, prices: Mapping[str, PriceConfig], section: str) -> Pr
     raise UserError(f"{section}.model={api.model}: conf/prices has no price of it: {needs}")
 
 
-def estimate(
-    what: str, requests: tuple[int, int], prompt_bytes: tuple[float, float], api: ApiConfig, cost: PriceConfig
-) -> tuple[str, float]:
-    """What so many requests take whose prompts have so many bytes on average: all in a line, and dollars at most."""
+@dataclass(frozen=True)
+class Costs:
+    """What requests take, each from low to high."""
+
+    requests: tuple[float, float]
+    prompt_tokens: tuple[float, float]
+    completion_tokens: tuple[float, float]
+    usd: tuple[float, float]
+    minutes: tuple[float, float]
+
+
+def costs(requests: tuple[int, int], prompt_bytes: tuple[float, float], api: ApiConfig, cost: PriceConfig) -> Costs:
+    """What so many requests take whose prompts have so many bytes on average."""
     most = min(api.max_completion_tokens or api.max_tokens or _COMPLETION_TOKENS[1], _COMPLETION_TOKENS[1])
     each = [size / width for size, width in zip(prompt_bytes, _BYTES_A_TOKEN, strict=True)]
     prompt = requests[0] * each[0], requests[1] * each[1]
@@ -60,13 +72,23 @@ def estimate(
     usd = (prompt[1] * cost.input_usd + completion[1] * cost.output_usd) / 1e6
     at_once, per_minute = api.max_concurrent_requests or 1, api.max_requests_per_minute or math.inf
     tokens_per_minute = api.max_tokens_per_minute or math.inf
-    minutes = [
+    low, high = (
         max(number * seconds / 60 / at_once, number / per_minute, (asked + said) / tokens_per_minute)
         for number, seconds, asked, said in zip(requests, _ANSWER_SECONDS, prompt, completion, strict=True)
-    ]
-    tokens = f"{_range(*prompt)} prompt and {_range(*completion)} completion tokens"
-    dollars = f"${_range(cheapest / 1e6, usd)}" if usd else "nothing"
-    return f"{what} by {api.model}: {_range(*requests)} requests, {tokens}, {dollars}, {_range(*minutes)} minutes", usd
+    )
+    return Costs(requests, prompt, completion, (cheapest / 1e6, usd), (low, high))
+
+
+def estimate(
+    what: str, requests: tuple[int, int], prompt_bytes: tuple[float, float], api: ApiConfig, cost: PriceConfig
+) -> tuple[str, float]:
+    """The same, all in a line, and dollars at most."""
+    found = costs(requests, prompt_bytes, api, cost)
+    prompt, completion = between(*found.prompt_tokens), between(*found.completion_tokens)
+    tokens = f"{prompt} prompt and {completion} completion tokens"
+    dollars = f"${between(*found.usd)}" if found.usd[1] else "nothing"
+    asked, minutes = between(*found.requests), between(*found.minutes)
+    return f"{what} by {api.model}: {asked} requests, {tokens}, {dollars}, {minutes} minutes", found.usd[1]
 
 
 def prompt_tokens(prompt_bytes: tuple[float, float]) -> int:
@@ -74,7 +96,7 @@ def prompt_tokens(prompt_bytes: tuple[float, float]) -> int:
     return round(sum(size / width for size, width in zip(prompt_bytes, _BYTES_A_TOKEN, strict=True)) / 2)
 
 
-def _range(*values: float) -> str:
+def between(*values: float) -> str:
     """`0.4`, `12 to 1,250`, `3.1M`."""
     whole = [f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.2g}" for value in values]
     short = [f"{value / 1e6:.1f}M" if value >= 1e6 else text for value, text in zip(values, whole, strict=True)]

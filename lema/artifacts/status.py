@@ -17,7 +17,6 @@ from pathlib import Path
 
 from lema.artifacts.links import read as read_file
 from lema.console import progress
-from lema.privacy import shown
 
 FILE = "status.json"
 BEAT_SECONDS = 5.0  # a run writes this often
@@ -75,12 +74,12 @@ def read(folder: Path) -> Status | None:
 
 
 def write(folder: Path, status: Status, over: bool = True) -> None:
-    """Write a status, safe to show. With `over=False` it gives way to another attempt that is alive.
+    """Write a status, whose words must be safe to show; with `over=False`, unless another attempt is alive.
 
     Raises `OSError`. It does not wait for the disk: a file that a power cut loses belongs to a run that ended with it.
     """
     temporary = folder / f".{FILE}.{uuid.uuid4().hex}"
-    facts = asdict(status) | {"told": shown(status.told)}
+    facts = asdict(status)
     del facts["beat"]
     try:
         temporary.write_text(json.dumps(facts, ensure_ascii=False) + "\n", encoding="utf-8")

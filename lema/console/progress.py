@@ -20,7 +20,7 @@ from typing import Self, TypeVar
 from tqdm import tqdm
 
 from lema import stopping
-from lema.privacy import Terminal
+from lema.privacy import Terminal, shown
 
 SECONDS = 30.0  # of silence, after which a line is printed
 _log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def told() -> tuple[str, float | None]:
     words, left = words or f"at work for {duration(time.monotonic() - since)}", _left(parts)
     # Before the first piece is done, `partly` knows only how long it may take.
     sure = "about" if any(part.total and part.done > part.before for part in parts) else "at most"
-    return words + ("" if left is None else f", {sure} {duration(left)} left"), left
+    return shown(words + ("" if left is None else f", {sure} {duration(left)} left")), left
 
 
 def _left(parts: list[Progress]) -> float | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch.utils.benchmark import Timer
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.pytorch_utils import Conv1D
 
 from lema.config import Batches, Method, Precision, TrainConfig
@@ -114,6 +114,21 @@ def training_size(
         gathered_bytes=shape.gathered,
         checkpointed_bytes=rows * (layer_inputs + activations / shape.layers + logits),
         about=not shape.llama,
+    )
+
+
+def llama(parameters: int) -> LlamaConfig:
+    """The config of a Llama of about so many parameters, for a model that is not here yet.
+
+    It is 128 times as wide as deep, and its depth is a multiple of 4: for 7B, 13B and 70B 32, 40 and 72.
+    """
+    layers = max(4, 4 * round((parameters / (12 * 128**2)) ** (1 / 3) / 4))
+    return LlamaConfig(
+        num_hidden_layers=layers,
+        hidden_size=128 * layers,
+        intermediate_size=round(8 / 3 * 128 * layers),
+        num_attention_heads=layers,
+        vocab_size=32_000,
     )
 
 

@@ -1,8 +1,11 @@
 """What the steps to be made need before anything is downloaded, sent or paid: all that is missing, in one message."""
 
+import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
+from statistics import fmean
 
 from lema import engines
 from lema.api.estimate import Requests
@@ -12,6 +15,7 @@ from lema.models.weights import weights
 from lema.preflight import consent, fitness, hardware, hub
 from lema.types import UserError
 
+log = logging.getLogger(__name__)
 _ANSWERING = {"sample", "select", "merge", "evaluate"}  # in which the backbone does
 
 
@@ -29,21 +33,36 @@ def check_runs_dir(folder: Path, make: bool = True) -> None:
         raise UserError(f"runs_dir={folder}: cannot be written ({reason}); choose a folder with runs_dir=") from None
 
 
+def check_runs(folder: Path, delete: bool) -> None:
+    """`UserError` when `do=clean` would delete, and no run says what is needed."""
+    made, runs = (any(folder.glob(pattern)) for pattern in ("*/*/record.json", "cells/*/"))
+    if delete and made and not runs:
+        lost = "no run is there, so nothing says what is needed"
+        raise UserError(f"{folder / 'cells'}: {lost}; put the folder back, or delete {folder} yourself")
+
+
 def check(cell: Cell, stages: set[str], asked: list[Requests], overrides: list[str]) -> None:
     """Raise one `UserError` naming everything that these stages lack, each with its remedy."""
-    tracker = cell.tracker.missing() if stages else ()
-    if missing := [*_missing(cell, stages), *tracker, *consent.missing(cell.config, asked, overrides, stages)]:
+    if missing := lacking(cell, stages, asked, overrides):
         command = f"backbone={cell.config.backbone.name} task={cell.config.task.name}"
         raise UserError("\n  - ".join([f"{command} cannot start; missing:", *missing]))
 
 
-def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
+def lacking(
+    cell: Cell, stages: set[str], asked: list[Requests], overrides: Iterable[str] = (), ask: bool = True
+) -> list[str]:
+    """Everything that these stages lack, a line each; without `ask`, what is known with no model and no request."""
+    tracker = cell.tracker.missing() if stages else ()
+    return [*_missing(cell, stages, ask), *tracker, *consent.missing(cell.config, asked, [*overrides], stages, ask)]
+
+
+def _missing(cell: Cell, stages: set[str], ask: bool) -> Iterator[str]:
     config, task = cell.config, cell.config.task
     for key, dataset in (("dataset", task.dataset), ("train_dataset", task.train_dataset)):
         if "data" in stages and dataset and dataset.path is None:
-            yield from hub.unreachable("dataset", dataset.hub_id, dataset.revision, f"task.{key}.path")
+            yield from hub.unreachable("dataset", dataset.hub_id, dataset.revision, f"task.{key}.path", ask)
     for test in cell.tests.values() if "data" in stages else ():
-        yield from _further_rows(test)
+        yield from _further_rows(test, ask)
     yield from without_dev(config, stages)
     explained = task.trained_dataset is None or task.trained_dataset.solution
     if "mix" in stages and config.mix.cot is not CotPart.none and not explained and not config.rationales.requests:
@@ -55,37 +74,28 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
     if others and not own:
         instead = f"run mix=lema, which trains on them; sampler=self mix=lema takes {config.backbone.name}'s own"
         yield f"mix: sampler={config.sampler.name} makes mistakes that are another model's already: {instead}"
-    models: dict[str, ModelConfig | None] = {}
     for name, source in config.sampler.models.items() if "sample" in stages else ():
-        models[f"sampler.models.{name}.weights"] = source.weights
         if source.recorded and not (file := Path(source.recorded)).is_file():
             key = f"sampler.models.{name}.recorded"
             why = "a folder" if file.is_dir() else "not a regular file" if file.exists() else "no such file"
             yield f"recorded: {key}={source.recorded}: {why}; name a file of JSON lines, plain or .gz"
-    if "sample" in stages and others and not cell.builds_base and config.sampler.other:
-        models["sampler.other.weights"] = config.sampler.other.weights
-    for stage, section in (("correct", "corrector"), ("rationales", "rationales")):
-        models[f"{section}.weights"] = getattr(config, section).weights if stage in stages else None
+    models = loaded(cell, stages)
     # What the backbone does on this machine.
     stages = stages - {"sample", "select", "evaluate"} if config.engine.name == "server" else stages
-    if not cell.builds_base and stages - {"data", "labelled", "correct", "rationales"}:
-        models["backbone"] = config.backbone
     answers, trains = bool(stages & _ANSWERING), "train" in stages
     for name, model in models.items():
-        if model is None:
-            continue
         source, of_backbone = weights(model), name == "backbone"
         whole = [hardware.MemoryNeed("of weights", hardware.BYTES[model.precision] / hardware.shares(config))]
         held = hardware.held(config, stages, hardware.gpus() > 1) if of_backbone else whole
         parameters = hardware.parameters(source, model)
         lines = [] if of_backbone and not answers and not trains else [*hardware.unsupported(name, model)]
-        lines += hub.unloadable(name, source.location, source.revision)
+        lines += hub.unloadable(name, source.location, source.revision, ask)
         if parameters and held:
             lines += hardware.too_large(name, source.location, parameters, held, *hardware.memory())
         if of_backbone and "merge" in stages:
             lines += hardware.too_little_disk(cell.store.root, parameters * hardware.BYTES[model.precision])
         train = config.train if of_backbone and trains else None
-        yield from lines or fitness.unfit(name, model, source, train, config, stages)
+        yield from lines if lines or not ask else fitness.unfit(name, model, source, train, config, stages)
     if _answers_here(config, stages):
         yield from engines.missing(config)
     if cell.builds_base and (answers or trains):
@@ -96,11 +106,27 @@ def _missing(cell: Cell, stages: set[str]) -> Iterator[str]:
         yield from hardware.without_bitsandbytes(config.train)
 
 
-def _further_rows(test: Cell) -> Iterator[str]:
+def loaded(cell: Cell, stages: set[str]) -> dict[str, ModelConfig]:
+    """The published models that these stages load, by their keys in the config."""
+    config, models = cell.config, dict[str, ModelConfig | None]()
+    for name, source in config.sampler.models.items() if "sample" in stages else ():
+        models[f"sampler.models.{name}.weights"] = source.weights
+    others = config.mix.extra is Extra.other_corrections
+    if "sample" in stages and others and not cell.builds_base and config.sampler.other:
+        models["sampler.other.weights"] = config.sampler.other.weights
+    for stage, section in (("correct", "corrector"), ("rationales", "rationales")):
+        models[f"{section}.weights"] = getattr(config, section).weights if stage in stages else None
+    served = {"sample", "select", "evaluate"} if config.engine.name == "server" else set[str]()
+    if not cell.builds_base and stages - served - {"data", "labelled", "correct", "rationales"}:
+        models["backbone"] = config.backbone
+    return {name: model for name, model in models.items() if model}
+
+
+def _further_rows(test: Cell, ask: bool) -> Iterator[str]:
     """Where the rows of a further test are not."""
     rows, key = test.test_rows, f"task.{'train_dataset' if test.config.task.train_dataset is None else 'dataset'}.path"
     if rows.dataset and rows.path is None:
-        yield from hub.unreachable("dataset", rows.dataset.hub_id, rows.dataset.revision, key)
+        yield from hub.unreachable("dataset", rows.dataset.hub_id, rows.dataset.revision, key, ask)
         return
     try:
         assert rows.digest
@@ -128,3 +154,21 @@ def without_dev(config: Config, stages: set[str]) -> Iterator[str]:
         yield f"dev: selection=dev task.num_dev=0 leaves nothing to choose a checkpoint by: selection=last, {more}"
     if "evaluate" in stages and config.evaluation.split is Split.dev:
         yield f"dev: evaluation.split=dev task.num_dev=0 leaves nothing to evaluate on: evaluation.split=test, {more}"
+
+
+def tell_of_older(cell: Cell, todo: list[str]) -> None:
+    """Say what it costs to make an older version's artifacts again: the mean of each step's stage."""
+    older = {stage: cell.store.seconds_of_older(stage) for stage in set(todo)}
+    hours = sum(fmean(older[stage]) for stage in todo if older[stage]) / 3600
+    if any(older.values()):
+        told = "%-16s %s holds artifacts of an older lema; what this command needs of them took about %.2g hours and is"
+        log.info(
+            f"{told} made again; the journal is read, and nothing in it is paid again", "older", cell.store.root, hours
+        )
+
+
+@cache
+def tell_of_cleaned(folder: Path) -> None:
+    """Once a process."""
+    told = "%-16s %s: do=clean deleted checkpoints that this selection asks, so the training is made again"
+    log.info(told, "train", folder)

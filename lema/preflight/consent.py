@@ -15,15 +15,19 @@ _FREE = "sampler=self corrector=reference rationales=none ask no server"
 
 
 def missing(
-    config: Config, asked: list[Requests], overrides: list[str], stages: Set[str] = frozenset()
+    config: Config, asked: list[Requests], overrides: list[str], stages: Set[str] = frozenset(), ask: bool = True
 ) -> Iterator[str]:
-    """What these requests lack, and what `engine=server` does for these stages, each with its remedy."""
-    if config.engine.name == "server":
+    """What these requests lack, and what `engine=server` does for these stages, each with its remedy.
+
+    Without `ask` no server is asked for its models, and consent is nobody's business yet.
+    """
+    if ask and config.engine.name == "server":
         yield from _serving(config, stages)
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if asked and not key:
         sections = ", ".join(dict.fromkeys(each.section for each in asked))
-        yield f"key: {sections} send requests; set OPENAI_API_KEY (any text for a local server), or {_FREE}"
+        sent = f"{sections} send requests" if ask else "requests are sent"  # by different sections in different cells
+        yield f"key: {sent}; set OPENAI_API_KEY (any text for a local server), or {_FREE}"
     estimates: list[tuple[str, float]] = []  # in words, and dollars at most
     for each in asked:
         api, section, problem = each.api, each.section, None
@@ -33,7 +37,7 @@ def missing(
             estimates.append(estimate(each.what, each.number, each.prompt_bytes, api, cost))
         except UserError as error:
             problem = error
-        if key:
+        if key and ask:
             from lema.api.client import check_model
 
             if wrong := check_model(api, section, prompt_tokens(each.prompt_bytes)):
@@ -41,7 +45,7 @@ def missing(
         if problem:
             yield f"requests: {problem}"
     most = ceil(sum(usd for _, usd in estimates))
-    if config.budget_usd is None and most:
+    if config.budget_usd is None and most and ask:
         goes_on = command(*overrides, f"budget_usd={most}")
         needs = "nothing is paid without consent, budget_usd= or LEMA_BUDGET_USD"
         yield f"budget: {'; '.join(line for line, _ in estimates)}. Go on with: {goes_on} ({needs}), or {_FREE}"

@@ -5,29 +5,41 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def unloadable(name: str, location: str, revision: str | None) -> Iterator[str]:
-    """Where a model is not."""
+def unloadable(name: str, location: str, revision: str | None, ask: bool = True) -> Iterator[str]:
+    """Where a model is not; without `ask`, as far as this machine knows."""
     folder = Path(location)
     if _must_be_folder(location) and not folder.is_dir():
         why = "a file, not a folder" if folder.exists() else "no such folder"
         yield f"model: {name}.path={location}: {why}; name a folder with a model in Hugging Face format"
     elif not folder.is_dir():
-        yield from unreachable("model", location, revision, f"{name}.path")
+        yield from unreachable("model", location, revision, f"{name}.path", ask)
     elif not (folder / "config.json").is_file():
         yield f"model: {name}.path={location} holds no config.json: choose a model in Hugging Face format"
 
 
-def unreachable(kind: str, hub_id: str, revision: str | None, path: str) -> Iterator[str]:
-    """Why the Hub would not give this, if it would not; what is in the local cache needs no Hub."""
-    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url, snapshot_download
+def is_cached(kind: str, hub_id: str, revision: str | None) -> bool:
+    """Whether a model or a data set of the Hub has been downloaded."""
+    from huggingface_hub import errors, snapshot_download
+
+    with suppress(errors.LocalEntryNotFoundError, errors.HFValidationError):
+        snapshot_download(hub_id, repo_type=kind, revision=revision, local_files_only=True)
+        return True
+    return False
+
+
+def unreachable(kind: str, hub_id: str, revision: str | None, path: str, ask: bool = True) -> Iterator[str]:
+    """Why the Hub would not give this, if it would not; what is in the local cache needs no Hub.
+
+    Without `ask` the Hub is not asked.
+    """
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
 
     if Path(hub_id).is_dir():  # which the Hub's own libraries would take for the repository
         yield f"{kind}: {hub_id} is a folder here, not a repository on the Hub: name it {path}={hub_id}"
         return
+    if not ask or is_cached(kind, hub_id, revision):
+        return
     try:
-        with suppress(errors.LocalEntryNotFoundError):
-            snapshot_download(hub_id, repo_type=kind, revision=revision, local_files_only=True)
-            return
         # A file, not the repository's page: the page of gated weights is public.
         file = "config.json" if kind == "model" else "README.md"
         get_hf_file_metadata(hf_hub_url(hub_id, file, repo_type=kind, revision=revision))

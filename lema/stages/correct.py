@@ -104,15 +104,20 @@ def requests(cell: Cell, audited: bool = False) -> Requests | None:
     config = cell.config.corrector
     if config.method is not CorrectionMethod.api:
         return None
-    low = high = cell.artifacts["labelled"].summary["items"] if audited and "labelled" in cell.artifacts else 0
-    for name in () if audited else cell.config.sampler.models:
-        if made := cell.artifacts.get(f"sample_{name}"):
-            paths = (made.read(Sampled).wrong_paths,) * 2
-        else:
-            sampled = cell.num_questions * cell.config.sampler.samples
-            paths = tuple(ceil(sampled * share) for share in WRONG_SHARE)
-        low, high = low + paths[0], high + paths[1]
-    prompt = model.prompt(_shown(cell), NO_PROBLEM, [])
+    shown, samples = _shown(cell), {name: cell.artifacts.get(f"sample_{name}") for name in cell.config.sampler.models}
+    prompt = model.prompt(shown, NO_PROBLEM, [])
+    if audited:
+        items = cell.artifacts["labelled"].summary["items"] if "labelled" in cell.artifacts else 0
+        return Requests("corrections", "corrector", config.api, (items, items * config.tries), prompt)
+    made, sampled = [each for each in samples.values() if each], cell.num_questions * cell.config.sampler.samples
+    if len(made) == len(samples) and "data" in cell.artifacts:  # all paths are known
+        problems = {problem.id: problem for problem in cell.artifacts["data"].rows("train.jsonl", Problem)}
+        paths = [model.prompt(shown, item[0], item[2]) for item in _wrong(problems, made, Counter())]
+        size = sum(len(path.encode()) for path in paths) / max(1, len(paths))
+        return Requests("corrections", "corrector", config.api, (len(paths), len(paths) * config.tries), shown, size)
+    known = sum(each.read(Sampled).wrong_paths for each in made)
+    low, high = (known + (len(samples) - len(made)) * ceil(sampled * share) for share in WRONG_SHARE)
+    # Of wrong paths that are known, some may be of questions that are not trained on, or the same as another model's.
     return Requests("corrections", "corrector", config.api, (low, high * config.tries), prompt)
 
 

@@ -7,6 +7,7 @@ which 24,948 were kept).
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from lema.api.estimate import Requests
@@ -61,8 +62,11 @@ def requests(cell: Cell) -> Requests | None:
     if config.weights:
         return None
     number = min(config.requests or 0, cell.num_questions * (config.most or 1))
-    prompt = Wording(None, _shown(cell)).text(NO_PROBLEM)
-    return Requests("rationales", "rationales", config.api, (number, number), prompt)
+    wording, size = Wording(None, _shown(cell)), None
+    if "data" in cell.artifacts:
+        asked = shares(cell.artifacts["data"].rows("train.jsonl", Problem), config.requests or 0, config.most)
+        size = fmean(len(wording.text(each).encode()) for each, _ in asked)
+    return Requests("rationales", "rationales", config.api, (number, number), wording.text(NO_PROBLEM), size)
 
 
 def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:

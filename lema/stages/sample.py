@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from lema.api.estimate import Requests
@@ -94,9 +95,11 @@ def requests(cell: Cell, name: str) -> Requests | None:
     if source.api is None:
         return None
     style, shown = _wording(cell, source)
-    prompt, number = Wording(style, shown and shown.value).text(NO_PROBLEM), cell.num_questions
-    number *= cell.config.sampler.samples
-    return Requests(f"solutions of {name}", f"sampler.models.{name}.api", source.api, (number, number), prompt)
+    wording, size = Wording(style, shown and shown.value), None
+    if "data" in cell.artifacts:
+        size = fmean(len(wording.text(each).encode()) for each in cell.artifacts["data"].stream("train.jsonl", Problem))
+    number, key = cell.num_questions * cell.config.sampler.samples, f"sampler.models.{name}.api"
+    return Requests(f"solutions of {name}", key, source.api, (number, number), wording.text(NO_PROBLEM), size)
 
 
 def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:

@@ -56,8 +56,6 @@ def version(command: str) -> str | None:
 
 def missing(config: Config) -> Iterator[str]:
     """Why vLLM could not answer what a config asks, with the remedies."""
-    from lema.models.sizes import visible_gpus
-
     settings, train, instead = config.engine, config.train, "or engine=transformers"
     command = settings.command
     if shutil.which(command) is None:
@@ -71,8 +69,11 @@ def missing(config: Config) -> Iterator[str]:
         yield f"engine: engine.command={command} is vLLM {found}, older than {oldest}: update it, {instead}"
     if own := [each for each in settings.options or () if each.lstrip("-").partition("=")[0].replace("_", "-") in OWN]:
         yield f"engine: engine.options has {own[0]}, which the suite says itself: leave it out"
-    if 1 < settings.tensor_parallel > (gpus := visible_gpus()):
-        yield f"engine: engine.tensor_parallel={settings.tensor_parallel}, and {gpus} GPUs are visible: lower it"
+    if settings.tensor_parallel > 1:
+        from lema.models.sizes import visible_gpus
+
+        if settings.tensor_parallel > (gpus := visible_gpus()):
+            yield f"engine: engine.tensor_parallel={settings.tensor_parallel}, and {gpus} GPUs are visible: lower it"
     unmerged = train.merge is None or config.selection is not Selection.last
     if train.method is not Method.full and unmerged and train.lora_rank > RANKS[-1]:
         remedy = f"train.merge=original selection=last, which merges it before it answers, {instead}"

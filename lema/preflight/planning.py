@@ -1,0 +1,276 @@
+"""What a cell or a sweep would make, need and cost: found without loading a model, sending a request or downloading.
+
+The steps of a cell are gone through in order. One that is not made yet is stood for by the digest of its recipe, so
+that cells which will share it are known to. What is shared is counted once, with the cell that comes first.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from lema.api.estimate import Requests, between, costs, price
+from lema.artifacts import Artifact, Shown, own_folder, write_json
+from lema.cell import Cell
+from lema.preflight import sizing
+from lema.types import UserError
+
+CURRENT, SHARED, MAKE = "current", "shared", "make"
+_RANGES = "requests", "prompt_tokens", "completion_tokens", "usd", "minutes"
+
+
+Cells = Mapping[str, Cell]  # by their labels
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How the pipeline goes through a cell."""
+
+    wanted: Callable[[Cell], Sequence[Any]]  # the steps that a cell's command names
+    again: Callable[[Cell, Artifact], bool]  # whether an artifact that is there is made again
+    lacking: Callable[..., list[str]]  # what preflight misses
+    loaded: Callable[[Cell, set[str]], dict[str, Any]]  # the published models that stages load
+    is_cached: Callable[[str, str, str | None], bool]  # whether a model or a data set of the Hub is here
+
+
+@dataclass
+class Planned:
+    """One cell: each step's state, and what it adds to what the cells before it take."""
+
+    label: str
+    steps: dict[str, str] = field(default_factory=dict)  # step -> `CURRENT`, `SHARED` or `MAKE`
+    asked: dict[str, dict[str, Any]] = field(default_factory=dict)  # step that it makes -> its `Costs`, and the model
+    budget_usd: float = 0.0  # at most, shared ones too: a budget is each run's own
+    hours: float | None = 0.0  # of the steps that it makes; None where some are not known
+    hours_from: list[str] = field(default_factory=list)
+    gpus: int = 0
+    gpu_memory_gb: float | None = None  # a card, at the peak; None where no step of it needs one
+    disk_bytes: float = 0.0
+    missing: list[str] = field(default_factory=list)
+    downloads: dict[str, float] = field(default_factory=dict)  # name -> bytes
+
+
+class _Walk:
+    """The cells of one plan, one after another."""
+
+    def __init__(self, ways: Ways) -> None:
+        self.ways = ways
+        self.found: dict[str, Artifact | None] = {}  # by their places
+        self.first: set[str] = set()  # the places of what a cell before makes
+
+    def cell(self, cell: Cell, label: str) -> Planned:
+        """What one cell adds; `cell` gets the artifacts that are there."""
+        planned, stand = Planned(label), replace(cell, artifacts={})
+        makes: list[tuple[Any, dict[str, Any] | None, bool]] = []
+        for step in self.ways.wanted(cell):
+            try:
+                recipe = step.recipe(stand)
+            except UserError as error:  # what it is made from is not here
+                planned.missing.append(str(error))
+                stand.artifacts[step.name] = _stand_in(cell, f"{step.stage}/{step.name} of {cell.key}", None)
+                planned.steps[step.name] = MAKE
+                makes.append((step, None, False))
+                continue
+            place = cell.store.place(recipe)
+            if place not in self.found:
+                found = cell.store.find(recipe)
+                self.found[place] = None if found and self.ways.again(cell, found) else found
+            if made := self.found[place]:
+                stand.artifacts[step.name] = cell.artifacts[step.name] = made
+                planned.steps[step.name] = CURRENT
+                continue
+            stand.artifacts[step.name] = _stand_in(cell, place, recipe.shown)
+            shared = place in self.first
+            planned.steps[step.name] = SHARED if shared else MAKE
+            self.first.add(place)
+            makes.append((step, recipe.identity(), shared))
+        asked = self._asked(cell, makes, planned)
+        stages = {step.stage for step, _, _ in makes}
+        planned.missing += [
+            each for each in self.ways.lacking(cell, stages, asked, ask=False) if each not in planned.missing
+        ]
+        models = self.ways.loaded(cell, stages)
+        planned.downloads = dict(sizing.downloads(models, self.ways.is_cached))
+        for dataset in (cell.config.task.dataset, cell.config.task.train_dataset) if "data" in stages else ():
+            if (
+                dataset
+                and dataset.path is None
+                and not self.ways.is_cached("dataset", dataset.hub_id, dataset.revision)
+            ):
+                planned.downloads[dataset.hub_id] = 0.0
+        self._take(cell, makes, planned)
+        return planned
+
+    def _asked(self, cell: Cell, makes: list[Any], planned: Planned) -> list[Requests]:
+        asked = []
+        for step, _, shared in makes:
+            try:
+                requests = step.requests(cell)
+                if not requests:
+                    continue
+                cost = price(requests.api, cell.config.prices, requests.section)
+            except UserError:  # `lacking` names it
+                continue
+            asked.append(requests)
+            found = costs(requests.number, requests.prompt_bytes, requests.api, cost)
+            planned.budget_usd += found.usd[1]
+            if not shared:
+                planned.asked[step.name] = {"model": requests.api.model} | asdict(found)
+        return asked
+
+    def _take(self, cell: Cell, makes: list[Any], planned: Planned) -> None:
+        """Hours, GPUs, memory and disk of what the cell makes itself."""
+        own = [(step, identity) for step, identity, shared in makes if not shared]
+        config, stages = cell.config, {step.stage for step, _ in own}
+        parameters = 0 if cell.builds_base else config.backbone.parameters or 0
+        trained = sizing.training(config, parameters, _mean_tokens(cell)) if "train" in stages else None
+        planned.gpus = max([trained.gpus if trained else 0, *_answering_gpus(config, stages, parameters)])
+        planned.gpu_memory_gb = sizing.memory_gb(config, stages, parameters, trained)
+        sources = Counter[str]()
+        for step, identity in own:
+            model = _answering(config, step.name, parameters)
+            hours = identity and sizing.measured(cell.store.root, step.stage, identity)
+            hours = hours or sizing.estimated(config, step.stage, model, _answers(cell, step), trained)
+            planned.hours = None if hours is None or planned.hours is None else planned.hours + hours.hours
+            sources[hours.source if hours else f"{step.name} is not known before one was made"] += 1
+            planned.disk_bytes += sizing.disk(config, step.stage, parameters, trained)
+        planned.hours_from = [source for source in sources if source != "no GPU"]
+
+
+def _stand_in(cell: Cell, place: str, shown: Shown | None) -> Artifact:
+    """What stands for an artifact that is not made yet: later recipes ask for its digest, and some for these facts."""
+    count = sizing.checkpoints(cell.config)
+    summary = {"checkpoints": [*range(1, count + 1)], "step": 1, "selection": None, "split": None, "accuracies": {}}
+    summary |= {"correctors": [], "models": [], "wrong_paths": 0}
+    return Artifact(cell.store.root / place, f"planned {place}", summary, shown or Shown("model"))
+
+
+def _mean_tokens(cell: Cell) -> float | None:
+    """Of a training example, once they are there: four bytes are about a token."""
+    if not (mix := cell.artifacts.get("mix")):
+        return None
+    with (mix.path / "examples.jsonl").open("rb") as file:
+        sizes = [len(each["prompt"]) + len(each["completion"]) for each in map(json.loads, file)]
+    return sum(sizes) / len(sizes) / 4 if sizes else None
+
+
+def _answering(config: Any, step: str, parameters: int) -> int:
+    """The parameters of the model that a step asks."""
+    source = config.sampler.models.get(step.removeprefix("sample_"))
+    return (source.weights.parameters or 0) if source and source.weights else parameters
+
+
+def _answering_gpus(config: Any, stages: set[str], parameters: int) -> list[int]:
+    return [config.engine.tensor_parallel if config.engine.name == "vllm" else 1] if parameters and stages else []
+
+
+def _answers(cell: Cell, step: Any) -> int:
+    """How many answers a step asks for."""
+    task, data = cell.config.task, cell.artifacts.get("data")
+    limit = cell.config.limit or 10**9
+    if step.stage == "sample":
+        return cell.num_questions * cell.config.sampler.samples
+    if step.stage == "select":
+        return min(task.num_dev, limit)
+    test = data.summary.get("test") if data else None
+    return min(test or task.num_test or _TEST_QUESTIONS, limit) * max(1, cell.config.evaluation.samples)
+
+
+_TEST_QUESTIONS = 5000  # at most, of the known tasks: MATH's
+
+
+def tell(cells: Cells, ways: Ways, name: str, root: Path) -> None:
+    """Print what these cells would take, and write it to `reports/NAME/plan.json`."""
+    walk = _Walk(ways)
+    found = [walk.cell(cell, label) for label, cell in cells.items()]
+    total = _total(found, _budget(cells))
+    for line in [*_table(found), *_words(total)]:
+        print(line.rstrip())
+    file = own_folder(own_folder(root / "reports") / name) / "plan.json"
+    write_json(file, {"total": total, "cells": [asdict(each) for each in found]})
+    print(f"{'plan':<16} {file}")
+
+
+def refuse(cells: Cells, ways: Ways) -> None:
+    """`UserError` when no cell can start, with all that is missing: each thing once."""
+    walk = _Walk(ways)
+    found = [walk.cell(cell, label) for label, cell in cells.items()]
+    if all(each.missing for each in found) and len(found) > 1:
+        missing = _total(found, _budget(cells))["missing"]
+        lines = [_lacked(line, labels, len(found)) for line, labels in missing.items()]
+        raise UserError("\n  - ".join([f"none of the {len(found)} cells can start; missing:", *lines]))
+
+
+def _budget(cells: Cells) -> float | None:
+    return next(iter(cells.values())).config.budget_usd
+
+
+def _lacked(line: str, labels: list[str], cells: int) -> str:
+    """What is missing, and which cells it concerns, unless it concerns all."""
+    more = f", and {len(labels) - 1} more" if len(labels) > 1 else ""
+    return line if len(labels) == cells else f"{line} ({labels[0]}{more})"
+
+
+def _total(found: list[Planned], budget: float | None) -> dict[str, Any]:
+    """All cells together: what several of them share, need or lack counts once."""
+    asked = [costs for each in found for costs in each.asked.values()]
+    total: dict[str, Any] = {name: [sum(each[name][end] for each in asked) for end in (0, 1)] for name in _RANGES}
+    missing: dict[str, list[str]] = {}
+    for each in found:
+        for line in each.missing:
+            missing.setdefault(line, []).append(each.label)
+    most = max(each.budget_usd for each in found)
+    if most and budget is None:
+        needs = "nothing is paid without consent, budget_usd= or LEMA_BUDGET_USD"
+        told = f"budget: {needs}; it is each run's own, and a run here takes at most budget_usd={ceil(most)}"
+        missing[told] = [each.label for each in found if each.budget_usd]
+    known = [each.hours for each in found if each.hours is not None]
+    return total | {
+        "cells": len(found),
+        "budget_usd": most,
+        "gpu_hours": sum(each.hours * each.gpus for each in found if each.hours),
+        "hours": sum(known),
+        "hours_unknown_of": [each.label for each in found if each.hours is None],
+        "hours_from": sorted({source for each in found for source in each.hours_from}),
+        "disk_bytes": sum(each.disk_bytes for each in found),
+        "downloads": {name: size for each in found for name, size in each.downloads.items()},
+        "missing": missing,
+    }
+
+
+def _table(found: list[Planned]) -> list[str]:
+    """A row a cell: the state of each stage, then what it adds."""
+    names = list(dict.fromkeys(name for each in found for name in each.steps))
+    rows = [["cell", *names, "dollars", "hours", "GPUs", "GB a card", "disk"]]
+    for each in found:
+        usd = [sum(costs["usd"][end] for costs in each.asked.values()) for end in (0, 1)]
+        hours = "?" if each.hours is None else f"{each.hours:.1f}" if each.hours else "–"
+        memory = f"{each.gpu_memory_gb:.0f}" if each.gpu_memory_gb else "–"
+        size = f"{each.disk_bytes / 1e9:.1f} GB" if each.disk_bytes else "–"
+        numbers = [between(*usd) if usd[1] else "–", hours, str(each.gpus or "–"), memory, size]
+        rows.append([each.label, *(each.steps.get(name, "–") for name in names), *numbers])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
+
+
+def _words(total: dict[str, Any]) -> list[str]:
+    """The lines below the table."""
+    asked = "none"
+    if total["requests"][1]:
+        dollars = f"${between(*total['usd'])}" if total["usd"][1] else "nothing"
+        tokens = (
+            f"{between(*total['prompt_tokens'])} prompt and {between(*total['completion_tokens'])} completion tokens"
+        )
+        asked = f"{between(*total['requests'])}, {tokens}, {dollars}"
+    unknown = f", and {len(total['hours_unknown_of'])} cells unknown" if total["hours_unknown_of"] else ""
+    hours = f"{total['hours']:.1f} ({total['gpu_hours']:.1f} GPU hours){unknown}"
+    lines = [f"{'requests':<16} {asked}", f"{'hours':<16} {hours}"]
+    lines += [f"{'hours from':<16} {source}" for source in total["hours_from"]]
+    lines.append(f"{'disk':<16} {total['disk_bytes'] / 1e9:.1f} GB below the runs folder")
+    for name, size in total["downloads"].items():
+        lines.append(f"{'download':<16} {name}" + (f", about {size / 1e9:.0f} GB in 16 bits" if size else ""))
+    missing = total["missing"].items()
+    return lines + [f"{'missing':<16} {_lacked(line, labels, total['cells'])}" for line, labels in missing]

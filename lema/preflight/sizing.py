@@ -1,0 +1,146 @@
+"""What steps take of a machine, before any is made: memory a card, GPUs, hours, disk.
+
+Hours are those that the same step took for another cell here, where one was made; else an estimate for an A100.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from math import ceil
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from lema.config import Config, Method, Precision, Selection
+from lema.preflight import hardware
+
+# The estimate's GPU: an A100, 312 TFLOP/s of dense 16-bit products (NVIDIA's data sheet of 2020).
+_PEAK, _DEVICE = 312e12, "A100"
+# Of the peak, while many sequences are generated at once; ours: 2,200 tokens a second of a model of 7 billion.
+_GENERATING = 0.1
+_ANSWER_TOKENS = 300  # of a solution, ours
+_EXAMPLE_TOKENS = 400  # of a training example with its prompt, ours
+_STEPS = 2000  # where they follow from the examples, which are not known yet; the paper's
+_LOADING = 0.05  # hours to start and load a model of a GPU, ours
+_OWN = {"seed", "mix", "correctors", "step"}  # of a recipe's config: what tells cells apart and costs no time
+_ADAPTER_BYTES, _MOMENT_BYTES = 4, 8  # of a trained parameter: in a checkpoint, and beside it to go on from
+
+
+@dataclass(frozen=True)
+class Hours:
+    """How long a step takes, and where the number comes from."""
+
+    hours: float
+    source: str  # "measured on 3 earlier (NVIDIA H100)", "estimate for one A100"
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the training of a cell takes of each card, or of the machine's memory."""
+
+    memory_gb: float
+    gpus: int
+    trained: int  # parameters
+    seconds: float  # on an A100
+
+
+@cache
+def _records(root: Path, stage: str) -> list[dict[str, Any]]:
+    """What is known of the finished artifacts of a stage."""
+    found = []
+    for file in sorted(root.glob(f"{stage}/*/record.json")):
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            record = json.loads(file.read_text(encoding="utf-8"))
+            about = record["recipe"]
+            found.append({"key": _alike(about), "seconds": float(record["made"]["seconds"])} | record["made"])
+    return found
+
+
+def _alike(identity: dict[str, Any]) -> str:
+    """What two steps have in common that take about as long: all settings but the cell's own, and the model."""
+    config = {name: value for name, value in identity["config"].items() if name not in _OWN}
+    models = {name: identity["inputs"].get(name) for name in ("base", "weights")}
+    return json.dumps([identity["version"], config, models], sort_keys=True)
+
+
+def measured(root: Path, stage: str, identity: dict[str, Any]) -> Hours | None:
+    """How long steps like the one of this recipe took here; None where none was made."""
+    key = _alike(identity)
+    if not (like := [each for each in _records(root, stage) if each["key"] == key]):
+        return None
+    devices = ", ".join(sorted({str(each.get("device", "")) for each in like} - {""}))
+    return Hours(fmean(each["seconds"] for each in like) / 3600, f"measured on {len(like)} earlier ({devices})")
+
+
+_sizes: dict[str, Training] = {}  # cells of one backbone train alike
+
+
+def training(config: Config, parameters: int, mean_tokens: float | None) -> Training | None:
+    """What a training takes, by `lema.models.sizes`, of a Llama of about so many parameters.
+
+    None of a base that is built here, which takes next to nothing.
+    """
+    if not parameters:
+        return None
+    train, depth = config.train, round((parameters / 1e9) ** (1 / 3), 1)
+    key = repr((train, depth, config.backbone.precision, mean_tokens))
+    if key not in _sizes:
+        from lema.models.sizes import llama, training_size
+
+        tokens, steps = mean_tokens or _EXAMPLE_TOKENS, train.max_steps or _STEPS
+        size = training_size(llama(parameters), train, config.backbone.precision, tokens, steps)
+        again, gpus = train.activation_checkpointing is not False, train.processes or 1
+        _sizes[key] = Training(size.memory(again) / 1e9, gpus, size.trained, size.seconds(_PEAK * gpus, again))
+    return _sizes[key]
+
+
+def estimated(config: Config, stage: str, parameters: int, answers: int, trained: Training | None) -> Hours | None:
+    """About how long a step takes on an A100 that gives so many answers; None where nothing says so."""
+    gpus = trained.gpus if trained and stage == "train" else hardware.shares(config)
+    source = f"estimate for {gpus} {_DEVICE}"
+    if stage in ("data", "mix", "correct", "rationales") or (stage == "select" and config.selection is Selection.last):
+        return Hours(0.0, "no GPU")
+    if not parameters:
+        return None
+    if stage == "train":
+        return Hours(trained.seconds / 3600 + _LOADING, source) if trained else None
+    if stage == "merge":
+        return Hours(2 * parameters * hardware.BYTES[Precision.bf16] / 1e9 / 3600 + _LOADING, source)
+    flops = 2 * parameters * _ANSWER_TOKENS * answers * (checkpoints(config) if stage == "select" else 1)
+    return Hours(flops / (_PEAK * _GENERATING * gpus) / 3600 + _LOADING, source)
+
+
+def checkpoints(config: Config) -> int:
+    """How many a training leaves, where its steps are known."""
+    return ceil((config.train.max_steps or config.train.save_steps) / config.train.save_steps)
+
+
+def memory_gb(config: Config, stages: set[str], parameters: int, trained: Training | None) -> float | None:
+    """What a card must hold at the peak: the training, or the weights that answer; None where no card is needed."""
+    if not parameters:
+        return None
+    held = [each.width * parameters / 1e9 for each in hardware.held(config, stages)]
+    return max([*held, *([trained.memory_gb] if trained else [])], default=None)
+
+
+def disk(config: Config, stage: str, parameters: int, trained: Training | None) -> float:
+    """The bytes that a step adds below the runs folder."""
+    if not trained:
+        return 0.0
+    if stage == "merge":
+        return parameters * hardware.BYTES[config.backbone.precision]
+    if stage != "train":
+        return 0.0
+    kept = 1 if config.selection is Selection.last else checkpoints(config)
+    whole = parameters * hardware.BYTES[config.backbone.precision]
+    each = whole if config.train.method is Method.full else trained.trained * _ADAPTER_BYTES
+    return kept * each + config.train.resume_checkpoints * trained.trained * _MOMENT_BYTES
+
+
+def downloads(models: dict[str, Any], cached: Any) -> Iterator[tuple[str, float]]:
+    """The published models that are not here, with their bytes in 16 bits; some are published in 32."""
+    for model in models.values():
+        if not model.path and model.hub_id and not cached("model", model.hub_id, model.revision):
+            yield model.hub_id, (model.parameters or 0) * 2.0

@@ -1,0 +1,124 @@
+"""`do=plan`: what a sweep would make, need and cost, with no model, request or download; each thing once."""
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai_server import OpenAIServer
+from small import SMALL
+
+from lema import pipeline
+from lema.config import Config
+from lema.models.sizes import llama
+from lema.types import UserError
+
+ASKING = [*SMALL, "corrector=gpt4", "budget_usd=5"]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-the-tests")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with OpenAIServer(reply=lambda prompt: "No.", model="gpt-6.2-sol") as opened:
+        monkeypatch.setenv("OPENAI_BASE_URL", opened.url)
+        yield opened
+
+
+def planned(root: Path) -> dict[str, Any]:
+    [file] = root.glob("reports/*/plan.json")
+    return json.loads(file.read_text())
+
+
+def test_planned_requests_are_those_that_are_sent_once_solutions_exist(
+    make_config: Callable[..., Config], tmp_path: Path, server: OpenAIServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def do(*overrides: str) -> None:
+        arguments = [*ASKING, f"runs_dir={tmp_path}", *overrides]
+        pipeline.run(make_config(*arguments), arguments)
+
+    do("do=plan")
+    before = planned(tmp_path)
+    assert set(before["cells"][0]["steps"].values()) == {"make"}
+    do("until=sample")
+    assert not server.requests
+    do("do=plan", "until=correct")
+    after = planned(tmp_path)
+    assert after["cells"][0]["steps"] == {"data": "current", "base": "current", "sample_self": "current"} | {
+        "correct": "make"
+    }
+    assert not server.requests, "a plan asks nothing"
+    assert not after["total"]["missing"]
+    do("until=correct")
+    sent = len(server.requests)
+    used = sum(len(each["messages"][-1]["content"].encode()) // 4 + 8 for each in server.requests)
+    assert after["total"]["requests"] == [sent, sent]
+    assert before["total"]["requests"][0] <= sent <= before["total"]["requests"][1]
+    for plan in (before, after):
+        low, high = plan["total"]["prompt_tokens"]
+        assert low <= used <= high
+    assert after["total"]["prompt_tokens"][1] < before["total"]["prompt_tokens"][1]
+    do("do=plan", "until=correct")
+    assert planned(tmp_path)["total"]["requests"] == [0, 0]
+    assert "sk-secret" not in capsys.readouterr().out
+
+
+def test_a_sweep_that_cannot_start_says_once_what_is_missing_and_plans_what_is_shared_once(
+    tmp_path: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    sweep = ["sweeps=main_table", "task=gsm8k", "backbone=mistral", "tracker=none", f"runs_dir={tmp_path / 'runs'}"]
+    told = run_cli(*sweep, "do=plan")
+    assert told.returncode == 0, told.stderr
+    plan = planned(tmp_path / "runs")
+    first, second = plan["cells"]
+    assert first["steps"]["rationales"] == "make"
+    assert (second["steps"]["rationales"], second["steps"]["evaluate_untuned"]) == ("shared", "shared")
+    assert list(second["asked"]) == ["correct"], "what the first cell pays is not counted again"
+    assert plan["total"]["downloads"]["mistralai/Mistral-7B-v0.1"] == pytest.approx(14.5e9, rel=0.01)
+    assert 10 < first["gpu_memory_gb"] < 80
+    assert 2 < first["hours"] < 24
+    assert plan["total"]["hours_from"] == ["estimate for 1 A100"]
+    lines = [line for line in told.stdout.splitlines() if line.startswith("missing")]
+    assert sum("OPENAI_API_KEY" in line for line in lines) == 1
+    assert sum("budget_usd=" in line for line in lines) == 1
+    refused = run_cli(*sweep)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("none of the 2 cells can start; missing:\n  - ")
+    assert refused.stderr.count("OPENAI_API_KEY") == 1
+    assert not (tmp_path / "runs" / "cells").exists()
+
+
+def test_hours_of_a_step_are_those_that_it_took_for_another_cell(
+    make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    for overrides in (["mix=lema"], ["mix=cot", "seed=2", "do=plan"]):
+        arguments = [*SMALL, f"runs_dir={tmp_path}", *overrides]
+        pipeline.run(make_config(*arguments), arguments)
+    [cell] = planned(tmp_path)["cells"]
+    assert cell["steps"] == {"data": "current", "base": "current", "evaluate_untuned": "current"} | dict.fromkeys(
+        ("mix", "train", "select", "evaluate"), "make"
+    )
+    assert 0 < cell["hours"] < 1
+    assert cell["hours_from"]
+    assert all(each.startswith("measured on 1 earlier (CPU") for each in cell["hours_from"])
+
+
+def test_a_data_set_that_is_not_there_is_missing_and_ends_no_plan(
+    make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    arguments = ["task=gsm8k", f"task.dataset.path={tmp_path / 'none'}", f"runs_dir={tmp_path}", "tracker=none"]
+    pipeline.run(make_config(*arguments, "do=plan"), arguments)
+    assert any(str(tmp_path / "none") in line for line in planned(tmp_path)["total"]["missing"])
+    with pytest.raises(UserError, match="until=nope: no such stage"):
+        pipeline.run(make_config(*arguments, "do=plan", "until=nope"), arguments)
+
+
+@pytest.mark.parametrize(("parameters", "layers"), [(6_738_415_616, 32), (13_015_864_320, 40), (33_743_970_304, 56)])
+def test_a_model_that_is_not_here_counts_as_a_llama_of_its_size(parameters: int, layers: int) -> None:
+    config = llama(parameters)
+    width, mlp = config.hidden_size, config.intermediate_size
+    counted = config.num_hidden_layers * (4 * width**2 + 3 * width * mlp) + 2 * config.vocab_size * width
+    assert config.num_hidden_layers == layers
+    assert counted == pytest.approx(parameters, rel=0.1)
