@@ -7,6 +7,7 @@ that cells which will share it are known to. What is shared is counted once, wit
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from math import ceil
 from pathlib import Path
@@ -172,7 +173,9 @@ def _answers(cell: Cell, step: Any) -> int:
     task, data = cell.config.task, cell.artifacts.get("data")
     limit = cell.config.limit or 10**9
     if step.stage == "sample":
-        return cell.num_questions * cell.config.sampler.samples
+        with suppress(UserError):  # of data that are not here, which is said elsewhere
+            return cell.num_questions * cell.config.sampler.samples
+        return 0
     if step.stage == "select":
         return min(task.num_dev, limit)
     test = data.summary.get("test") if data else None
