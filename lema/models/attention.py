@@ -1,5 +1,6 @@
 """Attention for packed rows, `varlen`: it reads each document by itself, and refuses what it does not compute."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -8,6 +9,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from lema.types import UserError
 
+# Whether torch's kernel takes fewer heads of keys and values than of queries as they are: 2.13 does, 2.11 does not.
+GROUPED = "enable_gqa" in inspect.signature(varlen_attn).parameters
 # What models pass along that leaves attention as it is: where documents begin, and what is to be returned.
 _PASSED = {
     "cu_seq_lens_q",
@@ -40,12 +43,15 @@ def varlen(
     groups = query.shape[1] // key.shape[1]
     # Under autocast, weights of 32 bits leave the rotated queries and keys in 32 bits, and only values in 16.
     query, key = query.to(value.dtype), key.to(value.dtype)
-    key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
+    shared = {"enable_gqa": True} if query.is_cuda and GROUPED and groups > 1 else {}
+    if not shared:
+        key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
     bounds, longest = options["cu_seq_lens_q"], options["max_length_q"]
     if query.is_cuda:
-        query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
+        query, key, value = (each.squeeze(0).transpose(0, 1) for each in (query, key, value))
         seen = (-1 if sliding_window is None else sliding_window - 1, 0)  # tokens before and after
-        output = varlen_attn(query, key, value, bounds, bounds, longest, longest, scale=scaling, window_size=seen)
+        options = {"scale": scaling, "window_size": seen} | shared
+        output = varlen_attn(query, key, value, bounds, bounds, longest, longest, **options)
         assert isinstance(output, torch.Tensor)
         return output.unsqueeze(0), None
     documents = zip(*(each.split(bounds.diff().tolist(), dim=2) for each in (query, key, value)), strict=True)

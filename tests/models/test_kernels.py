@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from small import token_rows
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from lema import pipeline
@@ -159,6 +161,39 @@ def test_queries_and_keys_of_another_precision_than_values_are_taken() -> None:
     found, _ = attention.varlen(torch.nn.Module(), query, key, value.bfloat16(), None, **bounds)
     halves = query.bfloat16(), key.bfloat16(), value.bfloat16()
     assert torch.equal(found, attention.varlen(torch.nn.Module(), *halves, None, **bounds)[0])
+
+
+class Recorded(TorchDispatchMode):
+    """What torch's own attention operation was called with; on fake tensors nothing is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Any] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.asked += [args] if "_varlen_attn" in str(func) else []
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("heads", [2, 8])
+@pytest.mark.parametrize("grouped", [True, False])
+def test_heads_that_share_keys_are_not_repeated_where_the_kernel_takes_them(heads, grouped, monkeypatch) -> None:
+    """Of what is passed to the kernel on a GPU, not of what it computes, which `tests/gpu` holds against eager."""
+    if grouped and not attention.GROUPED:
+        pytest.skip("this torch has no enable_gqa")
+    monkeypatch.setattr(attention, "GROUPED", grouped)
+    with FakeTensorMode(), Recorded() as recorded:
+        sizes = [(1, number, 30, 16) for number in (8, heads, heads)]
+        query, key, value = (torch.empty(size, device="cuda", dtype=torch.bfloat16) for size in sizes)
+        bounds: dict[str, Any] = {"cu_seq_lens_q": torch.empty(3, device="cuda", dtype=torch.int32)}
+        options = bounds | {"max_length_q": 20, "sliding_window": 8}
+        found, _ = attention.varlen(torch.nn.Module(), query, key, value, None, **options)
+    assert found.shape == (1, 30, 8, 16)
+    [args] = recorded.asked
+    passed = heads if grouped else 8
+    assert [each.shape for each in args[:3]] == [(30, 8, 16), (30, passed, 16), (30, passed, 16)]
+    assert args[7:10] == (False, None, [7, 0])
+    assert (args[10:11] == (True,)) == (grouped and heads == 2)  # enable_gqa
 
 
 def test_training_starts_only_with_the_loss_of_eager(monkeypatch, config) -> None:
