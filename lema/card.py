@@ -62,11 +62,14 @@ def _card(cell: Cell, kind: str) -> str:
         if config.train.method is Method.qlora:
             original = config.train.merge is Merge.original
             onto = "the original weights of its base" if original else f"{onto}, NF4 dequantised"
-        merging.append(
-            f"## Merging\n\nThe adapter was merged into {onto}. Against the adapter unmerged on its base, on "
-            f"{found['prompts']} prompts: {found['equal_outputs']:.1%} of the greedy outputs are equal, and the "
-            f"largest difference of logits is {found['largest_logit_difference']:.2g}."
-        )
+        measured = "It was not compared with the adapter unmerged on its base, as it did not fit on one device."
+        if found["prompts"]:
+            measured = (
+                f"Against the adapter unmerged on its base, on {found['prompts']} prompts: "
+                f"{found['equal_outputs']:.1%} of the greedy outputs are equal, and the largest difference of logits "
+                f"is {found['largest_logit_difference']:.2g}."
+            )
+        merging.append(f"## Merging\n\nThe adapter was merged into {onto}. {measured}")
     parts = [
         f"# {cell.name}",
         f"{what[kind]}, `{_base(cell)}` {revision}. Trained with `{config.train.method}` on the mix "

@@ -39,7 +39,7 @@ def held(config: Config, stages: set[str], several: bool) -> list[MemoryNeed]:
         forms.append(MemoryNeed("of weights to serve", served))
     if "sample" in stages and any(each.kind is SourceKind.backbone for each in config.sampler.models.values()):
         forms.append(MemoryNeed("of weights to sample with", served))
-    if "merge" in stages:
+    if "merge" in stages and "evaluate" in stages & held_to_answer:  # a merge itself takes one block of it at a time
         forms.append(MemoryNeed("of merged weights", whole, "train.merge=null"))
     held: dict[float, MemoryNeed] = {}
     for each in forms:
@@ -48,7 +48,7 @@ def held(config: Config, stages: set[str], several: bool) -> list[MemoryNeed]:
 
 
 def shares(config: Config) -> int:
-    """On how many GPUs a model lies that answers; that of a merge lies on one."""
+    """On how many GPUs a model lies that answers."""
     return config.engine.tensor_parallel if config.engine.name == "vllm" else 1
 
 

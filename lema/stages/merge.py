@@ -1,4 +1,4 @@
-"""merge: the selected adapter and its base as one model, and how far the two agree."""
+"""merge: the selected adapter and its base as one model, and how far the two agree where one device holds it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,7 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
     from lema.models.merge import agreement, merge
 
     adapter, merged, how = checkpoint(inputs.train.path, settings.step), folder / "merged", settings.computation
-    merge(inputs.base, adapter, merged, how, dequantise=settings.dequantise)
+    merge(inputs.base, adapter, merged, how.precision, dequantise=settings.dequantise)
     dev, train = (inputs.data.stream(f"{split}.jsonl", Problem) for split in ("dev", "train"))
     problems = (list(dev) or list(train))[:_CHECKED_PROMPTS]
     prompts = [cot_prompt(settings.prompt, each.question, each.candidates) for each in problems]

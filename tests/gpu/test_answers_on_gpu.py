@@ -46,7 +46,7 @@ def test_the_merged_model_answers_as_the_adapter_on_its_base(
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
     model.save_pretrained(tmp_path / "adapter")
-    merge(base, tmp_path / "adapter", tmp_path / "merged", computation, dequantise=method == "qlora")
+    merge(base, tmp_path / "adapter", tmp_path / "merged", precision, dequantise=method == "qlora")
     found = agreement(base, tmp_path / "adapter", tmp_path / "merged", computation, prompts, four_bit=method == "qlora")
     measured(f"{method}, {precision}: equal answers of {len(prompts)}", found["equal_outputs"])
     measured(f"{method}, {precision}: largest difference of a logit", found["largest_logit_difference"])

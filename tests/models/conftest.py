@@ -28,11 +28,21 @@ def saved(name: str, folder: Path) -> Path:
     """A model of random weights, with a tokenizer that is never asked."""
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(CONFIGS[name]).save_pretrained(folder)
+    with_tokenizer(folder)
+    return folder
+
+
+def with_tokenizer(folder: Path) -> None:
+    """Writes a tokenizer of 97 words."""
     special: Any = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     words = ["<unk>", "<s>", "</s>", "<pad>", *(f"w{number}" for number in range(93))]
     vocabulary = models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>")
     PreTrainedTokenizerFast(tokenizer_object=Tokenizer(vocabulary), **special).save_pretrained(folder)
-    return folder
+
+
+@pytest.fixture(scope="session")
+def write_tokenizer() -> Callable[[Path], None]:
+    return with_tokenizer
 
 
 @pytest.fixture

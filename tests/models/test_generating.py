@@ -160,7 +160,7 @@ def test_an_adapter_answers_and_is_merged_as_if_the_base_had_shipped_nothing(
     found = []
     for source in (base, bare):
         merged = tmp_path / f"merged {len(found)}"
-        merge.merge(source, adapter, merged, backbone.computation, dequantise=False)
+        merge.merge(source, adapter, merged, backbone.precision, dequantise=False)
         assert ask(Weights("merged", str(merged), None, ""))[0] == ask(source, adapter=adapter)[0]
         measured = merge.agreement(source, adapter, merged, backbone.computation, PROMPTS, four_bit=False)
         assert measured["equal_outputs"] == 1
