@@ -24,7 +24,7 @@ from lema.models.blocks import blocks, load
 from lema.models.encoding import encode_prompt
 from lema.models.huggingface import check_widths, load_adapter, load_model, load_to_answer, load_tokenizer
 from lema.models.shards import Shards
-from lema.models.sizes import MARGIN, available_memory
+from lema.models.sizes import MARGIN, available_memory, release_memory
 from lema.models.trial import raise_positions
 from lema.models.weights import Weights
 from lema.models.writing import Onlooker, generate
@@ -108,6 +108,7 @@ def _stream(base: Weights, plain: Any, folder: Path, layers: dict[str, Any], fou
             for module in modules.values():
                 module.to("meta")
             del state, kept
+            release_memory()  # else it grows by half of each block, tensors below 32 MB lying between others
         written.close()
     if layers:
         raise UserError(f"{base.location}: it has no weights of {next(iter(layers))}, which the adapter is to change")

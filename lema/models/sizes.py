@@ -1,8 +1,10 @@
 """How large a training run is: parameters, FLOPs, memory and time, from the model's config; nothing is loaded."""
 
+import ctypes
 import gc
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -158,8 +160,10 @@ def device() -> str:
 
 
 def release_memory() -> None:
-    """Give the GPU's memory that no tensor uses back, for another process."""
+    """Give the memory that no tensor uses back: the GPU's, and what glibc keeps of this process's."""
     gc.collect()
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

@@ -238,24 +238,34 @@ def test_a_merged_model_that_fits_on_no_device_is_not_asked(
 
 
 MERGE = """
-import resource, sys, threading
+import sys
 from pathlib import Path
 from lema.config import Precision
 from lema.models.merge import merge
 from lema.models.weights import Weights
+
+def peak():  # of this program: that of getrusage begins with its parent's
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1])
+
 base, adapter, folder = sys.argv[1:]
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 merge(Weights("b", base, None, ""), Path(adapter), Path(folder), Precision.bf16, dequantise=False, shard=64_000_000)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+print((peak() - before) * 1024)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_a_merge_takes_memory_for_a_file_or_two(write_tokenizer, tmp_path: Path) -> None:
     """A model of 1 GB, merged into files of 64 MB by a process of its own: its peak above what its imports take."""
     sizes: Any = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 30, "num_attention_heads": 8}
     config = LlamaConfig(**sizes, vocab_size=97)
-    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.to_empty(device="cpu")
+    for weight in model.parameters():
+        torch.nn.init.ones_(weight)
     model.save_pretrained(tmp_path / "base", max_shard_size="200MB")
     write_tokenizer(tmp_path / "base")
     whole = sum(file.stat().st_size for file in (tmp_path / "base").glob("*.safetensors"))
@@ -267,7 +277,7 @@ def test_a_merge_takes_memory_for_a_file_or_two(write_tokenizer, tmp_path: Path)
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     peak = int(done.stdout.split()[-1])
     print(f"the model {whole / 1e6:.0f} MB, the peak {peak / 1e6:.0f} MB")
-    assert peak < 400_000_000 < whole / 2
+    assert 64_000_000 < peak < 450_000_000 < whole / 2
 
 
 @pytest.mark.slow
