@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 # A terminal's Ctrl-C and its end, a batch system's ways to take the machine back.
 SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -31,13 +32,21 @@ class _Run:
     work, since = "start", time.monotonic()  # what a stop interrupts, and when it began
     landing: Callable[[signal.Signals], object] | None = None
     again = False  # the next signal is the first one, once more
+    earlier: dict[signal.Signals, Callable[[int, Any], object]] = {}  # who else wants to know of a signal  # noqa: RUF012
 
 
 def listen(twice: bool = True) -> None:
     """Obey the stop signals from here on. Call it once, in the main thread. An ignored signal (`nohup`) stays so.
 
-    `twice`: a second signal leaves at once.
+    `twice`: a second signal leaves at once. Not where Python code obeyed signals before, as in a job of submitit: a
+    batch system sends several, and that code gets the first one once this run has stopped (`pass_on`).
     """
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    _Run.earlier = {
+        number: handler
+        for number, handler in handlers.items()
+        if callable(handler) and handler not in (signal.default_int_handler, _receive)
+    }
     while (free := os.open(os.devnull, os.O_RDWR)) <= 2:  # a closed standard stream, which must not become the pipe
         pass
     os.close(free)
@@ -45,11 +54,11 @@ def listen(twice: bool = True) -> None:
     os.set_blocking(writer, False)
     # Python's own handlers wait until a long step on the GPU returns; what is written to this pipe does not.
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    if twice:
+    if twice and not _Run.earlier:
         threading.Thread(target=_leave_at_second, args=(reader,), daemon=True).start()
     sys.unraisablehook = _unraisable
-    for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
+    for number, handler in handlers.items():
+        if handler is not signal.SIG_IGN:
             signal.signal(number, _receive)
 
 
@@ -110,10 +119,16 @@ def work() -> tuple[str, float]:
 
 
 def end() -> None:
-    """Restore the default signals after the run: nothing is left to save, so Python's slow exit may be interrupted."""
+    """Restore the earlier handlers after the run, else the system's: nothing is left to save in Python's slow exit."""
     for number in SIGNALS:
         if signal.getsignal(number) is _receive:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, _Run.earlier.get(number, signal.SIG_DFL))
+
+
+def pass_on(number: signal.Signals) -> None:
+    """Give the handler that a signal had before `listen` that signal, once everything is saved."""
+    if handler := _Run.earlier.get(number):
+        handler(number, None)
 
 
 def received() -> signal.Signals | None:

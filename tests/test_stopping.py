@@ -317,3 +317,25 @@ def test_a_stop_ends_the_whole_sweep_without_a_report(tmp_path: Path) -> None:
     assert line.startswith("train: stopped by SIGINT")
     assert len(list((tmp_path / "cells").iterdir())) == 1
     assert not (tmp_path / "reports").exists()
+
+
+def test_who_obeyed_signals_before_gets_them_once_the_run_has_stopped() -> None:
+    code = """
+import os, signal, time
+from lema import stopping
+signal.signal(signal.SIGUSR2, lambda number, _: print("requeued by", signal.Signals(number).name))
+stopping.listen()
+try:
+    os.kill(os.getpid(), signal.SIGUSR2)
+    time.sleep(60)
+except stopping.Stopped:
+    os.kill(os.getpid(), signal.SIGTERM)  # a batch system sends more than one, and nothing leaves at once
+    time.sleep(0.2)
+    print("saved")
+    stopping.end()
+    stopping.pass_on(signal.SIGUSR2)
+    stopping.pass_on(signal.SIGTERM)  # which nobody had asked for
+    os.kill(os.getpid(), signal.SIGUSR2)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "saved\n" + 2 * "requeued by SIGUSR2\n"), done.stderr
