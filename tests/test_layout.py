@@ -22,6 +22,7 @@ LAYERS = [
     ["stages", "card"],
     ["preflight", "run_folder", "apart"],
     ["pipeline"],
+    ["cluster"],
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 HOMES = {

@@ -1,0 +1,1 @@
+"""The cells of a sweep as jobs of a cluster, over submitit."""

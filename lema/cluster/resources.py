@@ -1,0 +1,64 @@
+"""What a job asks of its node: GPUs, processors, memory and time, from the cell's backbone and training."""
+
+from collections.abc import Mapping
+from math import ceil
+from typing import Any
+
+from lema.config import Config, Method
+from lema.models.weights import weights
+from lema.preflight import hardware
+from lema.types import UserError
+
+_STAGES = {"sample", "train", "select", "merge", "evaluate"}
+# Of a card's peak: what is reported of LoRA with packed rows is 0.40 to 0.48 (`lema.models.sizes`); half of it, as
+# padded rows, 4-bit bases and what is not training take time too. Ours.
+_UTILISATION = 0.2
+_LENGTH = 1 / 3  # of an example, of what it may be; a quarter in GSM8K
+_OTHER_HOURS = 1.0  # for each 10 billion parameters, to sample, select and evaluate on one card. Ours
+_SMALL = {"cpus_per_task": 2, "mem_gb": 4, "timeout_min": 60}  # of a backbone that is built here, on no card
+
+
+def resources(config: Config, card: Mapping[str, Any], hours: float, most_hours: float) -> dict[str, Any]:
+    """As submitit names them: `gpus_per_node`, `cpus_per_task`, `mem_gb`, `timeout_min`.
+
+    `card` has `gpus` (of a node), `memory_gb`, `teraflops` (its peak in 16 bits), `cpus` and `ram_gb` (of the node, for
+    each GPU). The number of GPUs doubles until the cell takes at most `hours`, by an estimate: 6 FLOPs a parameter and
+    token with adapters (4 of the pass forward and back, 2 of activation checkpointing), 8 to train all, each example
+    as long as it may be. The time limit is twice the estimate, between 1 hour and `most_hours`: a job that reaches it
+    goes on in another one. Raises `UserError` when no card of the node holds the backbone.
+    """
+    backbone, train = config.backbone, config.train
+    if backbone.tiny is not None and backbone.path is None:
+        return dict(_SMALL)
+    parameters = hardware.parameters(weights(backbone), backbone)
+    size = f"{backbone.name}-{backbone.size}" if backbone.size else backbone.name
+    for need in hardware.held(config, _STAGES):
+        if (taken := parameters * need.width) > card["memory_gb"] * 1e9:
+            remedy = f"{need.remedy}, or a larger card" if need.remedy else "choose a larger card"
+            held = f"a GPU of {card['memory_gb']} GB cannot hold {taken / 1e9:.0f} GB {need.form}"
+            raise UserError(f"hydra.launcher.card: {size}: {held}; {remedy}, or a smaller backbone")
+    gpus, at_most = max(hardware.shares(config), train.processes or 1), int(card["gpus"])
+    alone = _training_seconds(config, parameters, card["teraflops"]) / 3600 + _OTHER_HOURS * parameters / 1e10
+    while train.processes is None and gpus * 2 <= at_most and alone / gpus > hours:
+        gpus *= 2
+    if gpus > at_most:
+        what = f"engine.tensor_parallel={hardware.shares(config)} train.processes={train.processes}"
+        raise UserError(f"hydra.launcher.card: a node has {at_most} GPUs, too few for {what}")
+    limit = ceil(min(most_hours, max(1.0, 2 * alone / gpus)))
+    return {
+        "gpus_per_node": gpus,
+        "cpus_per_task": gpus * card["cpus"],
+        "mem_gb": gpus * card["ram_gb"],
+        "timeout_min": 60 * limit,
+    }
+
+
+def _training_seconds(config: Config, parameters: int, teraflops: float) -> float:
+    """Of all steps on one card; without `max_steps`, of the epochs over two examples a question."""
+    train, rows = config.train, config.task.trained_dataset
+    examples = float((train.max_steps or 0) * train.batch_size)
+    if train.epochs and not train.max_steps:
+        examples = train.epochs * 2 * (config.limit or (rows and rows.train_rows) or 10_000)
+    tokens = examples * _LENGTH * (train.max_source_tokens + train.max_target_tokens)
+    flops = (8 if train.method is Method.full else 6) * parameters
+    return tokens * flops / (teraflops * 1e12 * _UTILISATION)

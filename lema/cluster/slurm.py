@@ -1,0 +1,173 @@
+"""A sweep on Slurm: an array of jobs for the cells that are not current, then their states until all have ended.
+
+Each array is noted in a file beside its logs. The same command does not send a cell again whose job waits or runs.
+"""
+
+import json
+import logging
+import shlex
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from lema import stopping, sweeps
+from lema.artifacts import Store, own_folder, write_json
+from lema.cell import Cell
+from lema.cluster import queue
+from lema.cluster.job import Job
+from lema.cluster.resources import resources
+from lema.types import UserError
+
+log = logging.getLogger(__name__)
+
+_OURS = ("card", "cards", "hours", "most_hours")  # options that are not submitit's
+_SCRIPT = Path(__file__).resolve().parents[2] / "run.py"
+_SBATCH = {"timeout_min": "time", "mem_gb": "mem", "name": "job_name"}
+_LOG = "{}_0_log.out"  # submitit's, of a job
+
+
+def launch(config: DictConfig, commands: list[list[str]], options: dict[str, Any], pipeline: Any) -> None:
+    """Send the cells of these commands and wait for them. `UserError` for those that failed, with their last words.
+
+    `pipeline` is the module of that name, which no other one imports.
+    """
+    if not find_spec("submitit"):
+        raise UserError("hydra/launcher=slurm: submitit is not installed; pip install -e '.[slurm]'")
+    queue.check(options["partition"])
+    store = Store(Path(config.runs_dir).expanduser())
+    folder = own_folder(own_folder(store.root / "hydra") / "slurm").resolve()
+    left: dict[str, tuple[Cell, list[str]]] = {}
+    for command in commands:
+        cell = Cell(sweeps.composed(config, command, []), store)
+        if _is_current(cell, pipeline):
+            pipeline.run(cell.config, [*sweeps.kept(config.hydra), *command], in_sweep=True)
+        else:
+            left[cell.folder.name] = (cell, _arguments(config, cell, command))
+    jobs = {name: job for name, job in _noted(folder).items() if name in left}
+    for name, job in jobs.items():
+        log.info("%-16s %s is in the queue already: job %s", "slurm", name, job)
+    jobs |= _send({name: each for name, each in left.items() if name not in jobs}, options, folder)
+    _wait(jobs, folder)
+
+
+def scripts(cells: dict[str, Cell], options: dict[str, Any], folder: Path) -> list[str]:
+    """The batch scripts that would be sent for these cells, with their logs in `folder`, as text; nothing is sent.
+
+    `options` are `hydra.launcher` as plain values.
+    """
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    texts = []
+    for asked, names in _alike(cells, options):
+        del asked["max_num_timeout"]
+        flags: Any = {_SBATCH.get(name, name): value for name, value in asked.items()} | {"mem": f"{asked['mem_gb']}GB"}
+        several: Any = {"map_count": len(names)} if len(names) > 1 else {}
+        command = f"{sys.executable} -u -m submitit.core._submit {folder}"
+        texts.append(_make_sbatch_string(command, folder, **several, **flags))
+    return texts
+
+
+def _is_current(cell: Cell, pipeline: Any) -> bool:
+    """Whether nothing is left to be made of it. `UserError` when what is left sends requests."""
+    config, stages = cell.config, [*pipeline.plan(cell)]
+    last = stages.index(config.until) + 1 if config.until in stages else None
+    reached = [config.only] if config.only else stages[:last]
+    wanted = [step for step in pipeline.steps(cell) if step.stage in reached]
+    for number, step in enumerate(wanted):
+        artifact = None if config.only or config.retry_failed else cell.store.find(step.recipe(cell))
+        if artifact is None:
+            if asking := next((each.name for each in wanted[number:] if each.requests(cell)), None):
+                where = "on one machine: run the same command with until=mix hydra/launcher=basic there"
+                why = f"{asking} of {cell.name} sends requests, whose journal can be written {where}"
+                raise UserError(f"hydra/launcher=slurm: {why}")
+            return False
+        cell.artifacts[step.name] = artifact
+    return True
+
+
+def _arguments(config: DictConfig, cell: Cell, command: list[str]) -> list[str]:
+    """What its job says to `run.py`. The report is the launcher's."""
+    last = [] if cell.config.until or cell.config.only else ["until=evaluate"]
+    return [*sweeps.kept(config.hydra), *command, *last, "hydra.mode=RUN"]
+
+
+def _alike(cells: dict[str, Cell], options: Any) -> list[tuple[dict[str, Any], list[str]]]:
+    """What jobs ask of the cluster, and the cells that ask the same."""
+    found: list[tuple[dict[str, Any], list[str]]] = []
+    if (card := options["cards"].get(options["card"])) is None:
+        raise UserError(f"hydra.launcher.card={options['card']}: choose from {', '.join(options['cards'])}")
+    given = {
+        name: value for name, value in options.items() if value is not None and name not in _OURS and name[0] != "_"
+    }
+    path = f"export PYTHONPATH={shlex.quote(str(_SCRIPT.parent))}:$PYTHONPATH"
+    given |= {"name": "lema", "stderr_to_stdout": True, "setup": [path, *given.get("setup", ())]}
+    for name, cell in cells.items():
+        asked = resources(cell.config, card, options["hours"], options["most_hours"]) | given
+        for other, names in found:
+            if other == asked:
+                names.append(name)
+                break
+        else:
+            found.append((asked, [name]))
+    return found
+
+
+def _send(left: dict[str, tuple[Cell, list[str]]], options: dict[str, Any], folder: Path) -> dict[str, str]:
+    """The job of each cell."""
+    import submitit
+    from submitit.core.utils import FailedJobError
+
+    sent: dict[str, str] = {}
+    common = {"name", "cpus_per_task", "gpus_per_node", "mem_gb", "timeout_min", "stderr_to_stdout"}
+    for asked, names in _alike({name: cell for name, (cell, _) in left.items()}, options):
+        times = asked.pop("max_num_timeout")
+        executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=times)
+        executor.update_parameters(**{key if key in common else f"slurm_{key}": value for key, value in asked.items()})
+        try:
+            jobs = executor.map_array(Job(str(_SCRIPT)), [left[name][1] for name in names])
+        except FailedJobError as error:
+            raise UserError(f"hydra/launcher=slurm: sbatch: {' '.join(str(error).split())}") from None
+        made = {name: job.job_id for name, job in zip(names, jobs, strict=True)}
+        write_json(folder / f"{jobs[0].job_id.partition('_')[0]}.json", made)
+        sent |= made
+    return sent
+
+
+def _noted(folder: Path) -> dict[str, str]:
+    """The jobs of earlier commands that wait or run, by their cells; notes of arrays that have ended are removed."""
+    found: dict[str, str] = {}
+    for file in folder.glob("*.json"):
+        noted = json.loads(file.read_text(encoding="utf-8"))
+        living = queue.alive(noted.values())
+        found |= {name: job for name, job in noted.items() if job in living}
+        if not living:
+            file.unlink(missing_ok=True)
+    return found
+
+
+def _wait(jobs: dict[str, str], folder: Path) -> None:
+    cells = {job: name for name, job in jobs.items()}
+    ended: dict[str, str] = {}
+
+    def tell(job: str, state: str) -> None:
+        log.info("%-16s %s: job %s %s", "slurm", cells[job], job, state.lower())
+        ended[job] = state
+
+    if jobs:
+        arrays = sorted({job.partition("_")[0] for job in cells})
+        stopping.begin(f"jobs {', '.join(arrays)} of Slurm go on (scancel {' '.join(arrays)} ends them)")
+        queue.wait(cells, tell)
+    failed = [_failure(cells[job], job, ended[job], folder) for job in cells if ended[job] != "COMPLETED"]
+    if failed:
+        many = f"{len(failed)} of {len(jobs)} jobs failed; the same command tries their cells again:"
+        raise UserError("\n  - ".join([many, *failed]))
+
+
+def _failure(name: str, job: str, state: str, folder: Path) -> str:
+    file = folder / _LOG.format(job)
+    if not file.exists():
+        return f"{name}: job {job} {state.lower()} without a log: does its node see {folder}? If not, set runs_dir="
+    return f"{name}: job {job} {state.lower()}: {queue.last_words(file) or 'without a word'} ({file})"

@@ -1,0 +1,66 @@
+"""What `hydra/launcher=slurm` would send, and what it says where it cannot send anything."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from lema import pipeline
+from lema.artifacts import Store
+from lema.cell import Cell
+from lema.cluster import slurm
+from lema.config import Config
+from lema.types import UserError
+
+SLURM = [
+    "sweeps=main_table",
+    "hydra/launcher=slurm",
+    "hydra.launcher.partition=gpu",
+    "hydra.launcher.setup=[module load cuda]",
+]
+
+
+def options(tree: DictConfig) -> Any:
+    return OmegaConf.to_container(tree.hydra.launcher)
+
+
+def test_cells_that_ask_for_the_same_are_one_array(
+    compose_tree: Callable[..., DictConfig], make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    made = [["backbone=llama2", "mix=lema"], ["backbone=llama2", "mix=cot"], ["backbone=llama2", "backbone.size=13b"]]
+    cells = [Cell(make_config("task=gsm8k", *each), Store(tmp_path)) for each in made]
+    texts = slurm.scripts({cell.name: cell for cell in cells}, options(compose_tree(*SLURM)), tmp_path)
+    assert len(texts) == 2
+    for flag in ("array=0-1%2", "gpus-per-node=2", "mem=240GB", "time=780", "signal=USR2@300", "partition=gpu"):
+        assert f"#SBATCH --{flag}\n" in texts[0]
+    assert "#SBATCH --gpus-per-node=4\n" in texts[1]
+    assert "--array" not in texts[1]
+    setup, run = (texts[0].index(each) for each in ("\nmodule load cuda\n", "\nsrun "))
+    assert setup < run
+
+
+def test_a_cell_that_sends_requests_is_refused(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    overrides = ["backbone=tiny", "sampler.samples=1", "corrector=gpt4"]
+    with pytest.raises(
+        UserError, match="correct of arithmetic-tiny-lema-seed1 sends requests, whose journal can be written on"
+    ):
+        slurm._is_current(Cell(make_config(*overrides), Store(tmp_path)), pipeline)
+    assert not slurm._is_current(Cell(make_config(), Store(tmp_path)), pipeline)
+
+
+@pytest.mark.parametrize(
+    ("installed", "said"),
+    [(False, r"submitit is not installed; pip install"), (True, r"Slurm's commands are not here \(sbatch")],
+)
+def test_what_is_not_here_is_said(
+    compose_tree: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, installed: bool, said: str
+) -> None:
+    if not installed:
+        monkeypatch.setitem(sys.modules, "submitit", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    tree = compose_tree(*SLURM)
+    with pytest.raises(UserError, match=f"hydra/launcher=slurm: {said}"):
+        slurm.launch(tree, [], options(tree), pipeline)

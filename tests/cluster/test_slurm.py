@@ -1,0 +1,179 @@
+"""A sweep on a real Slurm: jobs that are preempted, out of time, killed or cancelled, and what a cluster may lack."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import slurm
+from small import ROOT, SMALL
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+SECONDS = 400  # that a step of the test may take on a busy machine
+# Four cells of the demo, of which each trains for half a minute or more.
+CELLS = [
+    *("sweeps=demo", "mix=cot,lema", "seed=1,2", *SMALL, "selection=last"),
+    *("train.epochs=null", "train.max_steps=300", "train.batch_size=16", "train.save_steps=50"),
+]
+LAUNCHER = [
+    *("hydra/launcher=slurm", "hydra.launcher.partition=main", "hydra.launcher.signal_delay_s=20"),
+    *("hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1", "hydra.launcher.timeout_min=10"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Path]:
+    slurm.needed()
+    with slurm.cluster() as folder:
+        yield folder
+    assert not folder.exists()
+    assert not slurm.processes(folder / "slurm.conf")
+
+
+def start(runs: Path, *overrides: str) -> subprocess.Popen[str]:
+    words = [sys.executable, str(ROOT / "run.py"), *CELLS, *overrides, f"runs_dir={runs}"]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=runs.parent)
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    out, _ = process.communicate(timeout=SECONDS)
+    print(out)
+    assert "Traceback" not in out
+    return out
+
+
+def until(seen: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + SECONDS
+    while not seen():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def shown(job: str, what: str) -> str:
+    """What Slurm says of a job: `JobState`, `PreemptTime`, …"""
+    [value] = re.findall(rf"\b{what}=(\S+)", slurm.asked("scontrol", "show", "job", "--oneliner", job))
+    return value
+
+
+def process_of(job: str, cluster: Path) -> int:
+    """The process that makes the cell of a job."""
+    number = f"SLURM_JOB_ID={shown(job, 'JobId')}".encode()
+    for pid in slurm.processes(cluster / "slurm.conf"):
+        path = Path(f"/proc/{pid}")
+        name, *words = (path / "cmdline").read_bytes().split(b"\0")
+        if (
+            b"python" in name
+            and b"submitit.core._submit" in words
+            and number in (path / "environ").read_bytes().split(b"\0")
+        ):
+            return pid
+    raise AssertionError(f"job {job} has no process")
+
+
+def weights(runs: Path) -> dict[str, dict[str, bytes]]:
+    """Every file of each training but its record, which has the time; without the place of the runs folder."""
+    return {
+        folder.name: {
+            file.relative_to(folder).as_posix(): file.read_bytes().replace(str(runs).encode(), b"RUNS")
+            for file in folder.rglob("*")
+            if file.is_file() and file.name != "record.json"
+        }
+        for folder in (runs / "train").iterdir()
+        if (folder / "record.json").is_file()
+    }
+
+
+def test_a_sweep_survives_its_cluster(cluster: Path, tmp_path: Path) -> None:
+    runs, logs = tmp_path / "runs", tmp_path / "runs/hydra/slurm"
+    launcher = start(runs, *LAUNCHER)
+    training = {}
+
+    def all_train() -> bool:
+        for note in logs.glob("*.json"):
+            for name, job in json.loads(note.read_text()).items():
+                arm = name.removeprefix("arithmetic-tiny-").rpartition("-")[0]
+                if list(runs.glob(f"train/*{arm}*.partial/resume/checkpoint-50/contents.json")):
+                    training[job] = arm
+        return len(training) == 4
+
+    until(all_train, launcher)
+    urgent = subprocess.Popen(["srun", "--partition", slurm.HIGHER, "--cpus-per-task=1", "true"])
+    until(lambda: any(shown(job, "PreemptTime") != "None" for job in training), launcher)
+    [preempted] = [job for job in training if shown(job, "PreemptTime") != "None"]
+    *_, killed, cancelled, timed = (job for job in training if job != preempted)
+    slurm.asked("scontrol", "update", f"JobId={timed}", "TimeLimit=1")
+    os.kill(process_of(killed, cluster), signal.SIGKILL)
+    slurm.asked("scancel", cancelled)
+    until(lambda: shown(timed, "Restarts") == "1", launcher)
+    slurm.asked("scontrol", "update", f"JobId={timed}", "TimeLimit=10")
+    out = ended(launcher)
+    assert urgent.wait(60) == 0
+    assert launcher.returncode == 1
+    assert "2 of 4 jobs failed; the same command tries their cells again:" in out
+    assert re.search(rf"job {killed} failed: .*Killed", out)
+    assert f"job {cancelled} cancelled" in out
+    begun = {job: (logs / f"{job}_0_log.out").read_text() for job in training}
+    for job, times in ((preempted, 2), (timed, 2), (killed, 1), (cancelled, 1)):
+        assert begun[job].count("Starting with JobEnvironment") == times, begun[job]
+    assert "train: stopped by SIGTERM after step" in begun[preempted]
+    assert "train: stopped by SIGUSR2 after step" in begun[timed]
+    assert "train: stopped by SIGTERM after step" in begun[cancelled]
+
+    undisturbed = tmp_path / "undisturbed"
+    arms = [training[job].rpartition("-seed")[::2] for job in (preempted, timed)]
+    alone = [start(undisturbed, f"mix={mix}", f"seed={seed}") for mix, seed in arms]
+    again = start(runs, *LAUNCHER)
+    out = ended(again)
+    assert again.returncode == 0
+    assert len(re.findall(r"job \S+ completed", out)) == 2
+    for stage, count in (("data", 1), ("base", 1), ("sample", 1), ("correct", 1), ("mix", 2), ("train", 4)):
+        assert len(list(runs.glob(f"{stage}/*/record.json"))) == count, stage
+    assert (runs / "reports/demo/report.md").is_file()
+    assert {json.loads(cell.read_text())["state"] for cell in runs.glob("cells/*/run.json")} == {"finished"}
+
+    for process in alone:
+        ended(process)
+    expected = weights(undisturbed)
+    assert len(expected) == 2
+    assert {name: files for name, files in weights(runs).items() if name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["hydra.launcher.partition=none"],
+            "hydra.launcher.partition=none: Slurm has no such partition; choose from main",
+        ),
+        (["hydra.launcher.card=b300"], "hydra.launcher.card=b300: choose from a100, h100"),
+        (["hydra.launcher.constraint=gold"], "hydra/launcher=slurm: sbatch: "),
+    ],
+)
+def test_what_slurm_refuses_is_one_line(cluster: Path, tmp_path: Path, overrides: list[str], said: str) -> None:
+    process = start(tmp_path / "runs", *LAUNCHER, *overrides)
+    assert [said in line for line in ended(process).splitlines()] == [True]
+    assert process.returncode == 1
+
+
+def test_a_folder_that_the_node_does_not_see_is_named(cluster: Path) -> None:
+    process = start(cluster / slurm.UNSEEN / "runs", *LAUNCHER, "mix=cot", "seed=1")
+    assert "without a log: does its node see" in ended(process)
+    assert process.returncode == 1
+
+
+def test_a_controller_that_is_away_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slurm.needed()
+    conf = tmp_path / "slurm.conf"
+    conf.write_text("ClusterName=away\nSlurmctldHost=localhost\nSlurmctldPort=1\nAuthType=auth/munge\n")
+    monkeypatch.setenv("SLURM_CONF", str(conf))
+    process = start(tmp_path / "runs", *LAUNCHER)
+    [line] = ended(process).splitlines()
+    assert line.startswith("hydra/launcher=slurm: Slurm's controller does not answer")
+    assert process.returncode == 1
