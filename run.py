@@ -57,6 +57,8 @@ def main(composed: DictConfig) -> None:
     os.chdir(context.runtime.cwd)  # hydra.job.chdir=true leaves it, and paths are told from where the user stands
     try:
         config = to_config(composed)
+        if not in_sweep and (launcher := context.runtime.choices["hydra/launcher"]) != "basic":
+            raise UserError(f"hydra/launcher={launcher}: is for the cells of a sweep; add -m, also for one cell")
         # Imported here, so that --help, --cfg and a mistyped override answer at once.
         from lema import pipeline
 

@@ -4,6 +4,7 @@ Jobs are looked up with `squeue`, which knows one for some minutes after its end
 which not every cluster has, and without it nobody would learn of a job that was killed.
 """
 
+import re
 import shutil
 import subprocess
 import time
@@ -16,6 +17,8 @@ _SECONDS = 30.0  # in which Slurm answers; its commands wait for a controller th
 LOOK_SECONDS = 5.0
 # A job in another state will run, runs or is about to end.
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
+# Slurm's own lines in a job's log, but for `srun: error: NODE: task 0: Killed`, or Out Of Memory.
+_NOISE = re.compile(r"slurmstepd|srun: (?!error: \S+: task \d+: (?!Exited))")
 GONE = "UNKNOWN"  # Slurm has forgotten it
 
 
@@ -72,13 +75,12 @@ def alive(jobs: Iterable[str]) -> list[str]:
 
 
 def last_words(log: Path) -> str:
-    """The last line of a job's log that is not Slurm's; "" when the job left none."""
+    """The last line of a job's log that says why it ended; "" when there is none."""
     try:
-        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ""
-    own = [line.strip() for line in lines if line.strip() and not line.startswith(("srun: ", "slurmstepd: "))]
-    return own[-1] if own else ""
+    return next((line.strip() for line in reversed(lines) if line.strip() and not _NOISE.match(line)), "")
 
 
 def _asked(*command: str) -> str | None:

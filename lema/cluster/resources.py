@@ -9,6 +9,7 @@ from lema.models.weights import weights
 from lema.preflight import hardware
 from lema.types import UserError
 
+CARD = ("gpus", "memory_gb", "teraflops", "cpus", "ram_gb")  # what is said of a card
 _STAGES = {"sample", "train", "select", "merge", "evaluate"}
 # Of a card's peak: what is reported of LoRA with packed rows is 0.40 to 0.48 (`lema.models.sizes`); half of it, as
 # padded rows, 4-bit bases and what is not training take time too. Ours.

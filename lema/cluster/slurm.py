@@ -18,13 +18,15 @@ from lema.artifacts import Store, own_folder, write_json
 from lema.cell import Cell
 from lema.cluster import queue
 from lema.cluster.job import Job
-from lema.cluster.resources import resources
+from lema.cluster.resources import CARD, resources
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
 
 _OURS = ("card", "cards", "hours", "most_hours")  # options that are not submitit's
 _SCRIPT = Path(__file__).resolve().parents[2] / "run.py"
+_LEFT = {"gpus_per_node", "cpus_per_task", "mem_gb", "timeout_min"}  # null: worked out
+_NUMBERS = _LEFT | {"hours", "most_hours", "array_parallelism", "max_num_timeout", "signal_delay_s"}
 _SBATCH = {"timeout_min": "time", "mem_gb": "mem", "name": "job_name"}
 _LOG = "{}_0_log.out"  # submitit's, of a job
 
@@ -34,11 +36,20 @@ def launch(config: DictConfig, commands: list[list[str]], options: dict[str, Any
 
     `pipeline` is the module of that name, which no other one imports.
     """
+    try:
+        jobs = _sent(config, commands, options, pipeline)
+    except UserError:
+        sweeps.at_end.pop_all()  # the report, which has nothing new to say
+        raise
+    _wait(jobs, _folder(config))
+
+
+def _sent(config: DictConfig, commands: list[list[str]], options: dict[str, Any], pipeline: Any) -> dict[str, str]:
+    """The job of each cell that is not current."""
     if not find_spec("submitit"):
         raise UserError("hydra/launcher=slurm: submitit is not installed; pip install -e '.[slurm]'")
     queue.check(options["partition"])
-    store = Store(Path(config.runs_dir).expanduser())
-    folder = own_folder(own_folder(store.root / "hydra") / "slurm").resolve()
+    store, folder = Store(Path(config.runs_dir).expanduser()), _folder(config)
     left: dict[str, tuple[Cell, list[str]]] = {}
     for command in commands:
         cell = Cell(sweeps.composed(config, command, []), store)
@@ -49,8 +60,12 @@ def launch(config: DictConfig, commands: list[list[str]], options: dict[str, Any
     jobs = {name: job for name, job in _noted(folder).items() if name in left}
     for name, job in jobs.items():
         log.info("%-16s %s is in the queue already: job %s", "slurm", name, job)
-    jobs |= _send({name: each for name, each in left.items() if name not in jobs}, options, folder)
-    _wait(jobs, folder)
+    return jobs | _send({name: each for name, each in left.items() if name not in jobs}, options, folder)
+
+
+def _folder(config: DictConfig) -> Path:
+    """Where logs and notes are."""
+    return own_folder(own_folder(Path(config.runs_dir).expanduser() / "hydra") / "slurm").resolve()
 
 
 def scripts(cells: dict[str, Cell], options: dict[str, Any], folder: Path) -> list[str]:
@@ -99,6 +114,11 @@ def _alike(cells: dict[str, Cell], options: Any) -> list[tuple[dict[str, Any], l
     found: list[tuple[dict[str, Any], list[str]]] = []
     if (card := options["cards"].get(options["card"])) is None:
         raise UserError(f"hydra.launcher.card={options['card']}: choose from {', '.join(options['cards'])}")
+    numbers = {key: options[key] for key in _NUMBERS if options[key] is not None or key not in _LEFT}
+    numbers |= {f"cards.{options['card']}.{key}": card.get(key) for key in CARD}
+    for key, value in numbers.items():
+        if not isinstance(value, int | float) or value <= 0:
+            raise UserError(f"hydra.launcher.{key}={'null' if value is None else value}: must be a number above 0")
     given = {
         name: value for name, value in options.items() if value is not None and name not in _OURS and name[0] != "_"
     }

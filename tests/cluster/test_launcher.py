@@ -64,3 +64,17 @@ def test_what_is_not_here_is_said(
     tree = compose_tree(*SLURM)
     with pytest.raises(UserError, match=f"hydra/launcher=slurm: {said}"):
         slurm.launch(tree, [], options(tree), pipeline)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("hydra.launcher.mem_gb=much", "hydra.launcher.mem_gb=much: must be a number above 0"),
+        ("hydra.launcher.max_num_timeout=null", "hydra.launcher.max_num_timeout=null: must be a number above 0"),
+        ("hydra.launcher.cards.a100.teraflops=null", "hydra.launcher.cards.a100.teraflops=null: must be"),
+        ("hydra.launcher.card=b300", "hydra.launcher.card=b300: choose from a100, h100"),
+    ],
+)
+def test_a_wrong_value_is_named(compose_tree: Callable[..., DictConfig], tmp_path: Path, wrong: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        slurm.scripts({}, options(compose_tree(*SLURM, wrong)), tmp_path)

@@ -152,7 +152,6 @@ def test_a_sweep_survives_its_cluster(cluster: Path, tmp_path: Path) -> None:
             ["hydra.launcher.partition=none"],
             "hydra.launcher.partition=none: Slurm has no such partition; choose from main",
         ),
-        (["hydra.launcher.card=b300"], "hydra.launcher.card=b300: choose from a100, h100"),
         (["hydra.launcher.constraint=gold"], "hydra/launcher=slurm: sbatch: "),
     ],
 )
