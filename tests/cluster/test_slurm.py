@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SECONDS = 400  # that a step of the test may take on a busy machine
 # Four cells of the demo, of which each trains for half a minute or more.
 CELLS = [
-    *("sweeps=demo", "mix=cot,lema", "seed=1,2", *SMALL, "selection=last"),
+    *("sweeps=demo", "mix=lema", "seed=1,2,3,4", *SMALL, "selection=last"),
     *("train.epochs=null", "train.max_steps=300", "train.batch_size=16", "train.save_steps=50"),
 ]
 LAUNCHER = [
@@ -45,7 +45,7 @@ def ended(process: subprocess.Popen[str]) -> str:
     out, _ = process.communicate(timeout=SECONDS)
     print(out)
     assert "Traceback" not in out
-    return out
+    return "".join(line for line in out.splitlines(keepends=True) if "at work for" not in line)  # on a busy machine
 
 
 def until(seen: Callable[[], object], process: subprocess.Popen[str]) -> None:
@@ -127,13 +127,13 @@ def test_a_sweep_survives_its_cluster(cluster: Path, tmp_path: Path) -> None:
     assert "train: stopped by SIGTERM after step" in begun[cancelled]
 
     undisturbed = tmp_path / "undisturbed"
-    arms = [training[job].rpartition("-seed")[::2] for job in (preempted, timed)]
-    alone = [start(undisturbed, f"mix={mix}", f"seed={seed}") for mix, seed in arms]
+    seeds = [training[job].partition("-seed")[2] for job in (preempted, timed)]
+    alone = [start(undisturbed, f"seed={seed}") for seed in seeds]
     again = start(runs, *LAUNCHER)
     out = ended(again)
     assert again.returncode == 0
     assert len(re.findall(r"job \S+ completed", out)) == 2
-    for stage, count in (("data", 1), ("base", 1), ("sample", 1), ("correct", 1), ("mix", 2), ("train", 4)):
+    for stage, count in (("data", 1), ("base", 1), ("sample", 1), ("correct", 1), ("mix", 1), ("train", 4)):
         assert len(list(runs.glob(f"{stage}/*/record.json"))) == count, stage
     assert (runs / "reports/demo/report.md").is_file()
     assert {json.loads(cell.read_text())["state"] for cell in runs.glob("cells/*/run.json")} == {"finished"}
@@ -162,7 +162,7 @@ def test_what_slurm_refuses_is_one_line(cluster: Path, tmp_path: Path, overrides
 
 
 def test_a_folder_that_the_node_does_not_see_is_named(cluster: Path) -> None:
-    process = start(cluster / slurm.UNSEEN / "runs", *LAUNCHER, "mix=cot", "seed=1")
+    process = start(cluster / slurm.UNSEEN / "runs", *LAUNCHER, "seed=1")
     assert "without a log: does its node see" in ended(process)
     assert process.returncode == 1
 
