@@ -15,6 +15,9 @@ from lema.types import UserError
 
 _SECONDS = 30.0  # in which Slurm answers; its commands wait for a controller that is away
 LOOK_SECONDS = 5.0
+_AWAY = (
+    "hydra/launcher=slurm: Slurm's controller does not answer (scontrol ping); the same command goes on when it does"
+)
 # A job in another state will run, runs or is about to end.
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 # Slurm's own lines in a job's log, but for `srun: error: NODE: task 0: Killed`, or Out Of Memory.
@@ -30,8 +33,7 @@ def check(partition: str | None) -> None:
         raise UserError(f"hydra/launcher=slurm: Slurm's commands are not here ({', '.join(lacking)}); {where}")
     told = _asked("sinfo", "--noheader", "--format=%R")
     if told is None:
-        why = "Slurm's controller does not answer (scontrol ping)"
-        raise UserError(f"hydra/launcher=slurm: {why}; the same command goes on when it does")
+        raise UserError(_AWAY)
     known = sorted(set(told.split()))
     if partition is not None and (wrong := set(partition.split(",")) - set(known)):
         name = ",".join(sorted(wrong))
@@ -51,7 +53,7 @@ def states(jobs: Iterable[str]) -> dict[str, str] | None:
 
 
 def wait(jobs: Iterable[str], tell: Callable[[str, str], object]) -> None:
-    """Until all jobs have ended; `tell` gets a job and its new state, for the last time `ended` or `GONE`."""
+    """Until all jobs have ended; `tell` gets each new state of a job, at last how it ended, or `GONE`."""
     before, last = dict[str, str](), dict.fromkeys(jobs, "")
     while last:
         found = states(last)
@@ -70,7 +72,8 @@ def wait(jobs: Iterable[str], tell: Callable[[str, str], object]) -> None:
 
 def alive(jobs: Iterable[str]) -> list[str]:
     """Those of the jobs that will run or run."""
-    found = states(jobs) or {}
+    if (found := states(jobs)) is None:
+        raise UserError(_AWAY)
     return [job for job in jobs if found.get(job, GONE) not in (*_ENDED, GONE)]
 
 
