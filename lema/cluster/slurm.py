@@ -3,6 +3,8 @@
 Each array is noted in a file beside its logs. The same command does not send a cell again whose job waits or runs.
 """
 
+import contextlib
+import io
 import json
 import logging
 import shlex
@@ -147,9 +149,10 @@ def _send(left: dict[str, tuple[Cell, list[str]]], options: dict[str, Any], fold
         executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=times)
         executor.update_parameters(**{key if key in common else f"slurm_{key}": value for key, value in asked.items()})
         try:
-            jobs = executor.map_array(Job(str(_SCRIPT)), [left[name][1] for name in names])
+            with contextlib.redirect_stderr(io.StringIO()):  # it prints what its error says too
+                jobs = executor.map_array(Job(str(_SCRIPT)), [left[name][1] for name in names])
         except FailedJobError as error:
-            raise UserError(f"hydra/launcher=slurm: sbatch: {' '.join(str(error).split())}") from None
+            raise UserError(f"hydra/launcher=slurm: {' '.join(str(error).split())}") from None
         made = {name: job.job_id for name, job in zip(names, jobs, strict=True)}
         write_json(folder / f"{jobs[0].job_id.partition('_')[0]}.json", made)
         sent |= made

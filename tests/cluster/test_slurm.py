@@ -152,7 +152,7 @@ def test_a_sweep_survives_its_cluster(cluster: Path, tmp_path: Path) -> None:
             ["hydra.launcher.partition=none"],
             "hydra.launcher.partition=none: Slurm has no such partition; choose from main",
         ),
-        (["hydra.launcher.constraint=gold"], "hydra/launcher=slurm: sbatch: "),
+        (["hydra.launcher.constraint=gold"], "hydra/launcher=slurm: sbatch: error: "),
     ],
 )
 def test_what_slurm_refuses_is_one_line(cluster: Path, tmp_path: Path, overrides: list[str], said: str) -> None:
