@@ -134,6 +134,9 @@ def _check(config: Config) -> None:
         raise UserError(f"mix.without={mix.without}: mix={mix.name} has no corrections; mix=lema or mix.without=null")
     if mix.without is Without.step and task.grader is Grader.csqa:
         raise UserError(f"mix={mix.name}: corrections of {task.name} name no step to leave out; run mix=lema")
+    if mix.extra is Extra.inline_corrections and task.grader is Grader.csqa:
+        raise UserError(f"mix={mix.name}: corrections of {task.name} name no step to correct in place; run mix=lema")
+    _check_weights(config)
     if mix.cot is CotPart.none and mix.extra is Extra.none:
         raise UserError("mix.cot=none mix.extra=none: leave no example to train on; set one of them")
     lemas = mix.extra is Extra.none or (mix.extra is Extra.corrections and not mix.without)
@@ -147,6 +150,18 @@ def _check(config: Config) -> None:
         raise UserError(f"backbone.tiny.other_seed={seed}: must not be backbone.seed: the other base would be the same")
     _check_tests(config)
     _check_idle(config)
+
+
+def _check_weights(config: Config) -> None:
+    """Refuse a weight of what the arm has not, and weights that leave nothing of a correction to train on."""
+    mix, weights = config.mix, vars(config.mix.weights)
+    corrects = mix.extra in (Extra.corrections, Extra.other_corrections, Extra.inline_corrections)
+    lacks = {mix.without, Without.step if config.task.grader is Grader.csqa else None} if corrects else {*weights}
+    for part, weight in weights.items():
+        if weight != 1 and part in lacks:
+            raise UserError(f"mix.weights.{part}={weight}: does nothing with mix={mix.name}, which lacks this part")
+    if corrects and not any(weight for part, weight in weights.items() if part not in lacks):
+        raise UserError("mix.weights: leave nothing of a correction to train on; set one of them above 0")
 
 
 def _check_tests(config: Config) -> None:

@@ -178,12 +178,17 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Example:
-    """One training example: loss falls on `completion` alone."""
+    """One training example: loss falls on `completion` alone.
+
+    `weights` are of the loss: (number of characters, weight), from the beginning of the completion to its end, the last
+    also of the end token; none are 1 throughout.
+    """
 
     problem_id: str
     source: str  # which part of the mix: "cot", "rationale", "correction", "corrected_cot", "random_cot", …
     prompt: str
     completion: str
+    weights: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from lema.config.allowed import (
     NO_EFFECT,
     Count,
     CountOr0,
+    Factor,
     Group,
     Made,
     Name,
@@ -20,6 +21,7 @@ from lema.config.allowed import (
     Share,
     ShareBelow1,
     Temperature,
+    unless,
 )
 from lema.config.choices import (
     AnswerForm as AnswerForm,
@@ -221,6 +223,15 @@ class RationalesConfig(WriterConfig):
 
 
 @dataclass(kw_only=True)
+class PartWeights:
+    """By what the loss on each part of a correction is multiplied, before the mean over a step's target tokens."""
+
+    step: Factor = 1.0
+    explanation: Factor = 1.0
+    solution: Factor = 1.0
+
+
+@dataclass(kw_only=True)
 class MixConfig:
     """An arm: its CoT examples plus one kind of extra examples."""
 
@@ -228,6 +239,7 @@ class MixConfig:
     cot: CotPart
     extra: Extra  # as many examples as there are corrections
     without: Optional[Without] = None  # null: corrections are whole
+    weights: PartWeights = field(default_factory=PartWeights, metadata=unless(PartWeights()))
     match_tokens: bool  # add CoT examples of random questions until the mix has as many tokens as lema
 
 

@@ -72,6 +72,7 @@ Repeats = Annotated[int, Range(1, 10_000)]  # of one question
 Temperature = Annotated[float, Range(0.01, 2, zero=True)]  # 0 is greedy; OpenAI takes 2 at most, vLLM 0.01 at least
 Share = Annotated[float, Range(0, 1)]
 ShareBelow1 = Annotated[float, Range(0, 1, below=True)]  # dropout, or a decay rate: never 1
+Factor = Annotated[float, Range(0, 1000)]
 Rate = Annotated[float, Range(0, 1, above=True)]  # a learning rate
 
 # A name becomes part of folder names, where several must fit into 255 bytes, and of W&B's names, which take no other

@@ -20,8 +20,12 @@ CorrectionMethod = StrEnum("CorrectionMethod", ["reference", "api", "local"])
 # Training questions that are test questions too: dropped, or (paper) used, as the paper did.
 Leakage = StrEnum("Leakage", ["drop", "paper"])
 CotPart = StrEnum("CotPart", ["all", "cut", "none"])  # which CoT examples a mix has; cut: the extras take their places
-# What a mix adds; other_corrections: of another model's mistakes.
-Extra = StrEnum("Extra", ["none", "corrections", "other_corrections", "corrected_cot", "random_cot", "repeated_cot"])
+# What a mix adds; other_corrections: of another model's mistakes; own_right: right solutions of who made the mistakes.
+Extra = StrEnum(
+    "Extra",
+    "none corrections other_corrections inline_corrections corrected_cot random_cot repeated_cot mistakes "
+    "marked_mistakes own_right",
+)
 Without = StrEnum("Without", ["step", "explanation", "solution"])  # the part of a correction an ablation leaves out
 Method = StrEnum("Method", ["full", "lora", "qlora"])  # all weights, or adapters on a 16-bit or 4-bit (NF4) base
 Batches = StrEnum("Batches", ["padded", "packed"])  # packed: documents side by side in rows, without any padding

@@ -8,13 +8,14 @@ packed   the same examples side by side in rows of at most `row_tokens`, positio
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
 from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening
 
 from lema.config import Attention, Batches, Precision, TrainConfig
-from lema.models.encoding import encode_completion, encode_prompt
+from lema.models.encoding import encode_completion, encode_prompt, loss_weights
 from lema.types import Example, UserError
 
 # Largest relative change of the loss when another document of the row is replaced: a right mask adds exact zeros.
@@ -24,7 +25,9 @@ TOLERANCE = {Precision.fp32: 1e-5, Precision.bf16: 1e-2}
 SHARED = 8  # ranks that have equal shares of a packed step of many rows, as have 4 and 2
 IGNORED = -100  # the label that PyTorch's cross entropy skips
 
-TokenizedExample = dict[str, Any]  # id: who it is in messages; input_ids, labels: lists of ints of equal length
+# id: who it is in messages; input_ids, labels: lists of ints of equal length; where they are not all 1, weights: of the
+# loss on each token that has a label.
+TokenizedExample = dict[str, Any]
 
 
 def encode(
@@ -32,7 +35,8 @@ def encode(
 ) -> tuple[list[TokenizedExample], dict[str, int]]:
     """BOS + prompt | completion + EOS, each cut to its limit as in the official script; labels on the completion.
 
-    Raises `UserError` for an example without a target token.
+    What has the weight 0 gets no label, and an example that is cut before its first label is left out.
+    Raises `UserError` for one without a target token.
     """
     rows, counts = [], {"examples": 0, "tokens": 0, "target_tokens": 0, "truncated": 0}
     for example in examples:
@@ -42,10 +46,17 @@ def encode(
             raise UserError(f"train: {name} has no token to train on, its completion is empty; take it out of the data")
         counts["truncated"] += len(prompt) > config.max_source_tokens or len(target) > config.max_target_tokens
         prompt, target = prompt[: config.max_source_tokens], target[: config.max_target_tokens]
-        rows.append({"id": name, "input_ids": prompt + target, "labels": [IGNORED] * len(prompt) + target})
+        labels, weights = target, [1.0] * len(target)
+        if example.weights:
+            weights = loss_weights(tokenizer, example.completion, example.weights)[: len(target)]
+            labels = [token if weight else IGNORED for token, weight in zip(target, weights, strict=True)]
+        if not (trained := [weight for weight in weights if weight]):
+            continue
+        row = {"id": name, "input_ids": prompt + target, "labels": [IGNORED] * len(prompt) + labels}
+        rows.append(row | {"weights": trained} if set(trained) != {1} else row)
         counts["examples"] += 1
         counts["tokens"] += len(prompt) + len(target)
-        counts["target_tokens"] += len(target)
+        counts["target_tokens"] += len(trained)
     return rows, counts
 
 
@@ -53,9 +64,11 @@ def preview(rows: Sequence[TokenizedExample], tokenizer: Any) -> str:
     """Rows as the model gets them, what is trained on between ⟦ and ⟧: `<s>Question: …⟦The answer is 8.</s>⟧`."""
     texts = []
     for row in rows:
-        start = row["labels"].count(IGNORED)
-        prompt, target = tokenizer.decode(row["input_ids"][:start]), tokenizer.decode(row["input_ids"][start:])
-        texts.append(f"--- {row['id']}\n{prompt}⟦{target}⟧")
+        text, tokens = "", zip(row["input_ids"], row["labels"], strict=True)
+        for trained, run in groupby(tokens, key=lambda token: token[1] != IGNORED):
+            part = tokenizer.decode([token for token, _ in run])
+            text += f"⟦{part}⟧" if trained else part
+        texts.append(f"--- {row['id']}\n{text}")
     return "\n".join(texts)
 
 
@@ -82,14 +95,27 @@ class StepCollator:
             collate = DataCollatorForSeq2Seq(self.tokenizer)  # pads by position: no token is masked for what it is
         passes = [dict(collate([features[index] for index in group])) for group in groups]
         targets = [int((each["labels"] != IGNORED).sum()) for each in passes]
+        sums = list[float](targets)  # of the weights of their target tokens
+        for number, group in enumerate(groups):
+            if any("weights" in rows[index] for index in group):
+                sums[number] = _weigh(passes[number], [rows[index] for index in group])
         return {
             "ids": [row["id"] for row in rows],
             "passes": passes,
-            "weights": [count / sum(targets) if packed else 1 / len(passes) for count in targets],
+            "weights": [each / sum(sums) if packed else 1 / len(passes) for each in sums],
             "tokens": sum(lengths),
             "target_tokens": sum(targets),
             "positions": sum(each["input_ids"].numel() for each in passes),
         }
+
+
+def _weigh(one_pass: dict[str, Any], rows: Sequence[TokenizedExample]) -> float:
+    """Add `loss_weights`, of the shape of the labels, to a pass of weighted rows; their sum."""
+    ones = ([1.0] * sum(label != IGNORED for label in row["labels"]) for row in rows)
+    weights = [weight for row, one in zip(rows, ones, strict=True) for weight in row.get("weights", one)]
+    labels = one_pass["labels"]
+    one_pass["loss_weights"] = torch.zeros(labels.shape).masked_scatter(labels != IGNORED, torch.tensor(weights))
+    return sum(weights)
 
 
 def best_fit(lengths: Sequence[int], size: int) -> list[list[int]]:
@@ -135,15 +161,25 @@ def even(lengths: Sequence[int], size: int, multiple: int) -> list[list[int]]:
 
 
 def mean_loss(model: Any, inputs: dict[str, Any]) -> Any:
-    """The mean loss of a pass over its target tokens. Of a packed row the head sees the target positions alone."""
-    if "attention_mask" in inputs:
+    """The mean loss of a pass over its target tokens, each as often as its weight says where it has one.
+
+    Of a packed row the head sees the target positions alone.
+    """
+    inputs, padded = dict(inputs), "attention_mask" in inputs
+    weights = inputs.pop("loss_weights", None)
+    if padded and weights is None:
         return model(**inputs, use_cache=False).loss
-    inputs = dict(inputs)
-    labels = inputs.pop("labels")[0, 1:]
-    targets = (labels != IGNORED).nonzero()[:, 0]
-    # Without a mask and a cache, models keep the documents apart by their positions; with either they would not.
-    logits = model(**inputs, logits_to_keep=targets, use_cache=False).logits[0]
-    return torch.nn.functional.cross_entropy(logits.float(), labels[targets])
+    labels = inputs.pop("labels")[:, 1:]
+    targets = labels != IGNORED
+    if padded:
+        logits = model(**inputs, use_cache=False).logits[:, :-1][targets]
+    else:
+        # Without a mask and a cache, models keep the documents apart by their positions; with either they would not.
+        logits = model(**inputs, logits_to_keep=targets.nonzero()[:, 1], use_cache=False).logits[0]
+    if weights is None:
+        return torch.nn.functional.cross_entropy(logits.float(), labels[targets])
+    losses = torch.nn.functional.cross_entropy(logits.float(), labels[targets], reduction="none")
+    return (losses * weights[:, 1:][targets]).sum() / weights.sum()
 
 
 def check_packing(
@@ -154,7 +190,9 @@ def check_packing(
     Loss alone would not tell in 16 bits: so the first document is also exchanged for other tokens of the same length,
     and the others must not feel it.
     """
-    *others, first = few = sorted(rows, key=lambda row: len(row["input_ids"]))[:3]  # the longest opens the row
+    shortest = sorted(rows, key=lambda row: len(row["input_ids"]))[:3]
+    # The longest of them opens the row. Weights have no part in this.
+    *others, first = few = [{name: part for name, part in row.items() if name != "weights"} for row in shortest]
     if not others:
         return
     model.eval()

@@ -17,6 +17,7 @@ candidate, the reasons, the answer). A correction states the mistakes and rewrit
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from lema.types import Problem
 
@@ -66,6 +67,7 @@ _PROMPT_WITHOUT = {
     },
 }
 ANSWER = "The answer is {answer}."
+INCORRECT = "This solution is incorrect."  # ours
 
 # A sentence ends at . ! or ? (not that of "Mr. Smith", "vs. 3", "No. 7") before what can open the next one.
 _NOT_ABBREVIATED = r"(?<!\b(?:Mr|Ms|Dr|St|vs|No)\.)(?<!\b(?:Mrs|e\.g|i\.e)\.)(?<!\bapprox\.)"
@@ -137,7 +139,18 @@ def correction_completion(
     candidates: Sequence[str] = (),
     without: str | None = None,
 ) -> str:
-    """The target of a correction example, which follows its prompt; `correct_steps` start at `incorrect_step`.
+    """The target of a correction example, which follows its prompt; `correct_steps` start at `incorrect_step`."""
+    return "".join(correction_parts(incorrect_step, explanation, correct_steps, candidates, without).values())
+
+
+def correction_parts(
+    incorrect_step: int,
+    explanation: str,
+    correct_steps: list[str],
+    candidates: Sequence[str] = (),
+    without: str | None = None,
+) -> dict[str, str]:
+    """The same by its parts in order, `step`, `explanation` and `solution`; together they are the target.
 
     The parts other than `without` are byte-identical to those of the full completion.
     """
@@ -150,8 +163,32 @@ def correction_completion(
     if candidates:
         lines = "\n".join(correct_steps)
         parts = {"explanation": f"Mistakes: {explanation}", "solution": f"Corrected Answer:\n{{\n{lines}\n}}"}
-    whole = "\n".join(text for part, text in parts.items() if part != without)
-    return whole.partition(":")[2]  # the first words end the prompt
+    first, *later = (part for part in parts if part != without)
+    told = {first: parts[first].partition(":")[2]}  # the first words end the prompt
+    for before, part in pairwise([first, *later]):
+        told |= {before: told[before] + "\n", part: parts[part]}
+    return told
+
+
+def inline_parts(
+    wrong_steps: list[str], incorrect_step: int, explanation: str, correct_steps: list[str]
+) -> dict[str, str]:
+    """A solution that corrects itself, by its parts in order; together they are the completion of a CoT prompt.
+
+    `before` are the steps that are right, `wrong` is the incorrect one; `step` says so, `explanation` why, and
+    `solution` goes on with `correct_steps`. The form is LEMMA's (arXiv 2503.17439, fix and continue), the wording ours.
+    """
+    kept = incorrect_step - 1
+    parts = {
+        "before": wrong_steps[:kept],
+        "wrong": wrong_steps[kept:incorrect_step],
+        "step": ["Incorrect Step."],
+        "explanation": [f"Explanation: {explanation}"],
+        "solution": correct_steps,
+    }
+    texts = {part: cot_completion(steps) for part, steps in parts.items() if steps}
+    first = next(iter(texts))
+    return {part: text if part == first else f" {text}" for part, text in texts.items()}
 
 
 def _asked(question: str, candidates: Sequence[str]) -> str:

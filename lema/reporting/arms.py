@@ -14,6 +14,11 @@ ARMS = {
     "lema_no_solution": "lema, no corrected solution",
     "corrections": "corrections alone",
     "lema_random": "CoT + corrections of another model's mistakes",
+    "mistakes": "CoT + the wrong solutions as they are",
+    "mistakes_marked": "mistakes, each called incorrect",
+    "own_right": "CoT + own right solutions of the failed questions",
+    "inline": "cot_matched, the mistakes corrected in place",
+    "explanation": "steps and explanations alone",
 }
 STANDARD = list(ARMS)[:4]
 CONTRASTS = {
@@ -29,5 +34,19 @@ CONTRASTS = {
     ("lema", "lema_no_solution"): "what the corrected solution adds",
     ("lema", "corrections"): "what the CoT examples add",
     ("lema", "lema_random"): "as many corrections: whose mistakes they are",
+    ("mistakes", "cot"): "what wrong solutions teach, uncorrected",
+    (
+        "mistakes",
+        "cot_random",
+    ): "size-matched: wrong solutions of failed questions, or CoT of random ones",
+    ("mistakes_marked", "mistakes"): "what the word that they are incorrect adds",
+    ("cot_matched", "mistakes"): "the same failed questions, as CoT: right solutions against wrong ones",
+    ("lema", "mistakes"): "the same wrong solutions: corrected, or trained on as they are",
+    ("lema", "own_right"): "the same failed questions: corrected mistakes against own right solutions",
+    ("cot_matched", "own_right"): "the same failed questions, as CoT: corrected solutions against own right ones",
+    ("inline", "cot_matched"): "the same corrected solutions: what the mistake and its correction in them add",
+    ("lema", "inline"): "the same corrections: as a task of their own, or inside the solution",
+    ("corrections", "explanation"): "without CoT examples: what the corrected solution adds",
+    ("lema_no_solution", "explanation"): "what the CoT examples add to steps and explanations",
 }
 UNTUNED = "untuned"

@@ -11,7 +11,7 @@ from lema.cell import Cell, Context
 from lema.config import Selection, Training
 from lema.console.progress import Progress
 from lema.models.weights import CHECKPOINTS, Weights
-from lema.types import Example
+from lema.types import Example, UserError
 
 _FINAL_STEPS = 10  # over which the reported final loss is averaged
 CURVE = ("step", "epoch", "loss", "grad_norm", "learning_rate", "tokens", "target_tokens", "padding_share")
@@ -53,6 +53,8 @@ def build(settings: Training, inputs: Inputs, context: Context, folder: Path) ->
     config, examples = settings.train, inputs.mix.rows("examples.jsonl", Example)
     with Progress("example", len(examples)) as progress:
         rows, counts = encode(progress.over(examples), load_tokenizer(inputs.base), config)
+    if not rows:
+        raise UserError("train: every example is cut before what is trained on; raise train.max_target_tokens")
     by_epochs = None if config.epochs is None else math.ceil(len(rows) * config.epochs / config.batch_size)
     steps = min(limit for limit in (by_epochs, config.max_steps) if limit is not None)
     architecture, precision = load_architecture(inputs.base), settings.computation.precision

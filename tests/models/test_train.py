@@ -155,6 +155,44 @@ def test_packed_counts_tokens_alike_and_padded_counts_passes_alike(config, token
     assert abs(by_token - sum(means) / 12) > 1e-4
 
 
+def test_weighted_tokens_count_by_their_weights(config, tokenizer) -> None:
+    draw, made, net = random.Random(1), token_rows(12), model("llama", "sdpa")
+    for row in made[::2]:
+        row["weights"] = [draw.choice([0.25, 1.0, 3.0]) for label in row["labels"] if label != -100]
+    losses, weights = [], []
+    for row in made:
+        logits = net(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]
+        labels = torch.tensor(row["labels"][1:])
+        losses += torch.nn.functional.cross_entropy(logits, labels, reduction="none")[labels != -100].tolist()
+        weights += row.get("weights", [1.0] * int((labels != -100).sum()))
+    expected = sum(loss * weight for loss, weight in zip(losses, weights, strict=True)) / sum(weights)
+    padded = replace(config, batches=Batches.padded, micro_batch_size=12)
+    packed, one_pass = (StepCollator(each, tokenizer)(made) for each in (config, padded))
+    (loss, gradient), (other, reference) = step(net, packed), step(net, one_pass)
+    assert len(packed["passes"]) > 1 == len(one_pass["passes"])
+    assert [loss, other] == pytest.approx([expected, expected], abs=1e-6)
+    assert (gradient - reference).norm() / reference.norm() < 1e-5
+    plain = [{name: part for name, part in row.items() if name != "weights"} for row in made]
+    alike = [row | {"weights": [0.5] * sum(label != -100 for label in row["labels"])} for row in plain]
+    (loss, gradient), (other, reference) = (step(net, StepCollator(config, tokenizer)(each)) for each in (plain, alike))
+    assert loss == pytest.approx(other, abs=1e-6)
+    assert (gradient - reference).norm() / reference.norm() < 1e-5
+    check_packing(net, made, config, tokenizer, Precision.fp32)
+
+
+def test_parts_without_loss_have_no_label_and_a_part_that_is_cut_away_leaves_its_example_out(config, tokenizer) -> None:
+    def rows(*weights: tuple[int, float]) -> Any:
+        example = Example("p", "inline_correction", "a", "b c d", weights)
+        return encode([example], tokenizer, replace(config, max_target_tokens=3))
+
+    [row], counts = rows((1, 1), (2, 0), (2, 0.5))
+    assert (row["labels"], row["weights"], counts["target_tokens"]) == ([-100, -100, 5, -100, 7], [1, 0.5], 2)
+    assert preview([row], tokenizer) == "--- p (inline_correction)\n<s> a⟦b⟧c⟦d⟧"
+    [row], _ = rows((3, 0), (2, 1))
+    assert "weights" not in row
+    assert rows((5, 0)) == ([], {"examples": 0, "tokens": 0, "target_tokens": 0, "truncated": 1})
+
+
 def test_the_official_recipe_batch(config, data_dir) -> None:
     """Paper, official script: BOS + source cut at 512, target + EOS cut at 512, right padding, loss on targets."""
     from lema.types import Problem

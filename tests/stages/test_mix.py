@@ -5,6 +5,8 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +19,9 @@ from lema.artifacts import Artifact, Recipe, Shown, Store
 from lema.cell import Cell
 from lema.config import Config
 from lema.engines import ServedModel
+from lema.prompts import formats
 from lema.stages import mix
-from lema.types import Example, UserError
+from lema.types import Correction, Example, Problem, UserError
 
 MIXES = {file.stem: OmegaConf.load(file) for file in sorted((ROOT / "conf/mix").glob("*.yaml"))}
 # An untrained base, whose every answer is a wrong path.
@@ -27,6 +30,7 @@ SMALL = [
     *("task.num_dev=8", "sampler.keep_unanswered=true", "sampler.max_new_tokens=12", "tracker=none", "until=mix"),
 ]
 # Of 30 training questions: fewer corrections than CoT examples, as the paper has, and more than twice as many.
+RECORDED = "own_right"  # needs right solutions too: tests/stages/test_mix_of_recorded.py
 SIZES = {"few": ["task.max_cot=20", "task.max_extra=7"], "many": ["task.max_cot=8", "sampler.samples=2"]}
 
 
@@ -66,7 +70,8 @@ def arms(
 ) -> dict[str, Arm]:
     """Every arm of one cell."""
     runs, sizes = tmp_path_factory.mktemp("arms"), SIZES[request.param]
-    return {name: arm(make_config(*SMALL, *sizes, f"mix={name}", f"runs_dir={runs}")) for name in MIXES}
+    names = [name for name in MIXES if name != RECORDED]
+    return {name: arm(make_config(*SMALL, *sizes, f"mix={name}", f"runs_dir={runs}")) for name in names}
 
 
 def test_arms_share_all_that_they_are_not_named_for(arms: dict[str, Arm]) -> None:
@@ -115,10 +120,60 @@ def test_an_ablation_lacks_its_part_and_nothing_else(arms: dict[str, Arm], part:
         assert still_asked.split("\n", 1)[1] == asked.split("\n", 1)[1]  # question and wrong path
 
 
+def test_the_same_mistakes_in_each_form(arms: dict[str, Arm]) -> None:
+    corrections = arms["lema"].artifacts["correct"].rows("corrections.jsonl", Correction)
+    questions = {each.id: each.question for each in arms["lema"].artifacts["data"].rows("train.jsonl", Problem)}
+    found = {formats.correction_prompt(questions[each.problem_id], each.wrong_steps): each for each in corrections}
+    drawn = [found[example.prompt] for example in arms["lema"].extra()]
+    forms = ("cot_matched", "mistakes", "mistakes_marked", "inline")
+    for correction, *examples in zip(drawn, *(arms[name].extra() for name in forms), strict=True):
+        matched, mistake, marked, inline = examples
+        assert len({(example.problem_id, example.prompt) for example in examples}) == 1
+        assert mistake.completion == formats.cot_completion(correction.wrong_steps)
+        assert marked.completion == f"{mistake.completion} This solution is incorrect."
+        assert mistake.weights == marked.weights == ()
+        kept, told = correction.incorrect_step - 1, formats.cot_completion([f"Explanation: {correction.explanation}"])
+        before, wrong = (
+            formats.cot_completion(part) for part in (correction.wrong_steps[:kept], correction.wrong_steps[kept:][:1])
+        )
+        lesson = f"Incorrect Step. {told} "
+        right = matched.completion.removeprefix(before).removeprefix(" ")
+        assert inline.completion == " ".join(filter(None, [before, wrong, lesson + right]))
+        masked = [inline.completion[start:][:size].strip() for start, size, weight in spans(inline) if not weight]
+        assert masked == ([wrong] if wrong else [])  # where a step is missing, none is wrong
+        assert sum(size for size, _ in inline.weights) == (len(inline.completion) if wrong else 0)
+    assert arms["explanation"].examples == arms["lema_no_solution"].extra()
+
+
+def spans(example: Example) -> list[tuple[int, int, float]]:
+    """Where each part with a weight of its own begins, how long it is, and the weight."""
+    starts = accumulate((size for size, _ in example.weights), initial=0)
+    return [(start, size, weight) for start, (size, weight) in zip(starts, example.weights, strict=False)]
+
+
+def test_weights_change_nothing_but_the_weights(
+    arms: dict[str, Arm], request: pytest.FixtureRequest, make_config: Callable[..., Config]
+) -> None:
+    folder = arms["lema"].artifacts["mix"].path
+    assert "weights" not in (folder / "examples.jsonl").read_text()
+    assert "weights" not in json.loads((folder / "record.json").read_text())["recipe"]["config"]["mix"]
+    sizes = SIZES[request.node.callspec.params["arms"]]
+    weights = ["mix.weights.step=0", "mix.weights.explanation=0.5"]
+    weighted = arm(make_config(*SMALL, *sizes, *weights, "mix=lema", f"runs_dir={folder.parents[1]}"))
+    assert [replace(each, weights=()) for each in weighted.examples] == arms["lema"].examples
+    for example in weighted.extra():
+        assert [weight for _, _, weight in spans(example)] == [0, 0.5, 1]
+        step, explanation, solution = (example.completion[start:][:size] for start, size, _ in spans(example))
+        assert re.fullmatch(r" Step \d+\.\n", step)
+        assert explanation.startswith("Explanation: ")
+        assert solution.startswith("Correct Solution:")
+
+
 def test_extra_examples_are_as_many_and_of_the_named_questions(arms: dict[str, Arm]) -> None:
     asked = {name: [example.problem_id for example in each.extra()] for name, each in arms.items()}
     cot = {example.problem_id for example in arms["cot"].examples}
-    assert asked["cot_matched"] == asked["lema"] == asked["corrections"]
+    forms = ("lema", "corrections", "explanation", "mistakes", "mistakes_marked", "inline")
+    assert all(asked[name] == asked["cot_matched"] for name in forms)
     assert len(asked["cot_random"]) == len(asked["cot_repeated"]) == len(asked["lema"])
     assert cot.isdisjoint(asked["cot_random"] + asked["lema"])
     assert set(asked["cot_repeated"]) <= cot
@@ -210,10 +265,10 @@ def test_corrections_that_name_no_step_have_no_arm_without_it(
     small = [override for override in SMALL if not override.startswith("task.num_t")]
     small += ["task=csqa", f"task.dataset.path={tmp_path}", "task.dataset.solution=why", "task.max_cot=8"]
     small += [f"runs_dir={tmp_path / 'runs'}"]
-    with pytest.raises(
-        UserError, match=r"^mix=lema_no_step: corrections of csqa name no step to leave out; run mix=lema$"
-    ):
-        arm(make_config(*small, "mix=lema_no_step"))
+    for name, what in (("lema_no_step", "leave out"), ("inline", "correct in place")):
+        line = f"^mix={name}: corrections of csqa name no step to {what}; run mix=lema$"
+        with pytest.raises(UserError, match=line):
+            arm(make_config(*small, f"mix={name}"))
     whole, told = (arm(make_config(*small, f"mix={name}")).extra() for name in ("lema", "lema_no_solution"))
     for before, after in zip(whole, told, strict=True):
         assert before.completion.split("\nCorrected Answer:")[0] == after.completion
