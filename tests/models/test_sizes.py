@@ -33,8 +33,16 @@ from lema.types import UserError
 #   14 x 64: 239,488 bytes; x 32 layers, + 12 x 32000 of logits = 8,047,616; x 4,096 tokens
 #   checkpointed: inputs 32 x 2 x 4096 + one layer's 239,488 + 384,000 = 885,632; x 4,096 tokens
 TABLE = {key: tuple(values) for key, *values in table(__file__, "table")}
+# The same six, and parameters, where the head is the embedding. SmolLM2-135M: 30 layers x (2 x 576^2 + 2 x 576 x 192
+# + 3 x 576 x 1536) + 49152 x 576 + 61 x 576.
+TIED = {
+    "smollm2 135m": (576, 1536, 30, 9, 3, 49152, 134_515_008),
+    "smollm2 360m": (960, 2560, 32, 15, 5, 49152, 361_821_120),
+    "smollm2 1.7b": (2048, 8192, 24, 32, 32, 49152, 1_711_376_384),
+}
 # Of one shape with another, down to the vocabulary.
 SAME = {"metamath 7b": "wizardmath 7b", "metamath 13b": "wizardmath 13b", "metamath 70b": "llama2 70b"}
+SAME |= {f"{name}-instruct": name for name in TIED}
 
 # Bytes of weights, of activations without and with checkpointing, and FLOPs a token, for other methods.
 # QLoRA holds 4.127 bits a quantised parameter, 4 bytes of each other one; its MLP and layer inputs are 32-bit. The 70B:
@@ -52,11 +60,11 @@ OTHERS = {
 
 def architecture(name: str) -> LlamaConfig | MistralConfig:
     """The config of a row of the table."""
-    hidden, mlp, layers, heads, kv_heads, vocabulary, *_ = TABLE[name]
+    hidden, mlp, layers, heads, kv_heads, vocabulary, *_ = {**TABLE, **TIED}[name]
     kind = MistralConfig if name.startswith("mistral") else LlamaConfig
     size: dict[str, Any] = {"hidden_size": hidden, "intermediate_size": mlp, "num_hidden_layers": layers}
     size |= {"vocab_size": vocabulary, "num_attention_heads": heads}
-    return kind(**size, num_key_value_heads=kv_heads, tie_word_embeddings=False)
+    return kind(**size, num_key_value_heads=kv_heads, tie_word_embeddings=name in TIED)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +106,13 @@ def test_every_size_on_offer_is_in_the_table_with_its_parameters(root: Path) -> 
         for path in (root / "conf/backbone").glob("*.yaml")
         for size, values in OmegaConf.load(path).backbone.sizes.items()
     }
-    assert offered == {name: TABLE[SAME.get(name, name)][6] for name in [*TABLE, *SAME]}
+    shapes = {**TABLE, **TIED}
+    assert offered == {name: shapes[SAME.get(name, name)][6] for name in [*shapes, *SAME]}
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_a_head_that_is_the_embedding_counts_once(name: str, train: TrainConfig) -> None:
+    assert training_size(architecture(name), train, Precision.bf16, 300, 1).parameters == TIED[name][6]
 
 
 def test_a_padded_batch_takes_the_memory_of_its_longest(train: TrainConfig, llama_7b: TrainingSize) -> None:
