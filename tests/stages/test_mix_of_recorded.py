@@ -102,6 +102,8 @@ def test_each_token_has_the_loss_of_its_part(made, make_config) -> None:
             ]
             for place, weight in enumerate(seen[:-1]):  # the part of a token is that of its last character
                 text = tokenizer.decode(ids[: place + 1], clean_up_tokenization_spaces=False)
+                if text.endswith("\ufffd"):  # a token that ends within a character
+                    continue
                 assert example.completion.startswith(text)
                 assert weight == by_character[len(text) - 1], (example, text)
             assert seen[-1] == by_character[-1]
