@@ -1,11 +1,13 @@
-"""A cell of the experiment while it runs: its config, where its artifacts are, what it has made so far."""
+"""A cell of the experiment while it runs: its config, where its artifacts are, what it has made so far; its steps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from lema import engines
-from lema.artifacts import Artifact, Given, Store
+from lema.artifacts import Artifact, Given, Recipe, Store
 from lema.config import Config, SourceKind, Split, further_tests, known_tasks
 from lema.data import tasks
 from lema.data.leakage import TestQuestions
@@ -16,6 +18,7 @@ from lema.prompts.demonstrations import demonstrations
 from lema.tracking.runs import Tracker
 from lema.types import Corrected, Engine
 
+OTHER = "other_"  # begins the names of the steps that are about another model's mistakes
 _counted: dict[str, int] = {}  # the training questions of data that no artifact holds yet
 
 
@@ -200,3 +203,35 @@ class Cell:
 
     def _test_questions(self) -> TestQuestions:
         return TestQuestions(tasks.known_tests(self.config.task, known_tasks()))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One artifact of a cell, made by the stage's module. `name` is its key in `Cell.artifacts`, and its link's."""
+
+    name: str
+    stage: str
+    options: dict[str, Any] = field(default_factory=dict)  # of the stage's functions, beside the cell
+    test: str = ""  # a key of `Cell.tests`, if it is about a further test: the beginning of its name
+
+    def recipe(self, cell: Cell) -> Recipe:
+        """What its artifact is made from."""
+        return self._module.recipe(self._of(cell), **self.options)
+
+    def build(self, recipe: Recipe, cell: Cell, folder: Path) -> dict[str, Any]:
+        """Make its files from its recipe."""
+        cell.begin(self.stage)
+        made = self._module.build(recipe.settings, recipe.inputs, cell.context, folder)
+        return {"usd": cell.spent} | made if cell.spent else made
+
+    def requests(self, cell: Cell) -> Any:
+        """What it asks of a server."""
+        asked = getattr(self._module, "requests", None)
+        return asked and asked(self._of(cell), **self.options)
+
+    def _of(self, cell: Cell) -> Cell:
+        return cell.tests[self.test] if self.test else cell.other if self.name.startswith(OTHER) else cell
+
+    @property
+    def _module(self) -> Any:
+        return import_module(f"lema.stages.{self.stage}")

@@ -8,9 +8,8 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from lema import card, engines, preflight, run_folder, stopping, sweeps
 from lema.api import journal
-from lema.artifacts import Artifact, Recipe, Store, cleaning, own_folder, refuse_links, write_text
+from lema.artifacts import Artifact, Store, cleaning, own_folder, refuse_links, write_text
 from lema.artifacts.faults import explaining
-from lema.cell import Cell
+from lema.cell import OTHER, Cell, Step
 from lema.config import Config, CotPart, Do, Extra, Method, renamed
 from lema.preflight import planning
 from lema.reporting import standing
@@ -33,39 +32,6 @@ from lema.types import UserError
 log = logging.getLogger(__name__)
 
 _REPORT = "report"  # what a run ends with: the last choice of `until=`
-OTHER = "other_"  # begins the names of the steps that are about another model's mistakes
-
-
-@dataclass(frozen=True)
-class Step:
-    """One artifact of a cell, made by the stage's module. `name` is its key in `Cell.artifacts`, and its link's."""
-
-    name: str
-    stage: str
-    options: dict[str, Any] = field(default_factory=dict)  # of the stage's functions, beside the cell
-    test: str = ""  # a key of `Cell.tests`, if it is about a further test: the beginning of its name
-
-    def recipe(self, cell: Cell) -> Recipe:
-        """What its artifact is made from."""
-        return self._module.recipe(self._of(cell), **self.options)
-
-    def build(self, recipe: Recipe, cell: Cell, folder: Path) -> dict[str, Any]:
-        """Make its files from its recipe."""
-        cell.begin(self.stage)
-        made = self._module.build(recipe.settings, recipe.inputs, cell.context, folder)
-        return {"usd": cell.spent} | made if cell.spent else made
-
-    def requests(self, cell: Cell) -> Any:
-        """What it asks of a server."""
-        asked = getattr(self._module, "requests", None)
-        return asked and asked(self._of(cell), **self.options)
-
-    def _of(self, cell: Cell) -> Cell:
-        return cell.tests[self.test] if self.test else cell.other if self.name.startswith(OTHER) else cell
-
-    @property
-    def _module(self) -> Any:
-        return import_module(f"lema.stages.{self.stage}")
 
 
 class SweepCallback(Callback):
@@ -239,8 +205,9 @@ def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
             from lema.reporting import audit  # as above
 
             cell = _cell(config, root)
-            for number, _ in enumerate(audited := steps(cell), 1):  # what is asked, and paid, depends on what is labelled
-                _run_cell(cell, audited[:number], overrides, lambda _: None)
+            labelled, *_ = audited = steps(cell)  # what is asked, and paid, depends on what is labelled
+            for each in ([labelled], audited):
+                _run_cell(cell, each, overrides, lambda *_: None)
             audit.write_audit(root, cell.artifacts["labelled"])
         case Do.clean:
             preflight.check_runs(root, config.clean.delete)

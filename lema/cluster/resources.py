@@ -6,7 +6,7 @@ from typing import Any
 
 from lema.config import Config, Method
 from lema.models.weights import weights
-from lema.preflight import hardware
+from lema.preflight import hardware, sizing
 from lema.types import UserError
 
 CARD = ("gpus", "memory_gb", "teraflops", "cpus", "ram_gb")  # what is said of a card
@@ -23,28 +23,36 @@ def resources(config: Config, card: Mapping[str, Any], hours: float, most_hours:
     """As submitit names them: `gpus_per_node`, `cpus_per_task`, `mem_gb`, `timeout_min`.
 
     `card` has `gpus` (of a node), `memory_gb`, `teraflops` (its peak in 16 bits), `cpus` and `ram_gb` (of the node, for
-    each GPU). The number of GPUs doubles until the cell takes at most `hours`, by an estimate: 6 FLOPs a parameter and
-    token with adapters (4 of the pass forward and back, 2 of activation checkpointing), 8 to train all, each example
-    as long as it may be. The time limit is twice the estimate, between 1 hour and `most_hours`: a job that reaches it
-    goes on in another one. Raises `UserError` when no card of the node holds the backbone.
+    each GPU). The number of GPUs doubles until they hold the training, and until the cell takes at most `hours`. These
+    are estimated: 6 FLOPs a parameter and token with adapters (4 of the pass forward and back, 2 of activation
+    checkpointing), 8 to train all, each example as long as it may be. The time limit is twice the estimate, between 1
+    hour and `most_hours`: a job that reaches it goes on in another one. Raises `UserError` when no card of the node
+    holds the backbone, or all of them do not hold the training.
     """
     backbone, train = config.backbone, config.train
     if backbone.tiny is not None and backbone.path is None:
         return dict(_SMALL)
     parameters = hardware.parameters(weights(backbone), backbone)
     size = f"{backbone.name}-{backbone.size}" if backbone.size else backbone.name
-    for need in hardware.held(config, _STAGES):
-        if (taken := parameters * need.width) > card["memory_gb"] * 1e9:
+    at_most, memory = int(card["gpus"]), card["memory_gb"] * 1e9
+    for need in hardware.held(config, _STAGES, several=at_most > 1):
+        if (taken := parameters * need.width) > memory:
             remedy = f"{need.remedy}, or a larger card" if need.remedy else "choose a larger card"
             held = f"a GPU of {card['memory_gb']} GB cannot hold {taken / 1e9:.0f} GB {need.form}"
             raise UserError(f"hydra.launcher.card: {size}: {held}; {remedy}, or a smaller backbone")
-    gpus, at_most = max(hardware.shares(config), train.processes or 1), int(card["gpus"])
+    gpus = max(hardware.shares(config), train.processes or 1)
     alone = _training_seconds(config, parameters, card["teraflops"]) / 3600 + _OTHER_HOURS * parameters / 1e10
-    while train.processes is None and gpus * 2 <= at_most and alone / gpus > hours:
+    while (
+        train.processes is None
+        and gpus * 2 <= at_most
+        and (alone / gpus > hours or _too_few(config, parameters, gpus, memory))
+    ):
         gpus *= 2
     if gpus > at_most:
         what = f"engine.tensor_parallel={hardware.shares(config)} train.processes={train.processes}"
         raise UserError(f"hydra.launcher.card: a node has {at_most} GPUs, too few for {what}")
+    if why := _too_few(config, parameters, gpus, memory):
+        raise UserError(f"hydra.launcher.card: {size}: {why}")
     limit = ceil(min(most_hours, max(1.0, 2 * alone / gpus)))
     return {
         "gpus_per_node": gpus,
@@ -52,6 +60,15 @@ def resources(config: Config, card: Mapping[str, Any], hours: float, most_hours:
         "mem_gb": gpus * card["ram_gb"],
         "timeout_min": 60 * limit,
     }
+
+
+def _too_few(config: Config, parameters: int, gpus: int, memory: float) -> str | None:
+    """Why a training does not fit on so many cards of so many bytes; None where it does."""
+    try:
+        sizing.laid_out(config, parameters, None, gpus, memory)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _training_seconds(config: Config, parameters: int, teraflops: float) -> float:

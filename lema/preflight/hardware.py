@@ -32,13 +32,14 @@ def held(config: Config, stages: set[str], several: bool) -> list[MemoryNeed]:
     forms, answering = [], {"select", "evaluate"}
     served = whole / shares(config)  # vLLM serves 16 bits, also of the base that qlora trains on
     held_to_answer = set[str]() if config.engine.name == "vllm" else answering
+    wider = None if held_to_answer else "a larger engine.tensor_parallel"
     shards = several and method is not Method.qlora  # then `lema.models.layout` says what fits
     if stages & (held_to_answer if shards else {"train"} | held_to_answer):
         forms.append(MemoryNeed("of weights", NF4_BYTES if method is Method.qlora else whole))
     if stages & (answering - held_to_answer):
-        forms.append(MemoryNeed("of weights to serve", served))
+        forms.append(MemoryNeed("of weights to serve", served, wider))
     if "sample" in stages and any(each.kind is SourceKind.backbone for each in config.sampler.models.values()):
-        forms.append(MemoryNeed("of weights to sample with", served))
+        forms.append(MemoryNeed("of weights to sample with", served, wider))
     if "merge" in stages and "evaluate" in stages & held_to_answer:  # a merge itself takes one block of it at a time
         forms.append(MemoryNeed("of merged weights", whole, "train.merge=null"))
     held: dict[float, MemoryNeed] = {}

@@ -127,7 +127,11 @@ class _Walk:
         own = [(step, identity) for step, identity, shared in makes if not shared]
         config, stages = cell.config, {step.stage for step, _ in own}
         parameters = 0 if cell.builds_base else config.backbone.parameters or 0
-        trained = sizing.training(config, parameters, _mean_tokens(cell)) if "train" in stages else None
+        trained = None
+        try:
+            trained = sizing.training(config, parameters, _mean_tokens(cell)) if "train" in stages else None
+        except UserError as error:
+            planned.missing.append(f"GPU: {error}")
         planned.gpus = max([trained.gpus if trained else 0, *_answering_gpus(config, stages, parameters)])
         planned.gpu_memory_gb = sizing.memory_gb(config, stages, parameters, trained)
         sources = Counter[str]()

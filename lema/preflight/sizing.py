@@ -15,9 +15,10 @@ from typing import Any
 
 from lema.config import Config, Method, Precision, Selection
 from lema.preflight import hardware
+from lema.types import UserError
 
 # The estimate's GPU: an A100, 312 TFLOP/s of dense 16-bit products (NVIDIA's data sheet of 2020).
-_PEAK, _DEVICE = 312e12, "A100"
+_PEAK, _MEMORY, _DEVICE = 312e12, 80e9, "A100"
 # Of the peak, while many sequences are generated at once; ours: 2,200 tokens a second of a model of 7 billion.
 _GENERATING = 0.1
 _ANSWER_TOKENS = 300  # of a solution, ours
@@ -74,26 +75,45 @@ def measured(root: Path, stage: str, identity: dict[str, Any]) -> Hours | None:
     return Hours(fmean(each["seconds"] for each in like) / 3600, f"measured on {len(like)} earlier ({devices})")
 
 
-_sizes: dict[str, Training] = {}  # cells of one backbone train alike
+_plans: dict[str, Any] = {}  # cells of one backbone train alike
+
+
+def laid_out(config: Config, parameters: int, mean_tokens: float | None, gpus: int, memory: float) -> Any:
+    """The `lema.models.layout.Plan` of a training of a Llama of about so many parameters, on such cards (bytes each).
+
+    Raises `UserError` where its weights do not fit.
+    """
+    train, depth = config.train, round((parameters / 1e9) ** (1 / 3), 1)
+    key = repr((train, depth, config.backbone.precision, mean_tokens, gpus, memory))
+    if key not in _plans:
+        from lema.models.layout import planned
+        from lema.models.sizes import llama, training_size
+
+        tokens, steps = mean_tokens or _EXAMPLE_TOKENS, train.max_steps or _STEPS
+        size = training_size(llama(parameters), train, config.backbone.precision, tokens, steps)
+        _plans[key] = planned(size, train, gpus, memory)
+    return _plans[key]
 
 
 def training(config: Config, parameters: int, mean_tokens: float | None) -> Training | None:
-    """What a training takes, by `lema.models.sizes`, of a Llama of about so many parameters.
+    """What a training takes on the GPUs of this machine, or on the fewest of 80 GB that hold it.
 
     None of a base that is built here, which takes next to nothing.
     """
     if not parameters:
         return None
-    train, depth = config.train, round((parameters / 1e9) ** (1 / 3), 1)
-    key = repr((train, depth, config.backbone.precision, mean_tokens))
-    if key not in _sizes:
-        from lema.models.sizes import llama, training_size
-
-        tokens, steps = mean_tokens or _EXAMPLE_TOKENS, train.max_steps or _STEPS
-        size = training_size(llama(parameters), train, config.backbone.precision, tokens, steps)
-        again, gpus = train.activation_checkpointing is not False, train.processes or 1
-        _sizes[key] = Training(size.memory(again) / 1e9, gpus, size.trained, size.seconds(_PEAK * gpus, again))
-    return _sizes[key]
+    given, refusal = config.train.processes or hardware.gpus(), None
+    for gpus in (given,) if given else (1, 2, 4, 8, 16, 32, 64):
+        try:
+            plan = laid_out(config, parameters, mean_tokens, gpus, _MEMORY)
+        except UserError as error:
+            refusal = error
+            continue
+        size, again = plan.size, plan.checkpointing
+        seconds = size.seconds(_PEAK * gpus, again)
+        return Training(size.memory(again, plan.shards) / 1e9, gpus, size.trained, seconds)
+    assert refusal
+    raise refusal
 
 
 def estimated(config: Config, stage: str, parameters: int, answers: int, trained: Training | None) -> Hours | None:
@@ -121,7 +141,7 @@ def memory_gb(config: Config, stages: set[str], parameters: int, trained: Traini
     """What a card must hold at the peak: the training, or the weights that answer; None where no card is needed."""
     if not parameters:
         return None
-    held = [each.width * parameters / 1e9 for each in hardware.held(config, stages)]
+    held = [each.width * parameters / 1e9 for each in hardware.held(config, stages, True)]
     return max([*held, *([trained.memory_gb] if trained else [])], default=None)
 
 

@@ -13,6 +13,7 @@ from lema.types import UserError
 
 CARDS: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf/hydra/launcher/slurm.yaml")["cards"])  # pyright: ignore
 MADE = ["backbone=llama2", "task=gsm8k"]
+LARGE = ["backbone.size=70b", "engine.tensor_parallel=2"]
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,9 @@ MADE = ["backbone=llama2", "task=gsm8k"]
         ("a100", [*MADE, "train.processes=1"], 1, 24),
         ("a100", [*MADE, "train.processes=8"], 8, 4),
         ("a100", [*MADE, "engine.tensor_parallel=4"], 4, 7),
-        ("a100", [*MADE, "train=full"], 1, 9),
+        ("a100", [*MADE, "train=full"], 2, 5),  # 121 GB of weights and moments
+        ("a100", [*MADE, *LARGE, "train=lora"], 8, 24),
+        ("h100", [*MADE, *LARGE, "train=lora"], 4, 23),
     ],
 )
 def test_gpus_and_hours(
@@ -46,6 +49,7 @@ def test_a_backbone_that_is_built_here_takes_no_gpu(make_config: Callable[..., C
     ("overrides", "said"),
     [
         (["backbone.size=70b"], "a GPU of 80 GB cannot hold 138 GB of weights to serve"),
+        ([*LARGE, "train=full"], "of weights on each of 8 ranks, which has 80 GB: train=lora, or 36 GPUs"),
         (["engine.tensor_parallel=16"], "a node has 8 GPUs, too few for engine.tensor_parallel=16"),
     ],
 )

@@ -369,7 +369,7 @@ def test_a_large_backbone_that_somebody_serves_needs_no_room_here(make_config: C
         found = []
         for more in ([], served):
             cell = Cell(make_config(*arguments, *more), Store(Path("runs")))
-            found.append([line.split(":")[0] for line in preflight._missing(cell, {"sample", "correct"})])
+            found.append([line.split(":")[0] for line in preflight._missing(cell, {"sample", "correct"}, False)])
     assert "GPU" in found[0]
     assert found[1] == []
 
