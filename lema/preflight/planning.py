@@ -62,8 +62,8 @@ class _Walk:
         self.found: dict[str, Artifact | None] = {}  # by their places
         self.first: set[str] = set()  # the places of what a cell before makes
 
-    def cell(self, cell: Cell, label: str) -> Planned:
-        """What one cell adds; `cell` gets the artifacts that are there."""
+    def cell(self, cell: Cell, label: str, sized: bool = True) -> Planned:
+        """What one cell adds, of the machine only when `sized`; `cell` gets the artifacts that are there."""
         planned, stand = Planned(label), replace(cell, artifacts={})
         makes: list[tuple[Any, dict[str, Any] | None, bool]] = []
         for step in self.ways.wanted(cell):
@@ -102,7 +102,8 @@ class _Walk:
                 and not self.ways.is_cached("dataset", dataset.hub_id, dataset.revision)
             ):
                 planned.downloads[dataset.hub_id] = 0.0
-        self._take(cell, makes, planned)
+        if sized:
+            self._take(cell, makes, planned)
         return planned
 
     def _asked(self, cell: Cell, makes: list[Any], planned: Planned) -> list[Requests]:
@@ -204,7 +205,7 @@ def tell(cells: Cells, ways: Ways, name: str, root: Path) -> None:
 def refuse(cells: Cells, ways: Ways) -> None:
     """`UserError` when no cell can start, with all that is missing: each thing once."""
     walk = _Walk(ways)
-    found = [walk.cell(cell, label) for label, cell in cells.items()]
+    found = [walk.cell(cell, label, sized=False) for label, cell in cells.items()]
     if all(each.missing for each in found) and len(found) > 1:
         missing = _total(found, _budget(cells))["missing"]
         lines = [_lacked(line, labels, len(found)) for line, labels in missing.items()]
