@@ -307,14 +307,15 @@ def wanted(cell: Cell) -> list[Step]:
     return [step for step in steps(cell) if step.stage in reached]
 
 
-def without_current(cell: Cell, wanted: list[Step]) -> list[Step]:
+def without_current(cell: Cell, wanted: list[Step], tell: bool = True) -> list[Step]:
     """The steps from the first on that is not current; the artifacts before it go to the cell."""
     for number, step in enumerate(wanted):
         artifact = cell.store.find(step.recipe(cell))
         if artifact is None or _again(cell, artifact):
             return wanted[number:]
         cell.artifacts[step.name] = artifact
-        _log(step, artifact, "current")
+        if tell:
+            _log(step, artifact, "current")
     return []
 
 

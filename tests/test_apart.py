@@ -136,7 +136,6 @@ def test_nothing_outlives_a_sweep_and_no_finished_cell_runs_again(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_cells_at_once_share_what_they_have_in_common(tmp_path: Path, undisturbed: dict[str, str]) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install -e .[joblib]")
     sweep = start(tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     out, errors = sweep.communicate(timeout=600)
     assert sweep.returncode == 0, out + errors

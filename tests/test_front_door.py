@@ -31,7 +31,7 @@ CLI = Callable[..., subprocess.CompletedProcess[str]]
 # A command that Hydra cannot compose, and the one line about it.
 REFUSED = {
     "backbone=mistrall": r"backbone=mistrall: no such choice; choose from codellama, .*",
-    "hydra/launcher=joblib": r"hydra/launcher=joblib: no such choice; choose from basic",
+    "hydra/launcher=ray": r"hydra/launcher=ray: no such choice; choose from basic, .*slurm",
     "train=../x": r"train=\.\./x: no such choice; choose from full, lora, qlora",
     "train.lr=1": r"train\.lr=1: no such key; choose from method, learning_rate, .*",
     "foo=1": r"foo=1: no such key; choose from seed, .*",

@@ -89,20 +89,12 @@ def scripts(cells: dict[str, Cell], options: dict[str, Any], folder: Path) -> li
 
 def _is_current(cell: Cell, pipeline: Any) -> bool:
     """Whether nothing is left to be made of it. `UserError` when what is left sends requests."""
-    config, stages = cell.config, [*pipeline.plan(cell)]
-    last = stages.index(config.until) + 1 if config.until in stages else None
-    reached = [config.only] if config.only else stages[:last]
-    wanted = [step for step in pipeline.steps(cell) if step.stage in reached]
-    for number, step in enumerate(wanted):
-        artifact = None if config.only or config.retry_failed else cell.store.find(step.recipe(cell))
-        if artifact is None:
-            if asking := next((each.name for each in wanted[number:] if each.requests(cell)), None):
-                where = "on one machine: run the same command with until=mix hydra/launcher=basic there"
-                why = f"{asking} of {cell.name} sends requests, whose journal can be written {where}"
-                raise UserError(f"hydra/launcher=slurm: {why}")
-            return False
-        cell.artifacts[step.name] = artifact
-    return True
+    left = pipeline.without_current(cell, pipeline.wanted(cell), tell=False)
+    if asking := next((each.name for each in left if each.requests(cell)), None):
+        where = "on one machine: run the same command with until=mix hydra/launcher=basic there"
+        why = f"{asking} of {cell.name} sends requests, whose journal can be written {where}"
+        raise UserError(f"hydra/launcher=slurm: {why}")
+    return not left
 
 
 def _arguments(config: DictConfig, cell: Cell, command: list[str]) -> list[str]:
