@@ -1,6 +1,7 @@
 """What Hydra loads from the package `hydra_plugins` alone: the launcher of `hydra/launcher=slurm`."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, configure_log
@@ -18,6 +19,13 @@ class SlurmLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep the config of the sweep."""
         self.config = config
+
+    @staticmethod
+    def scripts(cells: dict[str, Any], options: dict[str, Any], root: Path) -> list[str]:
+        """The batch scripts that would be sent for these cells."""
+        from lema.cluster import slurm
+
+        return slurm.scripts(cells, options, slurm.log_folder(root))
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Have all cells made. `UserError` names those that failed, and what the cluster lacks."""

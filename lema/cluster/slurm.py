@@ -43,15 +43,15 @@ def launch(config: DictConfig, commands: list[list[str]], options: dict[str, Any
     except UserError:
         sweeps.at_end.pop_all()  # the report, which has nothing new to say
         raise
-    _wait(jobs, _folder(config))
+    _wait(jobs, log_folder(Path(config.runs_dir).expanduser()))
 
 
 def _sent(config: DictConfig, commands: list[list[str]], options: dict[str, Any], pipeline: Any) -> dict[str, str]:
     """The job of each cell that is not current."""
-    if not find_spec("submitit"):
-        raise UserError("hydra/launcher=slurm: submitit is not installed; pip install -e '.[slurm]'")
+    _need_submitit()
     queue.check(options["partition"])
-    store, folder = Store(Path(config.runs_dir).expanduser()), _folder(config)
+    store = Store(Path(config.runs_dir).expanduser())
+    logs = log_folder(store.root)
     left: dict[str, tuple[Cell, list[str]]] = {}
     for command in commands:
         cell = Cell(sweeps.composed(config, command, []), store)
@@ -59,15 +59,20 @@ def _sent(config: DictConfig, commands: list[list[str]], options: dict[str, Any]
             pipeline.run(cell.config, [*sweeps.kept(config.hydra), *command], in_sweep=True)
         else:
             left[cell.folder.name] = (cell, _arguments(config, cell, command))
-    jobs = {name: job for name, job in _noted(folder).items() if name in left}
+    jobs = {name: job for name, job in _noted(logs).items() if name in left}
     for name, job in jobs.items():
         log.info("%-16s %s is in the queue already: job %s", "slurm", name, job)
-    return jobs | _send({name: each for name, each in left.items() if name not in jobs}, options, folder)
+    return jobs | _send({name: each for name, each in left.items() if name not in jobs}, options, logs)
 
 
-def _folder(config: DictConfig) -> Path:
+def log_folder(root: Path) -> Path:
     """Where logs and notes are."""
-    return own_folder(own_folder(Path(config.runs_dir).expanduser() / "hydra") / "slurm").resolve()
+    return own_folder(own_folder(root / "hydra") / "slurm").resolve()
+
+
+def _need_submitit() -> None:
+    if not find_spec("submitit"):
+        raise UserError("hydra/launcher=slurm: submitit is not installed; pip install -e '.[slurm]'")
 
 
 def scripts(cells: dict[str, Cell], options: dict[str, Any], folder: Path) -> list[str]:
@@ -75,6 +80,7 @@ def scripts(cells: dict[str, Cell], options: dict[str, Any], folder: Path) -> li
 
     `options` are `hydra.launcher` as plain values.
     """
+    _need_submitit()
     from submitit.slurm.slurm import _make_sbatch_string
 
     texts = []
