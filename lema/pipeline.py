@@ -57,6 +57,8 @@ class SweepCallback(Callback):
             preflight.check_runs_dir(root, make=False)
             standing.tell(root, sweeps.known(config, root) or _scope(config, root).named)
             sys.exit(0)
+        if config.do in (Do.compare, Do.export, Do.clean, Do.audit):
+            raise UserError(f"do={config.do}: takes no sweep; leave out -m, or sweeps=")
         hydras = Path(config.hydra.sweep.dir)
         preflight.check_runs_dir(root)
         try:
@@ -86,8 +88,8 @@ class SweepCallback(Callback):
                 _report_at_wandb(*report)
             case Do.wandb_sweep:
                 print(f"written to {sweeps.write_for_wandb(config, root)}")
-            case Do.compare | Do.export | Do.clean | Do.audit | Do.status:
-                raise UserError(f"do={first.do}: takes no sweep; leave out -m, or sweeps=")
+            case Do.compare | Do.export | Do.clean | Do.audit | Do.status:  # ended above
+                pass
         sys.exit(0)
 
 

@@ -166,10 +166,10 @@ def check_files(source: Weights, precision: Precision, train: TrainConfig | None
 
 
 def check_widths(model: Any, source: Weights) -> None:
-    """Raise `UserError` for layers that bitsandbytes holds wrongly on a CPU: its blocks of 64 there end with each row.
+    """Raise `UserError` for layers that bitsandbytes holds wrongly on some CPUs, where its blocks of 64 end with each row.
 
     Of 1,376 columns of random weights 25 % are off (norm of the difference by norm of the weights), of 1,408 the 9 %
-    of NF4 (bitsandbytes 0.50.2).
+    of NF4 (bitsandbytes 0.50.2). Other CPUs have 9 % of both; a run does not depend on which one it meets.
     """
     for name, part in model.named_modules():
         if isinstance(part, torch.nn.Linear) and part.in_features % 64:
@@ -206,12 +206,13 @@ def load_trainable(
     precision = Precision.fp32 if config.method is Method.full else computation.precision
     packed = config.batches is Batches.packed
     attention, why = choose(computation, load_architecture(source), packed)
-    _tell("train: attention %s (%s)", attention, why)
+    tell = log.debug if device == "meta" else log.info  # a shape alone, beside a model of which this is said
+    tell("train: attention %s (%s)", attention, why)
     model = load_model(source, precision, attention, config.method is Method.qlora, device)
     if checkpointing and model.supports_gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     elif checkpointing:
-        _warn("train: %s has no activation checkpointing, so it may not fit", model.config.model_type)
+        log.warning("train: %s has no activation checkpointing, so it may not fit", model.config.model_type)
     if config.method is Method.full:
         return model
     if config.method is Method.qlora:
@@ -220,5 +221,5 @@ def load_trainable(
     made = adapted(model, config, low_cpu_mem_usage=device == "meta")
     if fused := experts(made):
         how = "are adapted too" if made.peft_config["default"].target_parameters else "stay as they are"
-        _tell("train: the %d matrices of the fused experts %s", len(fused), how)
+        tell("train: the %d matrices of the fused experts %s", len(fused), how)
     return made

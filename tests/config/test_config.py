@@ -95,7 +95,7 @@ def test_what_nobody_but_the_user_can_know_must_be_set(make_config, name, key):
 
 def test_no_file_lies_outside_a_group():
     shared = [ROOT / f"conf/{name}.yaml" for name in ("api/server", "backbone/common/published")]
-    shared += (ROOT / "conf/corrector/model").glob("*.yaml")
+    shared += [*(ROOT / "conf/corrector/model").glob("*.yaml"), ROOT / "conf/hydra/launcher/slurm.yaml"]
     others = {*MODEL_FILES, *shared, ROOT / "conf/task/dataset/gsm8k.yaml"}
     assert set((ROOT / "conf").rglob("*.yaml")) == {ROOT / "conf/config.yaml", *GROUP_FILES, *others}
 

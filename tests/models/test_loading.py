@@ -201,10 +201,10 @@ def test_tensors_that_are_missing_are_seen_in_4_bit_too(folder) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of bitsandbytes on a CPU")
 @pytest.mark.parametrize("columns", [96, 64])
 def test_widths_that_4_bits_hold_wrongly_on_a_cpu_are_refused(make_config, tmp_path, columns: int) -> None:
-    """And what is refused is wrong: NF4 moves random weights by 9 %, and those by 25 %."""
+    """And what is not refused is right: NF4 moves random weights by 9 %. Some processors get the others 25 % wrong."""
     weight = torch.randn(64, columns, generator=torch.Generator().manual_seed(0))
     held = dequantize_4bit(*quantize_4bit(weight, quant_type="nf4"))
-    assert ((held - weight).norm() / weight.norm() > 0.2) == (columns == 96)
+    assert columns == 96 or (held - weight).norm() / weight.norm() < 0.1
     sizes: Any = {"hidden_size": 64, "intermediate_size": columns, "num_hidden_layers": 2, "num_attention_heads": 2}
     LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=8)).save_pretrained(tmp_path)
     words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))

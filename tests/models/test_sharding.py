@@ -37,7 +37,8 @@ def in_precision(job: Fit, precision: Precision) -> Fit:
 
 
 @pytest.mark.parametrize(
-    ("name", "method", "precision"), [("llama", "lora", Precision.bf16), ("tied", "full", Precision.fp32)]
+    ("name", "method", "precision"),
+    [("llama", "lora", Precision.bf16), pytest.param("tied", "full", Precision.fp32, marks=pytest.mark.slow)],
 )
 def test_each_rank_has_a_slice_of_every_tensor(name: str, method: str, precision: Precision, job, tmp_path) -> None:
     fit = in_precision(job(name, method, "padded", "plain", 2, True), precision)
@@ -69,7 +70,11 @@ def losses(job: Fit, **changed: Any) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("method", "batches"), [("lora", "packed"), pytest.param("full", "padded", marks=pytest.mark.slow)]
+    ("method", "batches"),
+    [
+        pytest.param("lora", "packed", marks=pytest.mark.slow),
+        pytest.param("full", "padded", marks=pytest.mark.full),
+    ],
 )
 def test_a_training_goes_on_to_the_bit_and_also_in_the_other_layout(method, batches, job, tmp_path: Path) -> None:
     fit = job(method=method, name="tied", batches=batches, run="one", ranks=2, sharded=True)

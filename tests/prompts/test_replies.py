@@ -214,4 +214,4 @@ def test_endless_replies_are_read_in_time(reply: str, piece: str) -> None:
     for candidates in ((), CHOICES):
         began = time.process_time()
         read_correction(reply, ["It is 9."], candidates)
-        assert time.process_time() - began < 2
+        assert time.process_time() - began < 6
