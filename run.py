@@ -39,6 +39,7 @@ from lema.types import UserError
 
 log = logging.getLogger("lema")  # whose level conf/config.yaml sets
 _HERE = Path(__file__).resolve().parent  # also where this file is reached through a symbolic link
+sys.path.append(str(_HERE / "lema/cluster/plugins"))  # in which Hydra finds the launcher of Slurm
 _process = os.getpid()  # a launcher's worker gets `main` with this number, and has another
 _failed: list[BaseException] = []  # the error of each cell of a sweep that failed
 if not any(argument.startswith("hydra.verbose=") for argument in sys.argv):

@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from lema import card, engines, preflight, run_folder, stopping, sweeps
@@ -80,7 +80,8 @@ class SweepCallback(Callback):
                 planning.tell(scope.cells, _ways(), label, root)
                 left = {name: cell for name, cell in scope.cells.items() if without_current(cell, wanted(cell), False)}
                 options: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
-                for script in getattr(get_class(options["_target_"]), "scripts", lambda *_: ())(left, options, root):
+                launcher = Plugins.instance().class_name_to_class[options["_target_"]]
+                for script in getattr(launcher, "scripts", lambda *_: ())(left, options, root):
                     print(f"\n{script}")
             case Do.report:
                 _report(*report)

@@ -39,7 +39,11 @@ HOMES = {
     "torch": {"models", "preflight", "engines/transformers.py"},  # a folder: any file in it
     "transformers": {"models"},
 }
-FILES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
+FILES = {
+    path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text())
+    for path in PACKAGE.rglob("*.py")
+    if "plugins" not in path.parts  # which Hydra loads as it does run.py
+}
 
 
 def imported(tree: ast.AST) -> list[str]:

@@ -166,7 +166,7 @@ def check_files(source: Weights, precision: Precision, train: TrainConfig | None
 
 
 def check_widths(model: Any, source: Weights) -> None:
-    """Raise `UserError` for layers that bitsandbytes holds wrongly on some CPUs, where its blocks of 64 end with each row.
+    """Raise `UserError` for layers that bitsandbytes holds wrongly on some CPUs: blocks of 64 end with each row there.
 
     Of 1,376 columns of random weights 25 % are off (norm of the difference by norm of the weights), of 1,408 the 9 %
     of NF4 (bitsandbytes 0.50.2). Other CPUs have 9 % of both; a run does not depend on which one it meets.

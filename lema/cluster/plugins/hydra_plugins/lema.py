@@ -1,4 +1,4 @@
-"""What Hydra loads from the package `hydra_plugins` alone: the launcher of `hydra/launcher=slurm`."""
+"""Hydra's launcher of `hydra/launcher=slurm`. Hydra looks for plugins in packages of the name `hydra_plugins` alone."""
 
 from collections.abc import Sequence
 from pathlib import Path
