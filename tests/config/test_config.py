@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -119,10 +120,12 @@ def test_every_command_in_a_comment_composes(make_config, compose_tree, command)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize(("backbone", "size"), SIZES)
-def test_every_size_composes_with_every_task_and_mix(make_config, backbone, size, task):
-    for mix in MIXES:
+@pytest.mark.parametrize(
+    ("number", "size", "task"), [(n, *each) for n, each in enumerate(itertools.product(SIZES, TASKS))]
+)
+def test_every_size_composes_with_every_task_and_some_mixes(make_config, number, size, task):
+    backbone, size = size
+    for mix in list(MIXES)[number % 6 :: 6]:  # six neighbours have them all
         if task == "csqa" and mix in ("lema_no_step", "inline"):
             continue  # refused: its corrections name no step
         config = make_config(f"backbone={backbone}", f"backbone.size={size}", f"task={task}", f"mix={mix}")
