@@ -108,6 +108,8 @@ def test_a_sweep_survives_its_cluster(cluster: Path, tmp_path: Path) -> None:
     until(lambda: any(shown(job, "PreemptTime") != "None" for job in training), launcher)
     [preempted] = [job for job in training if shown(job, "PreemptTime") != "None"]
     *_, killed, cancelled, timed = (job for job in training if job != preempted)
+    # Slurm looks at time limits every 30 s. The job must not have ended by then; Slurm also sends SIGCONT.
+    os.kill(process_of(timed, cluster), signal.SIGSTOP)
     slurm.asked("scontrol", "update", f"JobId={timed}", "TimeLimit=1")
     os.kill(process_of(killed, cluster), signal.SIGKILL)
     slurm.asked("scancel", cancelled)
