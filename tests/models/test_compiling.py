@@ -59,6 +59,7 @@ def test_a_compiled_model_that_computes_something_else_is_left_alone(monkeypatch
         assert str(_fault(model, False, precision)).startswith("is another one (")
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_compiled_one_line_says_so(job) -> None:
     """No C++ compiler here; a GPU's kernels want Triton and a C compiler."""
     train = job("llama", "lora", "padded", "run").settings.train
