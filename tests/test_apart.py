@@ -93,7 +93,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def results(runs: Path) -> dict[str, str]:
     found = contents(runs)
     return {
-        name: of for name, of in found.items() if not name.startswith(("hydra", "reports")) and "run.log" not in name
+        name: of
+        for name, of in found.items()
+        if not name.startswith(("hydra", "reports", "sweeps")) and "run.log" not in name
     }
 
 
