@@ -4,7 +4,9 @@ import signal
 import warnings
 from contextlib import suppress
 from importlib import import_module
+from pkgutil import iter_modules
 
+from lema import stages
 from lema.stopping import SIGNALS
 
 # Whoever signals the whole process group means the sweep, which ends its cell, and then this server.
@@ -15,15 +17,9 @@ for _number in SIGNALS:
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     for _name in (
-        *(
-            "lema.pipeline",
-            "lema.engines.transformers",
-            "lema.models.processes",
-            "lema.models.tiny",
-            "lema.reporting.runs",
-        ),
-        *(f"lema.stages.{stage}" for stage in "base correct data evaluate mix sample select train".split()),
-        *("transformers.models.llama.modeling_llama", "peft", "wandb", "datasets"),
+        *("lema.pipeline", "lema.engines.transformers", "lema.models.processes", "lema.models.tiny"),
+        *(f"lema.stages.{each.name}" for each in iter_modules(stages.__path__)),
+        *("lema.reporting.runs", "transformers.models.llama.modeling_llama", "peft", "wandb", "datasets"),
     ):
         with suppress(ImportError):  # the cell itself says what it lacks
             import_module(_name)

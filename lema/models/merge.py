@@ -20,11 +20,11 @@ from lema.artifacts import check
 from lema.config import Attention, Computation, Precision
 from lema.console.progress import Progress
 from lema.models.adapters import foreign
-from lema.models.blocks import blocks, load
 from lema.models.encoding import encode_prompt
 from lema.models.huggingface import check_widths, load_adapter, load_model, load_to_answer, load_tokenizer
 from lema.models.shards import Shards
 from lema.models.sizes import MARGIN, available_memory, release_memory
+from lema.models.streaming import load, stored_blocks
 from lema.models.trial import raise_positions
 from lema.models.weights import Weights
 from lema.models.writing import Onlooker, generate
@@ -90,7 +90,11 @@ def _stream(base: Weights, plain: Any, folder: Path, layers: dict[str, Any], fou
     if four_bit and device == "cpu":
         check_widths(plain, base)
     plain.save_pretrained(folder, state_dict={})  # its config and its generation settings
-    written, parts, ignored = Shards(folder, shard), blocks(base, plain), set(plain._keys_to_ignore_on_save or ())
+    written, parts, ignored = (
+        Shards(folder, shard),
+        stored_blocks(base, plain),
+        set(plain._keys_to_ignore_on_save or ()),
+    )
     with Progress("written block", len(parts)) as progress, torch.no_grad():
         for block, files in progress.over(parts.items()):
             check()

@@ -67,6 +67,7 @@ class CompletionTrainer(Trainer):
     def __init__(self, sampler: EpochSampler, ranks: Ranks, **options: Any) -> None:
         super().__init__(**options)
         self.sampler, self.ranks, self.counts, self.logged = sampler, ranks, {}, time.monotonic()
+        self.weights: Any = None  # what a checkpoint has, where that is not the model's own state: of a sharded one
         self.stop: torch.Tensor | None = None  # of several ranks: above 0 when one of them has got a stop signal
         self.share, self.passes, self.last = 0.0, (0, 0), list[str]()  # of the present step; the last one in words
 

@@ -23,7 +23,7 @@ from lema.models.weights import Weights
 _BLOCK = re.compile(r".*?\.\d+(?=\.)")  # `model.layers.12` of `model.layers.12.mlp.up_proj.weight`
 
 
-def blocks(source: Weights, model: Any) -> dict[str, dict[str, Path]]:
+def stored_blocks(source: Weights, model: Any) -> dict[str, dict[str, Path]]:
     """The stored tensors of each block of a model on the meta device, by name, with their files.
 
     Block "" has what is in no layer, and all that is tied to something. Raises `UserError` for damaged files.
