@@ -4,9 +4,9 @@ import signal
 import warnings
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 
-from lema import stages
 from lema.stopping import SIGNALS
 
 # Whoever signals the whole process group means the sweep, which ends its cell, and then this server.
@@ -18,7 +18,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     for _name in (
         *("lema.pipeline", "lema.engines.transformers", "lema.models.processes", "lema.models.tiny"),
-        *(f"lema.stages.{each.name}" for each in iter_modules(stages.__path__)),
+        *(f"lema.stages.{each.name}" for each in iter_modules([str(Path(__file__).parents[1] / "stages")])),
         *("lema.reporting.runs", "transformers.models.llama.modeling_llama", "peft", "wandb", "datasets"),
     ):
         with suppress(ImportError):  # the cell itself says what it lacks
