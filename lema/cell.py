@@ -8,7 +8,7 @@ from typing import Any
 
 from lema import engines
 from lema.artifacts import Artifact, Given, Recipe, Store
-from lema.config import Config, SourceKind, Split, further_tests, known_tasks
+from lema.config import Config, CotPart, Extra, MixConfig, Split, further_tests, known_tasks
 from lema.data import tasks
 from lema.data.leakage import TestQuestions
 from lema.engines import Account, LocalModel, ServedModel, chat
@@ -19,6 +19,8 @@ from lema.tracking.runs import Tracker
 from lema.types import Corrected, Engine
 
 OTHER = "other_"  # begins the names of the steps that are about another model's mistakes
+TUNED = "tuned_"  # of those that make the model of sampler=tuned
+_COT = MixConfig(name="cot", cot=CotPart.all, extra=Extra.none, match_tokens=False)  # conf/mix/cot.yaml
 _counted: dict[str, int] = {}  # the training questions of data that no artifact holds yet
 
 
@@ -56,7 +58,7 @@ class Cell:
         self.tracker = Tracker(config, self.store.root)
         self.builds_base = backbone.tiny is not None and backbone.path is None  # by the project itself
         sampler = config.sampler
-        own = any(source.kind is SourceKind.backbone for source in sampler.models.values())
+        own = any(source.is_own for source in sampler.models.values())
         self.sampler_label = f"{sampler.name}-{self.backbone_label}" if own else sampler.name
         self._opened: list[tuple[tuple[Weights, Path | None], LocalModel, Engine]] = []  # all of one model
         self._stage = ""  # that opened them
@@ -133,8 +135,14 @@ class Cell:
             config = replace(config, backbone=replace(config.backbone, seed=config.backbone.tiny.other_seed))
         elif config.sampler.other:
             config = replace(config, sampler=replace(config.sampler, models={"other": config.sampler.other}))
-        own = {name: each for name, each in self.artifacts.items() if name == "data"}
-        return Cell(config, self.store, own | self._named("other_"))
+        own = {name: each for name, each in self.artifacts.items() if name in ("data", "rationales")}
+        return Cell(config, self.store, own | self._named(OTHER))
+
+    @property
+    def tuned(self) -> "Cell":
+        """The cell of this one's CoT examples alone, with which it shares the training."""
+        own = {name: each for name, each in self.artifacts.items() if name in ("data", "base", "rationales")}
+        return Cell(replace(self.config, mix=_COT), self.store, own | self._named(TUNED))
 
     @property
     def tests(self) -> dict[str, "Cell"]:
@@ -151,6 +159,10 @@ class Cell:
     def test_rows(self) -> tasks.ProblemSource:
         """Where its test problems come from."""
         return tasks.tested_on(self.config.task)
+
+    def within(self, prefix: str) -> "Cell":
+        """The cell that the steps are about whose names begin so."""
+        return self.other if prefix == OTHER else self.tuned if prefix == TUNED else self.tests[prefix]
 
     def _named(self, prefix: str) -> dict[str, Artifact]:
         """The artifacts whose names begin so, by the rest of their names."""
@@ -207,12 +219,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Step:
-    """One artifact of a cell, made by the stage's module. `name` is its key in `Cell.artifacts`, and its link's."""
+    """One artifact of a cell, made by the stage's module."""
 
-    name: str
+    called: str
     stage: str
     options: dict[str, Any] = field(default_factory=dict)  # of the stage's functions, beside the cell
-    test: str = ""  # a key of `Cell.tests`, if it is about a further test: the beginning of its name
+    within: tuple[str, ...] = ()  # the beginnings of its name that lead to the cell it is about
+
+    @property
+    def name(self) -> str:
+        """Its key in `Cell.artifacts`, and its link's."""
+        return "".join((*self.within, self.called))
 
     def recipe(self, cell: Cell) -> Recipe:
         """What its artifact is made from."""
@@ -230,7 +247,9 @@ class Step:
         return asked and asked(self._of(cell), **self.options)
 
     def _of(self, cell: Cell) -> Cell:
-        return cell.tests[self.test] if self.test else cell.other if self.name.startswith(OTHER) else cell
+        for prefix in self.within:
+            cell = cell.within(prefix)
+        return cell
 
     @property
     def _module(self) -> Any:

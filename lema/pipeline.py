@@ -21,8 +21,8 @@ from lema import card, engines, preflight, run_folder, stopping, sweeps
 from lema.api import journal
 from lema.artifacts import Artifact, Store, cleaning, own_folder, refuse_links, write_text
 from lema.artifacts.faults import explaining
-from lema.cell import OTHER, Cell, Step
-from lema.config import Config, CotPart, Do, Extra, Method, renamed
+from lema.cell import OTHER, TUNED, Cell, Step
+from lema.config import Config, CotPart, Do, Extra, Method, SourceKind, renamed
 from lema.preflight import planning
 from lema.reporting import standing
 from lema.reporting.commands import command
@@ -129,35 +129,37 @@ def plan(cell: Cell) -> dict[str, list[Step]]:
     """The stages in order, each with the steps that this cell has of it.
 
     An arm without corrections needs no mistakes. One with another model's needs the cell's own too, for their number.
+    A model that makes mistakes once it is tuned is trained first.
     """
     config, extra = cell.config, cell.config.mix.extra
     if config.do is Do.audit:  # a corrector alone, on solutions with human labels
         return {"labelled": [Step("labelled", "labelled")], "correct": [Step("correct", "correct", {"audited": True})]}
-    whose = {"": cell} if extra is not Extra.none else {}
-    whose |= {OTHER: cell.other} if extra is Extra.other_corrections else {}
-    bases = {"", *whose} if cell.builds_base else ()
-    merges = config.train.merge and config.train.method is not Method.full
-    rationales = config.rationales.requests and config.mix.cot is not CotPart.none
-    tests = {"": cell, **cell.tests}
-    own_test = [test for test, each in tests.items() if each.config.task.train_dataset]
+    whose = {(): cell} if extra is not Extra.none else {}
+    whose |= {(OTHER,): cell.other} if extra is Extra.other_corrections else {}
+    bases = {(), *whose} if cell.builds_base else ()
+    sources = {of: each.config.sampler.models for of, each in whose.items()}
+    training = [of for of, own in sources.items() if any(each.kind is SourceKind.tuned for each in own.values())]
+    trained = ["mix", "train", "select"]
+    trained += ["merge"] if config.train.merge and config.train.method is not Method.full else []
+    explained = config.rationales.requests and (training or config.mix.cot is not CotPart.none)
+    rationales = [Step("rationales", "rationales")] if explained else []
+    tests = {(): cell} | {(of,): test for of, test in cell.tests.items()}
+    own_test = [of for of, each in tests.items() if each.config.task.train_dataset]
     return {
-        "data": [Step("data", "data"), *(Step(f"{of}test_data", "data", {"own_test": True}, of) for of in own_test)],
-        "base": [Step(f"{of}base", "base") for of in sorted(bases)],
+        "data": [Step("data", "data"), *(Step("test_data", "data", {"own_test": True}, of) for of in own_test)],
+        "base": [Step("base", "base", {}, of) for of in sorted(bases)],
         "sample": [
-            Step(f"{of}sample_{name}", "sample", {"name": name})
-            for of, each in whose.items()
-            for name in each.config.sampler.models
+            *(rationales if training else []),
+            *(Step(stage, stage, {}, (*of, TUNED)) for of in training for stage in trained),
+            *(Step(f"sample_{name}", "sample", {"name": name}, of) for of, own in sources.items() for name in own),
         ],
-        "correct": [Step(f"{of}correct", "correct") for of in whose],
-        "rationales": [Step("rationales", "rationales")] if rationales else [],
-        "mix": [Step("mix", "mix")],
-        "train": [Step("train", "train")],
-        "select": [Step("select", "select")],
-        "merge": [Step("merge", "merge")] if merges else [],
+        "correct": [Step("correct", "correct", {}, of) for of in whose],
+        "rationales": [] if training else rationales,
+        **{stage: [Step(stage, stage)] if stage in trained else [] for stage in ("mix", "train", "select", "merge")},
         "evaluate": [  # each model is asked all tests in turn, so that it is loaded once
-            Step(f"{test}{name}", "evaluate", {"tuned": tuned}, test)
+            Step(name, "evaluate", {"tuned": tuned}, of)
             for name, tuned in (("evaluate_untuned", False), ("evaluate", True))
-            for test in tests
+            for of in tests
         ],
     }
 
@@ -310,9 +312,9 @@ def _run_cell(cell: Cell, wanted: list[Step], overrides: list[str], begin: Calla
 
 def wanted(cell: Cell) -> list[Step]:
     """The steps that are asked for, in order."""
-    stages, last = [*plan(cell), _REPORT], cell.config.only or cell.config.until or _REPORT
-    reached = stages[: stages.index(last) + 1]
-    return [step for step in steps(cell) if step.stage in reached]
+    planned, last = plan(cell), cell.config.only or cell.config.until or _REPORT
+    stages = [*planned, _REPORT]
+    return [step for stage in stages[: stages.index(last) + 1] for step in planned.get(stage, ())]
 
 
 def without_current(cell: Cell, wanted: list[Step], tell: bool = True) -> list[Step]:

@@ -269,6 +269,28 @@ def test_the_papers_choice_is_labelled_wherever_its_number_appears(
     assert "an optimistic number" in card.read_text().split("## Scores")[1]
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_model_that_cot_trained_makes_the_mistakes_and_is_trained_once(
+    run: Callable[..., dict[str, Path]], method: str
+) -> None:
+    how = [f"train={method}", "sampler=tuned"]
+    cot, lema = run("mix=cot", *how), run("mix=lema", *how)
+    shared = ["mix", "train", "select", *(["merge"] if method == "lora" else [])]
+    assert {step: path for step, path in lema.items() if step.startswith("tuned_")} == {
+        f"tuned_{stage}": cot[stage] for stage in shared
+    }
+    assert not any("tuned" in step for step in cot if step != "evaluate_untuned")
+    untuned = run("mix=lema", f"train={method}", "sampler=self", "until=sample")
+    texts = [
+        [row["text"] for row in rows_of(steps[f"sample_{name}"] / "solutions.jsonl")]
+        for steps, name in ((lema, "tuned"), (untuned, "self"))
+    ]
+    assert len(texts[0]) == len(texts[1])
+    assert texts[0] != texts[1]
+    other = run("mix=lema", *how, "seed=2", "until=sample")  # each seed's own model
+    assert {"tuned_train", "sample_tuned"} <= made(lema, other)
+
+
 def test_limit_is_part_of_the_identity(run: Callable[..., dict[str, Path]]) -> None:
     full, cut = run("mix=cot"), run("mix=cot", "limit=5")
     assert made(full, cut) >= {"data", "mix", "train", "select", "evaluate"}

@@ -170,6 +170,11 @@ class SourceConfig:
     recorded: Optional[Path] = None  # a file of solutions made before: JSON lines, plain or .gz
     paper_success: Optional[Share] = None  # the paper's: its MATH mistakes that GPT-4 corrected
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the cell's own backbone, untuned or tuned."""
+        return self.kind in (SourceKind.backbone, SourceKind.tuned)
+
 
 @dataclass(kw_only=True)
 class SamplerConfig:

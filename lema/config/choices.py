@@ -15,7 +15,7 @@ AnswerForm = StrEnum("AnswerForm", ["plain", "hashes", "boxed", "quantity", "lab
 PromptStyle = StrEnum("PromptStyle", ["lema", "alpaca"])  # a key of `lema.prompts.formats.COT_PROMPTS`
 Ask = StrEnum("Ask", ["lema", "alpaca", "few_shot"])  # few_shot: after worked solutions, as the paper sampled
 # Where wrong solutions come from: the cell's own backbone, other weights, a server, or a file.
-SourceKind = StrEnum("SourceKind", ["backbone", "weights", "api", "recorded"])
+SourceKind = StrEnum("SourceKind", ["backbone", "tuned", "weights", "api", "recorded"])
 # Who corrects: the reference solution, a model behind an OpenAI-compatible server, or one that is loaded here.
 CorrectionMethod = StrEnum("CorrectionMethod", ["reference", "api", "local"])
 # Training questions that are test questions too: dropped, or (paper) used, as the paper did.

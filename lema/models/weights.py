@@ -13,6 +13,7 @@ NF4_BYTES = 4.127 / 8
 # Weight, gradient and AdamW's two moments of a trained parameter, 32-bit each.
 TRAINED_BYTES = 16
 CHECKPOINTS = "checkpoints"  # the folder of a training's artifact
+MERGED = "merged"  # of a merge's
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,11 @@ def checkpoint(train: Path, step: int) -> Path:
 def whole(base: Weights, folder: Path) -> Weights:
     """A model made of `base`, with all its weights in a folder."""
     return replace(base, location=str(folder), revision=None)
+
+
+def chosen(base: Weights, method: Method, train: Path, step: int, merge: Path | None) -> tuple[Weights, Path | None]:
+    """What answers for a checkpoint, as weights and adapter: the merged model, where the adapter was merged."""
+    return (whole(base, merge / MERGED), None) if merge else tuned(base, checkpoint(train, step), method)
 
 
 def tuned(base: Weights, folder: Path, method: Method) -> tuple[Weights, Path | None]:

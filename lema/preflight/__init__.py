@@ -10,7 +10,7 @@ from statistics import fmean
 from lema import engines
 from lema.api.estimate import Requests
 from lema.cell import Cell
-from lema.config import Config, CotPart, Extra, ModelConfig, Selection, SourceKind, Split
+from lema.config import Config, CotPart, Extra, ModelConfig, Selection, Split
 from lema.models.weights import weights
 from lema.preflight import consent, fitness, hardware, hub
 from lema.types import UserError
@@ -70,7 +70,7 @@ def _missing(cell: Cell, stages: set[str], ask: bool) -> Iterator[str]:
         field = "add some to the training rows and name their field, task.dataset.solution=FIELD"
         yield f"rationales: {without}; have a model write some, rationales=gpt4, or {field}"
     others = config.mix.extra is Extra.other_corrections
-    own = [source for source in config.sampler.models.values() if source.kind is SourceKind.backbone]
+    own = [source for source in config.sampler.models.values() if source.is_own]
     if others and not own:
         instead = f"run mix=lema, which trains on them; sampler=self mix=lema takes {config.backbone.name}'s own"
         yield f"mix: sampler={config.sampler.name} makes mistakes that are another model's already: {instead}"

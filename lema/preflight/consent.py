@@ -7,7 +7,7 @@ from math import ceil
 
 from lema.api.asking import settings
 from lema.api.estimate import Requests, estimate, price, prompt_tokens
-from lema.config import Config, Extra, Selection, SourceKind
+from lema.config import Config, Extra, Selection
 from lema.reporting.commands import command
 from lema.types import UserError
 
@@ -67,7 +67,7 @@ def _serving(config: Config, stages: Set[str]) -> Iterator[str]:
         yield f"engine: engine=server cannot load what is trained here: {ways}; see also engine.tuned"
     elif tuned and config.selection is not Selection.last:
         yield f"engine: engine.tuned={engine.tuned} is one checkpoint: selection=last, not {config.selection}"
-    if not tuned and not any(each.kind is SourceKind.backbone for each in sources.values()):
+    if not tuned and not any(each.is_own for each in sources.values()):
         return
     if (engine.input_usd is None) != (engine.output_usd is None):
         yield "engine: a price has two parts: set engine.input_usd= and engine.output_usd="

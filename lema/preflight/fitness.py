@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from lema.config import Config, ModelConfig, SourceKind, TrainConfig
+from lema.config import Config, ModelConfig, TrainConfig
 from lema.models.weights import Weights
 from lema.types import UserError
 
@@ -34,7 +34,7 @@ def _asking(name: str, config: Config, stages: set[str]) -> dict[str, tuple[str,
     if section in ("corrector", "rationales"):
         writer: Any = getattr(config, section)
         return {section: ("max_completion_tokens", writer.max_completion_tokens or 0)}
-    own = any(source.kind is SourceKind.backbone for source in config.sampler.models.values())
+    own = any(source.is_own for source in config.sampler.models.values())
     found: dict[str, tuple[str, int]] = {}
     if section == "sampler" or (own and "sample" in stages):
         found["sampler"] = ("max_new_tokens", config.sampler.max_new_tokens)

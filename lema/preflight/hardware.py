@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from lema.config import Attention, Config, Method, ModelConfig, Precision, SourceKind, TrainConfig
+from lema.config import Attention, Config, Method, ModelConfig, Precision, TrainConfig
 from lema.models.weights import NF4_BYTES, Weights
 
 BYTES = {Precision.bf16: 2.0, Precision.fp32: 4.0}  # a parameter
@@ -38,7 +38,7 @@ def held(config: Config, stages: set[str], several: bool) -> list[MemoryNeed]:
         forms.append(MemoryNeed("of weights", NF4_BYTES if method is Method.qlora else whole))
     if stages & (answering - held_to_answer):
         forms.append(MemoryNeed("of weights to serve", served, wider))
-    if "sample" in stages and any(each.kind is SourceKind.backbone for each in config.sampler.models.values()):
+    if "sample" in stages and any(each.is_own for each in config.sampler.models.values()):
         forms.append(MemoryNeed("of weights to sample with", served, wider))
     if "merge" in stages and "evaluate" in stages & held_to_answer:  # a merge itself takes one block of it at a time
         forms.append(MemoryNeed("of merged weights", whole, "train.merge=null"))

@@ -13,7 +13,7 @@ from lema.cell import Cell, Context
 from lema.config import IF_SET, Ask, Method, Split
 from lema.engines import LocalModel
 from lema.grading.several import majority, pass_at, shown
-from lema.models.weights import Weights, checkpoint, tuned as tuned_weights, whole
+from lema.models.weights import Weights, chosen
 from lema.solving import Wording, solve
 from lema.types import SCORE_VERSION, Engine, Problem, SampledScore, Score, Selected, Solution
 
@@ -149,11 +149,9 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
 
 def _engine(settings: Settings, inputs: Inputs, context: Context, step: int | None, model: LocalModel) -> Engine:
     """The engine of a merged model or a whole one, of an adapter on the base it was trained on, or of the base."""
-    held, adapter = inputs.base, None
-    if inputs.merge:
-        held = whole(inputs.base, inputs.merge.path / "merged")
-    elif inputs.train and settings.method and step is not None:
-        held, adapter = tuned_weights(inputs.base, checkpoint(inputs.train.path, step), settings.method)
+    held, adapter, merge = inputs.base, None, inputs.merge
+    if inputs.train and settings.method and step is not None:
+        held, adapter = chosen(inputs.base, settings.method, inputs.train.path, step, merge and merge.path)
     return context.engine(model, held, adapter)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from lema.artifacts import Artifact, Recipe, Shown, write_json
 from lema.cell import Cell, Context
 from lema.config import Computation, Merge, Method
-from lema.models.weights import Weights, checkpoint
+from lema.models.weights import MERGED, Weights, checkpoint
 from lema.prompts.formats import cot_prompt
 from lema.types import Problem, Selected
 
@@ -52,7 +52,7 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
     """Writes `merged/`, a model in Hugging Face format, and `agreement.json`."""
     from lema.models.merge import agreement, merge
 
-    adapter, merged, how = checkpoint(inputs.train.path, settings.step), folder / "merged", settings.computation
+    adapter, merged, how = checkpoint(inputs.train.path, settings.step), folder / MERGED, settings.computation
     merge(inputs.base, adapter, merged, how.precision, dequantise=settings.dequantise)
     dev, train = (inputs.data.stream(f"{split}.jsonl", Problem) for split in ("dev", "train"))
     problems = (list(dev) or list(train))[:_CHECKED_PROMPTS]

@@ -1,7 +1,8 @@
 """sample: solutions of the training problems by one of the sampler's models, graded; the wrong ones get corrected.
 
 Each model's solutions are an artifact of their own, so that adding a model samples only that one. It is the cell's own
-backbone, other weights, a model behind a server, or a file of solutions that were made before.
+backbone, untuned or as the CoT examples alone have tuned it, other weights, a model behind a server, or a file of
+solutions that were made before.
 """
 
 from collections import Counter
@@ -14,13 +15,13 @@ from typing import Any
 from lema.api.estimate import Requests
 from lema.artifacts import RESUME, Artifact, Given, Recipe, Shown, read_jsonl, write_jsonl
 from lema.cell import Cell, Context
-from lema.config import NO_EFFECT, Ask, SourceConfig, SourceKind
+from lema.config import IF_SET, NO_EFFECT, Ask, Method, SourceConfig, SourceKind
 from lema.data import recorded, tasks
 from lema.engines import LocalModel, ServedModel
 from lema.grading.generated import answer_part
-from lema.models.weights import Weights, weights
+from lema.models.weights import Weights, chosen, weights
 from lema.solving import Text, Wording, graded, solve
-from lema.types import NO_PROBLEM, Problem, Solution, distinct
+from lema.types import NO_PROBLEM, Problem, Selected, Solution, distinct
 
 _FACTS = ("solutions", "correct", "unanswered", "truncated", "wrong_paths")
 
@@ -38,6 +39,8 @@ class Settings:
     grader: str
     keep_unanswered: bool
     key: str = field(metadata=NO_EFFECT)  # where the model stands in the config
+    step: int | None = field(default=None, metadata=IF_SET)  # of the checkpoint that answers
+    method: Method | None = field(default=None, metadata=IF_SET)  # it is a whole model, or an adapter
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Inputs:
 
     data: Artifact
     weights: Weights | None = None
+    train: Artifact | None = None  # of a tuned model
+    merge: Artifact | None = None
     demonstrations: Given | None = None
     recorded: Given | None = None  # the file
     published: Given | None = None  # the source of all training problems: a file may have solutions of any of them
@@ -53,7 +58,8 @@ class Inputs:
 
 def recipe(cell: Cell, name: str) -> Recipe:
     config, source, data = cell.config, cell.config.sampler.models[name], cell.artifacts["data"]
-    label, model, style, demonstrated = name, None, None, None
+    label, model, style, tuned = name, None, None, source.kind is SourceKind.tuned
+    made = cell.tuned.artifacts if tuned else {}
     if source.kind is SourceKind.recorded:
         key, published = f"sampler.models.{name}.recorded", tasks.trained_on(config.task)
         file = Given(recorded.sha256(source.recorded or "", key), source.recorded)
@@ -61,12 +67,14 @@ def recipe(cell: Cell, name: str) -> Recipe:
     else:
         style, demonstrated = _wording(cell, source)
         held = None if source.api else weights(source.weights) if source.weights else cell.base
-        inputs, key, label = Inputs(data, held, demonstrated), f"sampler.models.{name}.api", held.name if held else name
+        inputs = Inputs(data, held, made.get("train"), made.get("merge"), demonstrated)
+        key, label = f"sampler.models.{name}.api", cell.tuned.arm if tuned else held.name if held else name
         model = ServedModel(source.api, key) if source.api else None
         model = model or LocalModel(
             engine=config.engine,
             computation=(source.weights or config.backbone).computation,
             max_new_tokens=config.sampler.max_new_tokens,
+            four_bit=tuned and config.train.method is Method.qlora and "merge" not in made,
             temperature=config.sampler.temperature,
             seed=config.sampler.seed,
         )
@@ -78,6 +86,8 @@ def recipe(cell: Cell, name: str) -> Recipe:
         grader=config.task.trained.grader,
         keep_unanswered=config.sampler.keep_unanswered,
         key=key,
+        step=made["select"].read(Selected).step if tuned else None,
+        method=config.train.method if tuned else None,
     )
     return Recipe("sample", f"{cell.train_label}-{label}", version=4, settings=settings, inputs=inputs, shown=SHOWN)
 
@@ -113,7 +123,7 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
         problems = [each for split in splits for each in inputs.data.rows(f"{split}.jsonl", Problem)]
         asked = [(problem, number) for problem in problems for number in range(settings.samples or 1)]
         wording = Wording(settings.style, inputs.demonstrations and inputs.demonstrations.value)
-        engine = context.engine(settings.model, inputs.weights)
+        engine = context.engine(settings.model, *_weights(settings, inputs))
         solutions = solve(asked, wording, engine, settings.grader, folder / RESUME / "sample", whole=False)
         costs = engine.costs and engine.costs | {"failed": len(asked) - len(solutions)}  # a text cut off is a solution
     write_jsonl(folder / "solutions.jsonl", solutions)
@@ -121,6 +131,14 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
     wrong = _wrong(made, settings.keep_unanswered, counts, models)
     write_jsonl(folder / "wrong.jsonl", distinct(wrong, counts))
     return {fact: counts.pop(fact, 0) for fact in _FACTS} | dict(counts) | {"models": sorted(models)} | costs
+
+
+def _weights(settings: Settings, inputs: Inputs) -> tuple[Weights | None, Path | None]:
+    """What answers, as weights and adapter."""
+    if not (inputs.weights and inputs.train and settings.method and settings.step is not None):
+        return inputs.weights, None
+    merged = inputs.merge and inputs.merge.path
+    return chosen(inputs.weights, settings.method, inputs.train.path, settings.step, merged)
 
 
 def _wrong(
