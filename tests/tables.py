@@ -1,9 +1,12 @@
 """Long tables of plain values stand beside their tests: `test_x.rows` beside `test_x.py`."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from string import Template
 from typing import Any
+
+import pytest
 
 
 def table(test: str, name: str, **texts: str) -> list[Any]:
@@ -20,3 +23,11 @@ def tab_separated(file: Path) -> list[list[str]]:
     """The rows of a file whose cells stand between tabs; a line that begins with `# ` is a comment, ⏎ a new line."""
     lines = (line for line in file.read_text(encoding="utf-8").split("\n") if line and not line.startswith("# "))
     return [line.replace("⏎", "\n").split("\t") for line in lines]
+
+
+def some(cases: Iterable[Any], every: int) -> list[Any]:
+    """Every so manieth case, beginning with the first; the others wait for the full run."""
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=[pytest.mark.full] * bool(number % every))
+        for number, case in enumerate(cases)
+    ]

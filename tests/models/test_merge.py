@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from small import pretraining
+from tables import some
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -182,16 +183,19 @@ MADE = ("merged", "whole")
 
 @pytest.mark.parametrize(
     ("config", "precision", "four_bit", "most", "lora"),
-    [
-        (LlamaConfig(**SIZES), BF16, True, SHARD, {}),
-        (LlamaConfig(**SIZES), FP32, True, 10**9, {}),
-        (LlamaConfig(**SIZES), BF16, False, 10**9, PATTERNS),
-        (MistralConfig(**SIZES, tie_word_embeddings=True), FP32, False, SHARD, {}),
-        (MistralConfig(**SIZES, tie_word_embeddings=True), BF16, False, 10**9, {}),
-        (GPT2Config(vocab_size=97, n_embd=64, n_layer=3, n_head=4), BF16, False, SHARD, {}),  # Conv1D, tied
-        (GPT2Config(vocab_size=97, n_embd=64, n_layer=3, n_head=4), FP32, False, 10**9, {}),
-        (MixtralConfig(**SIZES, num_local_experts=4), BF16, False, 10**9, EXPERTS),  # stored expert by expert
-    ],
+    some(
+        [
+            (LlamaConfig(**SIZES), BF16, True, SHARD, {}),
+            (LlamaConfig(**SIZES), FP32, True, 10**9, {}),
+            (MixtralConfig(**SIZES, num_local_experts=4), BF16, False, 10**9, EXPERTS),  # stored expert by expert
+            (LlamaConfig(**SIZES), BF16, False, 10**9, PATTERNS),
+            (MistralConfig(**SIZES, tie_word_embeddings=True), FP32, False, SHARD, {}),
+            (MistralConfig(**SIZES, tie_word_embeddings=True), BF16, False, 10**9, {}),
+            (GPT2Config(vocab_size=97, n_embd=64, n_layer=3, n_head=4), BF16, False, SHARD, {}),  # Conv1D, tied
+            (GPT2Config(vocab_size=97, n_embd=64, n_layer=3, n_head=4), FP32, False, 10**9, {}),
+        ],
+        2,
+    ),
     ids=lambda value: getattr(value, "model_type", None),
 )
 def test_a_merge_block_by_block_is_that_of_the_whole_model(

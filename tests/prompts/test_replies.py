@@ -5,7 +5,7 @@ import time
 
 import pytest
 from hypothesis import assume, given, settings, strategies as st
-from tables import table
+from tables import some, table
 
 from lema.prompts.formats import correction_completion
 from lema.prompts.replies import (
@@ -197,7 +197,7 @@ def test_no_reply_raises_and_what_is_accepted_is_clean(reply: str, candidates: l
 ENDLESS = table(__file__, "endless")
 
 
-@pytest.mark.parametrize("piece", ENDLESS)
+@pytest.mark.parametrize("piece", some(ENDLESS, 3))
 @pytest.mark.parametrize(
     "reply",
     [

@@ -38,28 +38,27 @@ def solutions(problem: Problem, number: int) -> tuple[str, list[str]]:
     return formats.cot_completion([*wrong, "The answer is 987654."]), right if number % 3 else []
 
 
-@pytest.fixture(params=["tiny", "real model", "real questions"])
+@pytest.fixture(params=["tiny", "real"])
 def made(
     request: pytest.FixtureRequest,
     run: Callable[..., dict[str, Path]],
     tmp_path: Path,
     make_config: Callable[..., Config],
 ) -> Callable[..., dict[str, Path]]:
-    """Runs an arm up to its mix, of made questions with either tokenizer, or of GSM8K's."""
+    """Runs an arm up to its mix: of made questions in the tokens of tiny, or of GSM8K's in a real model's."""
     settings = ["task.num_train=70", "task.num_test=4"]
-    if request.param == "real questions":
+    if request.param == "real":
         data = request.getfixturevalue("data_dir")
+        if not (folder := os.environ.get("LEMA_TEST_MODEL")):
+            pytest.skip("LEMA_TEST_MODEL names no model")
         settings = [
             "task=gsm8k",
             f"task.dataset.path={data}/gsm8k",
             "limit=70",
             "task.num_train=null",
             "task.num_test=null",
+            f"backbone.path={folder}",
         ]
-    elif request.param == "real model":
-        if not (folder := os.environ.get("LEMA_TEST_MODEL")):
-            pytest.skip("LEMA_TEST_MODEL names no model")
-        settings.append(f"backbone.path={folder}")
     config = make_config(*SMALL, *settings, "sampler.file=none")
     train: list[dict[str, Any]] = []
     for number, problem in enumerate(load(config.task, config.limit)["train"]):

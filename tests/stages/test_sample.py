@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from openai_server import OpenAIServer, prompt_tokens
 from small import SMALL, load, record, rows, summary
+from tables import some
 
 from lema import pipeline
 from lema.config import Config
@@ -119,7 +120,7 @@ def test_the_remedy_for_a_server_that_is_away_is_spelled_as_the_command_takes_it
         run(*server)
 
 
-@pytest.mark.parametrize("name", ["svamp", "csqa", "math"])
+@pytest.mark.parametrize("name", some(["svamp", "csqa", "math"], 3))
 def test_test_questions_of_every_known_task_are_refused(data_dir: Path, make_config, tmp_path: Path, name: str) -> None:
     folders = [f"task={name}", f"task.dataset.path={data_dir / name}"]
     folders += [f"task.train_dataset.path={data_dir / 'gsm8k'}"] if name == "svamp" else []
