@@ -150,7 +150,7 @@ def read_results(root: Path, file: Path | None, of_sweep: Callable[[Kept], Kept 
     places: dict[str, str] = {kept["of"]: cell for cell, kept in before.items()}
     new, own, same = list[Kept](), 0, 0
     for kept in wanted:
-        cell = kept["cell"] if of_sweep else places.get(kept["of"], kept["cell"])
+        cell = str(kept["cell"] if of_sweep else places.get(kept["of"], kept["cell"]))
         [now, *_] = told(cells / cell, kept["run"], kept["records"], kept["rows"])
         [there, *_] = read_runs(root, [cells / cell])
         if there.trouble is None and now.trouble is None and not _agree(there, now):
@@ -168,7 +168,7 @@ def read_results(root: Path, file: Path | None, of_sweep: Callable[[Kept], Kept 
             log.warning("%-16s %s: %s", "not counted", cell, now.trouble)
     for kept in new:
         write_json(own_folder(cells / kept["cell"]) / IMPORTED, kept | {"hash": sealed(kept)})
-        old = cells / places.get(kept["of"], kept["cell"])
+        old = cells / str(places.get(kept["of"], kept["cell"]))
         if old.name != kept["cell"]:  # imported for no sweep, or for another
             (old / IMPORTED).unlink()
             with suppress(OSError):  # it has more
