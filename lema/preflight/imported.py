@@ -2,13 +2,12 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import Artifact
+from lema.artifacts import DAMAGED, Artifact
 from lema.cell import Cell, Step
 from lema.reporting import results
 from lema.types import UserError
@@ -48,10 +47,14 @@ def _amiss(cell: Cell, steps: Sequence[Step], records: dict[str, Any]) -> Iterat
         if step.name not in records:
             yield f"it has no {step.name}"
             return
-        with suppress(UserError):  # what it is made from is not here, and need not be
+        try:
             now, then = step.recipe(stand).version, records[step.name]["recipe"]["version"]
             if now != then:
                 yield f"its {step.name} is of version {then}, now {now}"
+        except UserError:  # what it is made from is not here, and need not be
+            pass
+        except DAMAGED:
+            yield "its records are not as lema writes them"
         stand.artifacts[step.name] = Artifact.recorded(cell.folder / step.name, records[step.name])
 
 
