@@ -98,7 +98,9 @@ def _run_apart(config: Config, overrides: list[str], context: HydraConf, worker:
     output = run_folder.output(cell)
     log.setLevel(logging.WARNING)  # they are told where they are made
     with suppress(UserError):  # the cell's own process says and records what is wrong
-        if not pipeline.without_current(cell, pipeline.wanted(cell)):
+        if pipeline.is_imported(cell):
+            state = "imported"
+        elif not pipeline.without_current(cell, pipeline.wanted(cell)):
             pipeline.run(config, overrides, in_sweep=True)
             state = "current"
     log.setLevel(logging.INFO)

@@ -207,6 +207,10 @@ def _check_idle(config: Config) -> None:
         "until": (config.until and (config.only or config.do not in (Do.run, Do.plan)), idle_until),
         "retry_failed": (config.retry_failed and not pays, "where no server is asked"),
         "clean.delete": (config.clean.delete and config.do is not Do.clean, "without do=clean"),
+        "results.file": (
+            config.results.file and config.do not in (Do.export_results, Do.import_results),
+            "without do=export_results or do=import_results",
+        ),
         "audit.data": (config.audit.data and config.do is not Do.audit, "without do=audit"),
         "mix.cot": (mix.cot is CotPart.cut and mix.extra is Extra.none, "with mix.extra=none, which takes no places"),
         "sampler.file": (sampler.file not in (None, *(source.recorded for source in sources)), with_sampler),

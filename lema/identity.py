@@ -61,3 +61,9 @@ def without_paths(text: str) -> str:
     """A text whose absolute paths are cut to their last part, as folders may name a user: `…/gsm8k`."""
     home = os.path.expanduser("~")  # `~` for a user without one, and `/` in many containers
     return _FOLDERS.sub("…/", text.replace(home, "~") if len(home) > 1 else text)
+
+
+def placeless(override: str) -> str:
+    """An override, FOLDER in the place of its value where that names a path of this machine."""
+    key, _, value = override.partition("=")
+    return override if without_paths(value) == value else f"{key}=FOLDER"

@@ -23,10 +23,9 @@ from lema.artifacts import Artifact, Store, cleaning, own_folder, refuse_links, 
 from lema.artifacts.faults import explaining
 from lema.cell import OTHER, TUNED, Cell, Step
 from lema.config import Config, CotPart, Do, Extra, Method, SourceKind, renamed
-from lema.preflight import planning
+from lema.preflight import imported, planning
 from lema.reporting import standing
 from lema.reporting.commands import command
-from lema.tracking import reports
 from lema.tracking.runs import Tracker
 from lema.types import UserError
 
@@ -70,21 +69,24 @@ class SweepCallback(Callback):
         first, label, _ = report = scope.report
         match first.do:
             case Do.run:
-                planning.refuse(scope.cells, _ways())
+                planning.refuse(scope.cells, _ways(is_imported))
                 if first.only is None and first.until in (None, _REPORT):
                     sweeps.at_end.callback(_last_report, *report)
                 # Hydra writes this file next, and shows a traceback where it cannot.
                 write_text(own_folder(hydras) / "multirun.yaml", OmegaConf.to_yaml(config))
                 return
             case Do.plan:
-                planning.tell(scope.cells, _ways(), label, root)
-                left = {name: cell for name, cell in scope.cells.items() if without_current(cell, wanted(cell), False)}
+                planning.tell(scope.cells, _ways(is_imported), label, root)
+                cells = {name: cell for name, cell in scope.cells.items() if not is_imported(cell)}
+                left = {name: cell for name, cell in cells.items() if without_current(cell, wanted(cell), False)}
                 options: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
                 launcher = Plugins.instance().class_name_to_class[options["_target_"]]
                 for script in getattr(launcher, "scripts", lambda *_: ())(left, options, root):
                     print(f"\n{script}")
             case Do.report:
                 _report(*report)
+            case Do.export_results | Do.import_results:
+                imported.move(first.do is Do.export_results, root, first.results.file, *report[1:], scope.cells)
             case Do.wandb_report:
                 _report_at_wandb(*report)
             case Do.wandb_sweep:
@@ -169,8 +171,8 @@ def steps(cell: Cell) -> list[Step]:
     return [step for steps in plan(cell).values() for step in steps]
 
 
-def _ways() -> planning.Ways:
-    return planning.Ways(wanted, _again, preflight.lacking, preflight.loaded, preflight.hub.is_cached)
+def _ways(imported: Callable[[Cell], bool] = lambda _: False) -> planning.Ways:
+    return planning.Ways(wanted, _again, imported, preflight.lacking, preflight.loaded, preflight.hub.is_cached)
 
 
 def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
@@ -193,7 +195,7 @@ def variables(config: Config) -> dict[str, str]:
 def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
     root = Path(config.runs_dir)
     stopping.begin(config.only or ("preflight" if config.do is Do.run else config.do))
-    preflight.check_runs_dir(root, make=config.do not in (Do.clean, Do.status))  # which make nothing
+    preflight.check_runs_dir(root, make=config.do not in (Do.clean, Do.status, Do.export_results))  # which make nothing
     os.environ.update(variables(config))
     match config.do:
         case Do.run:
@@ -207,6 +209,8 @@ def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
                 _report(config)
         case Do.report:
             _report(config)
+        case Do.export_results | Do.import_results:
+            imported.move(config.do is Do.export_results, root, config.results.file)
         case Do.compare:
             from lema.reporting import compare  # the statistics take half a second to load
 
@@ -263,11 +267,9 @@ def _report_at_wandb(config: Config, label: str = "all", folders: list[Path] | N
         return
     from lema.reporting import report  # as above
 
-    folder, comparison = written
-    if not comparison.arms:
+    if not written[1].arms:
         raise UserError("do=wandb_report: no run has been evaluated yet")
-    content = report.at_wandb(comparison, Path(config.runs_dir), f"lema: {label}")
-    print(f"W&B report: {reports.publish_report(content, project, folder / 'wandb_report.json')}")
+    print(f"W&B report: {report.publish(Path(config.runs_dir), label, project, *written)}")
 
 
 def _last_report(*scope: Any) -> None:
@@ -308,6 +310,11 @@ def _run_cell(cell: Cell, wanted: list[Step], overrides: list[str], begin: Calla
         cell.artifacts[step.name] = artifact
         _log(step, artifact, "made" if made else "current")
     cell.tracker.show_current("evaluate", cell.artifacts.get("evaluate"))
+
+
+def is_imported(cell: Cell) -> bool:
+    """Whether a sweep leaves it out, as its results were brought here."""
+    return imported.is_done(cell, wanted(cell))
 
 
 def wanted(cell: Cell) -> list[Step]:

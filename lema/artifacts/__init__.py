@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lema.artifacts.links import (
+    IMPORTED as IMPORTED,
     duplicate as duplicate,
     follow as follow,
     own_folder as own_folder,
@@ -33,7 +34,14 @@ from lema.artifacts.links import (
 )
 from lema.artifacts.locks import TakenOver as TakenOver, check as check, lock as lock
 from lema.artifacts.machine import made_on
-from lema.artifacts.records import Shown, contents as contents, is_whole, numbers, sealed, used as used
+from lema.artifacts.records import (
+    Shown,
+    contents as contents,
+    is_whole as is_whole,
+    numbers,
+    sealed as sealed,
+    used as used,
+)
 from lema.console.progress import Progress
 from lema.identity import digest, identity, portable
 from lema.types import UserError

@@ -20,7 +20,20 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from lema.artifacts import CLEANED, DAMAGED, FORMAT, RESUME, contents, follow, keep, kept, locks, refuse_links, used
+from lema.artifacts import (
+    CLEANED,
+    DAMAGED,
+    FORMAT,
+    IMPORTED,
+    RESUME,
+    contents,
+    follow,
+    keep,
+    kept,
+    locks,
+    refuse_links,
+    used,
+)
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -78,7 +91,9 @@ def _making(folder: Path) -> set[str]:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         ended = facts["state"].startswith(("finished", "stopped after"))
         return set(facts.get("making", [] if ended else [_UNKNOWN]))
-    except (FileNotFoundError, *DAMAGED):
+    except FileNotFoundError:  # an imported one has made nothing here
+        return set() if (folder / IMPORTED).is_file() else {_UNKNOWN}
+    except DAMAGED:
         return {_UNKNOWN}
 
 

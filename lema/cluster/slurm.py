@@ -47,7 +47,7 @@ def launch(config: DictConfig, commands: list[list[str]], options: dict[str, Any
 
 
 def _sent(config: DictConfig, commands: list[list[str]], options: dict[str, Any], pipeline: Any) -> dict[str, str]:
-    """The job of each cell that is not current."""
+    """The job of each cell that is neither current nor imported."""
     _need_submitit()
     queue.check(options["partition"])
     store = Store(Path(config.runs_dir).expanduser())
@@ -55,7 +55,9 @@ def _sent(config: DictConfig, commands: list[list[str]], options: dict[str, Any]
     left: dict[str, tuple[Cell, list[str]]] = {}
     for command in commands:
         cell = Cell(sweeps.composed(config, command, []), store)
-        if _is_current(cell, pipeline):
+        if pipeline.is_imported(cell):
+            log.info("%-16s %s is imported", "slurm", cell.folder.name)
+        elif _is_current(cell, pipeline):
             pipeline.run(cell.config, [*sweeps.kept(config.hydra), *command], in_sweep=True)
         else:
             left[cell.folder.name] = (cell, _arguments(config, cell, command))

@@ -47,7 +47,7 @@ from lema.config.choices import (
     TrackerName,
     Without,
 )
-from lema.config.evaluation import EvaluationConfig
+from lema.config.evaluation import EvaluationConfig, ResultsConfig
 from lema.config.servers import (
     ApiConfig as ApiConfig,
     Dollars as Dollars,
@@ -336,6 +336,7 @@ class Config:
     train: TrainConfig
     evaluation: EvaluationConfig
     compare: CompareConfig = field(metadata=NO_EFFECT)
+    results: ResultsConfig = field(metadata=NO_EFFECT)
     audit: AuditConfig = field(metadata=NO_EFFECT)
     clean: CleanConfig = field(metadata=NO_EFFECT)
     tracker: TrackerConfig = field(metadata=NO_EFFECT)

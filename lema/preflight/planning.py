@@ -19,7 +19,7 @@ from lema.cell import Cell
 from lema.preflight import sizing
 from lema.types import UserError
 
-CURRENT, SHARED, MAKE = "current", "shared", "make"
+CURRENT, SHARED, MAKE, IMPORTED = "current", "shared", "make", "imported"
 _RANGES = "requests", "prompt_tokens", "completion_tokens", "usd", "minutes"
 
 
@@ -32,6 +32,7 @@ class Ways:
 
     wanted: Callable[[Cell], Sequence[Any]]  # the steps that a cell's command names
     again: Callable[[Cell, Artifact], bool]  # whether an artifact that is there is made again
+    imported: Callable[[Cell], bool]  # whether a cell is left out, as its results were brought here
     lacking: Callable[..., list[str]]  # what preflight misses
     loaded: Callable[[Cell, set[str]], dict[str, Any]]  # the published models that stages load
     is_cached: Callable[[str, str, str | None], bool]  # whether a model or a data set of the Hub is here
@@ -42,7 +43,7 @@ class Planned:
     """One cell: each step's state, and what it adds to what the cells before it take."""
 
     label: str
-    steps: dict[str, str] = field(default_factory=dict)  # step -> `CURRENT`, `SHARED` or `MAKE`
+    steps: dict[str, str] = field(default_factory=dict)  # step -> `CURRENT`, `SHARED`, `MAKE` or `IMPORTED`
     asked: dict[str, dict[str, Any]] = field(default_factory=dict)  # step that it makes -> its `Costs`, and the model
     budget_usd: float = 0.0  # at most, shared ones too: a budget is each run's own
     hours: float | None = 0.0  # of the steps that it makes; None where some are not known
@@ -65,6 +66,9 @@ class _Walk:
     def cell(self, cell: Cell, label: str, sized: bool = True) -> Planned:
         """What one cell adds, of the machine only when `sized`; `cell` gets the artifacts that are there."""
         planned, stand = Planned(label), replace(cell, artifacts={})
+        if self.ways.imported(cell):
+            planned.steps = dict.fromkeys((step.name for step in self.ways.wanted(cell)), IMPORTED)
+            return planned
         makes: list[tuple[Any, dict[str, Any] | None, bool]] = []
         for step in self.ways.wanted(cell):
             try:

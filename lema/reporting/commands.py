@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-from lema.identity import without_paths
+from lema.identity import placeless, without_paths
 
 _DEFAULT = Path("runs")  # of conf/config.yaml
 
@@ -39,8 +39,7 @@ def shared(text: str, overrides: Iterable[str], root: Path) -> str:
     """A text with commands of these overrides, as others may see it: FOLDER stands for each path of this machine."""
     text = text.replace(_program(), "python run.py")
     for override in sorted({*overrides, *_on(root)}, key=len, reverse=True):
-        key, _, value = override.partition("=")
-        if without_paths(value) != value:
-            text = text.replace(shlex.quote(override), f"{key}=FOLDER")
+        if (told := placeless(override)) != override:
+            text = text.replace(shlex.quote(override), told)
     told = "\n\nFOLDER stands for a path of the machine that wrote this: name yours." if "=FOLDER" in text else ""
     return without_paths(text) + told

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lema.artifacts import own_folder, write_json, write_text
+from lema.artifacts import IMPORTED, own_folder, write_json, write_text
 from lema.config import CompareConfig
 from lema.identity import flat, without_paths
 from lema.privacy import shown
@@ -46,7 +46,8 @@ def _find(root: Path, named: str | None, key: str) -> Run:
             f"{key}=null: name a run, {key}=RUN: a folder of {root / 'cells'}, or the beginning of its name"
         )
     begun = (each for each in sorted((root / "cells").glob("*/")) if each.name.startswith(named))
-    found = [Path(named)] if (Path(named) / "run.json").is_file() else list(begun)
+    is_run = any((Path(named) / name).is_file() for name in ("run.json", IMPORTED))
+    found = [Path(named)] if is_run else list(begun)
     exact = [folder for folder in found if folder.name == named]
     runs = [run for run in read_runs(root, exact or found) if not run.links]
     if not runs:
@@ -108,6 +109,8 @@ def _numbers(first: Run, second: Run, mine: Verdicts, theirs: Verdicts) -> Itera
         )
     if len(mine.ids) < max(run.score.num_problems for run in (first, second)):
         lines.append("Only the problems that both were asked are compared.")
+    if named := [run.name for run in (first, second) if run.imported is not None]:
+        lines.append(f"No texts are here of {' and '.join(named)}: imported results have none.")
     yield bullets(lines)
 
 
@@ -139,7 +142,7 @@ def _flips(first: Run, second: Run, lost: list[str], gained: list[str], examples
     for heading, ids in (("Right only in a", gained), ("Right only in b", lost)):
         more = f" and {len(ids) - _LISTED:,} more (compare.json)" if len(ids) > _LISTED else ""
         yield f"## {heading}: {len(ids):,}\n\n{', '.join(ids[:_LISTED]) or 'none'}{more}"
-        for problem in ids[:examples]:
+        for problem in ids[:examples] if all(answers) else ():
             asked = problems.get(problem, {"question": "(its data are gone)", "answer": "?"})
             question = _escaped(" ".join(str(asked["question"]).split()))
             cells = ["<br>".join(map(_escaped, each[problem].strip().splitlines())) for each in answers]

@@ -276,7 +276,7 @@ def _costs(arms: Sequence[Arm]) -> Iterator[str]:
     yield "*symbolic* is by a careful reader's rules; *differ* counts the problems on which the two rules disagree."
     on = f" on {' and '.join(_devices(runs))}" if _devices(runs) else ""
     shared = {
-        run.at(step).resolve(): record  # each artifact once
+        run.digests[step]: record  # each artifact once
         for run in runs
         for step, record in run.records.items()
         if step not in run.own_steps

@@ -11,7 +11,7 @@ from lema.privacy import shown
 from lema.reporting import commands, export, markdown, plots
 from lema.reporting.comparing import UNTUNED, Comparison, compare
 from lema.reporting.runs import DAMAGE, Run, read_runs
-from lema.tracking.reports import Content, Task
+from lema.tracking.reports import Content, Task, publish_report
 from lema.tracking.runs import SHARED, run_id
 
 
@@ -83,7 +83,7 @@ def _drawn(folder: Path) -> dict[str, str]:
 
 def evaluations(comparison: Comparison) -> list[Artifact]:
     """The evaluations that a report is made from."""
-    runs = [run for arm in comparison.arms for run in arm.runs]
+    runs = [run for arm in comparison.arms for run in arm.runs if run.imported is None]
     steps = {run.at(step): (run, step) for run in runs for step in ("evaluate_untuned", "evaluate")}
     found = {
         path.resolve(): Artifact.recorded(path.resolve(), run.records[step])
@@ -93,12 +93,18 @@ def evaluations(comparison: Comparison) -> list[Artifact]:
     return list(found.values())
 
 
+def publish(root: Path, label: str, project: str, folder: Path, comparison: Comparison) -> str:
+    """Make the same report at W&B; its address."""
+    return publish_report(at_wandb(comparison, root, f"lema: {label}"), project, folder / "wandb_report.json")
+
+
 def at_wandb(comparison: Comparison, root: Path, title: str) -> Content:
     """The report's tables and words for W&B, with the ids of their runs."""
 
     def ids(runs: Iterable[Run], step: str) -> list[str]:
-        made = [(run.wandb.get(step), run.at(step).resolve().name) for run in runs if step in run.records]
-        return [known or run_id(root, step, name.rpartition("-")[2]) for known, name in made]
+        made = [(run, run.wandb.get(step)) for run in runs if step in run.records]
+        keys = [(known, run.at(step).resolve().name) for run, known in made if known or run.imported is None]
+        return [known or run_id(root, step, name.rpartition("-")[2]) for known, name in keys]
 
     tasks = []
     for task in comparison.tasks:

@@ -1,7 +1,8 @@
 """What runs left on disk: each run's state, summaries, costs and verdicts.
 
-A run's folder has `run.json` and links to its artifacts, each with `record.json`. Nothing in a folder makes these
-functions raise: a run that cannot be used has a `trouble`, which says why, and the report names it.
+A run's folder has `run.json` and links to its artifacts, each with `record.json`. Of a run that was made elsewhere it
+has `imported.json`, with the same less all texts; what has a score from here goes before that. Nothing in a folder
+makes these functions raise: a run that cannot be used has a `trouble`, which says why, and the report names it.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from lema.artifacts.links import follow, read
+from lema.artifacts.links import IMPORTED, follow, read
 from lema.artifacts.records import contents, is_whole, used
 from lema.types import SCORE_VERSION, SampledScore, Score, UserError
 
@@ -23,6 +24,7 @@ STOPPED = "stopped after"  # begins the state of a run that was asked to end bef
 # What may be raised by a record that is not as we wrote it.
 DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 _OF_TEST = "test_data", "evaluate", "evaluate_untuned"  # the steps that each test of a model has of its own
+_same = cache(tuple)  # one object for equal ids: a grid of 150 runs has those of two test sets, not of 150
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Run:
     # Of a run that is read as one of a further test: step -> its link, where the two have different names
     links: dict[str, str] = field(default_factory=dict)
     trouble: str | None = None  # why its score cannot be used
+    # Of an imported run: link of a step -> file -> its rows, without texts
+    imported: dict[str, dict[str, list[dict[str, Any]]]] | None = None
 
     @property
     def key(self) -> str:
@@ -130,10 +134,7 @@ class Run:
 
     def _verdicts(self, step: str, file: str = "predictions.jsonl") -> Verdicts | None:
         try:
-            data = read(self.at(step) / file)
-            if hashlib.sha256(data).hexdigest() != self.records[step]["files"][file]:
-                return None
-            rows = [json.loads(line) for line in data.splitlines()]
+            rows = self.rows(step, file)
             ids = tuple(row["problem_id"] for row in rows)
             kind, of = (float, "samples") if file == "sampled.jsonl" else (bool, None)
             correct, symbolic = (
@@ -144,23 +145,45 @@ class Run:
             return None
         return Verdicts(_same(ids), correct, symbolic)
 
+    def rows(self, step: str, file: str, changed: bool = False) -> list[dict[str, Any]]:
+        """The rows of a step's file. Raises `OSError` or one of `DAMAGE`, also of a file that was `changed` since."""
+        if self.imported is not None:
+            return self.imported[self.links.get(step, step)][file]
+        data = read(self.at(step) / file)
+        if not changed and hashlib.sha256(data).hexdigest() != self.records[step]["files"][file]:
+            raise ValueError(f"{file} was changed")
+        return [json.loads(line) for line in data.splitlines()]
+
+    def _fields(self, step: str, file: str, *fields: str) -> list[dict[str, Any]]:
+        """The rows of a file, if each has these fields; none when the file is missing or damaged."""
+        try:
+            rows = self.rows(step, file, changed=True)
+            return rows if all(field in row for row in rows for field in fields) else []
+        except (OSError, *DAMAGE):
+            return []
+
+    @property
+    def asked_in(self) -> tuple[str, str]:
+        """The step and the file that have the problems that it was evaluated on."""
+        own_test = "test_data" in self.records and self.score.split == "test"
+        return "test_data" if own_test else "data", f"{self.score.split}.jsonl"
+
     def asked(self) -> list[dict[str, Any]]:
-        """The problems that it was evaluated on; none when their file is missing or damaged."""
-        step = "test_data" if "test_data" in self.records and self.score.split == "test" else "data"
-        return _rows(self.at(step) / f"{self.score.split}.jsonl", "id", "question", "answer")
+        """The problems that it was evaluated on; none when their file is missing or damaged, or has no texts."""
+        return self._fields(*self.asked_in, "id", "question", "answer")
 
     def predictions(self) -> list[dict[str, Any]]:
-        """Its answers; none when their file is missing or damaged."""
-        return _rows(self.at("evaluate") / "predictions.jsonl", "problem_id", "text")
+        """Its answers; none when their file is missing or damaged, or has no texts."""
+        return self._fields("evaluate", "predictions.jsonl", "problem_id", "text")
 
     @cached_property
     def levels(self) -> dict[str, str]:
         """Problem id -> level, for the problems that have a level."""
-        return {row["id"]: row["level"] for row in self.asked() if row.get("level")}
+        return {row["id"]: row["level"] for row in self._fields(*self.asked_in, "id") if row.get("level")}
 
     def curve(self) -> list[tuple[int, float]]:
         """(step, training loss); empty when the file is missing or damaged."""
-        rows = _rows(self.at("train") / "metrics.jsonl", "step", "loss")
+        rows = self._fields("train", "metrics.jsonl", "step", "loss")
         try:
             return [(int(row["step"]), float(row["loss"])) for row in rows]
         except DAMAGE:
@@ -196,7 +219,7 @@ class Run:
         """Package -> version, of the packages that made its answers."""
         return self.records["evaluate"]["made"].get("versions", {})
 
-    @property
+    @cached_property
     def digests(self) -> dict[str, str]:
         """Step -> the digest of its artifact."""
         return {step: contents(record) for step, record in self.records.items()}
@@ -207,54 +230,57 @@ class Run:
         return sum(record["summary"].get("usd", 0.0) for record in self.records.values())
 
 
-def _rows(file: Path, *fields: str) -> list[dict[str, Any]]:
-    """The rows of a JSON lines file, if each has these fields; none when the file is missing or damaged."""
-    try:
-        rows = [json.loads(line) for line in read(file).splitlines()]
-        return rows if all(field in row for row in rows for field in fields) else []
-    except (OSError, *DAMAGE):
-        return []
-
-
-@cache
-def _same(ids: tuple[str, ...]) -> tuple[str, ...]:
-    """One object for equal tuples: a grid of 150 runs has the ids of two test sets, not of 150."""
-    return ids
-
-
 def read_runs(root: Path, folders: Iterable[Path] | None = None) -> list[Run]:
     """The runs below a runs folder, finished or not, by name; or those of the given folders, started or not.
 
     Each is followed by one more for each further test that it was asked: as a run of that task would be read.
     """
-    found = sorted(root.glob("cells/*/run.json")) if folders is None else [each / "run.json" for each in folders]
-    return [run for file in found for run in _read(file)]
+    if folders is None:
+        folders = sorted({file.parent for name in ("run.json", IMPORTED) for file in root.glob(f"cells/*/{name}")})
+    runs: list[Run] = []
+    for folder in folders:
+        found = _read(folder / "run.json")
+        runs += _read(folder / IMPORTED) if found[0].trouble and (folder / IMPORTED).is_file() else found
+    return runs
 
 
 def _read(file: Path) -> list[Run]:
     folder, state = file.parent, "unreadable"
     try:
         facts = json.loads(read(file))
-        records, tests = _records(folder), dict(facts.get("tests") or {})
-        run = Run(
-            folder=folder,
-            name=str(facts["name"]),
-            config=facts["config"],
-            setting=facts["setting"] and str(facts["setting"]),
-            overrides=[str(item) for item in facts["overrides"]],
-            state=str(facts.get("state", "finished")),
-            records={step: record for step, record in records.items() if not step.startswith(tuple(tests))},
-            wandb=facts.get("wandb", {}),
-        )
-        further = [_asked(run, test, told, records) for test, told in tests.items() if f"{test}evaluate" in records]
-        return [replace(each, trouble=_trouble(each)) for each in (run, *further)]
+        if file.name != IMPORTED:
+            return told(folder, facts, _records(folder))
+        if not is_whole(facts):
+            raise ValueError(file)
+        return told(folder, facts["run"], facts["records"], facts["rows"])
     except FileNotFoundError:
         state, why = "not started", "it was not started; run its command"
     except (OSError, *DAMAGE):
-        why = "its run.json cannot be read; delete the folder, or run its command again"
+        remedy = "import it again" if file.name == IMPORTED else "run its command again"
+        why = f"its {file.name} cannot be read; delete the folder, or {remedy}"
     except UserError as error:
         why = str(error)
     return [Run(folder, folder.name, {}, None, [], state, trouble=why)]
+
+
+def told(
+    folder: Path, facts: dict[str, Any], records: dict[str, dict[str, Any]], rows: dict[str, Any] | None = None
+) -> list[Run]:
+    """The run, and one for each further test, that run.json and records tell of; `rows` of an imported one."""
+    tests = dict(facts.get("tests") or {})
+    run = Run(
+        folder=folder,
+        name=str(facts["name"]),
+        config=facts["config"],
+        setting=facts["setting"] and str(facts["setting"]),
+        overrides=[str(item) for item in facts["overrides"]],
+        state=str(facts.get("state", "finished")),
+        records={step: record for step, record in records.items() if not step.startswith(tuple(tests))},
+        wandb=facts.get("wandb", {}),
+        imported=rows,
+    )
+    further = [_asked(run, test, facts, records) for test, facts in tests.items() if f"{test}evaluate" in records]
+    return [replace(each, trouble=_trouble(each)) for each in (run, *further)]
 
 
 def _asked(run: Run, test: str, told: dict[str, Any], records: dict[str, dict[str, Any]]) -> Run:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from lema.artifacts.status import State, clock, read
+from lema.artifacts.status import IMPORTED, State, clock, read
 from lema.console.progress import duration
 
-# In the order of a table's last line. `waiting` has not begun; `dead` ended without a word.
-STATES = "waiting", "running", "done", "current", "stopped", "failed", "dead"
+# In the order of a table's last line. `waiting` has not begun; `dead` ended without a word; `imported` ran elsewhere.
+STATES = "waiting", "running", "done", "current", "imported", "stopped", "failed", "dead"
 
 
 def tell(root: Path, cells: Mapping[str, str] | None = None) -> None:
@@ -29,6 +29,12 @@ def tell(root: Path, cells: Mapping[str, str] | None = None) -> None:
 
 def standing(folder: Path, now: float) -> tuple[str, str]:
     """The state of a run, one of `STATES`, and in words how far it is, or why it ended; `now` as `clock` tells it."""
+    state, told = _here(folder, now)
+    imported = state not in ("running", "done", "current") and (folder / IMPORTED).is_file()
+    return ("imported", "") if imported else (state, told)
+
+
+def _here(folder: Path, now: float) -> tuple[str, str]:
     status = read(folder)
     if status is None:
         return _by_run(folder)

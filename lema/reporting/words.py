@@ -116,6 +116,7 @@ def _runs(comparison: Comparison, setting: Setting) -> Iterator[str]:
             "which is about models ten thousand times its size."
         )
     yield from _engines(runs)
+    yield from _made_apart(runs)
     for run in (run for run in runs if run.state != "finished" and not run.state.startswith(STOPPED)):
         yield f"The last attempt of {run.name} ended otherwise ({run.state}): its earlier score stands."
     if damaged := [run.name for run in runs if run.verdicts is None]:
@@ -138,6 +139,21 @@ def _losses(arms: Sequence[Arm]) -> list[tuple[str, int]]:
                     counts["{arm}" in words, words.format(arm=arm.name)] += record["summary"].get(field, 0)
         losses |= counts
     return [(words, losses[own, words]) for own, words in sorted(losses, key=lambda each: each[0])]
+
+
+def _made_apart(runs: Sequence[Run]) -> Iterator[str]:
+    """What all arms share was made once, unless some runs were made elsewhere: then it may differ."""
+    if not any(run.imported is not None for run in runs):
+        return
+    digests: dict[str, set[str]] = {}
+    for run in runs:
+        for step in run.records.keys() - {"mix", *run.own_steps}:
+            digests.setdefault(step, set()).add(run.digests[step])
+    if differ := sorted(step.replace("_", " ") for step, found in digests.items() if len(found) > 1):
+        yield (
+            f"Some of these runs were imported, and not all stand on the same {', '.join(differ)}: numbers may differ "
+            "by that alone."
+        )
 
 
 def _engines(runs: Sequence[Run]) -> Iterator[str]:
