@@ -83,7 +83,7 @@ class SweepCallback(Callback):
                 launcher = Plugins.instance().class_name_to_class[options["_target_"]]
                 for script in getattr(launcher, "scripts", lambda *_: ())(left, options, root):
                     print(f"\n{script}")
-            case Do.report:
+            case Do.report | Do.power:
                 _report(*report)
             case Do.wandb_report:
                 _report_at_wandb(*report)
@@ -203,7 +203,7 @@ def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
                 card.write_card(cell)
             if last == _REPORT and not in_sweep:
                 _report(config)
-        case Do.report:
+        case Do.report | Do.power:
             _report(config)
         case Do.compare:
             from lema.reporting import compare  # the statistics take half a second to load
@@ -239,15 +239,18 @@ def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
 def _report(config: Config, label: str = "all", folders: list[Path] | None = None) -> tuple[Path, Any] | None:
     """Write the report on all runs, or on a sweep's, and log it when it says anything new; its folder and numbers.
 
-    None when the run was stopped: the report is then left to the run that goes on.
+    None when the run was stopped: the report is then left to the run that goes on. `do=power` writes its table alone.
     """
     if stopping.received():
         return None
     stopping.begin(_REPORT)
-    from lema.reporting import report  # as above
+    from lema.reporting import power, report  # as above
 
-    root = Path(config.runs_dir)
-    folder, comparison, new = report.write_report(root, label, folders)
+    root, stated = Path(config.runs_dir), (config.report.share, config.report.pairs)
+    if config.do is Do.power:
+        power.write_power(root / "reports" / label, report.compared(root, folders, *stated), **vars(config.power))
+        return None
+    folder, comparison, new = report.write_report(root, label, folders, *stated)
     if new and comparison.arms:
         Tracker(config, root).report(folder, report.evaluations(comparison))
     return folder, comparison

@@ -24,7 +24,9 @@ from lema.grading.official import VERDICTS
 from lema.identity import digest, identity
 from lema.types import UserError
 
-WITHOUT_EFFECT = "runs_dir do until only compare audit clean retry_failed budget_usd prices tracker".split()
+WITHOUT_EFFECT = (
+    "runs_dir do until only report power compare audit clean retry_failed budget_usd prices tracker".split()
+)
 WITHOUT_EFFECT += "train.resume_checkpoints train.compile train.layout train.processes train.grace_seconds".split()
 WITHOUT_EFFECT += "backbone.sizes evaluation.tasks".split()
 WITHOUT_EFFECT += "engine.batch_tokens engine.command engine.tensor_parallel engine.memory_share".split()
