@@ -30,7 +30,7 @@ from lema import sweeps
 from lema.compose import register, to_config
 from lema.config import Config
 from lema.config.command_line import arranged, refusing
-from lema.config.environment import check_arguments, provide_home
+from lema.config.environment import check_arguments, provide_home, variables
 from lema.console import libraries, progress
 from lema.launchers import refuse_several
 from lema.privacy import check_shown, guard
@@ -109,7 +109,7 @@ def _run_apart(config: Config, overrides: list[str], context: HydraConf, worker:
         make = partial(pipeline.run, config, overrides, in_sweep=True)
         try:
             with apart.card(cell.store.root) as card:
-                how = apart.run(make, output, logs, pipeline.variables(config) | card)
+                how = apart.run(make, output, logs, variables(config) | card)
             if how:
                 run_folder.died(cell, overrides, how)
         except UserError as error:

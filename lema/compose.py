@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
@@ -149,6 +150,7 @@ def _check(config: Config) -> None:
     if tiny and mix.extra is Extra.other_corrections and (seed := tiny.other_seed) == config.backbone.seed:
         raise UserError(f"backbone.tiny.other_seed={seed}: must not be backbone.seed: the other base would be the same")
     _check_tests(config)
+    _check_contrasts(config)
     _check_idle(config)
 
 
@@ -187,6 +189,21 @@ def _check_tests(config: Config) -> None:
             raise UserError(f"{named}: has {name} twice; leave one out")
 
 
+def _check_contrasts(config: Config) -> None:
+    """Refuse contrasts of arms that are no files of conf/mix, nor of a folder that the command line adds to it."""
+    stated, hydra = config.report.contrasts or [], GlobalHydra.instance()
+    known = hydra.config_loader().get_group_options("mix") if stated and hydra.is_initialized() else []
+    for each, arms in zip(stated, config.report.pairs or [], strict=True):
+        named = f"report.contrasts: {each}"
+        if not all(arms) or arms[0] == arms[1]:
+            raise UserError(f"{named}: must be two arms, ARM/OTHER, as in lema/cot_matched")
+        # A mix that the command line changed is an arm of its own: `lema (mix.weights.solution=0.5)`.
+        if unknown := [arm for arm in arms if known and arm.partition(" (")[0] not in (*known, config.mix.name)]:
+            raise UserError(f"{named}: {unknown[0]} is no arm; choose from {', '.join(known)}")
+        if stated.count(each) > 1:
+            raise UserError(f"{named}: stands there twice; leave one out")
+
+
 def _check_idle(config: Config) -> None:
     """Refuse a setting that does nothing."""
     task, train, mix, sampler, scored = config.task, config.train, config.mix, config.sampler, config.evaluation
@@ -211,6 +228,8 @@ def _check_idle(config: Config) -> None:
             config.results.file and config.do not in (Do.export_results, Do.import_results),
             "without do=export_results or do=import_results",
         ),
+        "power.problems": (config.power.problems and config.do is not Do.power, "without do=power"),
+        "power.samples": (config.power.samples and config.do is not Do.power, "without do=power"),
         "audit.data": (config.audit.data and config.do is not Do.audit, "without do=audit"),
         "mix.cot": (mix.cot is CotPart.cut and mix.extra is Extra.none, "with mix.extra=none, which takes no places"),
         "sampler.file": (sampler.file not in (None, *(source.recorded for source in sources)), with_sampler),

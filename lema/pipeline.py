@@ -23,6 +23,7 @@ from lema.artifacts import Artifact, Store, cleaning, own_folder, refuse_links, 
 from lema.artifacts.faults import explaining
 from lema.cell import OTHER, TUNED, Cell, Step
 from lema.config import Config, CotPart, Do, Extra, Method, SourceKind, renamed
+from lema.config.environment import variables
 from lema.preflight import imported, planning
 from lema.reporting import standing
 from lema.reporting.commands import command
@@ -83,7 +84,7 @@ class SweepCallback(Callback):
                 launcher = Plugins.instance().class_name_to_class[options["_target_"]]
                 for script in getattr(launcher, "scripts", lambda *_: ())(left, options, root):
                     print(f"\n{script}")
-            case Do.report:
+            case Do.report | Do.power:
                 _report(*report)
             case Do.export_results | Do.import_results:
                 imported.move(first.do is Do.export_results, root, first.results.file, *report[1:], scope.cells)
@@ -186,12 +187,6 @@ def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
         raise
 
 
-def variables(config: Config) -> dict[str, str]:
-    """What torch reads when it is imported, for a cell of this config."""
-    tiny = config.backbone.tiny
-    return {} if tiny is None or "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(tiny.num_threads)}
-
-
 def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
     root = Path(config.runs_dir)
     stopping.begin(config.only or ("preflight" if config.do is Do.run else config.do))
@@ -207,7 +202,7 @@ def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
                 card.write_card(cell)
             if last == _REPORT and not in_sweep:
                 _report(config)
-        case Do.report:
+        case Do.report | Do.power:
             _report(config)
         case Do.export_results | Do.import_results:
             imported.move(config.do is Do.export_results, root, config.results.file)
@@ -245,15 +240,18 @@ def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
 def _report(config: Config, label: str = "all", folders: list[Path] | None = None) -> tuple[Path, Any] | None:
     """Write the report on all runs, or on a sweep's, and log it when it says anything new; its folder and numbers.
 
-    None when the run was stopped: the report is then left to the run that goes on.
+    None when the run was stopped: the report is then left to the run that goes on. `do=power` writes its table alone.
     """
     if stopping.received():
         return None
     stopping.begin(_REPORT)
-    from lema.reporting import report  # as above
+    from lema.reporting import power, report  # as above
 
-    root = Path(config.runs_dir)
-    folder, comparison, new = report.write_report(root, label, folders)
+    root, stated = Path(config.runs_dir), (config.report.share, config.report.pairs)
+    if config.do is Do.power:
+        power.write_power(root / "reports" / label, report.compared(root, folders, *stated), **vars(config.power))
+        return None
+    folder, comparison, new = report.write_report(root, label, folders, *stated)
     if new and comparison.arms:
         Tracker(config, root).report(folder, report.evaluations(comparison))
     return folder, comparison

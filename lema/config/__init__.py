@@ -7,7 +7,6 @@ from lema.config.allowed import (
     IF_SET as IF_SET,
     NO_EFFECT,
     Count,
-    CountOr0,
     Factor,
     Group,
     Made,
@@ -47,7 +46,13 @@ from lema.config.choices import (
     TrackerName,
     Without,
 )
-from lema.config.evaluation import EvaluationConfig, ResultsConfig
+from lema.config.evaluation import EvaluationConfig
+from lema.config.reports import (
+    CompareConfig as CompareConfig,
+    PowerConfig as PowerConfig,
+    ReportConfig as ReportConfig,
+    ResultsConfig as ResultsConfig,
+)
 from lema.config.servers import (
     ApiConfig as ApiConfig,
     Dollars as Dollars,
@@ -282,15 +287,6 @@ class TrainConfig:
 
 
 @dataclass(kw_only=True)
-class CompareConfig:
-    """What `do=compare` sets side by side: runs by their folder, or by its name or the beginning of it."""
-
-    a: Optional[Path] = None
-    b: Optional[Path] = None
-    examples: CountOr0  # problems of each kind of flip that are shown with both answers
-
-
-@dataclass(kw_only=True)
 class AuditConfig:
     """What `do=audit` shows to the corrector."""
 
@@ -335,6 +331,8 @@ class Config:
     mix: MixConfig
     train: TrainConfig
     evaluation: EvaluationConfig
+    report: ReportConfig = field(metadata=NO_EFFECT)
+    power: PowerConfig = field(metadata=NO_EFFECT)
     compare: CompareConfig = field(metadata=NO_EFFECT)
     results: ResultsConfig = field(metadata=NO_EFFECT)
     audit: AuditConfig = field(metadata=NO_EFFECT)

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 # Marks a field that changes no result, and so is no part of what a run or an artifact is known by (`lema.identity`).
 NO_EFFECT: dict[str, Any] = {"identity": False}
@@ -102,6 +102,10 @@ def at_home(value: Any, hint: Any) -> Any:
     return os.path.expanduser(value) if isinstance(value, str) and isinstance(rule(hint), Place) else value
 
 
+def _parts(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 def refused(value: Any, hint: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
     """Each value in a tree of dataclasses that its field refuses: its path, and a line that says why.
 
@@ -115,6 +119,10 @@ def refused(value: Any, hint: Any, path: tuple[str, ...] = ()) -> Iterator[tuple
         for name, part in value.items():
             yield from refused(name, key_hint, (*path, name))
             yield from refused(part, value_hint, (*path, name))
+    elif parts := _parts(value):
+        of = next((get_args(each) for each in (hint, *get_args(hint)) if get_origin(each) is list), (Any,))
+        for part in parts:
+            yield from refused(part, of[0], path)
     elif value is not None:
         limits = rule(hint)
         must = limits.refuses(value) if limits else "must not be empty" if value in ("", []) else None

@@ -3,12 +3,12 @@
 from enum import StrEnum
 
 # What a command does: run a cell or a sweep; say what it would make, need and cost; say how far each run is; write the
-# report on all runs or on a sweep's; set two runs side by side; write results as one file, and bring those of such a
-# file here; measure a corrector on solutions with human labels; write the journal as JSON lines; name or delete what no
-# run needs; make the report at W&B too; write a sweep as W&B's own file.
+# report on all runs or on a sweep's; say what more seeds and problems would show; set two runs side by side; write
+# results as one file, and bring those of such a file here; measure a corrector on solutions with human labels; write the
+# journal as JSON lines; name or delete what no run needs; make the report at W&B too; write a sweep as W&B's own file.
 Do = StrEnum(
     "Do",
-    "run plan status report compare export_results import_results audit export clean wandb_report wandb_sweep",
+    "run plan status report power compare export_results import_results audit export clean wandb_report wandb_sweep",
 )
 # Whose rules compare answers: a task's name in `lema.grading`.
 Grader = StrEnum("Grader", ["arithmetic", "gsm8k", "math", "svamp", "asdiv", "csqa"])

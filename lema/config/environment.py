@@ -106,3 +106,9 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
         full = f"{key}.{name}" if key else str(name)
         yield full, str(name)
         yield from _texts(part, full)
+
+
+def variables(config: Any) -> dict[str, str]:
+    """What torch reads when it is imported, for a cell of this config."""
+    tiny = config.backbone.tiny
+    return {} if tiny is None or "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(tiny.num_threads)}

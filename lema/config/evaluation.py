@@ -1,9 +1,9 @@
-"""How models are scored: on what, by how many answers, and on which further tests; where the results go."""
+"""How models are scored: on what, by how many answers, and on which further tests."""
 
 from dataclasses import dataclass, field
 from typing import Optional
 
-from lema.config.allowed import IF_SET, NO_EFFECT, Count, Path, Repeats, Seed, Temperature, unless
+from lema.config.allowed import IF_SET, NO_EFFECT, Count, Repeats, Seed, Temperature, unless
 from lema.config.choices import Ask, Split
 
 
@@ -19,10 +19,3 @@ class EvaluationConfig:
     seed: Seed = field(metadata=IF_SET)
     # Each further test has an artifact of its own, so it changes no other result of the run.
     tasks: Optional[list[str]] = field(default=None, metadata=NO_EFFECT)
-
-
-@dataclass(kw_only=True)
-class ResultsConfig:
-    """What `do=export_results` writes and `do=import_results` reads."""
-
-    file: Optional[Path] = None  # null writes `results/LABEL.jsonl` below the runs folder

@@ -12,8 +12,8 @@ from lema.artifacts import IMPORTED, own_folder, write_json, write_text
 from lema.config import CompareConfig
 from lema.identity import flat, without_paths
 from lema.privacy import shown
-from lema.reporting.comparing import aligned, flipped, paired_p
 from lema.reporting.markdown import bullets, over, table
+from lema.reporting.pairing import aligned, flipped, paired_p
 from lema.reporting.runs import Run, Verdicts, read_runs
 from lema.reporting.statistics import accuracy_over_problems, over_problems, smallest_effect
 from lema.types import SampledScore, UserError
@@ -86,7 +86,7 @@ def _numbers(first: Run, second: Run, mine: Verdicts, theirs: Verdicts) -> Itera
     )
     difference = mine.correct.astype(float) - theirs.correct
     p = paired_p(mine, theirs)
-    smallest = smallest_effect(len(difference), 1, float(np.abs(difference).mean()), 0.0)
+    smallest = smallest_effect(len(difference), float(np.abs(difference).mean()))
     lines = [
         f"a − b: {100 * difference.mean():+.1f} points {over(over_problems(difference), '+')} (95 % over problems), "
         f"McNemar's exact p {p:.3g}, on {len(difference):,} problems. One run each: how much "

@@ -2,10 +2,11 @@
 
 The headline is the mean over training seeds of the paired difference, with Student's t interval over the seeds. Beside
 it stand the interval over problems at these seeds, and McNemar's test within each seed. Where problems were sampled,
-the same is said of the means over each problem's samples, with the sign-flip test within each seed.
+the same is said of the means over each problem's samples, with the sign-flip test within each seed. Where a margin was
+stated beforehand, so is the verdict, which is for other seeds and other problems.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -13,17 +14,19 @@ import numpy as np
 
 from lema.identity import flat
 from lema.reporting.arms import ARMS as ARMS, CONTRASTS as CONTRASTS, STANDARD as STANDARD, UNTUNED as UNTUNED
+from lema.reporting.pairing import aligned, flipped, paired_p
 from lema.reporting.paper import paper_accuracy
 from lema.reporting.runs import Run, Verdicts
 from lema.reporting.statistics import (
+    Crossed,
     Interval,
     OverSeeds,
+    Verdict,
     accuracy_over_problems,
+    decide,
     holm,
-    mcnemar,
     over_problems,
     over_seeds,
-    sign_flip,
     smallest_effect,
 )
 
@@ -88,10 +91,12 @@ class Difference:
     over_problems: Interval | None
     within: dict[int, float]  # p within each seed: McNemar's, of samples the sign-flip test's
     p_holm: float | None  # of `p`, over the settings of this contrast
-    smallest: float | None  # the smallest effect that would have been shown
+    smallest: float | None  # the smallest effect that would have been shown, with several seeds on other problems too
     flips: dict[int, tuple[list[str], list[str]]]  # seed -> problems that only `other` had right, that only `arm` had
     paper: float | None
     engines: list[str]  # what answered: several make a difference by themselves
+    crossed: Crossed | None  # for other seeds and other problems; None with one seed, or without all answers
+    verdict: Verdict | None = None  # where one is asked for
     samples: int = 0  # of each problem, whose mean it is; 0: it is of the greedy answers
 
     @property
@@ -115,6 +120,8 @@ class Comparison:
     arms: list[Arm]
     differences: list[Difference]
     sampled: list[Difference]  # of the means over samples
+    margin: float | None = None  # the smallest difference worth having, in [0, 1]; None: there are no verdicts
+    contrasts: Sequence[tuple[str, str]] | None = None  # those with a verdict: arm and other; None: all that are known
 
     @property
     def settings(self) -> list[Setting]:
@@ -131,8 +138,13 @@ class Comparison:
         return [arm for arm in self.arms if arm.setting == setting]
 
 
-def compare(runs: Sequence[Run]) -> Comparison:
-    """The comparison of all runs whose score can be used."""
+def compare(
+    runs: Sequence[Run], margin: float | None = None, contrasts: Sequence[tuple[str, str]] | None = None
+) -> Comparison:
+    """The comparison of all runs whose score can be used.
+
+    `margin` is in [0, 1]. `contrasts` were stated beforehand, known here or not; None takes all that are known.
+    """
     alike: dict[tuple[str, str], dict[str, list[Run]]] = {}  # task and backbone -> the key of a setting -> its runs
     for run in (run for run in runs if run.trouble is None):
         alike.setdefault(_place(run), {}).setdefault(run.setting or "", []).append(run)
@@ -149,13 +161,28 @@ def compare(runs: Sequence[Run]) -> Comparison:
             by_arm.setdefault(run.arm, {})[run.seed] = run
         arms.append(_arm(setting, UNTUNED, settings[setting][:1]))
         arms += [_arm(setting, name, list(by_seed.values())) for name, by_seed in by_arm.items()]
-        for arm, other in CONTRASTS:
+        for arm, other in dict.fromkeys([*CONTRASTS, *(contrasts or ())]):
             first, second = by_arm.get(arm, {}), by_arm.get(other, {})
             if seeds := sorted(first.keys() & second):
                 differences.append(_difference(setting, arm, other, first, second, seeds))
                 if all(of[seed].sampled for of in (first, second) for seed in seeds):
                     sampled.append(_difference(setting, arm, other, first, second, seeds, sampled=True))
-    return Comparison(list(runs), arms, _corrected(differences), _corrected(sampled))
+    greedy, drawn = (_judged(_corrected(own), margin, contrasts or CONTRASTS) for own in (differences, sampled))
+    return Comparison(list(runs), arms, greedy, drawn, margin, contrasts)
+
+
+def _judged(
+    differences: Sequence[Difference], margin: float | None, contrasts: Collection[tuple[str, str]]
+) -> list[Difference]:
+    """The differences, those of the contrasts with a verdict where there is a margin."""
+
+    def judged(each: Difference) -> Difference:
+        if margin is None or (each.arm, each.other) not in contrasts:
+            return each
+        unknown = Verdict("not decided", "one seed" if len(each.by_seed) == 1 else "answers are missing")
+        return replace(each, verdict=decide(each.crossed, margin) if each.crossed else unknown)
+
+    return list(map(judged, differences))
 
 
 def _corrected(differences: Sequence[Difference]) -> list[Difference]:
@@ -265,13 +292,16 @@ def _difference(
     pairs = {seed: pair for seed in seeds if (pair := _pair(first[seed], second[seed], sampled))}
     flips = {seed: flipped(*pair) for seed, pair in pairs.items()}
     spread = over_seeds(list(by_seed.values()))
-    interval, smallest = None, None
-    if len(pairs) == len(seeds):
-        per_problem = [mine.correct.astype(float) - theirs.correct for mine, theirs in pairs.values()]
-        discordant = fmean(float((each**2).mean()) for each in per_problem)
-        if discordant and len({mine.ids for mine, _ in pairs.values()}) == 1:  # of no difference at all there is none
-            interval = over_problems(np.mean(per_problem, axis=0))
-        smallest = smallest_effect(len(per_problem[0]), len(seeds), discordant, spread.sd or 0.0, sampled)
+    interval, smallest, crossed = None, None, None
+    if len(pairs) == len(seeds) and len({mine.ids for mine, _ in pairs.values()}) == 1:
+        per_problem = np.array([mine.correct.astype(float) - theirs.correct for mine, theirs in pairs.values()])
+        if discordant := float((per_problem**2).mean()):  # of no difference at all there is no interval
+            interval = over_problems(per_problem.mean(axis=0))
+        if len(seeds) == 1:
+            smallest = smallest_effect(per_problem.size, discordant, sampled)
+        elif per_problem.shape[1] > 1:
+            crossed = Crossed.of(per_problem)
+            smallest = crossed.smallest(*per_problem.shape)
     theirs, others = paper(first[seeds[0]], arm), paper(second[seeds[0]], other)
     return Difference(
         setting=setting,
@@ -286,6 +316,7 @@ def _difference(
         flips=flips,
         paper=None if theirs is None or others is None or sampled else theirs - others,
         engines=sorted({run.answered for seed in seeds for run in (first[seed], second[seed])} - {""}),
+        crossed=crossed,
         samples=samples,
     )
 
@@ -298,31 +329,6 @@ def _pair(first: Run, second: Run, sampled: bool) -> tuple[Verdicts, Verdicts] |
     if sampled:
         return aligned(first.sampled_verdicts, second.sampled_verdicts)
     return aligned(first.verdicts, second.verdicts)
-
-
-def paired_p(mine: Verdicts, theirs: Verdicts, samples: int = 0) -> float:
-    """McNemar's p of greedy answers; the sign-flip test's of so many samples of each problem."""
-    if samples:
-        return sign_flip(np.rint((mine.correct - theirs.correct) * samples))
-    lost, gained = flipped(mine, theirs)
-    return mcnemar(len(gained), len(lost))
-
-
-def aligned(first: Verdicts | None, second: Verdicts | None) -> tuple[Verdicts, Verdicts] | None:
-    """The verdicts of two runs on their common problems, in the first run's order; None without a common problem."""
-    if first is None or second is None:
-        return None
-    if first.ids == second.ids:
-        return first, second
-    common = set(first.ids) & set(second.ids)
-    order = [problem for problem in first.ids if problem in common]
-    return (first.of(order), second.of(order)) if order else None
-
-
-def flipped(mine: Verdicts, theirs: Verdicts) -> tuple[list[str], list[str]]:
-    """The problems that the second alone has right (of samples, more often), and those that the first has."""
-    lost, gained = mine.correct < theirs.correct, mine.correct > theirs.correct
-    return [mine.ids[each] for each in np.flatnonzero(lost)], [mine.ids[each] for each in np.flatnonzero(gained)]
 
 
 def once(lines: dict[Setting, list[str]]) -> Iterator[str]:

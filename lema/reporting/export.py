@@ -19,6 +19,7 @@ def as_json(comparison: Comparison) -> str:
         "arms": [_arm(arm) | {"by_level": by_level(arm)} for arm in comparison.arms],
         "differences": list(map(_flips, comparison.differences)),
         **({"sampled_differences": list(map(_flips, comparison.sampled))} if comparison.sampled else {}),
+        **({} if comparison.margin is None else {"margin": comparison.margin, "contrasts": comparison.contrasts}),
         "runs": {run.key: _run(run) for run in comparison.runs},
     }
     return json.dumps(_without_nan(values), indent=1, ensure_ascii=False) + "\n"
@@ -110,13 +111,22 @@ def _difference(each: Difference) -> dict[str, Any]:
         "p_of": each.test.lower() if len(each.by_seed) == 1 else "student",
         "p_holm": each.p_holm,
         **_interval("over_problems", each.over_problems),
+        **_interval("over_both", each.crossed and each.crossed.interval()),
         "smallest_effect": each.smallest,
         "paper": each.paper,
         "by_seed": each.by_seed,
         each.test.lower(): each.within,
+        **_verdict(each),
         **({"samples": each.samples} if each.samples else {}),
         **({"engines": " and ".join(each.engines)} if each.engines else {}),
     }
+
+
+def _verdict(each: Difference) -> dict[str, Any]:
+    if not each.verdict:
+        return {}
+    narrow = each.crossed and each.crossed.interval(0.1)
+    return {"verdict": each.verdict.word, "verdict_why": each.verdict.why, **_interval("over_both_90", narrow)}
 
 
 def _place(each: Arm | Difference) -> dict[str, Any]:

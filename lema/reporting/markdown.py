@@ -57,6 +57,8 @@ def sections(comparison: Comparison, task: str) -> Iterator[tuple[str, str]]:
         [*once({setting: [facts(comparison, setting)] for setting in settings}), *_missing(comparison, settings)]
     )
     yield f"{task}: {problems:,} problems", f"{grid(comparison, settings)}\n\n{told}"
+    if comparison.margin is not None:
+        yield f"{task}: verdicts, margin {100 * comparison.margin:g} points", verdicts_table(comparison, settings)
     if differences:
         yield f"{task}: differences", differences_table(differences)
     if drawn := [arm for setting in settings for arm in comparison.of(setting) if arm.drawn]:
@@ -159,11 +161,49 @@ def _missing(comparison: Comparison, settings: Sequence[Setting]) -> Iterator[st
             yield f"{name} was not run{of}, so nothing is compared with it: `{told}`"
 
 
+def verdicts_table(comparison: Comparison, settings: Sequence[Setting]) -> str:
+    """The verdict on each contrast that was stated, in that order, and what its words mean."""
+    lines = []
+    for contrast in comparison.contrasts or CONTRASTS:
+        for setting in settings:
+            own = [
+                each
+                for each in (*comparison.differences, *comparison.sampled)
+                if (each.arm, each.other) == contrast and each.setting == setting
+            ]
+            name = " − ".join(contrast)
+            lines += [
+                [
+                    name,
+                    setting.backbone,
+                    f"mean of {each.samples} samples" if each.samples else "greedy",
+                    ": ".join(filter(None, each.verdict or ())),
+                    str(len(each.by_seed)),
+                    f"{100 * each.over_seeds.mean:+.1f}",
+                    *(interval(each.crossed and each.crossed.interval(level), "+") for level in (0.05, 0.1)),
+                ]
+                for each in own
+            ]
+            if not own and comparison.contrasts:
+                lines.append([name, setting.backbone, "–", "not run", "0", *["–"] * 3])
+    margin = f"{100 * (comparison.margin or 0):g}"
+    head = ["difference", "backbone", "answers", "verdict", "seeds", "points", "95 %", "90 %"]
+    notes = [
+        "It *helps* or *costs* where the 95 % interval excludes 0. There is *no difference* where the 90 % interval "
+        f"lies inside ±{margin} points, which is two one-sided tests of 5 % (Schuirmann 1987); where both hold, the "
+        "difference is there and less than the margin. Else it is *not decided*.",
+        "The intervals are for **other seeds and other problems** alike: Student's t over seeds, widened by how much "
+        "the difference varies between problems. Each verdict is for itself: none is corrected for their number.",
+    ]
+    return table(head, lines, words=4) + "\n\n" + bullets(notes)
+
+
 def differences_table(differences: Sequence[Difference]) -> str:
     """Each difference with both its intervals, its tests, what it could have shown, and the paper's."""
     head = ["difference", "backbone", "points", "over seeds", "p", "p, Holm", "ahead in", "over problems"]
     head += [f"{differences[0].test} p", "gained / lost", "could show", "paper"]
-    ordered = [each for contrast in CONTRASTS for each in differences if (each.arm, each.other) == contrast]
+    order = dict.fromkeys([*CONTRASTS, *((each.arm, each.other) for each in differences)])
+    ordered = [each for contrast in order for each in differences if (each.arm, each.other) == contrast]
     lines = []
     for each in ordered:
         ahead = sum(points > 0 for points in each.by_seed.values())
@@ -186,6 +226,7 @@ def differences_table(differences: Sequence[Difference]) -> str:
     meanings = [
         f"*{arm} − {other}*: {CONTRASTS[arm, other]}."
         for arm, other in dict.fromkeys((each.arm, each.other) for each in ordered)
+        if (arm, other) in CONTRASTS
     ]
     notes = [
         "*over seeds* is the headline: the mean over training seeds of the paired difference, with Student's t "
@@ -194,7 +235,7 @@ def differences_table(differences: Sequence[Difference]) -> str:
         "the backbones and tasks of this report that have the same difference.",
         "*gained / lost* are problems that only the first, or only the second, has right (mean over seeds; "
         "`report.json` lists them). *could show* is the smallest true difference that so many problems and seeds would "
-        "have shown four times in five.",
+        "have shown four times in five; with several seeds, other seeds and other problems alike.",
     ]
     notes = _SAMPLED_NOTES if differences[0].samples else [*meanings, *notes]
     mixed = dict.fromkeys(" and ".join(each.engines) for each in ordered if len(each.engines) > 1)

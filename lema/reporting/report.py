@@ -1,7 +1,7 @@
 """The report on all runs of a runs folder, or on those of one sweep: tables, words and plots on disk."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,16 +15,33 @@ from lema.tracking.reports import Content, Task, publish_report
 from lema.tracking.runs import SHARED, run_id
 
 
+def compared(
+    root: Path,
+    folders: Iterable[Path] | None = None,
+    margin: float | None = None,
+    contrasts: Sequence[tuple[str, str]] | None = None,
+) -> Comparison:
+    """The numbers of the runs of these folders, there or not; None takes every run below `root`.
+
+    What was stated beforehand is as in `compare`.
+    """
+    return compare([checked(run) for run in read_runs(root, folders)], margin, contrasts)
+
+
 def write_report(
-    root: Path, label: str = "all", folders: Iterable[Path] | None = None
+    root: Path,
+    label: str = "all",
+    folders: Iterable[Path] | None = None,
+    margin: float | None = None,
+    contrasts: Sequence[tuple[str, str]] | None = None,
 ) -> tuple[Path, Comparison, bool]:
     """Write `reports/LABEL/` and print its Markdown; returns the folder, the numbers, and whether anything is new.
 
-    `folders` are those of a sweep's runs, there or not; None takes every run.
+    What it is about is as in `compared`: `folders` are those of a sweep's runs.
     """
     folder = own_folder(root / "reports" / label)
     with lock(folder):  # runs that end together write the same report
-        comparison = compare([checked(run) for run in read_runs(root, folders)])
+        comparison = compared(root, folders, margin, contrasts)
         new = _write(comparison, folder)
         text = (folder / "report.md").read_text(encoding="utf-8")
     words = re.sub(r"\n(!\[.*\]\(.*\)\n)+", "", text)  # all but the pictures

@@ -2,7 +2,7 @@
 
 Two kinds of uncertainty are kept apart: over training seeds, on the problems that were asked (`over_seeds`, the
 headline), and over problems, at the seeds that were run (`over_problems`, `mcnemar`, of samples `sign_flip`). Neither
-covers the other.
+covers the other. `Crossed` has both at once, for other seeds and other problems, and verdicts are by it.
 """
 
 import math
@@ -17,7 +17,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 _LEVEL = 0.05  # the size of a test; an interval has 1 - _LEVEL
 _POWER = 0.8  # Cohen's convention
-_QUANTILES = 20_000  # so many represent a distribution
+_QUANTILES = 4_000  # so many represent a distribution
 
 
 class Interval(NamedTuple):
@@ -81,7 +81,7 @@ def over_seeds(values: Sequence[float]) -> OverSeeds:
     if np.ptp(values) < 1e-9:  # accuracies are quotients: equal ones may differ by a rounding
         return OverSeeds(mean, 0.0, None, None)
     freedom, error = len(values) - 1, sd / math.sqrt(len(values))
-    half = error * float(special.stdtrit(freedom, 1 - _LEVEL / 2))
+    half = error * _t(freedom, _LEVEL)
     return OverSeeds(
         mean, sd, Interval(mean - half, mean + half), 2 * float(special.stdtr(freedom, -abs(mean) / error))
     )
@@ -144,45 +144,112 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     return {key: adjusted[key] for key in p_values}
 
 
-def smallest_effect(
-    num_problems: int, num_seeds: int, discordant: float, sd: float, sampled: bool = False
-) -> float | None:
-    """The smallest true difference of accuracies that a test of size 5 % would have shown with a power of 80 %.
+@dataclass(frozen=True)
+class Crossed:
+    """The mean of one value for each seed and problem, where either could have been another: a crossed design.
+
+    A value is the mean, a part of its seed, a part of its problem, which all seeds share, and a rest, all independent
+    (the two-way random model without replication: Scheffé 1959, The Analysis of Variance, chapter 7).
+    """
+
+    mean: float
+    num_seeds: int
+    num_problems: int
+    spread: float  # variance of the seeds' means on these problems
+    problems: float  # variance of the problems' parts; 0 where the estimate is below it
+    rest: float  # variance of the rest of a single value
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Crossed":
+        """From a value for each seed and problem (shape: seeds x problems, two of either at least)."""
+        (seeds, problems), mean = values.shape, float(values.mean())
+        by_seed, by_problem = values.mean(axis=1), values.mean(axis=0)
+        residuals = values - by_seed[:, None] - by_problem + mean
+        rest = float((residuals**2).sum()) / ((seeds - 1) * (problems - 1))
+        shared = max(0.0, float(np.var(by_problem, ddof=1)) - rest / seeds)
+        return cls(mean, seeds, problems, float(np.var(by_seed, ddof=1)), shared, rest)
+
+    def interval(self, level: float = _LEVEL) -> Interval | None:
+        """Of the mean, for other seeds and other problems; it misses with a chance of at most `level`.
+
+        Its variance is a sum: that of the mean over seeds, and the part of the problems. Each has its own half-width,
+        by Student's t, and the interval's is the root of the sum of their squares (Banerjee 1960, Sankhya 22, 357). If
+        the parts are normal, it is exact where either is 0 and too wide between, as the chance to lie within a bound
+        is concave in the bound's square. So it is never narrower than the interval over seeds. None where the seeds'
+        means are all the same, as in `over_seeds`.
+        """
+        if self.spread < 1e-18:
+            return None
+        half = math.sqrt(
+            _t(self.num_seeds - 1, level) ** 2 * self.spread / self.num_seeds
+            + _t(self.num_problems - 1, level) ** 2 * self.problems / self.num_problems
+        )
+        return Interval(self.mean - half, self.mean + half)
+
+    def smallest(self, num_seeds: int, num_problems: int, rest: float | None = None) -> float | None:
+        """The smallest true mean whose 95 % interval would exclude 0 with a power of 80 %, with so many of either.
+
+        `rest` stands for this design's own, as another number of samples changes it. The interval's width varies with
+        the spread of the seeds, whose distribution is averaged over. None when nothing varied.
+        """
+        rest, own = self.rest if rest is None else rest, max(0.0, self.spread - self.rest / self.num_problems)
+        of_seeds, of_problems = (own + rest / num_problems) / num_seeds, self.problems / num_problems
+        if not of_seeds:
+            return None
+        freedom = num_seeds - 1
+        drawn = special.chdtri(freedom, 1 - (np.arange(_QUANTILES) + 0.5) / _QUANTILES) / freedom
+        bounds = np.sqrt(_t(freedom, _LEVEL) ** 2 * of_seeds * drawn + _t(num_problems - 1, _LEVEL) ** 2 * of_problems)
+        error = math.sqrt(of_seeds + of_problems)
+
+        def lacking(mean: float) -> float:
+            shown = special.ndtr((mean - bounds) / error) + special.ndtr((-mean - bounds) / error)
+            return float(np.mean(shown)) - _POWER
+
+        return _root(lacking, 10 * _t(freedom, _LEVEL) * error)
+
+    @property
+    def factors(self) -> Interval:
+        """Between which multiples of its estimate the true deviation between seeds lies, in 95 % of estimates."""
+        freedom, ends = self.num_seeds - 1, (_LEVEL / 2, 1 - _LEVEL / 2)
+        low, high = (math.sqrt(freedom / float(special.chdtri(freedom, end))) for end in ends)
+        return Interval(low, high)
+
+
+def _t(freedom: int, level: float) -> float:
+    return float(special.stdtrit(freedom, 1 - level / 2))
+
+
+class Verdict(NamedTuple):
+    """What is said of a difference."""
+
+    word: str  # "helps", "costs", "no difference" or "not decided"
+    why: str = ""  # what weakens the word
+
+
+def decide(found: Crossed, margin: float) -> Verdict:
+    """The verdict on a difference, `margin` being the smallest one worth having.
+
+    It helps or costs if the 95 % interval excludes 0, and is no difference if the 90 % interval lies inside the margin:
+    two one-sided tests of 5 % (Schuirmann 1987, J. Pharmacokinet. Biopharm. 15, 657). Where both hold there is a
+    difference, and it is said to be less than the margin.
+    """
+    wide, narrow = found.interval(), found.interval(2 * _LEVEL)
+    if wide is None or narrow is None:
+        return Verdict("not decided", "seeds do not differ")
+    inside = -margin < narrow.low and narrow.high < margin
+    if wide.low > 0 or wide.high < 0:
+        return Verdict("helps" if wide.low > 0 else "costs", "by less than the margin" if inside else "")
+    return Verdict("no difference" if inside else "not decided")
+
+
+def smallest_effect(num_problems: int, discordant: float, sampled: bool = False) -> float | None:
+    """The smallest true difference of accuracies that one seed would have shown, by a test of 5 % with a power of 80 %.
 
     `discordant` is the share of problems on which two models differ; of samples the mean square of the differences,
-    which is the same for values of 0 and ±1. `sd` is that of the differences between seeds. With one seed the test is
-    McNemar's, or of samples the sign-flip test, which has its power (`_connor`). With more seeds it is the paired t
-    test, whose power is by the noncentral t; a seed's difference varies at least as much as the drawing of answers
-    alone makes it, sqrt(discordant / problems).
-    None when nothing varied, or when no difference at all would have been shown.
-    """
-    if num_seeds == 1:
-        return _connor(num_problems, discordant, sampled)
-    spread = max(sd, math.sqrt(discordant / num_problems))
-    return _noncentrality(num_seeds) * spread / math.sqrt(num_seeds) if spread else None
-
-
-def _noncentrality(num_seeds: int) -> float:
-    """The mean in standard errors at which the paired t test of so many pairs has its power.
-
-    By the definition of the noncentral t, a normal over an independent chi: averaged over the quantiles of the latter,
-    as the library's own noncentral t has no value where 1 degree of freedom needs it.
-    """
-    freedom = num_seeds - 1
-    critical = float(special.stdtrit(freedom, 1 - _LEVEL / 2))
-    quantiles = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-    bounds = critical * np.sqrt(special.chdtri(freedom, 1 - quantiles) / freedom)
-
-    def lacking(mean: float) -> float:
-        return float(np.mean(special.ndtr(mean - bounds) + special.ndtr(-mean - bounds))) - _POWER
-
-    return _root(lacking, 10 * critical)
-
-
-def _connor(num_problems: int, discordant: float, sampled: bool) -> float | None:
-    """Connor (1987), Biometrics 43, 207: n = (z_a sqrt(psi) + z_b sqrt(psi - d^2))^2 / d^2, solved for d.
-
+    which is the same for values of 0 and ±1. The test is McNemar's, or of samples the sign-flip test, which has its
+    power. Connor (1987), Biometrics 43, 207: n = (z_a sqrt(psi) + z_b sqrt(psi - d^2))^2 / d^2, solved for d.
     At most all that differ are gained: d is psi then, but of means over samples, whose mean square psi is, its root.
+    None when nothing varied, or when no difference at all would have been shown.
     """
     if not discordant:
         return None

@@ -20,11 +20,11 @@ def warnings(comparison: Comparison, task: str) -> Iterator[str]:
     settings = [setting for setting in comparison.settings if setting.task == task]
     for contrast, what in VERDICTS.items():
         for each in (each for each in comparison.differences if each.setting.task == task):
-            if (each.arm, each.other) == contrast:
+            if (each.arm, each.other) == contrast and not each.verdict:  # which is by a wider interval
                 of = f" ({each.setting.backbone})" if len(settings) > 1 else ""
                 yield f"{what}{of}: {verdict(each)}."
     for each in (each for each in comparison.sampled if each.setting.task == task):
-        if what := VERDICTS.get((each.arm, each.other)):
+        if (what := VERDICTS.get((each.arm, each.other))) and not each.verdict:
             of = f" ({each.setting.backbone})" if len(settings) > 1 else ""
             yield f"{what}{of}, by the mean over {each.samples} samples of a problem: {verdict(each)}."
     for what in (_alone, _unpaired, _seeds, _untuned, _runs):

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any, get_args, get_type_hints
 
 import pytest
+from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -24,7 +25,9 @@ from lema.grading.official import VERDICTS
 from lema.identity import digest, identity
 from lema.types import UserError
 
-WITHOUT_EFFECT = "runs_dir do until only compare audit clean retry_failed budget_usd prices tracker".split()
+WITHOUT_EFFECT = (
+    "runs_dir do until only report power compare audit clean retry_failed budget_usd prices tracker".split()
+)
 WITHOUT_EFFECT += "train.resume_checkpoints train.compile train.layout train.processes train.grace_seconds".split()
 WITHOUT_EFFECT += "backbone.sizes evaluation.tasks".split()
 WITHOUT_EFFECT += "engine.batch_tokens engine.command engine.tensor_parallel engine.memory_share".split()
@@ -378,6 +381,16 @@ def test_a_mistake_gets_a_message_with_key_value_and_choices(run_cli, tmp_path, 
     assert not list(tmp_path.glob("runs/*/*"))
     for word in words:
         assert word in result.stderr
+
+
+def test_a_contrast_of_an_arm_that_is_no_file_is_refused_where_hydra_knows_the_files(make_config):
+    stated = "report.contrasts=[lema/cot,lema/cot_mached]"
+    assert make_config(stated).report.pairs == [("lema", "cot"), ("lema", "cot_mached")]  # it has ended here
+    with (
+        initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
+        pytest.raises(UserError, match="lema/cot_mached: cot_mached is no arm; choose from corrections, cot,"),
+    ):
+        make_config(stated)
 
 
 @pytest.mark.parametrize(("overrides", "message"), table(__file__, "values that do not fit together are named"))

@@ -11,6 +11,7 @@ from hypothesis import given, strategies as st
 from scipy import stats
 
 from lema.reporting.statistics import (
+    Crossed,
     accuracy_over_problems,
     holm,
     mcnemar,
@@ -143,15 +144,20 @@ def test_holm_is_the_closed_testing_procedure(p_values: list[float]) -> None:
     assert holm(dict(enumerate(p_values))) == pytest.approx(expected)
 
 
+def of_seeds(sd: float) -> Crossed:
+    """Values that differ between seeds alone."""
+    return Crossed(0.0, 3, 10**9, sd**2, 0.0, 0.0)
+
+
 def test_the_smallest_effect_over_seeds_has_the_power_that_it_claims() -> None:
     # Cohen (1988), and G*Power's manual: for an effect of 0.5 SD a paired t test needs 34 pairs, and 33 are too few.
-    found = [smallest_effect(10**9, pairs, 0.0, 1.0) for pairs in (33, 34)]
+    found = [of_seeds(1.0).smallest(pairs, 10**9) for pairs in (33, 34)]
     assert found[0]
     assert found[1]
     assert found[0] > 0.5 > found[1]
     rng = np.random.default_rng(2)
     for seeds in (2, 3, 5):
-        least = smallest_effect(10**9, seeds, 0.0, 0.01)
+        least = of_seeds(0.01).smallest(seeds, 10**9)
         assert least
         drawn = rng.normal(least, 0.01, (40_000, seeds))
         tested: Any = stats.ttest_1samp(drawn, 0.0, axis=1)
@@ -161,10 +167,10 @@ def test_the_smallest_effect_over_seeds_has_the_power_that_it_claims() -> None:
 
 def test_the_smallest_effect_of_one_seed_has_the_power_that_it_claims() -> None:
     # Connor (1987) by its formula: psi = 0.2, d = 0.1 and these errors ask for 154.9 pairs; so 155 show 0.1.
-    assert smallest_effect(155, 1, 0.2, 0.0) == pytest.approx(0.1, abs=1e-3)
+    assert smallest_effect(155, 0.2) == pytest.approx(0.1, abs=1e-3)
     rng = np.random.default_rng(3)
     problems, discordant = 1319, 0.15
-    least = smallest_effect(problems, 1, discordant, 0.0)
+    least = smallest_effect(problems, discordant)
     assert least
     different = rng.binomial(problems, discordant, 4000)
     gained = rng.binomial(different, (discordant + least) / 2 / discordant)
@@ -173,24 +179,27 @@ def test_the_smallest_effect_of_one_seed_has_the_power_that_it_claims() -> None:
 
 
 def test_the_smallest_effect_grows_with_noise_and_shrinks_with_problems_and_seeds() -> None:
-    def least(*of: float) -> float:
-        found = smallest_effect(int(of[0]), int(of[1]), of[2], of[3])
+    def least(num_seeds: int, num_problems: int, *parts: float) -> float:
+        found = Crossed(0.0, 3, 1000, *parts).smallest(num_seeds, num_problems)
         assert found is not None
         return found
 
-    assert least(1000, 5, 0.2, 0.01) < least(1000, 3, 0.2, 0.01) < least(1000, 2, 0.2, 0.01)
-    assert least(5000, 1, 0.2, 0) < least(1000, 1, 0.2, 0) < least(1000, 1, 0.4, 0)
-    assert least(1000, 5, 0.2, 0.0) == least(1000, 5, 0.2, 0.001)  # not below what drawing answers alone makes
-    assert least(1000, 5, 0.2, 0.05) > least(1000, 5, 0.2, 0.02)
+    parts = (0.0004, 0.01, 0.2)
+    assert least(5, 1000, *parts) < least(3, 1000, *parts) < least(2, 1000, *parts)
+    assert least(3, 4000, *parts) < least(3, 1000, *parts)
+    for more in ((0.0009, 0.01, 0.2), (0.0004, 0.02, 0.2)):
+        assert least(3, 1000, *more) > least(3, 1000, *parts)
+    # The spread of the seeds is not below what drawing answers alone makes.
+    assert least(3, 1000, 0.0001, 0.01, 0.2) == least(3, 1000, 0.0002, 0.01, 0.2)
 
 
 def test_where_nothing_varied_no_effect_can_be_named() -> None:
-    assert smallest_effect(1000, 1, 0.0, 0.0) is None
+    assert smallest_effect(1000, 0.0) is None
     # About 2.8 sqrt(.02 / 300). As a share of problems 0.02 is less than would show.
-    assert smallest_effect(300, 1, 0.02, 0.0, sampled=True) == pytest.approx(0.0229, abs=5e-4)
-    assert smallest_effect(300, 1, 0.02, 0.0) is None
-    assert smallest_effect(1000, 5, 0.0, 0.0) is None
-    assert smallest_effect(4, 1, 0.25, 0.0) is None  # one problem that differs shows nothing
+    assert smallest_effect(300, 0.02, sampled=True) == pytest.approx(0.0229, abs=5e-4)
+    assert smallest_effect(300, 0.02) is None
+    assert smallest_effect(4, 0.25) is None  # one problem that differs shows nothing
+    assert Crossed.of(np.zeros((5, 1000))).smallest(5, 1000) is None
 
 
 def test_standard_error_of_a_proportion() -> None:
