@@ -25,9 +25,11 @@ def tab_separated(file: Path) -> list[list[str]]:
     return [line.replace("⏎", "\n").split("\t") for line in lines]
 
 
-def some(cases: Iterable[Any], every: int) -> list[Any]:
-    """Every so manieth case, beginning with the first; the others wait for the full run."""
+def some(cases: Iterable[Any], every: int, *marks: pytest.MarkDecorator) -> list[Any]:
+    """Every so manieth case with these marks, beginning with the first; the others wait for the full run."""
     return [
-        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=[pytest.mark.full] * bool(number % every))
+        pytest.param(
+            *(case if isinstance(case, tuple) else (case,)), marks=[pytest.mark.full] if number % every else marks
+        )
         for number, case in enumerate(cases)
     ]

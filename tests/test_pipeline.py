@@ -311,7 +311,7 @@ def test_a_mix_without_an_accepted_correction_is_an_error(run: Callable[..., dic
 @pytest.mark.slow
 def test_killed_at_any_moment_it_resumes_to_the_same_bytes(undisturbed: Path, tmp_path: Path) -> None:
     kills = 0
-    for delay in [1.0, 4.0, 6.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 600.0]:
+    for delay in [1.0, 6.0, 9.0, 11.0, 13.0, 600.0]:
         process = start(tmp_path)
         deadline = time.monotonic() + delay
         while process.poll() is None and time.monotonic() < deadline:

@@ -43,7 +43,7 @@ def ranks(parent: int) -> dict[int, int]:
 
 def often(case: object) -> pytest.MarkDecorator:
     """Each case takes a minute: one of each kind runs in CI, all of them by hand."""
-    return pytest.mark.slow if case in ("rank 1", "the parent", signal.SIGTERM) else pytest.mark.full
+    return pytest.mark.slow if case in ("the parent", signal.SIGTERM) else pytest.mark.full
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from small import METHODS, ROOT, TRAINING, trained
+from tables import some
 
 
 def start(runs: Path, overrides: list[str]) -> subprocess.Popen[str]:
@@ -17,13 +18,13 @@ def start(runs: Path, overrides: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.slow
+KILLS = [(signal.SIGKILL, method, batches) for method in METHODS for batches in ("packed", "padded")]
+STOPS = [(signal.SIGTERM, "full", "padded"), (signal.SIGUSR2, "lora", "packed"), (signal.SIGINT, "full", "packed")]
+
+
 @pytest.mark.parametrize(
     ("number", "method", "batches"),
-    [
-        *((signal.SIGKILL, method, batches) for method in METHODS for batches in ("packed", "padded")),
-        *((signal.SIGTERM, "full", "padded"), (signal.SIGUSR2, "lora", "packed"), (signal.SIGINT, "full", "packed")),
-    ],
+    [*some(KILLS[::-1], 6, pytest.mark.slow), *some(STOPS, 2, pytest.mark.slow)],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_a_run_goes_on_to_the_same_bytes(tmp_path: Path, number: signal.Signals, method: str, batches: str) -> None:

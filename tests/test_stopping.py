@@ -15,6 +15,7 @@ from asking_load import finished, served, started, stats
 from openai_server import OpenAIServer
 from raw_server import RawServer, reply
 from small import ROOT, SMALL, contents
+from tables import some
 
 from lema.stopping import GOES_ON, SIGNALS
 
@@ -206,8 +207,7 @@ def sampled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return contents(runs)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR2", "SIGINT"])
+@pytest.mark.parametrize("name", some(["SIGTERM", "SIGUSR2", "SIGINT"], 3, pytest.mark.slow))
 def test_a_run_that_is_stopped_pays_for_300_answers_300_times(name: str, tmp_path: Path, sampled: dict) -> None:
     with served(latency=2.5) as url:
         process = run(*ASKING, runs=tmp_path, url=url)

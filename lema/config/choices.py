@@ -4,7 +4,7 @@ from enum import StrEnum
 
 # What a command does: run a cell or a sweep; say what it would make, need and cost; say how far each run is; write the
 # report on all runs or on a sweep's; say what more seeds and problems would show; set two runs side by side; write
-# results as one file, and bring those of such a file here; measure a corrector on solutions with human labels; write the
+# results as one file, and bring such a file's here; measure a corrector on solutions with human labels; write the
 # journal as JSON lines; name or delete what no run needs; make the report at W&B too; write a sweep as W&B's own file.
 Do = StrEnum(
     "Do",

@@ -1,4 +1,4 @@
-"""What reports on runs are told: what was stated beforehand, which designs are weighed, which runs are compared or moved."""
+"""What reports are told: what was stated beforehand, which designs are weighed, which runs are compared or moved."""
 
 from dataclasses import dataclass
 from typing import Annotated, Optional

@@ -64,7 +64,6 @@ def cases() -> Iterator[Any]:
     for case in PAUSED:
         for wakes in ("during", "after"):
             often = (case, wakes) in (
-                ("sample", "during"),
                 ("train a checkpoint", "during"),
                 ("merge its files", "after"),
             )

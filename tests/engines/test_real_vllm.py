@@ -75,13 +75,13 @@ def asked(
 
 
 def test_greedy_answers_are_those_of_the_model_loaded_here(asked: Any, data_dir: Path) -> None:
-    lines = (data_dir / "gsm8k/test.jsonl").read_text(encoding="utf-8").splitlines()[:16]
+    lines = (data_dir / "gsm8k/test.jsonl").read_text(encoding="utf-8").splitlines()[:8]
     prompts = [Prompt(cot_prompt("lema", json.loads(line)["question"], [])) for line in lines]
-    here = asked(prompts, "transformers", max_new_tokens=64)
-    there = asked(prompts, max_new_tokens=64)
+    here = asked(prompts, "transformers", max_new_tokens=32)
+    there = asked(prompts, max_new_tokens=32)
     assert asked.about == {"engine": "server vllm", "model": "real", "asked": "completions of token ids"}
     same = [one.text == other.text for one, other in zip(here, there, strict=True)]
-    assert sum(same) >= 15, [(one.text, other.text) for one, other in zip(here, there, strict=True)]
+    assert sum(same) >= 7, [(one.text, other.text) for one, other in zip(here, there, strict=True)]
     assert [one.finish_reason for one in here] == [other.finish_reason for other in there] or not all(same)
     assert all(other.num_tokens for other in there)
 

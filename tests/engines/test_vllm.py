@@ -25,6 +25,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from processes import alive, family
 from questions import questions
+from tables import some
 
 from lema import engines
 from lema.artifacts import Store
@@ -179,9 +180,9 @@ def answered(journal: Path) -> dict[str, int]:
             return {}
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("deaths", some([1, 3], 2, pytest.mark.slow))
 def test_a_call_goes_on_after_each_death_and_leaves_no_process(
-    ask: Ask, cell: Callable[..., Cell], data_dir: Path, tmp_path: Path
+    ask: Ask, cell: Callable[..., Cell], data_dir: Path, tmp_path: Path, deaths: int
 ) -> None:
     asked, journal = prompts(data_dir, 32), tmp_path / "evaluate answers.sqlite"
     expected = [each.text for each in ask(asked, 16, "engine=transformers")]
@@ -195,7 +196,7 @@ def test_a_call_goes_on_after_each_death_and_leaves_no_process(
 
     victims = ["run", "server", "VLLM::"]
     random.shuffle(victims)
-    for victim in victims:
+    for victim in victims[:deaths]:
         run, before = start(), answered(journal)
         while len(now := answered(journal)) < len(before) + 2:
             assert run.poll() is None, run.communicate()

@@ -1,5 +1,6 @@
 """Architectures: each trains, or one line with a remedy that works refuses it before anything is made."""
 
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from small import SMALL
+from tables import some
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -127,7 +129,7 @@ def written(model: Any, asked: list[tuple[list[int], int]], allowed: int, temper
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in WRITING_FAST else pytest.mark.slow) for name in WRITING]
+    "name", [*sorted(WRITING_FAST), *some((name for name in WRITING if name not in WRITING_FAST), 3, pytest.mark.slow)]
 )
 def test_an_answer_is_the_same_alone_and_among_many(name: str) -> None:
     """Greedy and sampled, in 32 bits: one at a time, all at once (64 of the fast ones), and a few that come and go."""
@@ -173,9 +175,7 @@ SHORT += [
 TRAINED = ["gpt2", "opt", "bloom", "falcon", "mixtral", "mamba", "mamba2", "bamba", "gpt_oss", "llama4_text"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TRAINED)
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize(("name", "method"), some(itertools.product(TRAINED, ["full", "lora"]), 3, pytest.mark.slow))
 def test_a_cell_of_each_ends_with_its_scores(make_config, tmp_path, name: str, method: str) -> None:
     changed = ["train.batches=padded", "mix=cot"] + (LORA if method == "lora" else [])
     changed += ["train.lora_dropout=0.05"] * (method == "lora" and name != "mixtral")

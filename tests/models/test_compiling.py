@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tables import some
 from torch._dynamo.utils import counters
 from torch._inductor import config as generating
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
@@ -36,11 +37,12 @@ def test_compiled_blocks_train_as_others_do(name: str, method: str, batches: str
     assert batches == "packed" or not counters["graph_break"], "nor in pieces; a CPU reads packed bounds as it goes"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", Precision)
+KERNELS = {"llama": Attention.varlen, "qwen2": Attention.varlen, "gpt2": Attention.sdpa, "gemma2": Attention.eager}
+
+
 @pytest.mark.parametrize(
-    ("name", "kernel"),
-    [("llama", Attention.varlen), ("qwen2", Attention.varlen), ("gpt2", Attention.sdpa), ("gemma2", Attention.eager)],
+    ("name", "kernel", "precision"),
+    some(((*each, precision) for precision in Precision for each in KERNELS.items()), 3, pytest.mark.slow),
 )
 def test_a_small_compiled_model_has_the_gradient_of_a_plain_one(name, kernel: Attention, precision: Precision) -> None:
     """In 16 bits too, in which a plain Qwen-2 is itself 0.3 off its gradient in 32."""

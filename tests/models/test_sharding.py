@@ -91,7 +91,7 @@ def test_a_training_goes_on_to_the_bit_and_also_in_the_other_layout(method, batc
     assert losses(fit) == pytest.approx(whole, rel=1e-5), "and they with what it made"
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_shards_compile_and_compute_activations_again(job) -> None:
     plain = losses(job("llama", "lora", "padded", "plain"), lora_dropout=0.1)
     fit = job("llama", "lora", "padded", "compiled", 2, True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from small import ROOT, SMALL
+from tables import some
 
 from lema.reporting.commands import command, shared
 
@@ -53,8 +54,7 @@ def test_a_command_names_the_program_that_was_started(monkeypatch: pytest.Monkey
     assert command() == shlex.join([sys.executable, "../my code/run.py"])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("runs", ["runs", "my $runs [1]"])
+@pytest.mark.parametrize("runs", some(["my $runs [1]", "runs"], 2, pytest.mark.slow))
 def test_each_command_that_a_report_prints_runs_and_its_run_joins_the_report(tmp_path: Path, runs: str) -> None:
     here = [] if runs == "runs" else [f'runs_dir="{tmp_path / runs}"']
     first = [sys.executable, str(ROOT / "run.py"), *SMALL, *here]

@@ -182,7 +182,7 @@ def test_the_reference_corrector_is_as_good_on_human_labels_as_the_readme_says(
     )
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_small_model_that_is_loaded_here_is_audited(audit) -> None:
     if not (model := os.environ.get("LEMA_TEST_MODEL")):
         pytest.skip("set LEMA_TEST_MODEL to the folder of a small pretrained model, as SmolLM2-135M")
