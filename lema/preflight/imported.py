@@ -1,6 +1,5 @@
 """The cells of a sweep that were made elsewhere, and brought here: which count as done, and whose they are."""
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -11,8 +10,6 @@ from lema.artifacts import DAMAGED, Artifact
 from lema.cell import Cell, Step
 from lema.reporting import results
 from lema.types import UserError
-
-log = logging.getLogger(__name__)
 
 
 def move(
@@ -61,7 +58,7 @@ def _amiss(cell: Cell, steps: Sequence[Step], records: dict[str, Any]) -> Iterat
 @cache
 def _tell(folder: Path, why: str) -> None:
     """Once a process."""
-    log.warning("%-16s %s: %s; it counts as not run", "imported", folder, why)
+    print(f"{'imported':<16} {folder}: {why}; it counts as not run", flush=True)
 
 
 def _of_sweep(cells: Iterable[Cell]) -> Callable[[dict[str, Any]], dict[str, Any] | None]:

@@ -4,7 +4,6 @@ A run that was brought here lies in its folder as `imported.json`, and `runs.py`
 """
 
 import json
-import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,8 +19,6 @@ from lema.privacy import shown
 from lema.reporting.packed import packed, unpacked
 from lema.reporting.runs import DAMAGE, Run, read_runs, told
 from lema.types import UserError
-
-log = logging.getLogger(__name__)
 
 _POINTS = 200  # of a training curve, at most
 _RECORD = "format", "recipe", "summary", "made", "shown"
@@ -48,8 +45,8 @@ def write_results(root: Path, label: str, folders: Iterable[Path] | None, file: 
     except OSError as error:
         raise UserError(f"results.file={file}: cannot be written ({error.strerror}); name another") from None
     for run in (run for run in runs if run.trouble and not run.links):
-        log.info("%-16s %s: %s", "left out", run.name, run.trouble)
-    log.info("%-16s %d runs, %.0f kB: %s", "results", len(done), len(text) / 1000, file)
+        print(f"{'left out':<16} {run.name}: {run.trouble}")
+    print(f"{'results':<16} {len(done)} runs, {len(text) / 1000:.0f} kB: {file}")
 
 
 def _exported(run: Run, further: list[Run]) -> Kept:
@@ -165,7 +162,7 @@ def read_results(root: Path, file: Path | None, of_sweep: Callable[[Kept], Kept 
         else:
             new.append(kept)
         if now.trouble:
-            log.warning("%-16s %s: %s", "not counted", cell, now.trouble)
+            print(f"{'not counted':<16} {cell}: {now.trouble}")
     for kept in new:
         write_json(own_folder(cells / kept["cell"]) / IMPORTED, kept | {"hash": sealed(kept)})
         old = cells / str(places.get(kept["of"], kept["cell"]))
@@ -174,8 +171,8 @@ def read_results(root: Path, file: Path | None, of_sweep: Callable[[Kept], Kept 
             with suppress(OSError):  # it has more
                 old.rmdir()
     others = f", {len(found) - len(wanted)} of no cell of this sweep" if len(found) > len(wanted) else ""
-    told_of = "%-16s %d runs of %s: %d imported, %d imported before, %d run here%s"
-    log.info(told_of, "results", len(found), file, len(new), same, own, others)
+    counts = f"{len(new)} imported, {same} imported before, {own} run here{others}"
+    print(f"{'results':<16} {len(found)} runs of {file}: {counts}")
 
 
 def _kept(file: Path, values: Any) -> Kept:

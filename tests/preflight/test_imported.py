@@ -21,7 +21,7 @@ from lema.reporting.runs import read_runs
 
 
 def test_a_cell_is_known_again_where_its_weights_lie_elsewhere_and_counts_by_its_versions(
-    tmp_path: Path, make_config: Callable[..., Config], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, make_config: Callable[..., Config], capsys: pytest.CaptureFixture[str]
 ) -> None:
     there, here = (
         Cell(make_config(*SMALL, "mix=cot", f"backbone.path={tmp_path / name}/weights"), Store(tmp_path / name))
@@ -46,7 +46,9 @@ def test_a_cell_is_known_again_where_its_weights_lie_elsewhere_and_counts_by_its
     steps, kept = pipeline.wanted(here), here.folder / IMPORTED
     told: list[str] = []
     while not imported.is_done(here, steps):  # of as many steps as have had another version since
-        step, now = re.findall(r"its (\w+) is of version \d+, now (\d+); it counts as not run", caplog.messages[-1])[0]
+        step, now = re.findall(
+            r"its (\w+) is of version \d+, now (\d+); it counts as not run", capsys.readouterr().out
+        )[0]
         facts = json.loads(kept.read_text())
         facts["records"][step]["recipe"]["version"] = int(now)
         facts["records"][step] |= {"hash": sealed(facts["records"][step])}
@@ -60,5 +62,5 @@ def test_a_cell_is_known_again_where_its_weights_lie_elsewhere_and_counts_by_its
     facts["records"]["train"] |= {"hash": sealed(facts["records"]["train"])}
     kept.write_text(json.dumps(facts | {"hash": sealed(facts)}))
     assert not pipeline.is_imported(here)
-    assert "its records are not as lema writes them; it counts as not run" in caplog.text
+    assert "its records are not as lema writes them; it counts as not run" in capsys.readouterr().out
     assert not pipeline.is_imported(other)
