@@ -73,16 +73,16 @@ class _Walk:
         for step in self.ways.wanted(cell):
             try:
                 recipe = step.recipe(stand)
-            except UserError as error:  # what it is made from is not here
+                place = cell.store.place(recipe)
+                if place not in self.found:
+                    found = cell.store.find(recipe)
+                    self.found[place] = None if found and self.ways.again(cell, found) else found
+            except UserError as error:  # what it is made from is not here, or it is damaged
                 planned.missing.append(str(error))
                 stand.artifacts[step.name] = _stand_in(cell, f"{step.stage}/{step.name} of {cell.key}", None)
                 planned.steps[step.name] = MAKE
                 makes.append((step, None, False))
                 continue
-            place = cell.store.place(recipe)
-            if place not in self.found:
-                found = cell.store.find(recipe)
-                self.found[place] = None if found and self.ways.again(cell, found) else found
             if made := self.found[place]:
                 stand.artifacts[step.name] = cell.artifacts[step.name] = made
                 planned.steps[step.name] = CURRENT

@@ -225,7 +225,11 @@ def test_a_study_goes_on_on_another_machine(
     rows = [line for line in planned.splitlines() if line.startswith("seed=")]
     assert [line.count(" imported ") >= 6 for line in rows] == [True, True, False]
     output = told(*sweep)
-    assert re.findall(r"cell (\d) of 3 +(imported|made|current) ", output) == [("1", "imported"), ("2", "imported"), ("3", "made")]
+    assert re.findall(r"cell (\d) of 3 +(imported|made|current) ", output) == [
+        ("1", "imported"),
+        ("2", "imported"),
+        ("3", "made"),
+    ]
     assert "3 evaluated runs." in output
     imported = next(there.glob(f"cells/*seed2*/{IMPORTED}"))
     facts = json.loads(imported.read_text())
