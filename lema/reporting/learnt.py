@@ -80,5 +80,6 @@ NOTES = [
     "training questions. The kind is that of the first wrong step, as the corrector `reference` names it.",
     "*corrected questions* are the training questions whose mistakes were drawn to be corrected, the same for all arms "
     "of a seed, whatever an arm is trained on. *same mistake*: the first wrong step states the same formulas with the "
-    "same results as in a mistake on this question that was corrected, or without a formula says the same words.",
+    "same results as in a mistake on this question that was corrected, or without a formula says the same words. Arms "
+    "that are trained on these questions have seen their right solutions; what carries over shows on dev.",
 ]
