@@ -124,7 +124,8 @@ class Cell:
     @property
     def correctors(self) -> list[str]:
         """The models that really corrected what this cell is trained on."""
-        made = [self.artifacts[name] for name in ("correct", "other_correct") if name in self.artifacts]
+        steps = ("correct", "other_correct") if self.config.mix.extra is not Extra.none else ()
+        made = [self.artifacts[name] for name in steps if name in self.artifacts]
         return sorted({name for each in made for name in each.read(Corrected).correctors})
 
     @property

@@ -149,6 +149,7 @@ def _check(config: Config) -> None:
         raise UserError(f"{heads}: must cut backbone.tiny.hidden_size={tiny.hidden_size} into equal, even parts")
     if tiny and mix.extra is Extra.other_corrections and (seed := tiny.other_seed) == config.backbone.seed:
         raise UserError(f"backbone.tiny.other_seed={seed}: must not be backbone.seed: the other base would be the same")
+    _check_learnt(config)
     _check_tests(config)
     _check_contrasts(config)
     _check_idle(config)
@@ -164,6 +165,18 @@ def _check_weights(config: Config) -> None:
             raise UserError(f"mix.weights.{part}={weight}: does nothing with mix={mix.name}, which lacks this part")
     if corrects and not any(weight for part, weight in weights.items() if part not in lacks):
         raise UserError("mix.weights: leave nothing of a correction to train on; set one of them above 0")
+
+
+def _check_learnt(config: Config) -> None:
+    """Refuse to ask what was learnt where no kind of mistake can be told, or no question is held out."""
+    task = config.task
+    if config.evaluation.learnt and task.trained.grader in (Grader.math, Grader.csqa):
+        why = "has no formulas in its reference solutions, by which kinds of mistakes are told"
+        raise UserError(f"evaluation.learnt=true: {task.trained.name} {why}; leave it out, or choose another task")
+    if config.evaluation.learnt and not task.num_dev:
+        raise UserError(
+            "evaluation.learnt=true task.num_dev=0: no dev question to ask; hold some out, task.num_dev=100"
+        )
 
 
 def _check_tests(config: Config) -> None:

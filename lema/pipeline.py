@@ -131,13 +131,14 @@ def _cell(config: Config, root: Path) -> Cell:
 def plan(cell: Cell) -> dict[str, list[Step]]:
     """The stages in order, each with the steps that this cell has of it.
 
-    An arm without corrections needs no mistakes. One with another model's needs the cell's own too, for their number.
-    A model that makes mistakes once it is tuned is trained first.
+    An arm without corrections needs no mistakes, unless it is asked about them. One with another model's needs the
+    cell's own too, for their number. A model that makes mistakes once it is tuned is trained first.
     """
     config, extra = cell.config, cell.config.mix.extra
     if config.do is Do.audit:  # a corrector alone, on solutions with human labels
         return {"labelled": [Step("labelled", "labelled")], "correct": [Step("correct", "correct", {"audited": True})]}
-    whose = {(): cell} if extra is not Extra.none else {}
+    learnt = config.evaluation.learnt
+    whose = {(): cell} if extra is not Extra.none or learnt else {}
     whose |= {(OTHER,): cell.other} if extra is Extra.other_corrections else {}
     bases = {(), *whose} if cell.builds_base else ()
     sources = {of: each.config.sampler.models for of, each in whose.items()}
@@ -159,10 +160,13 @@ def plan(cell: Cell) -> dict[str, list[Step]]:
         "correct": [Step("correct", "correct", {}, of) for of in whose],
         "rationales": [] if training else rationales,
         **{stage: [Step(stage, stage)] if stage in trained else [] for stage in ("mix", "train", "select", "merge")},
-        "evaluate": [  # each model is asked all tests in turn, so that it is loaded once
-            Step(name, "evaluate", {"tuned": tuned}, of)
-            for name, tuned in (("evaluate_untuned", False), ("evaluate", True))
-            for of in tests
+        "evaluate": [  # each model is asked all in turn, so that it is loaded once
+            step
+            for which, tuned in (("_untuned", False), ("", True))
+            for step in (
+                *(Step(f"evaluate{which}", "evaluate", {"tuned": tuned}, of) for of in tests),
+                *([Step(f"learnt{which}", "evaluate", {"tuned": tuned, "learnt": True})] if learnt else []),
+            )
         ],
     }
 

@@ -19,3 +19,5 @@ class EvaluationConfig:
     seed: Seed = field(metadata=IF_SET)
     # Each further test has an artifact of its own, so it changes no other result of the run.
     tasks: Optional[list[str]] = field(default=None, metadata=NO_EFFECT)
+    # Of each model also the mistakes on dev and on the corrected questions; an artifact of its own, likewise.
+    learnt: bool = field(default=False, metadata=NO_EFFECT)

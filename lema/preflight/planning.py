@@ -181,9 +181,11 @@ def _answers(cell: Cell, step: Any) -> int:
     """How many answers a step asks for."""
     task, data = cell.config.task, cell.artifacts.get("data")
     limit = cell.config.limit or 10**9
-    if step.stage == "sample":
+    if step.stage == "sample" or step.options.get("learnt"):
         with suppress(UserError):  # of data that are not here, which is said elsewhere
-            return cell.num_questions * cell.config.sampler.samples
+            if step.stage == "sample":
+                return cell.num_questions * cell.config.sampler.samples
+            return min(task.num_dev, limit) + min(task.max_extra or limit, cell.num_questions)
         return 0
     if step.stage == "select":
         return min(task.num_dev, limit)

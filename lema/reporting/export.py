@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any
 
+from lema.reporting import learnt
 from lema.reporting.commands import shared
 from lema.reporting.comparing import UNTUNED, Arm, Comparison, Difference, Drawn
 from lema.reporting.plots import by_level
@@ -15,11 +16,13 @@ from lema.reporting.statistics import Interval
 
 def as_json(comparison: Comparison) -> str:
     """All numbers, with the ids of the flipped problems; accuracies and differences in [0, 1]."""
+    rows = [row for task in comparison.tasks for row in learnt.found(comparison, task)]
     values = {
         "arms": [_arm(arm) | {"by_level": by_level(arm)} for arm in comparison.arms],
         "differences": list(map(_flips, comparison.differences)),
         **({"sampled_differences": list(map(_flips, comparison.sampled))} if comparison.sampled else {}),
         **({} if comparison.margin is None else {"margin": comparison.margin, "contrasts": comparison.contrasts}),
+        **({"learnt": [_place(row) | {**vars(row), "setting": row.setting.key} for row in rows]} if rows else {}),
         "runs": {run.key: _run(run) for run in comparison.runs},
     }
     return json.dumps(_without_nan(values), indent=1, ensure_ascii=False) + "\n"
@@ -129,7 +132,7 @@ def _verdict(each: Difference) -> dict[str, Any]:
     return {"verdict": each.verdict.word, "verdict_why": each.verdict.why, **_interval("over_both_90", narrow)}
 
 
-def _place(each: Arm | Difference) -> dict[str, Any]:
+def _place(each: Arm | Difference | learnt.Learnt) -> dict[str, Any]:
     return {"task": each.setting.task, "backbone": each.setting.backbone, "setting": each.setting.key}
 
 

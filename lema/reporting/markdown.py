@@ -6,6 +6,7 @@ Accuracies and differences are shown in percent and points.
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 
+from lema.reporting import learnt
 from lema.reporting.commands import command
 from lema.reporting.comparing import (
     ARMS,
@@ -65,6 +66,8 @@ def sections(comparison: Comparison, task: str) -> Iterator[tuple[str, str]]:
         yield f"{task}: samples", samples_table(drawn)
     if sampled := [each for each in comparison.sampled if each.setting.task == task]:
         yield f"{task}: differences of the means over samples", differences_table(sampled)
+    if rows := learnt.found(comparison, task):
+        yield f"{task}: what was learnt", f"{table(*learnt.lines(rows), words=2)}\n\n{bullets(learnt.NOTES)}"
     yield f"{task}: what each arm took", took(comparison, settings)
     yield f"{task}: what follows, and what does not", bullets(warnings(comparison, task))
 

@@ -23,6 +23,7 @@ from lema.types import SCORE_VERSION, SampledScore, Score, UserError
 STOPPED = "stopped after"  # begins the state of a run that was asked to end before its evaluation
 # What may be raised by a record that is not as we wrote it.
 DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+_LEARNT = {"learnt", "learnt_untuned"}  # the steps that no score depends on
 _OF_TEST = "test_data", "evaluate", "evaluate_untuned"  # the steps that each test of a model has of its own
 _same = cache(tuple)  # one object for equal ids: a grid of 150 runs has those of two test sets, not of 150
 
@@ -275,12 +276,19 @@ def told(
         setting=facts["setting"] and str(facts["setting"]),
         overrides=[str(item) for item in facts["overrides"]],
         state=str(facts.get("state", "finished")),
-        records={step: record for step, record in records.items() if not step.startswith(tuple(tests))},
+        records=_own(records, tuple(tests)),
         wandb=facts.get("wandb", {}),
         imported=rows,
     )
     further = [_asked(run, test, facts, records) for test, facts in tests.items() if f"{test}evaluate" in records]
     return [replace(each, trouble=_trouble(each)) for each in (run, *further)]
+
+
+def _own(records: dict[str, dict[str, Any]], tests: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """The steps that are about no further test; without what an earlier model had learnt, as no score depends on it."""
+    own = {step: record for step, record in records.items() if not step.startswith(tests)}
+    present = {contents(record) for record in own.values()} if own.keys() & _LEARNT else set[str]()
+    return {step: own[step] for step in own if step not in _LEARNT or not _earlier(step, own, present)}
 
 
 def _asked(run: Run, test: str, told: dict[str, Any], records: dict[str, dict[str, Any]]) -> Run:
@@ -340,8 +348,13 @@ def _trouble(run: Run) -> str | None:
             remedy = f"delete what {step} links to and run its command again"
             return f"its {step}/record.json has not the fields of a score; {remedy}"
     present = set(run.digests.values())
-    for step, record in run.records.items():
-        for name, digests in record["recipe"]["inputs"].items():
-            if name in run.records and not used(digests) <= present:
-                return f"its {step} was made from an earlier {name}; run its command again"
+    for step in run.records:
+        if name := _earlier(step, run.records, present):
+            return f"its {step} was made from an earlier {name}; run its command again"
     return None
+
+
+def _earlier(step: str, records: dict[str, dict[str, Any]], present: set[str]) -> str | None:
+    """A step of which this one is made from another artifact than is `present` now."""
+    inputs = records[step]["recipe"]["inputs"]
+    return next((name for name, made in inputs.items() if name in records and not used(made) <= present), None)

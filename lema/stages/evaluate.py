@@ -1,7 +1,8 @@
 """evaluate: one greedy answer a problem, and samples beside it, graded and stored; of the fine-tuned model and of the
-untuned backbone.
+untuned backbone. With `learnt` what both answer to dev questions and to those whose mistakes were corrected.
 """
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 from lema.artifacts import RESUME, Artifact, Given, Recipe, Shown, write_json, write_jsonl
 from lema.cell import Cell, Context
 from lema.config import IF_SET, Ask, Method, Split
+from lema.correctors import drawing
+from lema.correctors.mistakes import mistake
 from lema.engines import LocalModel
 from lema.grading.several import majority, pass_at, shown
 from lema.models.weights import Weights, chosen
 from lema.solving import Wording, solve
-from lema.types import SCORE_VERSION, Engine, Problem, SampledScore, Score, Selected, Solution
+from lema.types import SCORE_VERSION, Correction, Engine, Problem, SampledScore, Score, Selected, Solution
 
 SHOWN = Shown(
     "predictions", ("predictions.jsonl", "score.json"), {"num_truncated": "{arm}: answers cut at the token limit"}
@@ -30,6 +33,15 @@ class Sampling:
     samples: int
     temperature: float
     seed: int
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """How the corrections were drawn whose mistakes the model may make again: as for a mix."""
+
+    seed: int
+    max_cot: int | None
+    max_extra: int | None
 
 
 @dataclass(frozen=True)
@@ -49,11 +61,12 @@ class Settings:
     model: LocalModel
     method: Method | None  # a checkpoint is a whole model, or an adapter; None of the untuned backbone
     sampling: Sampling | None = field(default=None, metadata=IF_SET)
+    learnt: Learnt | None = field(default=None, metadata=IF_SET)
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The problems and the model. The untuned backbone has the first three alone."""
+    """The problems and the model. The untuned backbone has no training."""
 
     data: Artifact
     base: Weights
@@ -61,16 +74,18 @@ class Inputs:
     select: Artifact | None = None
     train: Artifact | None = None
     merge: Artifact | None = None
+    correct: Artifact | None = None  # the corrections, where it is asked about their mistakes
 
 
-def recipe(cell: Cell, tuned: bool) -> Recipe:
-    """The untuned backbone's evaluation is shared by all arms and seeds."""
+def recipe(cell: Cell, tuned: bool, learnt: bool = False) -> Recipe:
+    """The untuned backbone's evaluation is shared by all arms and seeds; `learnt` asks dev, greedily."""
     config, made, asked = cell.config, cell.artifacts, cell.config.evaluation
-    backbone, split, merged = config.backbone, asked.split, tuned and "merge" in made
-    grader = config.task.grader_of(split)
+    backbone, task, merged = config.backbone, config.task, tuned and "merge" in made
+    split = Split.dev if learnt else asked.split
+    grader = task.grader_of(split)
     prompt = None if tuned else asked.untuned_prompt
     settings = Settings(
-        task=config.task.name,
+        task=task.name,
         backbone=backbone.name,
         mix=config.mix.name if tuned else "none",
         seed=config.seed if tuned else None,
@@ -82,9 +97,11 @@ def recipe(cell: Cell, tuned: bool) -> Recipe:
         prompt=prompt or backbone.prompt,
         model=cell.evaluated(four_bit=config.train.method is Method.qlora and not merged, tuned=tuned),
         method=config.train.method if tuned else None,
-        sampling=Sampling(asked.samples, asked.temperature, asked.seed) if asked.temperature else None,
+        sampling=Sampling(asked.samples, asked.temperature, asked.seed) if asked.temperature and not learnt else None,
+        learnt=Learnt(task.seed, task.max_cot, task.max_extra) if learnt else None,
     )
-    inputs, label = Inputs(cell.asked, cell.base), f"{cell.task_label}-{cell.backbone_label}-untuned"
+    inputs = Inputs(made["data"] if learnt else cell.asked, cell.base, correct=made["correct"] if learnt else None)
+    label = f"{cell.task_label}-{cell.backbone_label}-untuned"
     if prompt is Ask.few_shot:
         inputs = replace(inputs, demonstrations=cell.demonstrations(grader))
     if tuned:
@@ -92,13 +109,16 @@ def recipe(cell: Cell, tuned: bool) -> Recipe:
         label = cell.name
     files = (*SHOWN.files, "sampled.jsonl") if settings.sampling else SHOWN.files
     told = replace(SHOWN, files=files, losses=SHOWN.losses if tuned else _UNTUNED)
+    if learnt:
+        label, told = f"{label}-learnt", Shown("mistakes", ("answers.jsonl",))
     return Recipe("evaluate", label, version=SCORE_VERSION, settings=settings, inputs=inputs, shown=told)
 
 
 def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:
     """Writes `predictions.jsonl`, the greedy answers, and `score.json`.
 
-    With samples it also writes `samples.jsonl`, all of them, and `sampled.jsonl`, a row a problem.
+    With samples it also writes `samples.jsonl`, all of them, and `sampled.jsonl`, a row a problem. With `learnt` it
+    writes `answers.jsonl` alone.
     """
     selected = inputs.select.read(Selected) if inputs.select else Selected(None, None, None, {})
     problems = inputs.data.rows(f"{settings.split}.jsonl", Problem)
@@ -110,6 +130,9 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
         engine, resume = open_engine(settings.model), "evaluate untuned" if selected.step is None else "evaluate"
         predictions = _solve([(each, 0) for each in problems], settings, inputs, engine, folder / RESUME / resume)
         answered = engine.about
+    if settings.learnt:
+        engine = open_engine(settings.model)
+        return _learnt(settings.learnt, settings, inputs, engine, predictions, folder)
     sampled = None
     if how := settings.sampling:
         engine = open_engine(replace(settings.model, temperature=how.temperature, seed=how.seed))
@@ -162,6 +185,49 @@ def _solve(
     wording = Wording(None, demonstrated.value) if demonstrated else Wording(settings.prompt)
     # After worked solutions a base goes on with questions of its own.
     return solve(asked, wording, engine, settings.grader, resume, whole=demonstrated is None)
+
+
+def _learnt(
+    draw: Learnt, settings: Settings, inputs: Inputs, engine: Engine, predictions: list[Solution], folder: Path
+) -> dict[str, Any]:
+    """Writes `answers.jsonl`, a row an answer: of dev, then of each question whose mistakes were drawn to be corrected.
+
+    A wrong one has its mistake, and `again` says whether that is one of those of its question.
+    """
+    assert inputs.correct
+    dev, train = ({each.id: each for each in inputs.data.rows(f"{name}.jsonl", Problem)} for name in ("dev", "train"))
+    _, pool = drawing.parted(train, draw.max_cot, draw.seed)
+    corrections, where = inputs.correct.rows("corrections.jsonl", Correction), inputs.correct.path / "corrections.jsonl"
+    how = draw.max_extra, draw.seed
+    drawn = drawing.drawn(corrections, pool, *how, where=where, key="evaluation.learnt=true", instead="leave it out")
+    corrected: dict[str, set[str]] = {}  # a question -> what its mistakes say
+    for problem, each in drawn:
+        corrected.setdefault(problem.id, set()).add(mistake(problem, "\n".join(each.wrong_steps)).says)
+    asked = [(pool[name], 0) for name in corrected]
+    answers = _solve(asked, settings, inputs, engine, folder / RESUME / "corrected")
+    rows = [_row("dev", dev[each.problem_id], each, set()) for each in predictions]
+    rows += [_row("corrected", pool[each.problem_id], each, corrected[each.problem_id]) for each in answers]
+    write_jsonl(folder / "answers.jsonl", rows)
+    wrong = [row for row in rows if not row["correct"]]
+    kinds = Counter(row["kind"] for row in wrong if row["of"] == "dev")
+    right, same = sum(each.correct for each in answers), sum(row["again"] for row in wrong)
+    return {
+        "dev": {"questions": len(predictions), "wrong": kinds.total(), "kinds": dict(kinds.most_common())},
+        "corrected": {
+            "questions": len(answers),
+            "right": right,
+            "same": same,
+            "another": len(answers) - right - same,
+        },
+    }
+
+
+def _row(of: str, problem: Problem, answer: Solution, corrected: set[str]) -> dict[str, Any]:
+    facts = {"of": of, "problem_id": problem.id, "text": answer.text, "correct": answer.correct}
+    if answer.correct:
+        return facts
+    made = mistake(problem, answer.text, answer.answer is not None)
+    return facts | vars(made) | {"again": made.says in corrected}
 
 
 def _by_problem(problems: list[Problem], samples: list[Solution], number: int) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from lema.artifacts import Artifact, Recipe, Shown, write_jsonl
 from lema.cell import Cell, Context
 from lema.config import NO_EFFECT, CotPart, Extra, MixConfig, TrainConfig
 from lema.console.progress import Progress
+from lema.correctors import drawing
 from lema.models.weights import Weights
 from lema.prompts import formats
 from lema.types import Correction, Example, Problem, Solution, UserError, distinct
@@ -66,7 +67,7 @@ def recipe(cell: Cell) -> Recipe:
         data=made["data"],
         tokenizer=cell.base,
         rationales=made.get("rationales"),
-        corrections=made.get("correct"),
+        corrections=made.get("correct") if config.mix.extra is not Extra.none else None,  # `evaluation.learnt` has them
         other_corrections=made.get("other_correct"),
         samples={
             name: made[f"sample_{name}"]
@@ -82,8 +83,7 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
     """Writes `examples.jsonl`."""
     mix, style, seed = settings.mix, settings.prompt, settings.seed
     train = {problem.id: problem for problem in inputs.data.rows("train.jsonl", Problem)}
-    chosen = set(random.Random(seed).sample(list(train), min(settings.max_cot or len(train), len(train))))
-    pool = {name: problem for name, problem in train.items() if name not in chosen} or train
+    chosen, pool = drawing.parted(train, settings.max_cot, seed)
     # Two MATH training rows have an empty answer: nothing to train on.
     explained = [problem for problem in train.values() if problem.solution and problem.answer]
     cot = [Example(each.id, "cot", *formats.cot(style, each)) for each in explained if each.id in chosen]
@@ -120,18 +120,10 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
 
 
 def _drawn(source: Artifact, settings: Settings, pool: dict[str, Problem], most: int | None) -> _Drawn:
-    """The accepted corrections of questions of the pool, at most so many: the same for every arm."""
-    corrections = source.rows("corrections.jsonl", Correction)
-    drawn = [each for each in corrections if each.accepted and each.problem_id in pool]
-    if not drawn:
-        raise UserError(
-            f"mix={settings.mix.name}: not one of {len(corrections)} corrections was accepted for the "
-            f"{len(pool)} questions they are drawn from ({source.path / 'corrections.jsonl'} says why); "
-            "sample more solutions (sampler.samples=, limit=) or choose another corrector, or mix=cot"
-        )
-    if most is not None and most < len(drawn):
-        drawn = random.Random(settings.seed).sample(drawn, most)
-    return [(pool[each.problem_id], each) for each in drawn]
+    """The same for every arm."""
+    corrections, where = source.rows("corrections.jsonl", Correction), source.path / "corrections.jsonl"
+    key = f"mix={settings.mix.name}"
+    return drawing.drawn(corrections, pool, most, settings.seed, where=where, key=key, instead="mix=cot")
 
 
 def _made(drawn: _Drawn, mix: MixConfig, style: str) -> list[Example]:
