@@ -190,6 +190,7 @@ class Cell:
             assert held
             if self._opened and self._opened[0][0] != (held, adapter):
                 self._opened.clear()
+                self._asked_now = [each for each in self._asked_now if each.costs]  # and with the others their weights
             engine = next((engine for _, how, engine in self._opened if how == model), None)
             if engine is None:
                 engine = engines.load(model, held, adapter, account)
@@ -242,10 +243,10 @@ class Step:
         made = self._module.build(recipe.settings, recipe.inputs, cell.context, folder)
         return {"usd": cell.spent} | made if cell.spent else made
 
-    def requests(self, cell: Cell) -> Any:
-        """What it asks of a server."""
+    def requests(self, cell: Cell) -> list[Any]:
+        """What it asks of servers."""
         asked = getattr(self._module, "requests", None)
-        return asked and asked(self._of(cell), **self.options)
+        return asked(self._of(cell), **self.options) if asked else []
 
     def _of(self, cell: Cell) -> Cell:
         for prefix in self.within:

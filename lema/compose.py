@@ -22,6 +22,7 @@ from lema.config import (
     CotPart,
     Do,
     Extra,
+    FilterConfig,
     Grader,
     Method,
     Selection,
@@ -223,7 +224,7 @@ def _check_idle(config: Config) -> None:
     sources = [*sampler.models.values(), *([sampler.other] if sampler.other else [])]
     full, rows = train.method is Method.full, task.dataset is not None
     servers, with_sampler = [source.api for source in sources if source.api], f"with sampler={sampler.name}"
-    pays = servers or config.corrector.method is CorrectionMethod.api or config.rationales.requests
+    pays = servers or any(each.model for asked in config.writers.values() for each in asked.values())
     idle_until = f"with only={config.only}" if config.only else f"with do={config.do}"
     few_shot = any(source.prompt is Ask.few_shot or (source.api and not source.prompt) for source in sources)
     few_shot |= scored.untuned_prompt is Ask.few_shot
@@ -298,18 +299,19 @@ _LOCAL = ("temperature", "max_completion_tokens", "seed")
 def _check_asked(config: Config) -> None:
     """Refuse settings of requests where no server is asked, and of a comparison where nothing is compared."""
     corrector, rationales = config.corrector, config.rationales
-    asks = {"corrector": corrector.method is CorrectionMethod.api, "rationales": rationales.model is not None}
-    for section, writer in (("corrector", corrector), ("rationales", rationales)):
+    for section, writer in [each for asked in config.writers.values() for each in asked.items()]:
+        asks, group = writer.model is not None, section.removeprefix("corrector.filter.")
         if missing := [name for name in _LOCAL if writer.weights and getattr(writer, name) is None]:
-            raise UserError(f"{section}.{missing[0]}=null: must be set with {section}=local")
-        names = {field.name for field in fields(ApiConfig) if not asks[section]} | {"seed"}
+            raise UserError(f"{section}.{missing[0]}=null: must be set with {group}=local")
+        names = {field.name for field in fields(ApiConfig) if not asks} | {"seed"}
         names -= set(_LOCAL) if writer.weights else set()
         names |= {"demonstrations", "most"} if section == "rationales" and not rationales.requests else set()
         if unused := sorted(name for name in names if getattr(writer, name) is not None):
-            why = "which loads no model" if asks[section] else "which asks no server"
-            raise UserError(f"{section}.{unused[0]}: does nothing with {section}={writer.name}, {why}")
+            why = "which loads no model" if asks else "which asks no server"
+            raise UserError(f"{section}.{unused[0]}: does nothing with {group}={writer.name}, {why}")
     if corrector.method is CorrectionMethod.reference and (corrector.prompt or corrector.tries > 1):
         raise UserError("corrector.prompt, corrector.tries: do nothing with corrector=reference, which is always right")
+    _check_filter(config)
     unnamed = corrector.prompt == MAY_BE_RIGHT or config.do is Do.audit
     if unnamed and config.task.grader is Grader.csqa:
         what = "do=audit" if config.do is Do.audit else f"corrector.prompt={MAY_BE_RIGHT}"
@@ -318,3 +320,21 @@ def _check_asked(config: Config) -> None:
         raise UserError("audit.data=null: name solutions with human labels: processbench, mr_gsm8k, or a file")
     if config.do is not Do.compare and (named := [key for key in "ab" if getattr(config.compare, key)]):
         raise UserError(f"compare.{named[0]}: does nothing without do=compare")
+
+
+def _check_filter(config: Config) -> None:
+    """Refuse a filter that could keep or drop nothing by the step that is named."""
+    corrector, chosen = config.corrector, config.corrector.filter
+    agree, tries, verifier = chosen.agree, corrector.tries, chosen.verifier
+    if config.task.grader is Grader.csqa and chosen != FilterConfig():
+        raise UserError(f"corrector.filter: corrections of {config.task.name} name no step; leave it out")
+    if agree and corrector.method is CorrectionMethod.reference:
+        raise UserError(f"corrector.filter.agree={agree}: does nothing with corrector=reference, which always agrees")
+    if agree and not agree <= tries < 2 * agree:
+        needs = f"must be more than half of corrector.tries={tries}, and no more than all"
+        raise UserError(f"corrector.filter.agree={agree}: {needs}; as corrector.tries={2 * agree - 1}")
+    if verifier and (verifier.model is None) == (verifier.weights is None):
+        key = "corrector.filter.verifier.model"
+        raise UserError(
+            f"{key}={verifier.model or 'null'}: one model verifies; verifier=gpt4 sets this, verifier=local weights"
+        )

@@ -292,7 +292,7 @@ def _run_cell(cell: Cell, wanted: list[Step], overrides: list[str], begin: Calla
     only = cell.config.only
     if only and (missing := [step.name for step in todo if step.stage != only]):
         raise UserError(f"only={only}: {', '.join(missing)} must be made first; run it without only=")
-    asked = [requests for step in todo if (requests := step.requests(cell))]
+    asked = [requests for step in todo for requests in step.requests(cell)]
     preflight.check(cell, {step.stage for step in todo}, asked, overrides)
     preflight.tell_of_older(cell, [step.stage for step in todo])
     begin("")

@@ -7,7 +7,6 @@ from lema.config.allowed import (
     IF_SET as IF_SET,
     NO_EFFECT,
     Count,
-    Factor,
     Group,
     Made,
     Name,
@@ -28,9 +27,9 @@ from lema.config.choices import (
     Attention,
     Batches,
     CorrectionMethod,
-    CotPart,
+    CotPart as CotPart,
     Do,
-    Extra,
+    Extra as Extra,
     Grader as Grader,
     Layout,
     Leakage,
@@ -44,9 +43,10 @@ from lema.config.choices import (
     SourceKind,
     Split as Split,
     TrackerName,
-    Without,
+    Without as Without,
 )
 from lema.config.evaluation import EvaluationConfig
+from lema.config.mix import MixConfig as MixConfig
 from lema.config.reports import (
     CompareConfig as CompareConfig,
     PowerConfig as PowerConfig,
@@ -215,12 +215,24 @@ class WriterConfig(ApiConfig):
 
 
 @dataclass(kw_only=True)
+class FilterConfig:
+    """What an accepted correction must pass beside its form and its final answer; as it is by default, nothing."""
+
+    # So many of `corrector.tries` corrections must name the same step, more than half.
+    agree: Optional[Annotated[int, Range(2, 10_000)]] = field(default=None, metadata=IF_SET)
+    structural: bool = field(default=False, metadata=IF_SET)  # what can be checked without a model
+    # A second model is asked whether the named step is the first wrong one.
+    verifier: Optional[WriterConfig] = field(default=None, metadata=IF_SET)
+
+
+@dataclass(kw_only=True)
 class CorrectorConfig(WriterConfig):
     """Who corrects the mistakes."""
 
     method: CorrectionMethod
     prompt: Optional[Path] = None  # a file in the paper's form, or may_be_right: ours, which asks "or none"
     tries: Repeats  # corrections asked for of a path, until one is accepted
+    filter: FilterConfig = field(default_factory=FilterConfig, metadata=unless(FilterConfig()))
 
 
 @dataclass(kw_only=True)
@@ -230,27 +242,6 @@ class RationalesConfig(WriterConfig):
     demonstrations: Optional[Path] = None  # a file of worked solutions, in place of ours
     requests: Optional[Count] = None  # in all, as evenly over the questions as can be; null: none
     most: Optional[Repeats] = None  # of one question
-
-
-@dataclass(kw_only=True)
-class PartWeights:
-    """By what the loss on each part of a correction is multiplied, before the mean over a step's target tokens."""
-
-    step: Factor = 1.0
-    explanation: Factor = 1.0
-    solution: Factor = 1.0
-
-
-@dataclass(kw_only=True)
-class MixConfig:
-    """An arm: its CoT examples plus one kind of extra examples."""
-
-    name: Name
-    cot: CotPart
-    extra: Extra  # as many examples as there are corrections
-    without: Optional[Without] = None  # null: corrections are whole
-    weights: PartWeights = field(default_factory=PartWeights, metadata=unless(PartWeights()))
-    match_tokens: bool  # add CoT examples of random questions until the mix has as many tokens as lema
 
 
 @dataclass(kw_only=True)
@@ -340,3 +331,10 @@ class Config:
     tracker: TrackerConfig = field(metadata=NO_EFFECT)
     task: TaskConfig
     backbone: BackboneConfig
+
+    @property
+    def writers(self) -> dict[str, dict[str, WriterConfig]]:
+        """Of each stage that asks them: the models that write, by their keys."""
+        verifier = self.corrector.filter.verifier
+        verifying = {"corrector.filter.verifier": verifier} if verifier else {}
+        return {"correct": {"corrector": self.corrector, **verifying}, "rationales": {"rationales": self.rationales}}

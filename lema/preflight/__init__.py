@@ -114,8 +114,8 @@ def loaded(cell: Cell, stages: set[str]) -> dict[str, ModelConfig]:
     others = config.mix.extra is Extra.other_corrections
     if "sample" in stages and others and not cell.builds_base and config.sampler.other:
         models["sampler.other.weights"] = config.sampler.other.weights
-    for stage, section in (("correct", "corrector"), ("rationales", "rationales")):
-        models[f"{section}.weights"] = getattr(config, section).weights if stage in stages else None
+    for stage, asked in config.writers.items():
+        models |= {f"{key}.weights": each.weights if stage in stages else None for key, each in asked.items()}
     served = {"sample", "select", "evaluate"} if config.engine.name == "server" else set[str]()
     if not cell.builds_base and stages - served - {"data", "labelled", "correct", "rationales"}:
         models["backbone"] = config.backbone
@@ -138,8 +138,8 @@ def _further_rows(test: Cell, ask: bool) -> Iterator[str]:
 def _answers_here(config: Config, stages: set[str]) -> bool:
     """Whether an engine for models that are loaded here is asked."""
     solves = any(not source.api and not source.recorded for source in config.sampler.models.values())
-    corrects, writes = config.corrector.weights is not None, config.rationales.weights is not None
-    asked = {"select": True, "evaluate": True, "sample": solves, "correct": corrects, "rationales": writes}
+    writing = {stage: any(each.weights for each in asked.values()) for stage, asked in config.writers.items()}
+    asked = {"select": True, "evaluate": True, "sample": solves, **writing}
     return any(asked.get(stage) for stage in stages)
 
 

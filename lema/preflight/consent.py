@@ -11,7 +11,7 @@ from lema.config import Config, Extra, Selection
 from lema.reporting.commands import command
 from lema.types import UserError
 
-_FREE = "sampler=self corrector=reference rationales=none ask no server"
+_FREE = "sampler=self corrector=reference verifier=none rationales=none ask no server"
 
 
 def missing(
@@ -56,12 +56,12 @@ def _serving(config: Config, stages: Set[str]) -> Iterator[str]:
     engine, sampler, tuned = config.engine, config.sampler, stages & {"select", "evaluate"}
     sources = {f"sampler.models.{name}": each for name, each in sampler.models.items() if "sample" in stages}
     others = "sample" in stages and config.mix.extra is Extra.other_corrections
-    writers = {"correct": "corrector", "rationales": "rationales"}
-    writing = {section: getattr(config, section) for stage, section in writers.items() if stage in stages}
+    writing = {key: each for stage, asked in config.writers.items() if stage in stages for key, each in asked.items()}
     for section, each in {**sources, "sampler.other": sampler.other if others else None, **writing}.items():
         if each and each.weights:
             why = f"engine=server answers for the backbone alone, and {section}.weights are another model's"
-            yield f"engine: {why}: engine=transformers, or another {section.partition('.')[0]}"
+            group = section.removeprefix("corrector.filter.").partition(".")[0]
+            yield f"engine: {why}: engine=transformers, or another {group}"
     if tuned and not engine.tuned:
         ways = "end before it with until=train, or let engine=transformers answer"
         yield f"engine: engine=server cannot load what is trained here: {ways}; see also engine.tuned"

@@ -1,7 +1,6 @@
 """Whether a model can do what these steps ask of it: its kind, its attention, its training, its tokens, its files."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from lema.config import Config, ModelConfig, TrainConfig
 from lema.models.weights import Weights
@@ -30,10 +29,9 @@ def unfit(
 
 def _asking(name: str, config: Config, stages: set[str]) -> dict[str, tuple[str, int]]:
     """The sections that ask a model for answers: the key of their limit, and the limit in tokens."""
-    section = name.partition(".")[0]
-    if section in ("corrector", "rationales"):
-        writer: Any = getattr(config, section)
-        return {section: ("max_completion_tokens", writer.max_completion_tokens or 0)}
+    section, key = name.partition(".")[0], name.removesuffix(".weights")
+    if writer := next((asked[key] for asked in config.writers.values() if key in asked), None):
+        return {key: ("max_completion_tokens", writer.max_completion_tokens or 0)}
     own = any(source.is_own for source in config.sampler.models.values())
     found: dict[str, tuple[str, int]] = {}
     if section == "sampler" or (own and "sample" in stages):

@@ -44,7 +44,8 @@ class Planned:
 
     label: str
     steps: dict[str, str] = field(default_factory=dict)  # step -> `CURRENT`, `SHARED`, `MAKE` or `IMPORTED`
-    asked: dict[str, dict[str, Any]] = field(default_factory=dict)  # step that it makes -> its `Costs`, and the model
+    # Step that it makes, or `correct.verifier` -> its `Costs`, and the model.
+    asked: dict[str, dict[str, Any]] = field(default_factory=dict)
     budget_usd: float = 0.0  # at most, shared ones too: a budget is each run's own
     hours: float | None = 0.0  # of the steps that it makes; None where some are not known
     hours_from: list[str] = field(default_factory=list)
@@ -113,18 +114,15 @@ class _Walk:
     def _asked(self, cell: Cell, makes: list[Any], planned: Planned) -> list[Requests]:
         asked = []
         for step, _, shared in makes:
-            try:
-                requests = step.requests(cell)
-                if not requests:
-                    continue
-                cost = price(requests.api, cell.config.prices, requests.section)
-            except UserError:  # `lacking` names it
-                continue
-            asked.append(requests)
-            found = costs(requests.number, requests.prompt_bytes, requests.api, cost)
-            planned.budget_usd += found.usd[1]
-            if not shared:
-                planned.asked[step.name] = {"model": requests.api.model} | asdict(found)
+            with suppress(UserError):  # `lacking` names it
+                for requests in step.requests(cell):
+                    cost = price(requests.api, cell.config.prices, requests.section)
+                    asked.append(requests)
+                    found = costs(requests.number, requests.prompt_bytes, requests.api, cost)
+                    planned.budget_usd += found.usd[1]
+                    if not shared:
+                        named = step.name + (".verifier" if requests.section.endswith(".verifier") else "")
+                        planned.asked[named] = {"model": requests.api.model} | asdict(found)
         return asked
 
     def _take(self, cell: Cell, makes: list[Any], planned: Planned) -> None:

@@ -18,7 +18,8 @@ _ROWS = {  # of the table: a field of `Measures`, and what it says
     "kept": "right solutions: none named, %",
     "alarms": "right solutions: false alarms, %",
     "f1": "F1 (ProcessBench), %",
-    "answered": "corrected answer right (accepted), %",
+    "answered": "accepted (right answer, and kept by the filter), %",
+    "precise": "accepted, for the first wrong step, %",
     "lucky": "accepted, but for another step, %",
     "faithful": "earlier steps kept, %",
     "unread": "no step read, %",
@@ -82,6 +83,7 @@ def _audited(root: Path, labelled: Artifact, solutions: list[Labelled]) -> Itera
             readings = [Reading(each, said[each.problem_id]) for each in solutions]
             name = ", ".join(made.summary["correctors"])
             name += ", or none" if says_none and name != "reference" else ""
+            name += f", {filtered}" if (filtered := made.summary.get("filter")) else ""
             name = f"{name} ({file.parent.name[-12:]})" if name in names else name
             names.add(name)
             usd, seconds = made.summary.get("usd", 0.0), record["made"]["seconds"]

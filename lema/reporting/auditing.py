@@ -53,7 +53,8 @@ class Measures:
     alarms: Share  # of the right ones: it names a step
     f1: float | None  # ProcessBench's; None where it cannot say that nothing is wrong, or all are wrong or all right
     f1_interval: Interval | None
-    answered: Share  # of those whose answer is known: the correction is accepted, as its final answer is right
+    answered: Share  # of those whose answer is known: the correction is accepted
+    precise: Share  # of those that are accepted: exactly the first wrong step is named
     lucky: Share  # of those that are accepted: another step than the first wrong one is named
     faithful: Share  # of those in which a step is named: the correction keeps the steps before it
     unread: Share  # of all: neither a step nor none is named
@@ -75,6 +76,7 @@ def measure(readings: Sequence[Reading], says_none: bool) -> Measures:
         f1=score[0],
         f1_interval=score[1],
         answered=Share(len(accepted), sum(each.solution.gradable for each in wrong)),
+        precise=_share(accepted, lambda each: each.hit),
         lucky=_share(accepted, lambda each: not each.hit),
         faithful=_share(named, lambda each: each.said.reason != _NOT_KEPT),
         unread=_share(readings, lambda each: not each.said.incorrect_step and each.said.reason != NO_ERROR),

@@ -13,8 +13,8 @@ from lema.config import CompareConfig
 from lema.identity import flat, without_paths
 from lema.privacy import shown
 from lema.reporting.markdown import bullets, over, table
-from lema.reporting.pairing import aligned, flipped, paired_p
-from lema.reporting.runs import Run, Verdicts, read_runs
+from lema.reporting.pairing import Verdicts, aligned, flipped, paired_p
+from lema.reporting.runs import Run, read_runs
 from lema.reporting.statistics import accuracy_over_problems, over_problems, smallest_effect
 from lema.types import SampledScore, UserError
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from lema.identity import flat
 from lema.reporting.arms import ARMS as ARMS, CONTRASTS as CONTRASTS, STANDARD as STANDARD, UNTUNED as UNTUNED
-from lema.reporting.pairing import aligned, flipped, paired_p
+from lema.reporting.pairing import Verdicts, aligned, flipped, paired_p
 from lema.reporting.paper import paper_accuracy
-from lema.reporting.runs import Run, Verdicts
+from lema.reporting.runs import Run
 from lema.reporting.statistics import (
     Crossed,
     Interval,

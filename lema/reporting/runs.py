@@ -7,7 +7,7 @@ makes these functions raise: a run that cannot be used has a `trouble`, which sa
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from graphlib import TopologicalSorter
@@ -18,6 +18,7 @@ import numpy as np
 
 from lema.artifacts.links import IMPORTED, follow, read
 from lema.artifacts.records import contents, is_whole, used
+from lema.reporting.pairing import Verdicts
 from lema.types import SCORE_VERSION, SampledScore, Score, UserError
 
 STOPPED = "stopped after"  # begins the state of a run that was asked to end before its evaluation
@@ -26,21 +27,6 @@ DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, R
 _LEARNT = {"learnt", "learnt_untuned"}  # the steps that no score depends on
 _OF_TEST = "test_data", "evaluate", "evaluate_untuned"  # the steps that each test of a model has of its own
 _same = cache(tuple)  # one object for equal ids: a grid of 150 runs has those of two test sets, not of 150
-
-
-@dataclass(frozen=True)
-class Verdicts:
-    """The answers of one model to one split, in the order of `ids`: booleans, of samples the share that is right."""
-
-    ids: tuple[str, ...]
-    correct: np.ndarray
-    symbolic: np.ndarray
-
-    def of(self, ids: Sequence[str]) -> "Verdicts":
-        """Those on some of the problems, in the given order."""
-        place = {problem: number for number, problem in enumerate(self.ids)}
-        chosen = [place[problem] for problem in ids]
-        return Verdicts(tuple(ids), self.correct[chosen], self.symbolic[chosen])
 
 
 @dataclass(frozen=True)

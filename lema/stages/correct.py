@@ -1,6 +1,6 @@
 """correct: each wrong solution of a training question becomes a correction, or a rejection with its reason.
 
-A correction is accepted when it keeps to the paper's form and its final answer is right.
+A correction is accepted when it keeps to the paper's form, its final answer is right, and it passes `corrector.filter`.
 """
 
 import logging
@@ -15,7 +15,7 @@ from lema.api.estimate import WRONG_SHARE, Requests
 from lema.artifacts import RESUME, Artifact, Given, Recipe, Shown, write_jsonl
 from lema.cell import Cell, Context
 from lema.config import IF_SET, NO_EFFECT, CorrectionMethod, Grader
-from lema.correctors import model, reference
+from lema.correctors import model, reference, structural, verifier
 from lema.correctors.checking import Item, checked, ends_rightly
 from lema.engines import LocalModel, ServedModel, writer
 from lema.models.weights import Weights, weights
@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 # "model", "level", "corrector", "kind" or "all" -> which one -> how many were accepted, and how many rejected why.
 _Outcomes = dict[str, dict[str, Counter[str]]]
 SHOWN = Shown("corrections", files=("corrections.jsonl",))
+_VERIFIER = "corrector.filter.verifier"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ class Settings:
     grader: str
     paper_success: dict[str, float] = field(metadata=NO_EFFECT)  # of the sampler's models, for the table that is shown
     may_be_right: bool = field(default=False, metadata=IF_SET)  # it may answer that no step is wrong
+    agree: int | None = field(default=None, metadata=IF_SET)  # so many tries must name the same step
+    structural: bool = field(default=False, metadata=IF_SET)
+    verifier: LocalModel | ServedModel | None = field(default=None, metadata=IF_SET)
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,13 @@ class Inputs:
     demonstrations: Given | None
     weights: Weights | None
     labelled: Artifact | None = None  # of an audit, in the place of data and samples
+    verifier: Weights | None = None
 
 
 def recipe(cell: Cell, audited: bool = False) -> Recipe:
     config, task = cell.config.corrector, cell.config.task
     models = {} if audited else cell.config.sampler.models
-    by_model = config.method is not CorrectionMethod.reference
+    by_model, verifies = config.method is not CorrectionMethod.reference, config.filter.verifier
     settings = Settings(
         model=writer(config, cell.config.engine, "corrector") if by_model else None,
         tries=config.tries,
@@ -78,6 +83,9 @@ def recipe(cell: Cell, audited: bool = False) -> Recipe:
             if each.paper_success and task.trained.grader is Grader.math
         },
         may_be_right=config.prompt == MAY_BE_RIGHT if by_model else audited,
+        agree=config.filter.agree,
+        structural=config.filter.structural,
+        verifier=writer(verifies, cell.config.engine, _VERIFIER) if verifies else None,
     )
     inputs = Inputs(
         data=None if audited else cell.artifacts["data"],
@@ -85,6 +93,7 @@ def recipe(cell: Cell, audited: bool = False) -> Recipe:
         demonstrations=Given.text(_shown(cell)) if by_model else None,
         weights=weights(config.weights) if config.weights else None,
         labelled=cell.artifacts["labelled"] if audited else None,
+        verifier=weights(verifies.weights) if verifies and verifies.weights else None,
     )
     if audited:  # what says nothing about training questions lies in a folder of its own
         label = f"{cell.artifacts['labelled'].path.name.rpartition('-')[0]}-{config.name}"
@@ -99,43 +108,50 @@ def _shown(cell: Cell) -> str:
     return demonstrations("correct", grader, cell.config.corrector.prompt, "corrector.prompt")
 
 
-def requests(cell: Cell, audited: bool = False) -> Requests | None:
-    """What is asked of a server: every wrong path, or labelled solution, at most as often as it is tried."""
-    config = cell.config.corrector
-    if config.method is not CorrectionMethod.api:
-        return None
-    shown, samples = _shown(cell), {name: cell.artifacts.get(f"sample_{name}") for name in cell.config.sampler.models}
-    prompt = model.prompt(shown, NO_PROBLEM, [])
+def requests(cell: Cell, audited: bool = False) -> list[Requests]:
+    """What is asked of servers: each wrong or labelled solution, at most as often as it is tried; and verdicts."""
+    config, verifies = cell.config.corrector, cell.config.corrector.filter.verifier
+    by_api, served, asked = config.method is CorrectionMethod.api, verifies and verifies.model, list[Requests]()
+    if not by_api and not served:
+        return asked
+    shown = _shown(cell) if by_api else ""
+    (low, high), size = _paths(cell, audited, shown)
+    if by_api:
+        number = low * (config.filter.agree or 1), high * config.tries
+        asked.append(
+            Requests("corrections", "corrector", config.api, number, model.prompt(shown, NO_PROBLEM, []), size)
+        )
+    if verifies and served:  # of what is accepted, which may be nothing
+        asked.append(Requests("verdicts", _VERIFIER, verifies.api, (0, high), verifier.prompt(NO_PROBLEM)))
+    return asked
+
+
+def _paths(cell: Cell, audited: bool, shown: str) -> tuple[tuple[int, int], float | None]:
+    """How many solutions are corrected, from low to high, and once all are known the mean bytes of their prompts."""
     if audited:
         items = cell.artifacts["labelled"].summary["items"] if "labelled" in cell.artifacts else 0
-        return Requests("corrections", "corrector", config.api, (items, items * config.tries), prompt)
+        return (items, items), None
+    samples = {name: cell.artifacts.get(f"sample_{name}") for name in cell.config.sampler.models}
     made, sampled = [each for each in samples.values() if each], cell.num_questions * cell.config.sampler.samples
     if len(made) == len(samples) and "data" in cell.artifacts:  # all paths are known
         problems = {problem.id: problem for problem in cell.artifacts["data"].rows("train.jsonl", Problem)}
         paths = [model.prompt(shown, item[0], item[2]) for item in _wrong(problems, made, Counter())]
-        size = sum(len(path.encode()) for path in paths) / max(1, len(paths))
-        return Requests("corrections", "corrector", config.api, (len(paths), len(paths) * config.tries), shown, size)
+        return (len(paths), len(paths)), sum(len(path.encode()) for path in paths) / max(1, len(paths))
     known = sum(each.read(Sampled).wrong_paths for each in made)
     low, high = (known + (len(samples) - len(made)) * ceil(sampled * share) for share in WRONG_SHARE)
     # Of wrong paths that are known, some may be of questions that are not trained on, or the same as another model's.
-    return Requests("corrections", "corrector", config.api, (low, high * config.tries), prompt)
+    return (low, high), None
 
 
 def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:
     """Writes `corrections.jsonl`, accepted and rejected."""
-    counts, costs = Counter[str](), {}
+    counts = Counter[str]()
     source, name = (inputs.labelled, "problems.jsonl") if inputs.labelled else (inputs.data, "train.jsonl")
     assert source
     problems = {problem.id: problem for problem in source.rows(name, Problem)}
     wrong = _labelled(problems, source) if inputs.labelled else _wrong(problems, inputs.samples.values(), counts)
-    if settings.model is None:  # one by one: recorded solutions may be millions
-        corrections: Iterable[Correction] = (_by_reference(item, settings) for item in wrong)
-    else:
-        assert inputs.demonstrations
-        engine, shown = context.engine(settings.model, inputs.weights), inputs.demonstrations.value
-        how = (settings.tries, settings.grader, engine, folder / RESUME, settings.may_be_right)
-        corrections = model.correct_all(list(wrong), shown, *how)
-        costs = engine.costs
+    corrections, costs = _corrected(wrong, settings, inputs, context, folder)
+    corrections, told, costs = _filtered(corrections, problems, costs, settings, inputs, context, folder)
     found: _Outcomes = {"all": {"": Counter()}, "model": {}, "level": {}, "corrector": {}, "kind": {}}
     write_jsonl(folder / "corrections.jsonl", _counted(corrections, problems, found))
     outcomes = {part: dict(sorted(own.items())) for part, own in found.items()}
@@ -146,16 +162,54 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
     elif not total.keys() - model.REFUSED:
         why = ", ".join(f"{reason} {count:,}" for reason, count in total.items())
         raise UserError(f"corrector: said nothing of all {total.total():,} solutions ({why}); choose another model")
-    return {
-        "corrections": total.total(),
-        "accepted": total["accepted"],
-        "rejected": {reason: count for reason, count in total.items() if reason != "accepted"},
-        "kinds": {name: own.total() for name, own in outcomes["kind"].items()},
-        "correctors": list(outcomes["corrector"]),
-        "by_model": {name: dict(own) for name, own in outcomes["model"].items()},
-        "by_level": {name: dict(own) for name, own in outcomes["level"].items()},
-        "repeated": counts["repeated"],
-    } | costs
+    return (
+        {
+            "corrections": total.total(),
+            "accepted": total["accepted"],
+            "rejected": {reason: count for reason, count in total.items() if reason != "accepted"},
+            "kinds": {name: own.total() for name, own in outcomes["kind"].items()},
+            "correctors": list(outcomes["corrector"]),
+            "by_model": {name: dict(own) for name, own in outcomes["model"].items()},
+            "by_level": {name: dict(own) for name, own in outcomes["level"].items()},
+            "repeated": counts["repeated"],
+        }
+        | ({"filter": ", ".join(told)} if told else {})
+        | costs
+    )
+
+
+def _corrected(
+    wrong: Iterator[Item], settings: Settings, inputs: Inputs, context: Context, folder: Path
+) -> tuple[Iterable[Correction], dict[str, Any]]:
+    """What the corrector says of each solution, and what it cost."""
+    if settings.model is None:  # one by one: recorded solutions may be millions
+        return (_by_reference(item, settings) for item in wrong), {}
+    assert inputs.demonstrations
+    engine, shown = context.engine(settings.model, inputs.weights), inputs.demonstrations.value
+    how = (settings.tries, settings.grader, engine, folder / RESUME, settings.may_be_right, settings.agree or 1)
+    return model.correct_all(list(wrong), shown, *how), engine.costs
+
+
+def _filtered(
+    corrections: Iterable[Correction],
+    problems: dict[str, Problem],
+    costs: dict[str, Any],
+    settings: Settings,
+    inputs: Inputs,
+    context: Context,
+    folder: Path,
+) -> tuple[Iterable[Correction], list[str], dict[str, Any]]:
+    """The same corrections, fewer of them accepted; what the filter is, in words; and what all has cost."""
+    told = [f"{settings.agree} of {settings.tries} agree"] if settings.agree else []
+    if settings.structural:
+        corrections = map(structural.filtered, corrections)
+        told.append("structural")
+    if settings.verifier:
+        engine = context.engine(settings.verifier, inputs.verifier)
+        corrections, names = verifier.verified([*corrections], problems, engine, folder / RESUME / "verdicts")
+        told.append(f"verified by {' and '.join(names)}" if names else "verified")
+        costs = {name: costs.get(name, 0) + engine.costs.get(name, 0) for name in costs | engine.costs}
+    return corrections, told, costs
 
 
 def _by_reference(item: Item, settings: Settings) -> Correction:

@@ -56,17 +56,17 @@ def _shown(cell: Cell) -> str:
     return demonstrations("solve", grader, file, "rationales.demonstrations")
 
 
-def requests(cell: Cell) -> Requests | None:
+def requests(cell: Cell) -> list[Requests]:
     """What is asked of a server."""
     config = cell.config.rationales
     if config.weights:
-        return None
+        return []
     number = min(config.requests or 0, cell.num_questions * (config.most or 1))
     wording, size = Wording(None, _shown(cell)), None
     if "data" in cell.artifacts:
         asked = shares(cell.artifacts["data"].rows("train.jsonl", Problem), config.requests or 0, config.most)
         size = fmean(len(wording.text(each).encode()) for each, _ in asked)
-    return Requests("rationales", "rationales", config.api, (number, number), wording.text(NO_PROBLEM), size)
+    return [Requests("rationales", "rationales", config.api, (number, number), wording.text(NO_PROBLEM), size)]
 
 
 def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:

@@ -99,17 +99,17 @@ def _wording(cell: Cell, source: SourceConfig) -> tuple[str | None, Given | None
     return None, cell.demonstrations(cell.config.task.trained.grader)
 
 
-def requests(cell: Cell, name: str) -> Requests | None:
+def requests(cell: Cell, name: str) -> list[Requests]:
     """What is asked of a server: each training question, as often as it is sampled."""
     source = cell.config.sampler.models[name]
     if source.api is None:
-        return None
+        return []
     style, shown = _wording(cell, source)
     wording, size = Wording(style, shown and shown.value), None
     if "data" in cell.artifacts:
         size = fmean(len(wording.text(each).encode()) for each in cell.artifacts["data"].stream("train.jsonl", Problem))
     number, key = cell.num_questions * cell.config.sampler.samples, f"sampler.models.{name}.api"
-    return Requests(f"solutions of {name}", key, source.api, (number, number), wording.text(NO_PROBLEM), size)
+    return [Requests(f"solutions of {name}", key, source.api, (number, number), wording.text(NO_PROBLEM), size)]
 
 
 def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:

@@ -436,8 +436,8 @@ NUMBERS = {path: hint for path, hint in FIELDS.items() if plain_type(hint) in (i
 # Together they have every section of the schema.
 WHOLE = [
     ["backbone=mistral", "task=svamp", "corrector=local", "sampler=self", "sampler/model@sampler.other=gpt4"],
-    *(["backbone=mistral", "task=math"], ["sampler=server", "sampler.model=mine"], []),
-    ["backbone=mistral", "task=math", "rationales=local"],
+    *(["backbone=mistral", "task=math"], ["sampler=server", "sampler.model=mine", "verifier=gpt4"], []),
+    ["backbone=mistral", "task=math", "rationales=local", "verifier=local"],
 ]
 # What a number outside a range may be, by kind; a whole number has those of the first four kinds.
 OUTSIDE = {

@@ -16,6 +16,7 @@ from small import ROOT
 
 from lema import pipeline
 from lema.config import Config
+from lema.correctors.verifier import DENIED, NO_VERDICT
 from lema.prompts.formats import correction_completion
 from lema.types import UserError
 
@@ -136,24 +137,70 @@ def test_a_corrector_that_refuses_everything_is_one_line(audit, monkeypatch, fau
             audit(*GPT)
 
 
+def judged(prompt: str) -> str:
+    """Corrects as `reply` does; as a verifier it confirms the second step, and says nothing clear of Tom's 8 apples."""
+    if "Named Step:" not in prompt:
+        return reply(prompt)
+    return "Perhaps." if "Tom has 8 apples" in prompt else f"{'Yes' if 'Named Step: Step 2.' in prompt else 'No'}."
+
+
+VERIFIED = ["verifier=gpt4", "corrector.filter.verifier.model=gpt-6.1-terra"]
+
+
+def test_filters_stand_side_by_side_with_what_each_keeps_and_how_precisely(audit, tmp_path: Path, monkeypatch) -> None:
+    audit("corrector.filter.structural=true")
+    audit()
+    with OpenAIServer(reply=judged) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "test")
+        with pytest.raises(
+            UserError, match=r"corrections by gpt-6\.2-sol: 12 req.*verdicts by gpt-6\.1-terra: 0 to 12 req"
+        ):
+            audit("corrector=gpt4", *VERIFIED)
+        with pytest.raises(UserError, match=r"corrections by gpt-6\.2-sol: 24 to 36 requests"):
+            audit("corrector=gpt4", "corrector.tries=3", "corrector.filter.agree=2")
+        audit(*GPT)
+        audit(*GPT, *VERIFIED)
+        assert set(server.billed.values()) == {1}, "the corrections are in the journal"
+        assert len(server.billed) == 12 + 8, "what is rejected is not verified"
+        assert {body["model"] for body in server.requests} == {"gpt-6.2-sol", "gpt-6.1-terra"}
+        agreed = audit(*GPT, "corrector.tries=3", "corrector.filter.agree=2")
+        assert server.stats()["billed"] == 12 + 8 + 13, "a second try of each, a third where it can change the choice"
+    measured = agreed["measured"]["all"]
+    name = "gpt-6.2-sol, verified by gpt-6.1-terra"
+    assert set(measured) == {
+        *("reference", "reference, structural", "gpt-6.2-sol", name, "gpt-6.2-sol, 2 of 3 agree", "pairs")
+    }
+    kept = {of: (each["answered"]["part"], each["precise"]["part"]) for of, each in measured.items() if of != "pairs"}
+    assert (kept["gpt-6.2-sol"], kept[name], kept["gpt-6.2-sol, 2 of 3 agree"]) == ((8, 6), (6, 6), (8, 6))
+    assert agreed["correctors"][name]["usd"] > agreed["correctors"]["gpt-6.2-sol"]["usd"]
+    counts = [json.loads(file.read_text())["summary"] for file in (tmp_path / "runs/audit").glob("*/record.json")]
+    [rejected] = [each["rejected"] for each in counts if "verified" in each.get("filter", "")]
+    assert rejected == {"unparsable": 3, "identical to the wrong path": 1, DENIED: 1, NO_VERDICT: 1}
+
+
 @pytest.mark.slow
-def test_a_killed_audit_goes_on_and_pays_for_nothing_twice(command: list[str], tmp_path: Path) -> None:
-    with OpenAIServer(reply=reply, model="gpt-6.2-sol", latency=0.5) as server:
+@pytest.mark.parametrize(("choices", "requests"), [([OR_NONE], 12), (VERIFIED, 20)])
+def test_a_killed_audit_goes_on_and_pays_for_nothing_twice(
+    command: list[str], tmp_path: Path, choices: list[str], requests: int
+) -> None:
+    with OpenAIServer(reply=judged, latency=0.5) as server:
         environment = os.environ | {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "test", "NO_PROXY": "127.0.0.1"}
-        arguments = [sys.executable, "run.py", *command, *GPT, OR_NONE, "corrector.max_concurrent_requests=1"]
+        slowly = ("corrector.max_concurrent_requests=1", "corrector.filter.verifier.max_concurrent_requests=1")
+        arguments = [sys.executable, "run.py", *command, *GPT, *choices, *slowly[: 1 + (choices == VERIFIED)]]
         began = subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
         end = time.monotonic() + 120
-        while server.stats()["billed"] < 4 and time.monotonic() < end:
+        while server.stats()["billed"] < requests - 8 and time.monotonic() < end:
             time.sleep(0.05)
         os.kill(began.pid, signal.SIGKILL)
         began.wait(30)
-        assert 4 <= server.stats()["billed"] < 12
+        assert requests - 8 <= server.stats()["billed"] < requests
         done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stderr
         told = server.stats()
-        assert told["prompts"] == 12
-        assert told["billed"] <= 13, "the one that was on its way when it was killed may be asked again"
-    assert "gpt-6.2-sol, or none" in done.stdout
+        assert told["prompts"] == requests
+        assert told["billed"] <= requests + 1, "the one that was on its way when it was killed may be asked again"
+    assert f"gpt-6.2-sol, {'or none' if choices == [OR_NONE] else 'verified by gpt-6.1-terra'}" in done.stdout
 
 
 @pytest.mark.slow
@@ -186,6 +233,13 @@ def test_the_reference_corrector_is_as_good_on_human_labels_as_the_readme_says(
 def test_a_small_model_that_is_loaded_here_is_audited(audit) -> None:
     if not (model := os.environ.get("LEMA_TEST_MODEL")):
         pytest.skip("set LEMA_TEST_MODEL to the folder of a small pretrained model, as SmolLM2-135M")
+    verified = ["verifier=local", f"corrector.filter.verifier.weights.path={model}"]
+    verified += [
+        "corrector.filter.verifier.max_completion_tokens=8",
+        "corrector.filter.verifier.weights.precision=fp32",
+    ]
+    checked = audit(*verified, "limit=3")
+    assert "reference, verified by mistral-7b" in checked["measured"]["all"]
     loaded = ["corrector=local", f"corrector.weights.path={model}", "corrector.max_completion_tokens=40"]
     found = audit(*loaded, OR_NONE, "limit=3", "corrector.temperature=0")
     [name] = found["correctors"]
