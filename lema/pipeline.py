@@ -171,11 +171,6 @@ def plan(cell: Cell) -> dict[str, list[Step]]:
     }
 
 
-def steps(cell: Cell) -> list[Step]:
-    """All steps of a cell, in order."""
-    return [step for steps in plan(cell).values() for step in steps]
-
-
 def _ways(imported: Callable[[Cell], bool] = lambda _: False) -> planning.Ways:
     return planning.Ways(wanted, _again, imported, preflight.lacking, preflight.loaded, preflight.hub.is_cached)
 
@@ -218,7 +213,7 @@ def _do(config: Config, overrides: list[str], in_sweep: bool) -> None:
             from lema.reporting import audit  # as above
 
             cell = _cell(config, root)
-            labelled, *_ = audited = steps(cell)  # what is asked, and paid, depends on what is labelled
+            labelled, *_ = audited = wanted(cell)  # what is asked, and paid, depends on what is labelled
             for each in ([labelled], audited):
                 _run_cell(cell, each, overrides, lambda *_: None)
             audit.write_audit(root, cell.artifacts["labelled"])

@@ -124,7 +124,7 @@ def test_each_model_is_asked_after_its_tests_and_an_arm_without_corrections_has_
 ) -> None:
     for mix in ("cot", "lema"):
         cell = Cell(make_config(f"mix={mix}", "evaluation.learnt=true"), Store(tmp_path))
-        names = [step.name for step in pipeline.steps(cell)]
+        names = [step.name for step in pipeline.wanted(cell)]
         assert names[2:4] == ["sample_self", "correct"]
         assert names[-4:] == ["evaluate_untuned", "learnt_untuned", "evaluate", "learnt"]
         assert Cell(make_config(f"mix={mix}"), Store(tmp_path)).folder == cell.folder

@@ -54,7 +54,7 @@ def arm(config: Config) -> Arm:
     """Run a cell up to its mix, and find what it made."""
     pipeline.run(config, [])
     cell = Cell(config, Store(Path(config.runs_dir)))
-    steps = {step.name: step for step in pipeline.steps(cell)}
+    steps = {step.name: step for step in pipeline.wanted(cell)}
     for name in ("data", "base", "sample_self", "correct", "other_base", "other_sample_self", "other_correct", "mix"):
         if name in steps:
             artifact = cell.store.find(steps[name].recipe(cell))

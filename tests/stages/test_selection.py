@@ -95,7 +95,7 @@ def cell(parrots: Path, tmp_path: Path, make_config: Callable[..., Config]) -> C
 
 
 def made(cell: Cell, name: str) -> Artifact:
-    [step] = [step for step in pipeline.steps(cell) if step.name == name]
+    [step] = [step for step in pipeline.wanted(cell) if step.name == name]
     recipe = step.recipe(cell)
     return cell.store.make(recipe, partial(step.build, recipe, cell))[0]
 
