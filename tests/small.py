@@ -34,6 +34,13 @@ METHODS = {
 }
 
 
+def all_steps(cell: Any) -> list[Any]:
+    """The steps of a cell, in order."""
+    from lema import pipeline  # its libraries read what conftest.py sets
+
+    return [step for stage in pipeline.plan(cell).values() for step in stage]
+
+
 def training(config: Config) -> Training:
     """What the training of a cell is decided by."""
     return Training(config.train, config.backbone.computation, config.seed, last_only=config.selection == "last")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from openai_server import OpenAIServer
-from small import SMALL
+from small import SMALL, all_steps
 
 from lema import pipeline
 from lema.api.estimate import price
@@ -30,7 +30,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
 def missing(make_config: Callable[..., Config], tmp_path: Path) -> Callable[..., list[str]]:
     def lines(*overrides: str) -> list[str]:
         cell = Cell(make_config(*overrides), Store(tmp_path))
-        asked = [requests for step in pipeline.wanted(cell) for requests in step.requests(cell)]
+        asked = [requests for step in all_steps(cell) for requests in step.requests(cell)]
         return list(consent.missing(cell.config, asked, list(overrides)))
 
     return lines

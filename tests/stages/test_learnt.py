@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small import rows, summary
+from small import all_steps, rows, summary
 
-from lema import pipeline
 from lema.artifacts import Artifact, Recipe, Shown, Store, write_jsonl
 from lema.cell import Cell
 from lema.config import Config
@@ -124,7 +123,7 @@ def test_each_model_is_asked_after_its_tests_and_an_arm_without_corrections_has_
 ) -> None:
     for mix in ("cot", "lema"):
         cell = Cell(make_config(f"mix={mix}", "evaluation.learnt=true"), Store(tmp_path))
-        names = [step.name for step in pipeline.wanted(cell)]
+        names = [step.name for step in all_steps(cell)]
         assert names[2:4] == ["sample_self", "correct"]
         assert names[-4:] == ["evaluate_untuned", "learnt_untuned", "evaluate", "learnt"]
         assert Cell(make_config(f"mix={mix}"), Store(tmp_path)).folder == cell.folder

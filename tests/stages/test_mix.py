@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from omegaconf import OmegaConf
-from small import ROOT
+from small import ROOT, all_steps
 
 from lema import pipeline
 from lema.artifacts import Artifact, Recipe, Shown, Store
@@ -54,7 +54,7 @@ def arm(config: Config) -> Arm:
     """Run a cell up to its mix, and find what it made."""
     pipeline.run(config, [])
     cell = Cell(config, Store(Path(config.runs_dir)))
-    steps = {step.name: step for step in pipeline.wanted(cell)}
+    steps = {step.name: step for step in all_steps(cell)}
     for name in ("data", "base", "sample_self", "correct", "other_base", "other_sample_self", "other_correct", "mix"):
         if name in steps:
             artifact = cell.store.find(steps[name].recipe(cell))

@@ -16,9 +16,8 @@ from typing import Any
 
 import pytest
 import torch
-from small import ROOT, pretraining
+from small import ROOT, all_steps, pretraining
 
-from lema import pipeline
 from lema.artifacts import RESUME, Artifact, Recipe, Shown, Store, keep, kept, write_jsonl
 from lema.cell import Cell
 from lema.config import Config
@@ -95,7 +94,7 @@ def cell(parrots: Path, tmp_path: Path, make_config: Callable[..., Config]) -> C
 
 
 def made(cell: Cell, name: str) -> Artifact:
-    [step] = [step for step in pipeline.wanted(cell) if step.name == name]
+    [step] = [step for step in all_steps(cell) if step.name == name]
     recipe = step.recipe(cell)
     return cell.store.make(recipe, partial(step.build, recipe, cell))[0]
 
