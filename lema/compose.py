@@ -160,7 +160,9 @@ def _check_weights(config: Config) -> None:
     """Refuse a weight of what the arm has not, and weights that leave nothing of a correction to train on."""
     mix, weights = config.mix, vars(config.mix.weights)
     corrects = mix.extra in (Extra.corrections, Extra.other_corrections, Extra.inline_corrections)
-    lacks = {mix.without, Without.step if config.task.grader is Grader.csqa else None} if corrects else {*weights}
+    lacks = {mix.without} if corrects else {*weights}
+    if config.task.grader is Grader.csqa and {part for part, weight in weights.items() if weight != 1} == {"step"}:
+        lacks.add(Without.step)  # an arm that weighs other parts too is still another one without it
     for part, weight in weights.items():
         if weight != 1 and part in lacks:
             raise UserError(f"mix.weights.{part}={weight}: does nothing with mix={mix.name}, which lacks this part")

@@ -125,7 +125,7 @@ def refused(value: Any, hint: Any, path: tuple[str, ...] = ()) -> Iterator[tuple
             yield from refused(part, of[0], path)
     elif value is not None:
         limits = rule(hint)
-        must = limits.refuses(value) if limits else "must not be empty" if value in ("", []) else None
+        must = limits.refuses(value) if limits and value != [] else "must not be empty" if value in ("", []) else None
         if must:
             shown = value if str(value).isprintable() else repr(value)  # in one line, and without terminal escapes
             yield path, f"{'.'.join(path)}={shown}: {must}{', or null' if type(None) in get_args(hint) else ''}"

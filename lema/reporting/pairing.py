@@ -1,26 +1,9 @@
 """Two runs paired by problem: their common problems, those that only one of them has right, and the test of that."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 
 from lema.reporting.statistics import mcnemar, sign_flip
-
-
-@dataclass(frozen=True)
-class Verdicts:
-    """The answers of one model to one split, in the order of `ids`: booleans, of samples the share that is right."""
-
-    ids: tuple[str, ...]
-    correct: np.ndarray
-    symbolic: np.ndarray
-
-    def of(self, ids: Sequence[str]) -> "Verdicts":
-        """Those on some of the problems, in the given order."""
-        place = {problem: number for number, problem in enumerate(self.ids)}
-        chosen = [place[problem] for problem in ids]
-        return Verdicts(tuple(ids), self.correct[chosen], self.symbolic[chosen])
+from lema.reporting.verdicts import Verdicts as Verdicts
 
 
 def paired_p(mine: Verdicts, theirs: Verdicts, samples: int = 0) -> float:

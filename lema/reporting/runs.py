@@ -18,7 +18,7 @@ import numpy as np
 
 from lema.artifacts.links import IMPORTED, follow, read
 from lema.artifacts.records import contents, is_whole, used
-from lema.reporting.pairing import Verdicts
+from lema.reporting.verdicts import Verdicts
 from lema.types import SCORE_VERSION, SampledScore, Score, UserError
 
 STOPPED = "stopped after"  # begins the state of a run that was asked to end before its evaluation
