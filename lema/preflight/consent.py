@@ -7,7 +7,7 @@ from math import ceil
 
 from lema.api.asking import settings
 from lema.api.estimate import Requests, estimate, price, prompt_tokens
-from lema.config import Config, Extra, Selection
+from lema.config import Config, Extra, Selection, SourceKind
 from lema.reporting.commands import command
 from lema.types import UserError
 
@@ -62,6 +62,10 @@ def _serving(config: Config, stages: Set[str]) -> Iterator[str]:
             why = f"engine=server answers for the backbone alone, and {section}.weights are another model's"
             group = section.removeprefix("corrector.filter.").partition(".")[0]
             yield f"engine: {why}: engine=transformers, or another {group}"
+    for section, each in sources.items():
+        if each.kind is SourceKind.tuned:
+            why = f"engine=server cannot load the model of {section}, which is trained here"
+            yield f"engine: {why}: sampler=self, or engine=transformers"
     if tuned and not engine.tuned:
         ways = "end before it with until=train, or let engine=transformers answer"
         yield f"engine: engine=server cannot load what is trained here: {ways}; see also engine.tuned"

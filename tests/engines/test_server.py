@@ -292,6 +292,8 @@ def test_a_cell_samples_and_scores_a_served_checkpoint(
         asking = ["engine=server", f"engine.base_url={server.url}", "engine.model=base"]
         with pytest.raises(UserError, match=r"engine: engine=server cannot load what is trained here: end before it"):
             run(*asking)
+        with pytest.raises(UserError, match=r"cannot load the model of sampler\.models\.tuned, which is trained"):
+            run(*asking, "engine.tuned=mine", "selection=last", "sampler=tuned")
         with pytest.raises(UserError, match=r"engine: engine\.tuned=mine is one checkpoint: selection=last, not dev"):
             run(*asking, "engine.tuned=mine")
         with pytest.raises(UserError, match=r"server: engine\.tuned=gone: .* has no such model: .*base, mine$"):
