@@ -319,12 +319,9 @@ def _costs(arms: Sequence[Arm]) -> Iterator[str]:
     runs = [run for arm in arms for run in arm.runs]
     yield "*symbolic* is by a careful reader's rules; *differ* counts the problems on which the two rules disagree."
     on = f" on {' and '.join(_devices(runs))}" if _devices(runs) else ""
-    shared = {
-        run.digests[step]: record  # each artifact once
-        for run in runs
-        for step, record in run.records.items()
-        if step not in run.own_steps
-    }
+    records = {run.digests[step]: record for run in runs for step, record in run.records.items()}  # each artifact once
+    own = {run.digests[step] for run in runs for step in run.own_steps}
+    shared = {digest: record for digest, record in records.items() if digest not in own}
     hours = sum(record["made"]["seconds"] for record in shared.values()) / 3600
     yield (
         f"Hours are a run's own, training to evaluation{on} (mean over seeds); what runs share (data, base, "

@@ -13,6 +13,7 @@ from typing import Any
 _KIND, _FORMAT = "lema results", 1
 _AGAIN = "$"  # the only key of what stands for a repeated value
 _WORTH = 64  # characters; what is shorter is written again
+_MOST = 50_000_000  # parts that the values of a file may have, with what repeats counted each time
 
 
 def packed(values: Sequence[Any]) -> str:
@@ -53,6 +54,18 @@ def unpacked(content: bytes) -> list[Any]:
 def _values(lines: list[Any]) -> list[Any]:
     table = {line[_AGAIN]: line["is"] for line in lines if _AGAIN in line}
     whole: dict[str, Any] = {}
+    sizes: dict[str, int] = {}
+
+    def size(value: Any) -> int:
+        if isinstance(value, dict) and value.keys() == {_AGAIN}:
+            if (key := value[_AGAIN]) not in sizes:
+                sizes[key] = size(table[key])
+            return sizes[key]
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return 1 + sum(map(size, parts))
+
+    if sum(map(size, lines)) > _MOST:  # a few lines may stand for more than any memory holds
+        raise ValueError
 
     def filled(value: Any) -> Any:
         if isinstance(value, list):

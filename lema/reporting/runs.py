@@ -179,11 +179,15 @@ class Run:
     @cached_property
     def own_steps(self) -> list[str]:
         """Training, and the steps that are made from it. The others may be shared with other runs."""
-        own: dict[str, str] = {}  # digest of the artifact -> step
+        return self.made_from("train")
+
+    def made_from(self, first: str) -> list[str]:
+        """A step, and those that are made from it; none where there is no such step."""
+        made: dict[str, str] = {}  # digest of the artifact -> step
         for step, record in self.records.items():
-            if step == "train" or own.keys() & used(record["recipe"]["inputs"]):
-                own[contents(record)] = step
-        return list(own.values())
+            if step == first or made.keys() & used(record["recipe"]["inputs"]):
+                made[contents(record)] = step
+        return list(made.values())
 
     @property
     def hours(self) -> float:

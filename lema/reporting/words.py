@@ -142,14 +142,18 @@ def _losses(arms: Sequence[Arm]) -> list[tuple[str, int]]:
 
 
 def _made_apart(runs: Sequence[Run]) -> Iterator[str]:
-    """What all arms share was made once, unless some runs were made elsewhere: then it may differ."""
+    """What all arms share was made once, unless some runs were made elsewhere: then it may differ.
+
+    Mistakes of a model that was tuned first are made once for each seed.
+    """
     if not any(run.imported is not None for run in runs):
         return
-    digests: dict[str, set[str]] = {}
+    digests: dict[tuple[str, int | None], set[str]] = {}
     for run in runs:
+        of_seed = {*run.made_from("tuned_train"), *run.made_from("other_tuned_train")}
         for step in run.records.keys() - {"mix", *run.own_steps}:
-            digests.setdefault(step, set()).add(run.digests[step])
-    if differ := sorted(step.replace("_", " ") for step, found in digests.items() if len(found) > 1):
+            digests.setdefault((step, run.seed if step in of_seed else None), set()).add(run.digests[step])
+    if differ := sorted({step.replace("_", " ") for (step, _), found in digests.items() if len(found) > 1}):
         yield (
             f"Some of these runs were imported, and not all stand on the same {', '.join(differ)}: numbers may differ "
             "by that alone."

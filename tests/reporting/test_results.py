@@ -1,5 +1,6 @@
 """do=export_results, do=import_results: a report is rebuilt from the one file, which has no texts and no paths."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -9,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from simulated import TEXT, TINY, answers, run
+from simulated import TEXT, TINY, answers, record, run
 from small import SMALL, texts
 
-from lema.artifacts import IMPORTED, status
+from lema.artifacts import IMPORTED, contents, status
 from lema.artifacts.cleaning import clean
 from lema.artifacts.records import sealed
 from lema.config import CompareConfig
@@ -141,6 +142,28 @@ def test_runs_that_do_not_stand_on_the_same_mistakes_are_told(tmp_path: Path) ->
     assert told in reported(brought(root, exported(tmp_path / "a")))["report.md"]
 
 
+def test_models_that_were_tuned_to_make_mistakes_differ_by_seed(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        folder = run(tmp_path / "a", "lema", seed, answers(50, 30), untuned=answers(50, 3))
+        made = {"base": f"of seed {seed}"}
+        for step, stage in (("tuned_train", "train"), ("sample_tuned", "sample")):
+            (folder / step).mkdir()
+            record(folder / step, stage, {}, made)
+            made = {stage: contents(json.loads((folder / step / "record.json").read_text()))}
+    text = reported(brought(tmp_path / "b", exported(tmp_path / "a")))["report.md"]
+    assert b"2 evaluated runs." in text
+    assert b"not all stand on the same" not in text
+
+
+def grown(times: int) -> str:
+    """A whole file of so many lines, each of which is twice the one before."""
+    again = [{"$": str(number), "is": [{"$": str(number + 1)}] * 2} for number in range(times)]
+    lines = [{"kind": "lema results", "format": 1, "values": 1}, *again, {"$": str(times), "is": []}, {"$": "0"}]
+    text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f'{text}{{"sha256":"{digest}"}}\n'
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -155,6 +178,7 @@ def test_runs_that_do_not_stand_on_the_same_mistakes_are_told(tmp_path: Path) ->
             "its runs are not as lema writes them",
         ),
         (lambda text: packed([{"cell": "x"}]), "its runs are not as lema writes them"),
+        (lambda text: grown(60), "no results of lema"),
         (None, "cannot be read (No such file"),
     ],
 )
