@@ -162,7 +162,7 @@ def _check_weights(config: Config) -> None:
     corrects = mix.extra in (Extra.corrections, Extra.other_corrections, Extra.inline_corrections)
     lacks = {mix.without} if corrects else {*weights}
     if config.task.grader is Grader.csqa and {part for part, weight in weights.items() if weight != 1} == {"step"}:
-        lacks.add(Without.step)  # an arm that weighs other parts too is still another one without it
+        lacks.add(Without.step)  # corrections of csqa name no step; with other weights the arm is still its own
     for part, weight in weights.items():
         if weight != 1 and part in lacks:
             raise UserError(f"mix.weights.{part}={weight}: does nothing with mix={mix.name}, which lacks this part")
