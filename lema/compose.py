@@ -82,11 +82,13 @@ def to_config(composed: DictConfig) -> Config:
             choices = ", ".join(sizes) or "one size: leave it null"
             raise UserError(f"backbone.size={size or 'null'}: {composed.backbone.name} comes in {choices}")
         # A plain container first: in a typed one, `+train.lr=1` evades the schema (Hydra 1.3).
-        untyped = OmegaConf.create(OmegaConf.to_container(composed, resolve=True, enum_to_str=True))
-        environment.check(OmegaConf.to_container(untyped))
+        plain = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
+        environment.check(plain)
+        untyped = OmegaConf.create(plain)
         engine = {"engine": OmegaConf.structured(engines.settings_class(untyped.engine))}
-        untyped = OmegaConf.merge(untyped, OmegaConf.merge(engine, {"engine": untyped.engine}))
-        config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), untyped))
+        untyped.engine = OmegaConf.merge(engine, {"engine": untyped.engine}).engine
+        # What is merged here is used nowhere else, so nothing needs to be copied.
+        config: Any = OmegaConf.to_object(OmegaConf.unsafe_merge(OmegaConf.structured(Config), untyped))
     except ConfigKeyError as error:
         key, known = str(error.full_key), ", ".join(map(str, error.parent_node or ()))
         why = renamed.instead(key) or f"no such key; choose from {known}"
