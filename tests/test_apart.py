@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from processes import alive, family
 from small import ROOT, SMALL, contents
+from tables import some
 
 from lema import apart, engines
 from lema.types import UserError
@@ -113,9 +114,8 @@ def test_a_killed_cell_ends_alone_and_the_same_command_tries_it_again(
     assert results(tmp_path) == undisturbed
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", some([signal.SIGKILL, signal.SIGTERM], 2, pytest.mark.slow))
 def test_nothing_outlives_a_sweep_and_no_finished_cell_runs_again(
     number: signal.Signals, tmp_path: Path, undisturbed: dict[str, str]
 ) -> None:

@@ -109,6 +109,7 @@ def summary(house: Path, step: str) -> dict:
     return json.loads(record.read_text())["summary"]
 
 
+@pytest.mark.slow
 def test_an_engine_is_one_file_and_its_choice(house: Path) -> None:
     assert len(ENGINE.strip().splitlines()) < 40
     (house / "lema/engines/parrot.py").write_text(ENGINE.lstrip())

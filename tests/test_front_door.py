@@ -162,7 +162,7 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("key", some(PLACES, 3))
+@pytest.mark.parametrize("key", some(PLACES, 6))
 def test_a_path_at_home_is_the_whole_path(make_config, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     quoted, whole = (make_config(*PLACES[key], f"{key}={value}") for value in ("'~/x'", "/home/me/x"))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from small import ROOT, SMALL, contents, load, rows as rows_of
+from tables import some
 
 from lema import pipeline
 from lema.config import Config
@@ -221,7 +222,7 @@ def test_a_real_backbone_runs_from_a_local_folder(
     assert list(tmp_path.glob("train/*/checkpoints/step-*/adapter_model.safetensors"))
 
 
-@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize("method", some(["qlora", "lora"], 2))
 def test_adapters_train_merge_and_answer_on_a_cpu(
     run: Callable[..., dict[str, Path]], tmp_path: Path, method: str
 ) -> None:
@@ -268,7 +269,7 @@ def test_the_papers_choice_is_labelled_wherever_its_number_appears(
     assert "an optimistic number" in card.read_text().split("## Scores")[1]
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", some(["lora", "full"], 2, pytest.mark.slow))
 def test_the_model_that_cot_trained_makes_the_mistakes_and_is_trained_once(
     run: Callable[..., dict[str, Path]], method: str
 ) -> None:
@@ -311,7 +312,7 @@ def test_a_mix_without_an_accepted_correction_is_an_error(run: Callable[..., dic
 @pytest.mark.slow
 def test_killed_at_any_moment_it_resumes_to_the_same_bytes(undisturbed: Path, tmp_path: Path) -> None:
     kills = 0
-    for delay in [1.0, 6.0, 9.0, 11.0, 13.0, 600.0]:
+    for delay in [5.0, 9.0, 12.0, 600.0]:
         process = start(tmp_path)
         deadline = time.monotonic() + delay
         while process.poll() is None and time.monotonic() < deadline:

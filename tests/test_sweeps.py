@@ -70,7 +70,7 @@ def same(configs: list[Config]) -> list[str]:
     return sorted(digest(identity(config) | {"group": config.tracker.group}) for config in configs)
 
 
-@pytest.mark.parametrize("overrides", some(COMMANDS, 3), ids=" ".join)
+@pytest.mark.parametrize("overrides", some(COMMANDS, 6), ids=" ".join)
 def test_cells_are_those_that_hydra_launches(hydra: Hydra, tmp_path: Path, overrides: list[str]) -> None:
     config = master(hydra, overrides)
     jobs = launched(hydra, master(hydra, overrides), tmp_path)

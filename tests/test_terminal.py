@@ -14,6 +14,7 @@ import openai_faults
 import pytest
 from openai_server import OpenAIServer
 from small import SMALL, load
+from tables import some
 from tqdm import tqdm
 
 from lema import privacy
@@ -118,6 +119,7 @@ def write(file: Path, *rows: dict[str, Any]) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_data_set_steers_nothing(run, tmp_path: Path) -> None:
     evil = EVIL.replace("\ud800", "")
     rows = [{"question": f"{n} + 1? {evil}", "answer": f"{evil} It is {n}+1.\n#### {n + 1}"} for n in range(40)]
@@ -149,6 +151,7 @@ def recorded(run, make_config, tmp_path: Path) -> Callable[..., subprocess.Compl
     return run_with
 
 
+@pytest.mark.slow
 def test_recorded_answers_steer_nothing(recorded, tmp_path: Path) -> None:
     done = recorded(None, "corrector=reference", "until=correct")
     assert done.returncode == 0
@@ -162,7 +165,7 @@ def test_recorded_answers_steer_nothing(recorded, tmp_path: Path) -> None:
 OTHERS = ("429:1\x1b[31m", "500", "403", "html", "listed", "key")
 
 
-@pytest.mark.parametrize("fault", ["ok", "404", *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)])
+@pytest.mark.parametrize("fault", ["ok", *some(("404", *OTHERS), 4, pytest.mark.slow)])
 def test_a_server_steers_nothing(recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     said = EVIL.replace("\ud800", "")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-the-key-of-the-test")

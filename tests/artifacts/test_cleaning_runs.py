@@ -61,6 +61,7 @@ def size(runs: Path) -> int:
     return sum(path.stat().st_size for path in runs.rglob("*") if path.is_file() and path.name != "cleaned.json")
 
 
+@pytest.mark.slow
 def test_after_a_clean_the_same_commands_remake_nothing_and_the_report_is_the_same(
     tmp_path: Path,
     run: Run,

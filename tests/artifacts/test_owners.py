@@ -63,10 +63,7 @@ def made(runs: Path, stage: str) -> dict[str, bytes]:
 def cases() -> Iterator[Any]:
     for case in PAUSED:
         for wakes in ("during", "after"):
-            often = (case, wakes) in (
-                ("train a checkpoint", "during"),
-                ("merge its files", "after"),
-            )
+            often = (case, wakes) == ("train a checkpoint", "during")
             yield pytest.param(case, wakes, marks=pytest.mark.slow if often else pytest.mark.full)
 
 

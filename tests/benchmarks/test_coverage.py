@@ -27,7 +27,7 @@ def answers(rng: np.random.Generator, chances: np.ndarray) -> np.ndarray:
     return rng.random(chances.shape) < chances
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_headline_interval_covers_what_it_says_and_one_over_problems_alone_does_not() -> None:
     rng = np.random.default_rng(20231031)
     difficulty = rng.normal(0.3, 1.5, PROBLEMS)  # fixed, as a test split is

@@ -255,7 +255,7 @@ def test_solutions_of_every_official_training_question_are_used(data_dir: Path, 
     assert [problem for problem, _, _ in found] == train
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_every_published_solution_of_a_test_question_is_refused(data_dir: Path, tmp_path: Path) -> None:
     train = [problem for task in ("gsm8k", "math") for problem in questions(data_dir, task, "train")[:20]]
     tests, count = leakage.TestQuestions(all_tests(data_dir)), 0

@@ -118,7 +118,7 @@ def assert_same(found: list[Completion], expected: list[Completion], data_dir: P
 
 @pytest.mark.parametrize(
     ("number", "tokens"),
-    [pytest.param(48, 64, marks=pytest.mark.slow), pytest.param(200, 128, marks=pytest.mark.full)],
+    [pytest.param(24, 32, marks=pytest.mark.slow), pytest.param(200, 128, marks=pytest.mark.full)],
 )
 def test_greedy_answers_are_those_of_transformers_whatever_the_models_own_settings(
     ask: Ask, data_dir: Path, tmp_path: Path, number: int, tokens: int
@@ -152,7 +152,7 @@ def adapted(folder: Path, b: float) -> Path:
 
 @pytest.mark.parametrize(
     ("number", "tokens"),
-    [pytest.param(16, 32, marks=pytest.mark.slow), pytest.param(200, 64, marks=pytest.mark.full)],
+    [pytest.param(8, 16, marks=pytest.mark.slow), pytest.param(200, 64, marks=pytest.mark.full)],
 )
 def test_an_unmerged_adapter_answers_as_in_transformers_and_shares_the_server_of_its_base(
     ask: Ask, data_dir: Path, tmp_path: Path, number: int, tokens: int

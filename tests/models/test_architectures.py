@@ -129,7 +129,11 @@ def written(model: Any, asked: list[tuple[list[int], int]], allowed: int, temper
 
 
 @pytest.mark.parametrize(
-    "name", [*sorted(WRITING_FAST), *some((name for name in WRITING if name not in WRITING_FAST), 3, pytest.mark.slow)]
+    "name",
+    [
+        *some(sorted(WRITING_FAST), 3),
+        *some((name for name in WRITING if name not in WRITING_FAST), 4, pytest.mark.slow),
+    ],
 )
 def test_an_answer_is_the_same_alone_and_among_many(name: str) -> None:
     """Greedy and sampled, in 32 bits: one at a time, all at once (64 of the fast ones), and a few that come and go."""
@@ -175,7 +179,7 @@ SHORT += [
 TRAINED = ["gpt2", "opt", "bloom", "falcon", "mixtral", "mamba", "mamba2", "bamba", "gpt_oss", "llama4_text"]
 
 
-@pytest.mark.parametrize(("name", "method"), some(itertools.product(TRAINED, ["full", "lora"]), 3, pytest.mark.slow))
+@pytest.mark.parametrize(("name", "method"), some(itertools.product(TRAINED, ["full", "lora"]), 5, pytest.mark.slow))
 def test_a_cell_of_each_ends_with_its_scores(make_config, tmp_path, name: str, method: str) -> None:
     changed = ["train.batches=padded", "mix=cot"] + (LORA if method == "lora" else [])
     changed += ["train.lora_dropout=0.05"] * (method == "lora" and name != "mixtral")

@@ -79,7 +79,7 @@ def measured(base: Weights, adapter: Path, merged: Path, make_config, prompts, f
     return agreement(base, adapter, merged, make_config(*QUICK).backbone.computation, prompts, four_bit=four_bit)
 
 
-@pytest.mark.parametrize("number", [10, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [10, pytest.param(100, marks=pytest.mark.full)])
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_the_merged_model_is_the_model_that_was_trained(
     method, number, base, adapter, merged, make_config, prompts
@@ -194,7 +194,7 @@ MADE = ("merged", "whole")
             (GPT2Config(vocab_size=97, n_embd=64, n_layer=3, n_head=4), BF16, False, SHARD, {}),  # Conv1D, tied
             (GPT2Config(vocab_size=97, n_embd=64, n_layer=3, n_head=4), FP32, False, 10**9, {}),
         ],
-        2,
+        3,
     ),
     ids=lambda value: getattr(value, "model_type", None),
 )

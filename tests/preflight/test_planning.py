@@ -65,6 +65,7 @@ def test_planned_requests_are_those_that_are_sent_once_solutions_exist(
     assert "sk-secret" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_sweep_that_cannot_start_says_once_what_is_missing_and_plans_what_is_shared_once(
     tmp_path: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

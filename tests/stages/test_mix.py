@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 from omegaconf import OmegaConf
 from small import ROOT, all_steps
+from tables import some
 
 from lema import pipeline
 from lema.artifacts import Artifact, Recipe, Shown, Store
@@ -64,7 +65,7 @@ def arm(config: Config) -> Arm:
     return Arm(made.rows("examples.jsonl", Example), made.summary, cell.artifacts, train, cell.setting)
 
 
-@pytest.fixture(scope="module", params=list(SIZES))
+@pytest.fixture(scope="module", params=some(SIZES, 2))
 def arms(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, make_config: Callable[..., Config]
 ) -> dict[str, Arm]:
