@@ -24,7 +24,7 @@ STOPS = [(signal.SIGTERM, "full", "padded"), (signal.SIGUSR2, "lora", "packed"),
 
 @pytest.mark.parametrize(
     ("number", "method", "batches"),
-    [*some(KILLS[::-1], 9, pytest.mark.slow), *some(STOPS, 2, pytest.mark.slow)],
+    [*some(KILLS[::-1], 9, pytest.mark.slow), *some(STOPS, 3, pytest.mark.slow)],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_a_run_goes_on_to_the_same_bytes(tmp_path: Path, number: signal.Signals, method: str, batches: str) -> None:

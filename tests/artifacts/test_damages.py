@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from disks import unprivileged
 from small import SMALL, contents
+from tables import some
 
 from lema import artifacts, pipeline
 from lema.artifacts.lines import Lines
@@ -306,8 +307,7 @@ def test_a_folder_that_may_not_be_written_any_more_is_named(
     assert contents(runs) == contents(whole)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", some(STAGES, 3, pytest.mark.slow))
 def test_a_folder_that_may_not_be_written_is_named(run: Run, whole: Path, tmp_path: Path, stage: str) -> None:
     runs = tmp_path / "runs"
     _until(whole, runs, stage)

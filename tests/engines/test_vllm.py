@@ -160,7 +160,7 @@ def test_an_unmerged_adapter_answers_as_in_transformers_and_shares_the_server_of
     asked, adapter, zero = prompts(data_dir, number), adapted(tmp_path / "a", 0.05), adapted(tmp_path / "zero", 0.0)
     found = ask(asked, tokens, "engine=vllm", adapter=adapter)
     server = _kept[0].server
-    base, same = (ask(asked[:8], 16, "engine=vllm", adapter=each) for each in (None, zero))
+    base, same = (ask(asked[:4], 8, "engine=vllm", adapter=each) for each in (None, zero))
     assert _kept[0].server is server, "it was started once"
     assert [each.text for each in base] == [each.text for each in same]
     expected = ask(asked, tokens, "engine=transformers", adapter=adapter)
@@ -184,7 +184,7 @@ def answered(journal: Path) -> dict[str, int]:
 def test_a_call_goes_on_after_each_death_and_leaves_no_process(
     ask: Ask, cell: Callable[..., Cell], data_dir: Path, tmp_path: Path, deaths: int
 ) -> None:
-    asked, journal = prompts(data_dir, 32), tmp_path / "evaluate answers.sqlite"
+    asked, journal = prompts(data_dir, 12), tmp_path / "evaluate answers.sqlite"
     expected = [each.text for each in ask(asked, 16, "engine=transformers")]
     few = "engine.options=[--enforce-eager,--max-num-seqs,2]"  # at once, so that a death meets unanswered ones
     made = cell("evaluation.max_new_tokens=16", "engine=vllm", few)
