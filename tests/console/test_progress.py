@@ -184,6 +184,7 @@ def talk(tmp_path: Path, *overrides: str) -> list[str]:
     return told
 
 
+@pytest.mark.slow
 def test_a_cell_says_how_far_each_long_stage_is_and_no_library_says_anything(tmp_path: Path) -> None:
     told = talk(tmp_path, *SMALL, "sampler.max_new_tokens=40")
     assert has(told, r"base             \d of 4 steps, loss [\d.]+, [\d,]+ tokens/s, (about|at most) .* left")

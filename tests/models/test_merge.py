@@ -80,7 +80,7 @@ def measured(base: Weights, adapter: Path, merged: Path, make_config, prompts, f
 
 
 @pytest.mark.parametrize("number", [10, pytest.param(100, marks=pytest.mark.full)])
-@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize("method", some(["qlora", "lora"], 2))
 def test_the_merged_model_is_the_model_that_was_trained(
     method, number, base, adapter, merged, make_config, prompts
 ) -> None:

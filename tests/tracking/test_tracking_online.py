@@ -41,6 +41,7 @@ def online(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
         yield Finished(server, home, done.stdout + done.stderr)
 
 
+@pytest.mark.slow
 def test_runs_arrive_with_curve_config_and_score(online: Finished) -> None:
     runs = {run.display_name: run for run in online.server.runs.values()}
     train, score = runs["train arithmetic-tiny-lema-seed1"], runs["evaluate arithmetic-tiny-lema-seed1"]
@@ -57,6 +58,7 @@ def test_runs_arrive_with_curve_config_and_score(online: Finished) -> None:
     assert not online.server.refused
 
 
+@pytest.mark.slow
 def test_artifacts_arrive_once_each_and_linked(online: Finished) -> None:
     artifacts = [each for each in online.server.artifacts.values() if each.type != "run_table"]
     jobs = {run.id: run.job_type for run in online.server.runs.values()}
@@ -70,6 +72,7 @@ def test_artifacts_arrive_once_each_and_linked(online: Finished) -> None:
     assert predictions.files["predictions.jsonl"] == path.read_text()
 
 
+@pytest.mark.slow
 def test_nothing_that_is_told_names_the_user_and_the_key_is_nowhere(online: Finished) -> None:
     told = b"\n".join(body for _, body in online.server.received).lower()
     assert b"arithmetic-tiny-lema" in told
@@ -85,6 +88,7 @@ def test_nothing_that_is_told_names_the_user_and_the_key_is_nowhere(online: Fini
     assert KEY not in online.output
 
 
+@pytest.mark.slow
 def test_load_of_the_system_is_kept(online: Finished) -> None:
     assert any(
         "system.memory_percent" in line

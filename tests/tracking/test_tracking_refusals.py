@@ -61,8 +61,8 @@ def test_without_the_package_there_is_one_line_and_the_remedy(
 @pytest.mark.parametrize(
     ("refusal", "said"),
     [
-        *((401, "W&B refused the run"), (404, "W&B refused the run"), (500, "W&B's server fails")),
-        (None, "W&B cannot be reached"),
+        *((401, "W&B refused the run"), (404, "W&B refused the run"), (None, "W&B cannot be reached")),
+        pytest.param(500, "W&B's server fails", marks=pytest.mark.slow),  # asked again for 20 seconds
     ],
 )
 def test_what_the_server_refuses_is_said_in_its_words_and_logged_offline(
