@@ -270,3 +270,13 @@ def test_an_architecture_of_which_no_small_one_can_be_made_is_said_once(caplog) 
         for packed in (True, False):
             choose(Computation(Precision.fp32, Attention.auto), odd, packed)
     assert caplog.text.count("no kernel could be tried on a small llama") == 1
+
+
+@pytest.mark.parametrize(("capability", "told"), [("AVX2", True), ("AVX512", False)])
+def test_bf16_that_a_cpu_only_emulates_is_told_of(monkeypatch, caplog, capability: str, told: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    for precision, lines in ((Precision.fp32, 0), (Precision.bf16, told)):
+        caplog.clear()
+        choose(Computation(precision, Attention.auto), CONFIG_MAPPING["llama"](), packed=True, key=capability)
+        assert [each.endswith(f": {capability}.precision=fp32") for each in caplog.messages] == [True] * lines
