@@ -10,13 +10,17 @@ import pytest
 
 
 def table(test: str, name: str, **texts: str) -> list[Any]:
-    """The rows below the line `# name` of `test`'s file of rows, each in JSON; a `$T` in them is `texts["T"]`."""
+    """The rows below the line `# name` of `test`'s file of rows, each in JSON; a `$T` in them is `texts["T"]`.
+
+    A row of several values is a tuple.
+    """
     lines = Path(test).with_suffix(".rows").read_text(encoding="utf-8").split("\n")
     start = lines.index(f"# {name}") + 1
     end = next((at for at in range(start, len(lines)) if lines[at].startswith("# ")), len(lines))
     quoted = {key: json.dumps(text)[1:-1] for key, text in texts.items()}
     rows = (Template(line).safe_substitute(quoted) if texts else line for line in lines[start:end])
-    return [json.loads(row) for row in rows if row]
+    found = (json.loads(row) for row in rows if row)
+    return [tuple(each) if isinstance(each, list) else each for each in found]
 
 
 def tab_separated(file: Path) -> list[list[str]]:

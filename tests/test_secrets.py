@@ -156,9 +156,7 @@ def everything(folder: Path) -> bytes:
 
 
 @pytest.mark.usefixtures("_secret")
-@pytest.mark.parametrize(
-    ("arguments", "key"), some(map(tuple, table(__file__, "commands with a secret", SECRET=SECRET)), 4)
-)
+@pytest.mark.parametrize(("arguments", "key"), some(table(__file__, "commands with a secret", SECRET=SECRET), 4))
 def test_a_command_with_a_secret_ends_in_one_line_and_leaves_nothing(
     run_cli: CLI, tmp_path: Path, arguments: list[str], key: str
 ) -> None:

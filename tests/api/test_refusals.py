@@ -46,7 +46,7 @@ def kind(found: Attempt) -> str:
     return found.answer.finish_reason if found.answer else found.means.name.lower()
 
 
-@pytest.mark.parametrize(("status", "body", "made", "words", "remedy"), some(map(tuple, TABLE), 3))
+@pytest.mark.parametrize(("status", "body", "made", "words", "remedy"), some(TABLE, 3))
 def test_the_words_of_a_server_are_shown_with_one_remedy_that_fits(
     status: int, body: str, made: str, words: str, remedy: str | None
 ) -> None:

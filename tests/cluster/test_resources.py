@@ -17,25 +17,25 @@ MADE = ["backbone=llama2", "task=gsm8k"]
 LARGE = ["backbone.size=70b", "engine.tensor_parallel=2"]
 
 
+ASKED = [
+    ("a100", MADE, 2, 13),
+    ("h100", MADE, 1, 9),
+    ("a100", [*MADE, "backbone.size=13b"], 4, 13),
+    ("h100", [*MADE, "backbone.size=13b"], 1, 17),
+    ("a100", ["backbone=codellama", "backbone.size=34b", "task=math"], 8, 23),
+    ("a100", [*MADE, "train.max_steps=20"], 1, 2),
+    ("a100", [*MADE, "train.processes=1"], 1, 24),
+    ("a100", [*MADE, "train.processes=8"], 8, 4),
+    ("a100", [*MADE, "engine.tensor_parallel=4"], 4, 7),
+    ("a100", [*MADE, "train=full"], 2, 5),  # 121 GB of weights and moments
+    ("a100", [*MADE, *LARGE, "train=lora"], 8, 24),
+    ("h100", [*MADE, *LARGE, "train=lora"], 4, 23),
+]
+
+
 @pytest.mark.parametrize(
     ("card", "overrides", "gpus", "hours"),
-    some(
-        [
-            ("a100", MADE, 2, 13),
-            ("h100", MADE, 1, 9),
-            ("a100", [*MADE, "backbone.size=13b"], 4, 13),
-            ("h100", [*MADE, "backbone.size=13b"], 1, 17),
-            ("a100", ["backbone=codellama", "backbone.size=34b", "task=math"], 8, 23),
-            ("a100", [*MADE, "train.max_steps=20"], 1, 2),
-            ("a100", [*MADE, "train.processes=1"], 1, 24),
-            ("a100", [*MADE, "train.processes=8"], 8, 4),
-            ("a100", [*MADE, "engine.tensor_parallel=4"], 4, 7),
-            ("a100", [*MADE, "train=full"], 2, 5),  # 121 GB of weights and moments
-            ("a100", [*MADE, *LARGE, "train=lora"], 8, 24),
-            ("h100", [*MADE, *LARGE, "train=lora"], 4, 23),
-        ],
-        3,
-    ),
+    some(ASKED, 3),
 )
 def test_gpus_and_hours(
     make_config: Callable[..., Config], card: str, overrides: list[str], gpus: int, hours: int

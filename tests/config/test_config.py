@@ -340,46 +340,43 @@ def test_digest_is_stable_across_key_order_and_processes():
     assert digest({"b": [1, "é"], "a": None}) == digest({"a": None, "b": [1, "é"]}) == "47acac9da933"
 
 
+MISTAKES = [
+    ("backbone=mistrall", ["backbone=mistrall: no such choice; choose from", "llama2", "mistral", "tiny"]),
+    ("train.learning_rate=abc", ["train.learning_rate", "'abc'", "Float"]),
+    ("train.lr=1", ["train.lr=1: no such key; choose from method, learning_rate"]),
+    ("+train.lr=1", ["train.lr=1", "no such key", "learning_rate", "max_steps"]),
+    ("++bogus=1", ["bogus=1", "no such key", "backbone", "limit"]),
+    ("backbone=llama2 backbone.size=99b", ["backbone.size=99b", "llama2", "7b, 13b, 70b"]),
+    ("until=foo", ["until=foo: no such stage; choose from data, base, sample", "evaluate, report"]),
+    ("only=foo", ["only=foo: no such stage; choose from data, base, sample", "merge, evaluate"]),
+    ("do=foo", ["do", "'foo'", "report", "compare", "export"]),
+    ("sweeps=demo mix=cot,lema seed=1 until=foo", ["until=foo: no such stage; choose from data, base"]),
+    ("sweeps=demo mix=cot,lema seed=1 only=mix,foo", ["only=foo: no such stage; choose from data, base"]),
+    ("only=export", ["only=export: write do=export instead"]),
+    ("clean.delete=true", ["clean.delete=True: does nothing without do=clean"]),
+    ("do=clean sweeps=demo", ["do=clean: takes no sweep; leave out -m, or sweeps="]),
+    ("sweeps=demo mix=cot seed=1 only=report", ["only=report: write do=report instead"]),
+    ("evaluation.split=train", ["evaluation.split=train", "'train'", "dev, test"]),
+    ("sweeps=gridd", ["sweeps=gridd: no such choice; choose from", "demo", "main_table"]),
+    ("sweeps=demo mix=cot,lema seed=1 +train.lr=1", ["train.lr=1", "no such key", "learning_rate"]),
+    ("train.optimizer=adamw", ["train.optimizer=adamw", "adamw_torch", "paged_adamw_32bit"]),
+    ("train.schedule=cosine", ["train.schedule=cosine", "constant, linear"]),
+    ("tracker.name=wand", ["tracker.name=wand", "wandb, none"]),
+    ("train.max_steps=nan", ["train.max_steps", "'nan'", "Integer"]),
+    ("train.max_steps=1.5", ["train.max_steps", "'1.5'", "Integer"]),
+    ("train.epochs=true", ["train.epochs", "'True'", "Float"]),
+    ("train.epochs=[1]", ["train.epochs", "'[1]'", "Float"]),
+    ("train.epochs=1" + 400 * "0", ["train.epochs=1000", "no number has 300 digits"]),
+    ("train.epochs=1" + 5000 * "0", ["train.epochs=1000", "no number has 300 digits"]),
+    ("train.max_steps=0", ["train.max_steps=0: must be at least 1, or null"]),
+    ("train.epochs=0 train.max_steps=-3", ["train.epochs=0.0: must be above 0", "train.max_steps=-3: must be at"]),
+    ("sweeps=demo mix=cot,lema seed=-1", ["seed=-1: must be at least 0"]),
+]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    some(
-        [
-            ("backbone=mistrall", ["backbone=mistrall: no such choice; choose from", "llama2", "mistral", "tiny"]),
-            ("train.learning_rate=abc", ["train.learning_rate", "'abc'", "Float"]),
-            ("train.lr=1", ["train.lr=1: no such key; choose from method, learning_rate"]),
-            ("+train.lr=1", ["train.lr=1", "no such key", "learning_rate", "max_steps"]),
-            ("++bogus=1", ["bogus=1", "no such key", "backbone", "limit"]),
-            ("backbone=llama2 backbone.size=99b", ["backbone.size=99b", "llama2", "7b, 13b, 70b"]),
-            ("until=foo", ["until=foo: no such stage; choose from data, base, sample", "evaluate, report"]),
-            ("only=foo", ["only=foo: no such stage; choose from data, base, sample", "merge, evaluate"]),
-            ("do=foo", ["do", "'foo'", "report", "compare", "export"]),
-            ("sweeps=demo mix=cot,lema seed=1 until=foo", ["until=foo: no such stage; choose from data, base"]),
-            ("sweeps=demo mix=cot,lema seed=1 only=mix,foo", ["only=foo: no such stage; choose from data, base"]),
-            ("only=export", ["only=export: write do=export instead"]),
-            ("clean.delete=true", ["clean.delete=True: does nothing without do=clean"]),
-            ("do=clean sweeps=demo", ["do=clean: takes no sweep; leave out -m, or sweeps="]),
-            ("sweeps=demo mix=cot seed=1 only=report", ["only=report: write do=report instead"]),
-            ("evaluation.split=train", ["evaluation.split=train", "'train'", "dev, test"]),
-            ("sweeps=gridd", ["sweeps=gridd: no such choice; choose from", "demo", "main_table"]),
-            ("sweeps=demo mix=cot,lema seed=1 +train.lr=1", ["train.lr=1", "no such key", "learning_rate"]),
-            ("train.optimizer=adamw", ["train.optimizer=adamw", "adamw_torch", "paged_adamw_32bit"]),
-            ("train.schedule=cosine", ["train.schedule=cosine", "constant, linear"]),
-            ("tracker.name=wand", ["tracker.name=wand", "wandb, none"]),
-            ("train.max_steps=nan", ["train.max_steps", "'nan'", "Integer"]),
-            ("train.max_steps=1.5", ["train.max_steps", "'1.5'", "Integer"]),
-            ("train.epochs=true", ["train.epochs", "'True'", "Float"]),
-            ("train.epochs=[1]", ["train.epochs", "'[1]'", "Float"]),
-            ("train.epochs=1" + 400 * "0", ["train.epochs=1000", "no number has 300 digits"]),
-            ("train.epochs=1" + 5000 * "0", ["train.epochs=1000", "no number has 300 digits"]),
-            ("train.max_steps=0", ["train.max_steps=0: must be at least 1, or null"]),
-            (
-                "train.epochs=0 train.max_steps=-3",
-                ["train.epochs=0.0: must be above 0", "train.max_steps=-3: must be at"],
-            ),
-            ("sweeps=demo mix=cot,lema seed=-1", ["seed=-1: must be at least 0"]),
-        ],
-        3,
-    ),
+    some(MISTAKES, 3),
 )
 def test_a_mistake_gets_a_message_with_key_value_and_choices(run_cli, tmp_path, arguments, words):
     result = run_cli(*arguments.split())
@@ -401,7 +398,7 @@ def test_a_contrast_of_an_arm_that_is_no_file_is_refused_where_hydra_knows_the_f
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"), some(map(tuple, table(__file__, "values that do not fit together are named")), 3)
+    ("overrides", "message"), some(table(__file__, "values that do not fit together are named"), 3)
 )
 def test_values_that_do_not_fit_together_are_named(make_config, overrides, message):
     with pytest.raises(UserError) as caught:

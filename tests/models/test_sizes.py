@@ -139,42 +139,26 @@ ANY: Any = None
 FULL = {"method": Method.full, "lora_rank": 0, "lora_dropout": 0.0}
 
 
+LAID_OUT = [
+    (QLORA, 1, Plan(ANY, 1, False, True)),  # 1.1 x (52.3 + 15.1) GB
+    (QLORA, 4, Plan(ANY, 4, False, True)),
+    ({}, 4, Plan(ANY, 4, True, True)),  # 1.1 x (152.9 / 4 + 4.6 + 9.0) GB
+    ({}, 16, Plan(ANY, 16, True, True)),  # 184 GB without checkpointing
+    ({"layout": Layout.replicated}, 4, "each of 4 ranks, which has 80 GB: train=qlora, or 3 GPUs like this one"),
+    ({}, 1, "training holds 153 GB of weights on one GPU, which has 80 GB: train=qlora, or 3 GPUs like this one"),
+    ({"optimizer": "paged_adamw_32bit"}, 4, "train=qlora, or 3 GPUs like this one with train.optimizer=adamw_tor"),
+    (FULL, 4, "holds 310 GB of weights on each of 4 ranks, which has 80 GB: train=lora, or 31 GPUs like this one"),
+    (FULL, 31, Plan(ANY, 31, True, True)),
+    (FULL | {"optimizer": "paged_adamw_32bit"}, 4, "holds 690 GB of weights on each of 4 ranks"),
+    (QLORA | {"layout": Layout.sharded}, 4, "4-bit weights cannot be sharded: train=lora"),
+    ({"optimizer": "lion_8bit", "layout": Layout.sharded}, 4, "train.optimizer=lion_8bit cannot be sharded"),
+    ({"layout": Layout.sharded}, 1, "there is one rank: train.processes=2"),
+]
+
+
 @pytest.mark.parametrize(
     ("changed", "cards", "expected"),
-    some(
-        [
-            (QLORA, 1, Plan(ANY, 1, False, True)),  # 1.1 x (52.3 + 15.1) GB
-            (QLORA, 4, Plan(ANY, 4, False, True)),
-            ({}, 4, Plan(ANY, 4, True, True)),  # 1.1 x (152.9 / 4 + 4.6 + 9.0) GB
-            ({}, 16, Plan(ANY, 16, True, True)),  # 184 GB without checkpointing
-            (
-                {"layout": Layout.replicated},
-                4,
-                "each of 4 ranks, which has 80 GB: train=qlora, or 3 GPUs like this one",
-            ),
-            (
-                {},
-                1,
-                "training holds 153 GB of weights on one GPU, which has 80 GB: train=qlora, or 3 GPUs like this one",
-            ),
-            (
-                {"optimizer": "paged_adamw_32bit"},
-                4,
-                "train=qlora, or 3 GPUs like this one with train.optimizer=adamw_tor",
-            ),
-            (
-                FULL,
-                4,
-                "holds 310 GB of weights on each of 4 ranks, which has 80 GB: train=lora, or 31 GPUs like this one",
-            ),
-            (FULL, 31, Plan(ANY, 31, True, True)),
-            (FULL | {"optimizer": "paged_adamw_32bit"}, 4, "holds 690 GB of weights on each of 4 ranks"),
-            (QLORA | {"layout": Layout.sharded}, 4, "4-bit weights cannot be sharded: train=lora"),
-            ({"optimizer": "lion_8bit", "layout": Layout.sharded}, 4, "train.optimizer=lion_8bit cannot be sharded"),
-            ({"layout": Layout.sharded}, 1, "there is one rank: train.processes=2"),
-        ],
-        4,
-    ),
+    some(LAID_OUT, 4),
 )
 def test_a_training_of_70b_is_laid_out_over_cards_of_80_gb(changed, cards, expected, train: TrainConfig) -> None:
     config = replace(train, **changed)

@@ -36,17 +36,17 @@ def test_a_real_cell_names_everything_it_lacks_at_once(run_cli) -> None:
     assert "HF_HUB_OFFLINE is set" in finished.stderr
 
 
+NEEDS = [
+    (["backbone=llama2", "mix=cot"], {"- model", "- GPU", "- engine", "- key", "- budget"}),
+    (["corrector=gpt4"], {"- key", "- budget"}),
+    (["backbone=llama2", "mix=cot", "rationales=none"], {"- model", "- GPU", "- engine"}),
+    (["backbone=llama2", "engine=transformers", "experiment=no_api"], {"- model", "- GPU"}),
+]
+
+
 @pytest.mark.parametrize(
     ("overrides", "names"),
-    some(
-        [
-            (["backbone=llama2", "mix=cot"], {"- model", "- GPU", "- engine", "- key", "- budget"}),
-            (["corrector=gpt4"], {"- key", "- budget"}),
-            (["backbone=llama2", "mix=cot", "rationales=none"], {"- model", "- GPU", "- engine"}),
-            (["backbone=llama2", "engine=transformers", "experiment=no_api"], {"- model", "- GPU"}),
-        ],
-        2,
-    ),
+    some(NEEDS, 2),
 )
 def test_only_what_the_cell_needs_is_asked_for(run_cli, overrides: list[str], names: set[str]) -> None:
     finished = run_cli(*overrides)
@@ -356,7 +356,7 @@ def test_runs_folder_that_cannot_be_written(run_cli, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
-    some(map(tuple, table(__file__, "a damaged data set is named by file and line")), 3),
+    some(table(__file__, "a damaged data set is named by file and line"), 3),
     ids=["missing", "no file", "empty", "truncated", "no answer"],
 )
 def test_a_damaged_data_set_is_named_by_file_and_line(run_cli, tmp_path, name, content, message) -> None:
