@@ -87,7 +87,7 @@ def to_config(composed: DictConfig) -> Config:
         untyped = OmegaConf.create(plain)
         engine = {"engine": OmegaConf.structured(engines.settings_class(untyped.engine))}
         untyped.engine = OmegaConf.merge(engine, {"engine": untyped.engine}).engine
-        # What is merged here is used nowhere else, so nothing needs to be copied.
+        # This takes the nodes of `untyped` without copying them; the errors below still find them by their keys.
         config: Any = OmegaConf.to_object(OmegaConf.unsafe_merge(OmegaConf.structured(Config), untyped))
     except ConfigKeyError as error:
         key, known = str(error.full_key), ", ".join(map(str, error.parent_node or ()))
