@@ -24,13 +24,13 @@ class Mistake:
 def mistake(problem: Problem, solution: str, answered: bool = True) -> Mistake:
     """The mistake of a wrong solution as it is written; `answered`: whether an answer was found in it.
 
-    Where a step is missing at the end, the last one says what the mistake says.
+    Where a step is missing at the end, or no formula is there, the last step says what the mistake says.
     """
     steps = split_steps(solution)
     found = correct(problem, steps)
     unread = "<<" in problem.solution and not any(equations_of(step, 0) for step in steps)
     kind = NO_ANSWER if not answered else NO_FORMULA if unread else found.kind
-    return Mistake(kind or "", found.incorrect_step, _says(steps[: found.incorrect_step][-1:]))
+    return Mistake(kind or "", found.incorrect_step, _says(steps[: None if unread else found.incorrect_step][-1:]))
 
 
 def _says(step: list[str]) -> str:

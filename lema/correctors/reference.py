@@ -1,8 +1,11 @@
 """The offline corrector: finds the first wrong step by matching a solution's equations with the reference's formulas.
 
-With calculator notes (`<<5+3=8>>`: arithmetic, GSM8K) an equation is right when it states a formula of the reference,
-or finds its result by right arithmetic, in its turn; the first that does neither is the mistake. Without notes (MATH)
-steps are compared, and the explanation says so. The reference is always right. Nothing fails on any text.
+The formulas are the reference's calculator notes (`<<5+3=8>>`: arithmetic, GSM8K), or the sums of its text. An equation
+is right when it states a formula, or finds its result by right arithmetic, in its turn. The mistake is the first that
+does neither; but a false sum after it comes before it, as an equation out of turn may be another way to the answer.
+Where all are right and formulas are missing, it is the step with a number from nowhere. References in LaTeX (MATH) or
+without a sum are compared step by step, and the explanation says so. The reference is always right. Nothing fails on
+any text.
 """
 
 import ast
@@ -64,14 +67,14 @@ def correct(problem: Problem, wrong_steps: list[str]) -> ParsedCorrection:
     step after the last.
     """
     steps, answer = reference_steps(problem.solution), ANSWER.format(answer=problem.answer)
-    if "<<" not in problem.solution:  # the first step that does not say what the reference step in its place says
+    formulas, settled, unread, end = _compared(problem, wrong_steps)
+    if not formulas:  # the first step that does not say what the reference step in its place says
         same = [_signature(right) == _signature(step) for right, step in zip(steps, wrong_steps, strict=False)]
         k, rest = [*same, False].index(False), [*steps, answer]
         reason = f"Compared with the reference solution, this step differs. The reference has: {rest[k]}"
         return ParsedCorrection(k + 1, reason, rest[k:], "differs from the reference")
-    formulas, settled, unread, end = _compared(problem, wrong_steps)
     due = [formula for index, formula in enumerate(formulas) if index not in settled]
-    step = unread[0].step if unread else end
+    step = unread[0].step if unread else _unfounded(problem, wrong_steps[:end], settled) if due else end
     last = ("wrong result", f"The solution finds {problem.answer}, so its last step must be: {answer}")
     kind, explanation = _describe(unread, due) if unread or due else last
     left = {formula.step for index, formula in enumerate(formulas) if settled.get(index, step) >= step}
@@ -86,10 +89,10 @@ def settles_all(problem: Problem, steps: list[str]) -> bool:
 
     Without notes: whether its steps say what the reference's say.
     """
-    if "<<" not in problem.solution:
+    formulas, settled, unread, _ = _compared(problem, steps)
+    if not formulas:
         right = [*reference_steps(problem.solution), ANSWER.format(answer=problem.answer)]
         return [*map(_signature, right)] == [*map(_signature, steps)]
-    formulas, settled, unread, _ = _compared(problem, steps)
     return not unread and len(settled) == len(formulas)
 
 
@@ -106,8 +109,13 @@ def _compared(problem: Problem, wrong_steps: list[str]) -> tuple[list[_Equation]
 
 @lru_cache(maxsize=16_384)  # more than a data set has questions, each with hundreds of recorded solutions
 def _reference_formulas(solution: str) -> list[_Equation]:
-    """The formulas of the reference: its notes, or what its text says when notes and steps cannot be paired."""
+    """The formulas of the reference: its notes, or what its text says when notes and steps cannot be paired.
+
+    None of LaTeX, whose steps are compared as texts.
+    """
     raw, steps, formulas = split_steps(solution), reference_steps(solution), []
+    if "\\" in solution and "<<" not in solution:
+        return formulas
     for step, text in enumerate(raw if len(raw) == len(steps) else steps):
         found = equations_of("\n".join(_NOTE.findall(text)), step) or equations_of(_NOTE.sub("", text), step)
         formulas += [replace(formula, right=True) for formula in found]
@@ -115,7 +123,10 @@ def _reference_formulas(solution: str) -> list[_Equation]:
 
 
 def _settled(equations: list[_Equation], formulas: list[_Equation]) -> tuple[dict[int, int], list[_Equation]]:
-    """The formulas (by index) that right equations settle, each with its step; and the equations from a mistake on."""
+    """The formulas (by index) that right equations settle, each with its step; and the equations from a mistake on.
+
+    An equation out of turn may be another way to the answer, so a later false one is the mistake for it.
+    """
     sources: dict[Fraction, set[int]] = {}  # a result: its formula, and those that its operands come from
     matches: dict[int, set[int]] = {}  # the position of an equation: the same for what it finds
     for index, formula in enumerate(formulas):
@@ -126,12 +137,25 @@ def _settled(equations: list[_Equation], formulas: list[_Equation]) -> tuple[dic
         if free:
             matches[min(free, key=lambda k: equations[k].formula != formula.formula)] = sources[formula.result]
     settled: dict[int, int] = {}
+    end = len(equations)
     for position, equation in enumerate(equations):
         new = matches.get(position, set()).difference(settled)
-        if not 1 <= len(new) <= len(equation.operators):  # several steps may be in one
-            return settled, equations[position:]
+        if end == len(equations) and not 1 <= len(new) <= len(equation.operators):  # several steps may be in one
+            end = next((k for k in range(position, end) if not equations[k].right), position)
+        if position >= end:
+            break
         settled |= dict.fromkeys(new, equation.step)
-    return settled, []
+    return settled, equations[end:]
+
+
+def _unfounded(problem: Problem, steps: list[str], settled: dict[int, int]) -> int:
+    """Where sums are right and formulas missing: the step with a number that neither question nor reference has.
+
+    Or without one, the step after the last that settles a formula.
+    """
+    known = _numbers(problem.question) | _numbers(problem.solution)
+    strange = (k for k, step in enumerate(steps) if _numbers(step) - known)
+    return next(strange, min(max(settled.values(), default=-1) + 1, len(steps)))
 
 
 def _describe(equations: list[_Equation], due: list[_Equation]) -> tuple[str, str]:
@@ -195,6 +219,11 @@ def equations_of(text: str, step: int) -> list[_Equation]:
 def _number(text: str) -> Fraction:
     """`"12"`, `".5"`, `"50%"` (a half)."""
     return Fraction(text.rstrip("%")) / (100 if text.endswith("%") else 1)
+
+
+def _numbers(text: str) -> set[Fraction]:
+    """`{1200, 50}` of `"1,200 and 50%"`."""
+    return {Fraction(number.rstrip("%")) for number in _NUMBER.findall(text.replace(",", ""))}
 
 
 def _balanced(side: str) -> str:

@@ -97,9 +97,9 @@ def recipe(cell: Cell, audited: bool = False) -> Recipe:
     )
     if audited:  # what says nothing about training questions lies in a folder of its own
         label = f"{cell.artifacts['labelled'].path.name.rpartition('-')[0]}-{config.name}"
-        return Recipe("audit", label, version=1, settings=settings, inputs=inputs, shown=SHOWN)
+        return Recipe("audit", label, version=2, settings=settings, inputs=inputs, shown=SHOWN)
     label = f"{cell.train_label}-{cell.sampler_label}-{config.name}"
-    return Recipe("correct", label, version=4, settings=settings, inputs=inputs, shown=SHOWN)
+    return Recipe("correct", label, version=5, settings=settings, inputs=inputs, shown=SHOWN)
 
 
 def _shown(cell: Cell) -> str:

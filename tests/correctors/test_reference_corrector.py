@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from random import Random
@@ -46,6 +47,23 @@ def test_a_solution_is_right_when_each_formula_is_settled(solution: str, settled
     without = Problem("m", "?", "It is $2$.\nSo $x = 3$.", "3")
     assert settles_all(without, ["It is $2$.", "So $x = 3$.", "The answer is 3."])
     assert not settles_all(without, ["So $x = 3$.", "The answer is 3."])
+
+
+@pytest.mark.parametrize("notes", [True, False])
+@pytest.mark.parametrize(
+    ("wrong", "step", "kind"),
+    [
+        ("3 - 2 = 1 more. 5 + 1 = 7 apples. The answer is 7.", 2, "wrong result"),  # the first is another way
+        ("3 - 2 = 1 more. 5 + 2 = 7 apples. The answer is 7.", 1, "wrong operand"),
+        ("He had 12 apples. 5 + 3 = 8 apples. The answer is 8.", 1, "missing step"),  # nobody knows 12
+        ("5 + 3 = 8 apples. He keeps them. He is glad. The answer is 8.", 2, "missing step"),
+    ],
+)
+def test_the_mistake_is_what_is_surely_wrong(wrong: str, step: int, kind: str, notes: bool) -> None:
+    problem = TOM if notes else replace(TOM, solution=re.sub("<<.*?>>", "", TOM.solution))
+    found = correct(problem, split_steps(wrong))
+    assert (found.incorrect_step, found.kind) == (step, kind)
+    assert found.correct_steps[-1] == "The answer is 6."
 
 
 @pytest.mark.parametrize(("wrong", "step", "kind", "explanation"), table(__file__, "mistakes"))
@@ -234,7 +252,7 @@ def test_named_steps_agree_with_human_labels_as_often_as_measured() -> None:
         if problem is not None and row["label"] >= 0 and not row["final_answer_correct"]:
             agreement.append(correct(problem, row["steps"]).incorrect_step == row["label"] + 1)
     assert len(agreement) == 200
-    assert sum(agreement) >= 84, sum(agreement)  # measured: 88
+    assert sum(agreement) == 110
 
 
 def held_out(question: str) -> bool:
@@ -254,12 +272,12 @@ def test_named_steps_agree_with_labels_of_a_half_that_is_not_read() -> None:
         rows[group] += 1
         right[group] += found.incorrect_step == int(row["model_output_solution_first_error_step"])
     measured = {
-        ("original", "read"): (98, 172),
-        ("original", "held out"): (98, 168),
-        ("reversed", "read"): (2, 87),
-        ("reversed", "held out"): (4, 100),
-        ("POT", "read"): (0, 30),
-        ("POT", "held out"): (0, 33),
+        ("original", "read"): (108, 172),
+        ("original", "held out"): (107, 168),
+        ("reversed", "read"): (19, 87),
+        ("reversed", "held out"): (20, 100),
+        ("POT", "read"): (9, 30),
+        ("POT", "held out"): (7, 33),
     }
     assert {group: (right[group], count) for group, count in rows.items()} == measured
 
