@@ -104,7 +104,7 @@ def test_each_error_of_hydra_is_one_line_that_begins_with_the_argument(hydra: Hy
     assert re.fullmatch(REFUSED[command], refusal(raised.value)), refusal(raised.value)
 
 
-WIDE = [pytest.param(each, marks=pytest.mark.slow) for each in [*BEYOND, *list(REFUSED)[::8]]]
+WIDE = [pytest.param(each, marks=pytest.mark.slow) for each in [*BEYOND, *list(REFUSED)[::16]]]
 
 
 @pytest.mark.parametrize("command", ["backbone=mistrall seed=2", "--foo", "limit=-1", *WIDE])

@@ -78,7 +78,7 @@ def test_cells_are_those_that_hydra_launches(hydra: Hydra, tmp_path: Path, overr
     assert sweeps.expand(config) == jobs
 
 
-@pytest.mark.parametrize("overrides", [COMMANDS[0], *some(COMMANDS[1:], 6, pytest.mark.slow)], ids=" ".join)
+@pytest.mark.parametrize("overrides", [COMMANDS[0], *some(COMMANDS[1:], 12, pytest.mark.slow)], ids=" ".join)
 def test_the_grid_of_wandb_is_the_same_cells(hydra: Hydra, tmp_path: Path, overrides: list[str]) -> None:
     config = master(hydra, overrides)
     grid = yaml.safe_load(sweeps.write_for_wandb(config, tmp_path).read_text())

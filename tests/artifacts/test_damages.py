@@ -142,7 +142,7 @@ PAIRS = [(m + n, file, damage) for m, file in enumerate([*FINISHED, *SHOWN]) for
 
 @pytest.mark.parametrize(
     ("pattern", "damage"),
-    [pytest.param(*pair, marks=pytest.mark.full if number % 8 else pytest.mark.slow) for number, *pair in PAIRS],
+    [pytest.param(*pair, marks=pytest.mark.full if number % 16 else pytest.mark.slow) for number, *pair in PAIRS],
 )
 def test_a_damaged_file_is_named_or_made_again(
     run: Run, whole: Path, tmp_path: Path, pattern: str, damage: str
@@ -307,7 +307,7 @@ def test_a_folder_that_may_not_be_written_any_more_is_named(
     assert contents(runs) == contents(whole)
 
 
-@pytest.mark.parametrize("stage", some(STAGES, 3, pytest.mark.slow))
+@pytest.mark.parametrize("stage", some(STAGES, 6, pytest.mark.slow))
 def test_a_folder_that_may_not_be_written_is_named(run: Run, whole: Path, tmp_path: Path, stage: str) -> None:
     runs = tmp_path / "runs"
     _until(whole, runs, stage)

@@ -39,7 +39,7 @@ KINDS: dict[str, tuple[int | None, str | None]] = {
 WITH_ATTENTION = {"bamba": {"attn_layer_indices": [9, 18, 27]}, "jamba": {}, "recurrent_gemma": {}, "qwen3_next": {}}
 FAST = {"llama", "gpt2", "opt", "bloom", "falcon", "gpt_neox", "mpt", "mixtral", "mamba", "bert", "bart"}
 each = pytest.mark.parametrize(
-    "name", [*sorted(FAST), *some((name for name in KINDS if name not in FAST), 3, pytest.mark.slow)]
+    "name", [*sorted(FAST), *some((name for name in KINDS if name not in FAST), 6, pytest.mark.slow)]
 )
 
 
@@ -132,7 +132,7 @@ def written(model: Any, asked: list[tuple[list[int], int]], allowed: int, temper
     "name",
     [
         *some(sorted(WRITING_FAST), 3),
-        *some((name for name in WRITING if name not in WRITING_FAST), 8, pytest.mark.slow),
+        *some((name for name in WRITING if name not in WRITING_FAST), 15, pytest.mark.slow),
     ],
 )
 def test_an_answer_is_the_same_alone_and_among_many(name: str) -> None:
@@ -179,7 +179,7 @@ SHORT += [
 TRAINED = ["gpt2", "opt", "bloom", "falcon", "mixtral", "mamba", "mamba2", "bamba", "gpt_oss", "llama4_text"]
 
 
-@pytest.mark.parametrize(("name", "method"), some(itertools.product(TRAINED, ["full", "lora"]), 9, pytest.mark.slow))
+@pytest.mark.parametrize(("name", "method"), some(itertools.product(TRAINED, ["full", "lora"]), 17, pytest.mark.slow))
 def test_a_cell_of_each_ends_with_its_scores(make_config, tmp_path, name: str, method: str) -> None:
     changed = ["train.batches=padded", "mix=cot"] + (LORA if method == "lora" else [])
     changed += ["train.lora_dropout=0.05"] * (method == "lora" and name != "mixtral")

@@ -138,7 +138,7 @@ def test_no_key_of_either_file_is_felt(shipped, ask, expected, file, settings) -
 
 
 @pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize(("name", "value"), some(CASES, 5, pytest.mark.slow))
+@pytest.mark.parametrize(("name", "value"), some(CASES, 10, pytest.mark.slow))
 def test_no_key_by_itself_is_felt(shipped, ask, expected, file, name, value) -> None:
     assert equal(ask(shipped({name: value}, file)), expected)
 

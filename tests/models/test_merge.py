@@ -284,7 +284,8 @@ def test_a_merge_takes_memory_for_a_file_or_two(write_tokenizer, tmp_path: Path)
     assert 64_000_000 < peak < 450_000_000 < whole / 2
 
 
-@pytest.mark.parametrize("four_bit", some([True, False], 2, pytest.mark.slow))
+@pytest.mark.full
+@pytest.mark.parametrize("four_bit", [True, False])
 def test_a_real_model_is_merged_as_the_whole_model(four_bit: bool, tmp_path: Path) -> None:
     folder = os.environ.get("LEMA_TEST_MODEL")
     if not folder:
