@@ -3,6 +3,7 @@
 import copy
 import functools
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,14 +11,18 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, open_dict
 from small import ROOT, SMALL
 
 from lema.compose import register, to_config
 from lema.config import Config
 
+# An override that sets a value, and chooses no file.
+_VALUE = re.compile(r"(seed|limit|until|selection|runs_dir|(?!hydra\.)[a-z_]+\.[\w.]+)=")
 _PATHS = [str(path) for path in (ROOT, ROOT / "tests", ROOT / "tests/doubles")]
 
 # Before any library reads them; the processes that tests start inherit them.
@@ -62,9 +67,12 @@ def make_config() -> Callable[..., Config]:
     """`make_config("task=gsm8k", "limit=5")`: the typed config of that command line."""
 
     def typed(*overrides: str) -> Config:
-        tree = copy.copy(_composed(overrides))
+        # Hydra composes the choices and then sets the values; so one composition serves all that make the same choices.
+        values = [each for each in overrides if _VALUE.match(each)]
+        tree = copy.deepcopy(_composed(tuple(each for each in overrides if each not in values)))
         with open_dict(tree):
             del tree["hydra"]
+        ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(values), tree)
         return to_config(tree)
 
     return typed
