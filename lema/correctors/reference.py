@@ -125,7 +125,8 @@ def _reference_formulas(solution: str) -> list[_Equation]:
 def _settled(equations: list[_Equation], formulas: list[_Equation]) -> tuple[dict[int, int], list[_Equation]]:
     """The formulas (by index) that right equations settle, each with its step; and the equations from a mistake on.
 
-    An equation out of turn may be another way to the answer, so a later false one is the mistake for it.
+    An equation out of turn may be another way to the answer, so a later false one is the mistake for it: unless it
+    stands for the formula in its turn.
     """
     sources: dict[Fraction, set[int]] = {}  # a result: its formula, and those that its operands come from
     matches: dict[int, set[int]] = {}  # the position of an equation: the same for what it finds
@@ -141,7 +142,9 @@ def _settled(equations: list[_Equation], formulas: list[_Equation]) -> tuple[dic
     for position, equation in enumerate(equations):
         new = matches.get(position, set()).difference(settled)
         if end == len(equations) and not 1 <= len(new) <= len(equation.operators):  # several steps may be in one
-            end = next((k for k in range(position, end) if not equations[k].right), position)
+            due = next((formula for index, formula in enumerate(formulas) if index not in settled), None)
+            false = next((k for k in range(position, end) if not equations[k].right), position)
+            end = position if due and _stands_for(equation, due) else false
         if position >= end:
             break
         settled |= dict.fromkeys(new, equation.step)
@@ -170,15 +173,27 @@ def _describe(equations: list[_Equation], due: list[_Equation]) -> tuple[str, st
         return "extra step", f"This step is not needed: {equations[0].left} = {_plain(equations[0].result)}."
     if not equations or missing < changed:
         return "missing step", f"The step that finds {due[0].left} = {_plain(due[0].result)} is missing."
-    kind = "wrong operation" if sorted(equations[0].operands) == sorted(due[0].operands) else "wrong operand"
+    kind = "wrong operation" if _same_operands(equations[0], due[0]) else "wrong operand"
     return kind, f"The step must find {due[0].left}, not {equations[0].left}."
 
 
 def _misfits(equations: list[_Equation], formulas: list[_Equation]) -> int:
     """How many differ in their operations, or in more than the one operand that a mistake before them changes."""
-    pairs = [(one, due) for one, due in zip(equations, formulas, strict=False) if one.operators == due.operators]
-    alike = [(Counter(one.operands) - Counter(due.operands)).total() <= 1 for one, due in pairs]
-    return max(len(equations), len(formulas)) - sum(alike)
+    return max(len(equations), len(formulas)) - sum(map(_alike, equations, formulas))
+
+
+def _alike(one: _Equation, due: _Equation) -> bool:
+    """Whether two sums have the same operations, and all operands but one."""
+    return one.operators == due.operators and (Counter(one.operands) - Counter(due.operands)).total() <= 1
+
+
+def _same_operands(one: _Equation, due: _Equation) -> bool:
+    return sorted(one.operands) == sorted(due.operands)
+
+
+def _stands_for(one: _Equation, due: _Equation) -> bool:
+    """Whether a sum is a formula but for one operand, or for its operations."""
+    return _alike(one, due) or _same_operands(one, due)
 
 
 def _plain(number: Fraction) -> str:

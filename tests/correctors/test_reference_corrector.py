@@ -55,6 +55,7 @@ def test_a_solution_is_right_when_each_formula_is_settled(solution: str, settled
     [
         ("3 - 2 = 1 more. 5 + 1 = 7 apples. The answer is 7.", 2, "wrong result"),  # the first is another way
         ("3 - 2 = 1 more. 5 + 2 = 7 apples. The answer is 7.", 1, "wrong operand"),
+        ("5 - 3 = 2 apples. 2 + 2 = 5 apples. The answer is 5.", 1, "wrong operation"),  # that is no other way
         ("He had 12 apples. 5 + 3 = 8 apples. The answer is 8.", 1, "missing step"),  # nobody knows 12
         ("5 + 3 = 8 apples. He keeps them. He is glad. The answer is 8.", 2, "missing step"),
     ],
@@ -252,7 +253,7 @@ def test_named_steps_agree_with_human_labels_as_often_as_measured() -> None:
         if problem is not None and row["label"] >= 0 and not row["final_answer_correct"]:
             agreement.append(correct(problem, row["steps"]).incorrect_step == row["label"] + 1)
     assert len(agreement) == 200
-    assert sum(agreement) == 110
+    assert sum(agreement) == 112
 
 
 def held_out(question: str) -> bool:
@@ -272,10 +273,10 @@ def test_named_steps_agree_with_labels_of_a_half_that_is_not_read() -> None:
         rows[group] += 1
         right[group] += found.incorrect_step == int(row["model_output_solution_first_error_step"])
     measured = {
-        ("original", "read"): (108, 172),
-        ("original", "held out"): (107, 168),
+        ("original", "read"): (109, 172),
+        ("original", "held out"): (106, 168),
         ("reversed", "read"): (19, 87),
-        ("reversed", "held out"): (20, 100),
+        ("reversed", "held out"): (19, 100),
         ("POT", "read"): (9, 30),
         ("POT", "held out"): (7, 33),
     }
