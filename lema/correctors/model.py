@@ -4,6 +4,7 @@ It sees an instruction, four worked corrections, the question and the wrong path
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,8 +28,9 @@ def correct_all(
     resume: Path,
     may_be_right: bool = False,
     agree: int = 1,
+    check: Callable[[Correction], Correction] = lambda each: each,
 ) -> list[Correction]:
-    """A correction of each item, in order; further tries are of those that were rejected.
+    """A correction of each item, in order; further tries are of those that were rejected, which `check` may do too.
 
     `may_be_right`: the demonstrations allow the reply that nothing is wrong, which is not asked again.
     `agree`: more than half of `tries`; so many must name the step of the correction that is accepted, or no step.
@@ -40,7 +42,7 @@ def correct_all(
         asked = [Prompt(prompts[index], number, _STOP) for index in todo]
         completions = engine.complete(asked, resume / f"try {number}")
         for index, each in zip(todo, completions, strict=True):
-            made[index].append(_read(items[index], each, grader, may_be_right))
+            made[index].append(check(_read(items[index], each, grader, may_be_right)))
     return [_chosen(own, agree) for own in made]
 
 

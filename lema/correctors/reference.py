@@ -21,6 +21,7 @@ from lema.prompts.replies import ParsedCorrection
 from lema.types import Problem
 
 _NOTE = re.compile(r"<<([^<>]*)>>")
+_LABEL = re.compile(r"(?i:\W{0,4}(?:step )?\d{1,3}[.):])")  # `1.`, `**Step 2:`
 _ANSWER_LINE = re.compile(r"\bthe (?:final )?answer is\b|^#### ", re.IGNORECASE)
 # Possessive, so that a word is never tried in pieces: models without an end write words of a thousand letters.
 _UNIT = r"(?:[a-zA-Z]{2,20}+|[ghms]\b)"
@@ -40,6 +41,7 @@ _REWRITES = (  # in this order: LaTeX, the ways to write an operation, then unit
     (rf"(?<=[\d)%]){_UNITS}(?=[-+*/=])", ""),
 )
 _NUMBER = re.compile(r"(?:[0-9]{1,15}(?:\.[0-9]{1,15})?|\.[0-9]{1,15})(?![0-9])%?")
+_MOST = 10**300  # nearly the largest that a float holds
 _OPERATOR = re.compile(r"(?<=[0-9)%])[-+*/]")
 _OPERAND = rf"\({{0,3}}-?{_NUMBER.pattern}\){{0,3}}"
 _SUM = rf"{_OPERAND}(?:[-+*/]{_OPERAND})"  # then how often: 20 numbers at most, less than a float holds
@@ -74,9 +76,12 @@ def correct(problem: Problem, wrong_steps: list[str]) -> ParsedCorrection:
         reason = f"Compared with the reference solution, this step differs. The reference has: {rest[k]}"
         return ParsedCorrection(k + 1, reason, rest[k:], "differs from the reference")
     due = [formula for index, formula in enumerate(formulas) if index not in settled]
-    step = unread[0].step if unread else _unfounded(problem, wrong_steps[:end], settled) if due else end
+    step, strange = (unread[0].step, None) if unread else (end, None)
+    if due and not unread:
+        step, strange = _unfounded(problem, wrong_steps[:end], settled)
     last = ("wrong result", f"The solution finds {problem.answer}, so its last step must be: {answer}")
     kind, explanation = _describe(unread, due) if unread or due else last
+    explanation = explanation if strange is None else f"Nothing says {_plain(strange)}. {explanation}"
     left = {formula.step for index, formula in enumerate(formulas) if settled.get(index, step) >= step}
     done = {formula.step for formula in formulas} - left
     first = max((k for k in done if k < min(left, default=len(steps))), default=-1) + 1  # texts go with what follows
@@ -125,8 +130,8 @@ def _reference_formulas(solution: str) -> list[_Equation]:
 def _settled(equations: list[_Equation], formulas: list[_Equation]) -> tuple[dict[int, int], list[_Equation]]:
     """The formulas (by index) that right equations settle, each with its step; and the equations from a mistake on.
 
-    An equation out of turn may be another way to the answer, so a later false one is the mistake for it: unless it
-    stands for the formula in its turn.
+    An equation out of turn may be another way to the answer. So the mistake is a later false one that rightly done
+    would find a result of the reference, unless the equation stands for the formula in its turn.
     """
     sources: dict[Fraction, set[int]] = {}  # a result: its formula, and those that its operands come from
     matches: dict[int, set[int]] = {}  # the position of an equation: the same for what it finds
@@ -144,21 +149,25 @@ def _settled(equations: list[_Equation], formulas: list[_Equation]) -> tuple[dic
         if end == len(equations) and not 1 <= len(new) <= len(equation.operators):  # several steps may be in one
             due = next((formula for index, formula in enumerate(formulas) if index not in settled), None)
             false = next((k for k in range(position, end) if not equations[k].right), position)
-            end = position if due and _stands_for(equation, due) else false
+            missed = equations[false].value in sources and not (due and _stands_for(equation, due))
+            end = false if missed else position
         if position >= end:
             break
         settled |= dict.fromkeys(new, equation.step)
     return settled, equations[end:]
 
 
-def _unfounded(problem: Problem, steps: list[str], settled: dict[int, int]) -> int:
-    """Where sums are right and formulas missing: the step with a number that neither question nor reference has.
+def _unfounded(problem: Problem, steps: list[str], settled: dict[int, int]) -> tuple[int, Fraction | None]:
+    """The mistake where all sums are right and formulas are missing: a step, and a number in it that nothing says.
 
-    Or without one, the step after the last that settles a formula.
+    That is a number of neither question nor reference, in a step that settles no formula. Without one, it is the step
+    after the last that settles a formula.
     """
     known = _numbers(problem.question) | _numbers(problem.solution)
-    strange = (k for k, step in enumerate(steps) if _numbers(step) - known)
-    return next(strange, min(max(settled.values(), default=-1) + 1, len(steps)))
+    for k, step in enumerate(steps):
+        if k not in settled.values() and (strange := _numbers(_LABEL.sub("", step)) - known):
+            return k, min(strange)
+    return min(max(settled.values(), default=-1) + 1, len(steps)), None
 
 
 def _describe(equations: list[_Equation], due: list[_Equation]) -> tuple[str, str]:
@@ -216,7 +225,7 @@ def equations_of(text: str, step: int) -> list[_Equation]:
     for match in _EQUATION.finditer(text):
         left, stated = map(_balanced, match.groups())
         first = _NUMBER.findall(stated)[0]
-        if (value := _value(left)) is None:
+        if (value := _value(left)) is None or abs(value) > _MOST:
             continue
         # `8 * 2 = 16 - 3 = 13` states 16; `48 / 2 = 72 / 3` states 24.
         result = value if _value(stated) == value else _number(first) * (-1 if stated.startswith("-") else 1)

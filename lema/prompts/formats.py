@@ -106,7 +106,7 @@ def reference_steps(solution: str) -> list[str]:
 
 
 def split_steps(text: str) -> list[str]:
-    """The steps of a solution: its non-empty lines, or its sentences when it is one line.
+    """The steps of a solution: its non-empty lines, or its sentences when it is one line. `Step k:` is no part of them.
 
     >>> split_steps("Tom has 5+3=8. He eats 2.5 of them. The answer is 5.5.")
     ['Tom has 5+3=8.', 'He eats 2.5 of them.', 'The answer is 5.5.']
@@ -114,7 +114,7 @@ def split_steps(text: str) -> list[str]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) == 1:
         lines = SENTENCE_END.split(lines[0])
-    return [_STEP.sub("", line) for line in lines]
+    return [step for line in lines if (step := _STEP.sub("", line))]
 
 
 def correction_prompt(

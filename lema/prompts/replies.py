@@ -73,12 +73,13 @@ def read_correction(
 def finds_no_error(text: str) -> bool:
     """Whether a reply to a prompt that allows it names none in the place of the step, and no step beside it.
 
-    >>> finds_no_error(" None."), finds_no_error("Incorrect Step: none of them"), finds_no_error(" Step 2.")
+    >>> finds_no_error(" None."), finds_no_error("Incorrect Step: none of them"), finds_no_error("None but the last.")
     (True, True, False)
     """
     lines = (plain(line) for line in undressed(without_thinking(text)).split("\n"))
     opening = next(filter(None, lines), "")
-    return bool(wording.NO_STEP.match(opening)) and not wording.NAMED.search(opening)
+    none = wording.NO_STEP.match(opening)
+    return none is not None and not wording.NAMED.search(opening) and not wording.RESTRICTS.search(opening, none.end())
 
 
 def _sections(text: str, first: str, header: re.Pattern[str]) -> dict[str, list[str]] | None:

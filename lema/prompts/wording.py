@@ -121,6 +121,8 @@ OLD_STEP = re.compile(r"(?i:(?:original|incorrect|wrong|old)(?: step)?[*_]{0,3}[
 PLACEHOLDER = re.compile(
     r"(?i:\W{0,4}(?:n/?a|none)\W{0,4}|[\[<](?:your|brief|explain|explanation|insert)\b[^\[\]<>]{0,80}[\]>]\.?)"
 )
+# What behind "no error" says that there is one after all.
+RESTRICTS = re.compile(r"(?i:\b(?:except|but|until|however|though|apart|besides|(?:mistake|error)s? (?:is|are))\b)")
 # What stands in the place of a step where none is wrong.
 NO_STEP = re.compile(
     r"(?:incorrect step ?: ?)?(?:none|n/?a|no (?:step|steps|(?:incorrect|wrong) steps?|errors?|mistakes?)"

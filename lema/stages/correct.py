@@ -97,9 +97,9 @@ def recipe(cell: Cell, audited: bool = False) -> Recipe:
     )
     if audited:  # what says nothing about training questions lies in a folder of its own
         label = f"{cell.artifacts['labelled'].path.name.rpartition('-')[0]}-{config.name}"
-        return Recipe("audit", label, version=2, settings=settings, inputs=inputs, shown=SHOWN)
+        return Recipe("audit", label, version=3, settings=settings, inputs=inputs, shown=SHOWN)
     label = f"{cell.train_label}-{cell.sampler_label}-{config.name}"
-    return Recipe("correct", label, version=5, settings=settings, inputs=inputs, shown=SHOWN)
+    return Recipe("correct", label, version=6, settings=settings, inputs=inputs, shown=SHOWN)
 
 
 def _shown(cell: Cell) -> str:
@@ -182,12 +182,13 @@ def _corrected(
     wrong: Iterator[Item], settings: Settings, inputs: Inputs, context: Context, folder: Path
 ) -> tuple[Iterable[Correction], dict[str, Any]]:
     """What the corrector says of each solution, and what it cost."""
+    check = structural.filtered if settings.structural else lambda each: each
     if settings.model is None:  # one by one: recorded solutions may be millions
-        return (_by_reference(item, settings) for item in wrong), {}
+        return (check(_by_reference(item, settings)) for item in wrong), {}
     assert inputs.demonstrations
     engine, shown = context.engine(settings.model, inputs.weights), inputs.demonstrations.value
     how = (settings.tries, settings.grader, engine, folder / RESUME, settings.may_be_right, settings.agree or 1)
-    return model.correct_all(list(wrong), shown, *how), engine.costs
+    return model.correct_all(list(wrong), shown, *how, check), engine.costs
 
 
 def _filtered(
@@ -199,11 +200,9 @@ def _filtered(
     context: Context,
     folder: Path,
 ) -> tuple[Iterable[Correction], list[str], dict[str, Any]]:
-    """The same corrections, fewer of them accepted; what the filter is, in words; and what all has cost."""
+    """The same corrections, those that a verifier denies rejected; the whole filter in words; and what all has cost."""
     told = [f"{settings.agree} of {settings.tries} agree"] if settings.agree else []
-    if settings.structural:
-        corrections = map(structural.filtered, corrections)
-        told.append("structural")
+    told += ["structural"] * settings.structural
     if settings.verifier:
         engine = context.engine(settings.verifier, inputs.verifier)
         corrections, names = verifier.verified([*corrections], problems, engine, folder / RESUME / "verdicts")

@@ -32,7 +32,8 @@ _CountTokens = Callable[[Example], tuple[int, int]]  # those without loss, and t
 _WHOLE = MixConfig(name="lema", cot=CotPart.all, extra=Extra.corrections, match_tokens=False)
 
 _REPEATED = "{arm}: random questions that are CoT examples already, the pool having no others"
-SHOWN = Shown("mix", losses={"repeated_random_cot": _REPEATED})
+_MISSING = "{arm}: corrections that lema has and the other model's mistakes did not give"
+SHOWN = Shown("mix", losses={"repeated_random_cot": _REPEATED, "missing_corrections": _MISSING})
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def recipe(cell: Cell) -> Recipe:
         },
     )
     label = f"{cell.train_label}-{cell.backbone_label}-{config.mix.name}"
-    return Recipe("mix", label, version=2, settings=settings, inputs=inputs, shown=SHOWN)
+    return Recipe("mix", label, version=3, settings=settings, inputs=inputs, shown=SHOWN)
 
 
 def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:
@@ -116,7 +117,8 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
     _preview(settings, inputs.tokenizer, examples)
     random_cot = [(example.problem_id, example.completion) for example in examples if example.source == "random_cot"]
     repeated = len(random_cot) - len({each for each in random_cot if each[0] not in chosen})
-    return _table(examples, count) | {"repeated_random_cot": repeated}
+    missing = len(drawn) - len(extra) if mix.extra is Extra.other_corrections else 0
+    return _table(examples, count) | {"repeated_random_cot": repeated, "missing_corrections": missing}
 
 
 def _drawn(source: Artifact, settings: Settings, pool: dict[str, Problem], most: int | None) -> _Drawn:
@@ -145,8 +147,8 @@ def _own_right(samples: Mapping[str, Artifact], drawn: _Drawn, settings: Setting
     """Each right solution of the drawn questions that was sampled beside their mistakes."""
     asked = {problem.id: problem for problem, _ in drawn}
     sampled = (each for artifact in samples.values() for each in artifact.stream("solutions.jsonl", Solution))
-    right = (each for each in sampled if each.problem_id in asked and each.correct and each.answer is not None)
-    texts = distinct(right, Counter())
+    whole = (each for each in sampled if each.problem_id in asked and not each.truncated)
+    texts = distinct((each for each in whole if each.correct and each.answer is not None), Counter())
     made = [_rationale(asked[each.problem_id], each, settings.prompt, "own_right") for each in texts]
     if not made:
         raise UserError(

@@ -57,6 +57,8 @@ def test_a_solution_is_right_when_each_formula_is_settled(solution: str, settled
         ("3 - 2 = 1 more. 5 + 2 = 7 apples. The answer is 7.", 1, "wrong operand"),
         ("5 - 3 = 2 apples. 2 + 2 = 5 apples. The answer is 5.", 1, "wrong operation"),  # that is no other way
         ("He had 12 apples. 5 + 3 = 8 apples. The answer is 8.", 1, "missing step"),  # nobody knows 12
+        ("1. He buys 3: 5 + 3 = 8 apples.\n2. So he has 8.\nThe answer is 8.", 2, "missing step"),  # 1 is a label
+        ("10 * 2 = 20 apples. 20 / 4 = 4 apples. The answer is 4.", 1, "wrong operand"),  # 5 is no result
         ("5 + 3 = 8 apples. He keeps them. He is glad. The answer is 8.", 2, "missing step"),
     ],
 )
@@ -65,6 +67,11 @@ def test_the_mistake_is_what_is_surely_wrong(wrong: str, step: int, kind: str, n
     found = correct(problem, split_steps(wrong))
     assert (found.incorrect_step, found.kind) == (step, kind)
     assert found.correct_steps[-1] == "The answer is 6."
+
+
+def test_a_number_that_nothing_says_is_named_and_no_sum_is_too_large() -> None:
+    assert correct(TOM, ["He had 12 apples.", "The answer is 12."]).explanation.startswith("Nothing says 12. The step")
+    assert correct(TOM, ["7" + "/.000000000000003%" * 19 + " = 1"]).correct_steps[-1] == "The answer is 6."
 
 
 @pytest.mark.parametrize(("wrong", "step", "kind", "explanation"), table(__file__, "mistakes"))
@@ -253,7 +260,7 @@ def test_named_steps_agree_with_human_labels_as_often_as_measured() -> None:
         if problem is not None and row["label"] >= 0 and not row["final_answer_correct"]:
             agreement.append(correct(problem, row["steps"]).incorrect_step == row["label"] + 1)
     assert len(agreement) == 200
-    assert sum(agreement) == 112
+    assert sum(agreement) == 109
 
 
 def held_out(question: str) -> bool:
@@ -273,12 +280,12 @@ def test_named_steps_agree_with_labels_of_a_half_that_is_not_read() -> None:
         rows[group] += 1
         right[group] += found.incorrect_step == int(row["model_output_solution_first_error_step"])
     measured = {
-        ("original", "read"): (109, 172),
+        ("original", "read"): (111, 172),
         ("original", "held out"): (106, 168),
-        ("reversed", "read"): (19, 87),
-        ("reversed", "held out"): (19, 100),
+        ("reversed", "read"): (20, 87),
+        ("reversed", "held out"): (17, 100),
         ("POT", "read"): (9, 30),
-        ("POT", "held out"): (7, 33),
+        ("POT", "held out"): (8, 33),
     }
     assert {group: (right[group], count) for group, count in rows.items()} == measured
 

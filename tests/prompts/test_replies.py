@@ -37,6 +37,11 @@ SAME = dict(table(__file__, "same"))
         *((" None.", True), ("\n**None**", True), ("Incorrect Step: none\nAll is well.", True), ("N/A", True)),
         *(("No step is incorrect.", True), ("There are no errors.", True), ("All steps are correct.", True)),
         *((GOOD, False), ("", False), ("Nonetheless, Step 2.", False), ("None of them but Step 2.", False)),
+        *(("All steps are correct except the last one.", False), ("No error. But the last step is wrong.", False)),
+        *(
+            ("None of the first three is wrong; the mistake is in the last.", False),
+            ("None. Each follows from the last.", True),
+        ),
         *(("Notes: none", False), ("The solution is right.", False), ("<think>None.</think> Step 1.", False)),
     ],
 )
@@ -118,7 +123,7 @@ _LATEX = st.lists(
     max_size=8,
 ).map(" ".join)
 _LAYOUT = re.compile(
-    r"(?i)[-+\d.()\s{}[\]…=]*$|[-+\d.()\s{]*(?:step|explanation|mistake|correct|incorrect|wrong|first|erroneous"
+    r"(?i)[-+\d.()\s{}[\]…=\"'“”]*$|[-+\d.()\s{]*(?:step|explanation|mistake|correct|incorrect|wrong|first|erroneous"
     r"|(?:so|thus|hence|therefore)?,? ?the (?:final |correct )?answer|question|original|problem|q\b)"
     r"|.*(?:Step \d+:|\.\.\.|…$)"
     r"|[\[(].*[\])]\.?$|[-+•] |.*</think>"
