@@ -141,6 +141,10 @@ def expand(config: DictConfig) -> list[list[str]]:
         [commands] = BasicSweeper.split_arguments(overrides, None)
     except HydraException as error:  # interval(0,1) has no steps
         raise UserError(str(error)) from None
+    if len(set(map(tuple, commands))) < len(commands):
+        twice = next(each for each in commands if commands.count(each) > 1)
+        own = [each for each in twice if any(each not in command for command in commands)]
+        raise UserError(f"{' '.join(own) or 'a cell'}: stands twice in the sweep; leave one out")
     return commands
 
 

@@ -125,6 +125,7 @@ def test_what_cannot_be_a_grid_is_said(hydra: Hydra, tmp_path: Path) -> None:
         (["do=report,export"], "do=report,export: one at a time"),
         (["train.learning_rate=interval(0,1)"], "INTERVAL_SWEEP"),
         (["mix=glob(nope*)", "seed=1,2"], r"^mix=glob\(nope\*\): stands for no value; name some$"),
+        (["seed=1,2,2", "mix=cot"], "^seed=2: stands twice in the sweep; leave one out$"),
         (["seed=range(5,1)"], r"^seed=range\(5,1\): stands for no value; name some$"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -68,13 +68,21 @@ def _of_sweep(cells: Iterable[Cell]) -> Callable[[dict[str, Any]], dict[str, Any
     then the run gets this machine's places, and the setting of the cells that are run here.
     """
     named = {cell.folder.name: cell for cell in cells}
-    placed = {results.command(cell.identity): cell for cell in named.values()}
+    placed: dict[str, list[Cell]] = {}
+    for cell in named.values():
+        placed.setdefault(results.command(cell.identity), []).append(cell)
 
     def as_cells(kept: dict[str, Any]) -> dict[str, Any] | None:
         if kept["cell"] in named:
             return kept
-        if not (cell := placed.get(results.command(kept["run"]["config"]))):
+        if not (alike := placed.get(results.command(kept["run"]["config"]))):
             return None
+        if len(alike) > 1:
+            names = ", ".join(each.folder.name for each in alike)
+            raise UserError(
+                f"{kept['cell']}: may be any of {names}, which differ in paths alone; narrow the sweep to its own"
+            )
+        [cell] = alike
         made = {step: Artifact.recorded(cell.folder / step, record) for step, record in kept["records"].items()}
         whole = replace(cell, artifacts=made)
         tests = {of: {"task": test.identity["task"], "setting": test.setting} for of, test in whole.tests.items()}

@@ -1,5 +1,15 @@
 """The arms of a comparison, and the differences between them that mean something."""
 
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_CONF = Path(__file__).resolve().parents[2] / "conf"
+
 # Arm -> its meaning, in the order of the tables. The first four have a column before they are run.
 ARMS = {
     "cot": "CoT alone",
@@ -52,3 +62,34 @@ CONTRASTS = {
     ("lema_no_solution", "explanation"): "what the CoT examples add to steps and explanations",
 }
 UNTUNED = "untuned"
+
+
+def named(mix: dict[str, Any], overrides: Sequence[str]) -> str:
+    """The arm of a mix: its name, and what is not as in the file of that name, `lema (mix.without=step)`.
+
+    `overrides` are its command's, which alone tell of a file of the user's own.
+    """
+    if (usual := _mixes().get(mix["name"])) is None:
+        changed = [item for item in overrides if item.startswith("mix.")]
+    else:
+        own = _parts(mix).items()
+        changed = [f"mix.{part}={_written(value)}" for part, value in own if value != usual.get(part, value)]
+    return mix["name"] + (f" ({', '.join(changed)})" if changed else "")
+
+
+@cache
+def _mixes() -> dict[str, dict[str, Any]]:
+    """The parts of each mix of conf/, by its name."""
+    return {file.stem: _parts(yaml.safe_load(file.read_bytes())) for file in _CONF.glob("mix/*.yaml")}
+
+
+def _parts(mix: dict[str, Any]) -> dict[str, Any]:
+    """`{"extra": "corrections", "without": None, "weights.step": 1.0, …}`: what a mix is, less its name."""
+    weights = dict.fromkeys(("step", "explanation", "solution"), 1.0) | mix.get("weights", {})
+    parts = {"without": None} | {name: value for name, value in mix.items() if name not in ("name", "weights")}
+    return parts | {f"weights.{part}": float(weight) for part, weight in weights.items()}
+
+
+def _written(value: Any) -> str:
+    """As the command line has it: `0.5`, `step`, `null`."""
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value).strip('"')

@@ -12,11 +12,11 @@ from statistics import fmean
 
 import numpy as np
 
-from lema.identity import flat
 from lema.reporting.arms import ARMS as ARMS, CONTRASTS as CONTRASTS, STANDARD as STANDARD, UNTUNED as UNTUNED
 from lema.reporting.pairing import Verdicts, aligned, flipped, paired_p
 from lema.reporting.paper import paper_accuracy
 from lema.reporting.runs import Run
+from lema.reporting.settings import Setting as Setting, once_each, place, told_apart
 from lema.reporting.statistics import (
     Crossed,
     Interval,
@@ -29,15 +29,6 @@ from lema.reporting.statistics import (
     over_seeds,
     smallest_effect,
 )
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What the arms of one comparison share: a task, a backbone, and everything but mix and seed."""
-
-    task: str  # "gsm8k", with its limit "gsm8k, first 300"
-    backbone: str  # "llama2 7b", and what tells it from other settings of this backbone
-    key: str  # `Run.setting` of its runs
 
 
 @dataclass(frozen=True)
@@ -145,11 +136,12 @@ def compare(
 
     `margin` is in [0, 1]. `contrasts` were stated beforehand, known here or not; None takes all that are known.
     """
+    runs = once_each(runs)
     alike: dict[tuple[str, str], dict[str, list[Run]]] = {}  # task and backbone -> the key of a setting -> its runs
     for run in (run for run in runs if run.trouble is None):
-        alike.setdefault(_place(run), {}).setdefault(run.setting or "", []).append(run)
+        alike.setdefault(place(run), {}).setdefault(run.setting or "", []).append(run)
     settings = {
-        Setting(task, backbone + _told_apart(key, by_key), key): own
+        Setting(task, backbone + told_apart(key, by_key), key): own
         for (task, backbone), by_key in alike.items()
         for key, own in by_key.items()
     }
@@ -158,7 +150,7 @@ def compare(
     for setting in sorted(settings, key=lambda each: (each.task, each.backbone)):
         by_arm: dict[str, dict[int, Run]] = {}
         for run in sorted(settings[setting], key=lambda run: (rank.get(run.arm, len(rank)), run.arm, run.seed)):
-            by_arm.setdefault(run.arm, {})[run.seed] = run
+            by_arm.setdefault(run.arm, {}).setdefault(run.seed, run)
         arms.append(_arm(setting, UNTUNED, settings[setting][:1]))
         arms += [_arm(setting, name, list(by_seed.values())) for name, by_seed in by_arm.items()]
         for arm, other in dict.fromkeys([*CONTRASTS, *(contrasts or ())]):
@@ -168,7 +160,7 @@ def compare(
                 if all(of[seed].sampled for of in (first, second) for seed in seeds):
                     sampled.append(_difference(setting, arm, other, first, second, seeds, sampled=True))
     greedy, drawn = (_judged(_corrected(own), margin, contrasts or CONTRASTS) for own in (differences, sampled))
-    return Comparison(list(runs), arms, greedy, drawn, margin, contrasts)
+    return Comparison(runs, arms, greedy, drawn, margin, contrasts)
 
 
 def _judged(
@@ -193,34 +185,6 @@ def _corrected(differences: Sequence[Difference]) -> list[Difference]:
             families.setdefault((each.arm, each.other), {})[each.setting] = each.p
     holms = {(*contrast, setting): p for contrast, own in families.items() for setting, p in holm(own).items()}
     return [replace(each, p_holm=holms.get((each.arm, each.other, each.setting))) for each in differences]
-
-
-def _place(run: Run) -> tuple[str, str]:
-    """The task and the backbone of a run, as they are shown."""
-    config = run.config
-    task = config["task"]["name"] + (f", first {config['limit']}" if config["limit"] else "")
-    if run.score.split != "test":
-        task += f", {run.score.split}"
-    size = config["backbone"]["size"]
-    return task, config["backbone"]["name"] + (f" {size}" if size else "")
-
-
-def _told_apart(key: str, alike: dict[str, list[Run]]) -> str:
-    """What tells a setting from others of its task and backbone: ` (train.learning_rate=0.001; KEY)`, or nothing.
-
-    Of a key that only the others have set, it is `no evaluation.samples`.
-    """
-    if len(alike) == 1:
-        return ""
-    configs = {each: flat(runs[0].config) for each, runs in alike.items()}
-    differ = [
-        f"{name}={str(value).rstrip('/').rpartition('/')[2][:24]}"  # of a path the last part
-        for name, value in sorted(configs[key].items())
-        if name.split(".")[0] not in ("mix", "seed") and len({repr(each.get(name)) for each in configs.values()}) > 1
-    ]
-    lacking = sorted({name for own in configs.values() for name in own} - configs[key].keys())
-    differ += [f"no {name}" for name in lacking if name.split(".")[0] not in ("mix", "seed")]
-    return f" ({', '.join(differ[:3]) or 'other data'}; {key})"
 
 
 def _arm(setting: Setting, name: str, runs: list[Run]) -> Arm:

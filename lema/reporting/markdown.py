@@ -20,6 +20,7 @@ from lema.reporting.comparing import (
     once,
     paper,
 )
+from lema.reporting.paper import results
 from lema.reporting.runs import Run
 from lema.reporting.statistics import Interval, standard_error
 from lema.reporting.words import warnings
@@ -99,7 +100,8 @@ def grid(comparison: Comparison, settings: Sequence[Setting]) -> str:
         run, theirs = comparison.of(setting)[0].runs[0], {}
         for name in names:
             if (share := paper(run, name)) is not None:
-                error = standard_error(round(share * run.score.num_problems), run.score.num_problems)
+                problems = results()["problems"][run.config["task"]["name"]]
+                error = standard_error(round(share * problems), problems)
                 theirs[name] = f"{100 * share:.1f} ±{100 * error:.1f}"
         if theirs:
             lines.append(["– the paper", *(theirs.get(name, "") for name in names)])
@@ -309,7 +311,7 @@ def took(comparison: Comparison, settings: Sequence[Setting]) -> str:
             f"{arm.runs[0].score.num_problems:,}",
             *(f"{train[count]:,}" if count in train else "–" for count in ("examples", "tokens", "steps")),
             f"{fmean(run.hours for run in arm.runs):.2g}" if tuned else "–",
-            f"{arm.runs[0].usd:,.2f}".removesuffix(".00") if tuned else "–",
+            f"{_paid(arm.runs):,.2f}".removesuffix(".00") if tuned else "–",
         ])  # fmt: skip
     return table(head, lines, words=3) + "\n\n" + bullets(_costs(arms))
 
@@ -324,9 +326,14 @@ def _costs(arms: Sequence[Arm]) -> Iterator[str]:
     shared = {digest: record for digest, record in records.items() if digest not in own}
     hours = sum(record["made"]["seconds"] for record in shared.values()) / 3600
     yield (
-        f"Hours are a run's own, training to evaluation{on} (mean over seeds); what runs share (data, base, "
-        f"sampling, corrections, mixes, untuned answers) took {hours:.2g} hours more, once."
+        f"Hours are a run's own, training to evaluation{on} (mean over seeds); what runs may share (data, base, "
+        f"sampling, corrections, mixes, untuned answers), each counted once, took {hours:.2g} hours more."
     )
-    paid = sum(record["summary"].get("usd", 0.0) for record in shared.values())
-    if paid:
+    if paid := _paid(runs):
         yield f"*dollars* are of all requests that an arm stands on; arms share them: ${paid:,.2f} were paid in all."
+
+
+def _paid(runs: Sequence[Run]) -> float:
+    """The dollars of all requests that runs depend on, those that they share counted once."""
+    records = {run.digests[step]: record for run in runs for step, record in run.records.items()}
+    return sum(record["summary"].get("usd", 0.0) for record in records.values())

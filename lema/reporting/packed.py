@@ -37,7 +37,7 @@ def unpacked(content: bytes) -> list[Any]:
         head, rest = text.partition("\n")[0], text.rstrip("\n").rpartition("\n")
         first = json.loads(head)
         known, version = first["kind"] == _KIND, int(first["format"])
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
         raise foreign from None
     if not known:
         raise foreign

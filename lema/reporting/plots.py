@@ -123,7 +123,8 @@ def _forest(differences: Sequence[Difference]) -> Any | None:
     axis.grid(axis="x", color="#DDDDDD", linewidth=0.6)
     axis.grid(axis="y", visible=False)
     axis.axvline(0, color="black", linewidth=0.8)
-    ordered = [each for contrast in CONTRASTS for each in shown if (each.arm, each.other) == contrast]
+    contrasts = dict.fromkeys([*CONTRASTS, *((each.arm, each.other) for each in shown)])
+    ordered = [each for contrast in contrasts for each in shown if (each.arm, each.other) == contrast]
     for place, each in enumerate(reversed(ordered)):
         colour = _colour(each.other)
         if each.over_problems:

@@ -9,6 +9,7 @@ from typing import Any
 from lema.artifacts import own_folder, write_json, write_text
 from lema.reporting.comparing import CONTRASTS, Comparison, Difference
 from lema.reporting.markdown import bullets, table
+from lema.reporting.runs import Run
 from lema.types import UserError
 
 
@@ -87,15 +88,24 @@ def _chance(comparison: Comparison, each: Difference) -> float | None:
 
 def _hours(comparison: Comparison, each: Difference) -> tuple[float, float]:
     """The hours of both arms, as measured: of a seed without its evaluation, and of one answer."""
-    training, answer = 0.0, 0.0
-    for name in (each.arm, each.other):
-        arm = comparison.find(each.setting, name)
-        runs = [run for run in arm.runs if run.seed in each.by_seed] if arm else []
+    found = [comparison.find(each.setting, name) for name in (each.arm, each.other)]
+    both = [[run for run in arm.runs if run.seed in each.by_seed] for arm in found if arm]
+    training, answer = fmean(_before(own) for own in zip(*both, strict=True)), 0.0
+    for runs in both:
         spent = [run.records["evaluate"]["made"]["seconds"] / 3600 for run in runs]
         training += fmean(run.hours - hours for run, hours in zip(runs, spent, strict=True))
         asked = [run.score.num_problems * (1 + (run.sampled.samples if run.sampled else 0)) for run in runs]
         answer += fmean(hours / answers for hours, answers in zip(spent, asked, strict=True))
     return training, answer
+
+
+def _before(runs: Sequence[Run]) -> float:
+    """The hours of what a seed has of its own before it trains: its tuned model, that one's mistakes, corrections."""
+    own = {run.digests[step] for run in runs for step in run.own_steps}
+    spent = {
+        run.digests[step]: run.records[step]["made"]["seconds"] for run in runs for step in run.made_from("tuned_train")
+    }
+    return sum(seconds for digest, seconds in spent.items() if digest not in own) / 3600
 
 
 def _table(rows: list[dict[str, Any]], margin: float | None) -> str:
@@ -136,7 +146,7 @@ def _notes(rows: list[dict[str, Any]], comparison: Comparison) -> Iterator[str]:
         )
     yield (
         "Hours: of both arms, all seeds, by the hours that these runs took: of a seed from training on, and of each "
-        "answer (one greedy, and the samples). What runs share is not counted."
+        "answer (one greedy, and the samples). What seeds share is not counted."
     )
     if not any(row["samples"] for row in rows):
         yield (

@@ -147,17 +147,22 @@ def read_results(root: Path, file: Path | None, of_sweep: Callable[[Kept], Kept 
     places: dict[str, str] = {kept["of"]: cell for cell, kept in before.items()}
     new, own, same = list[Kept](), 0, 0
     for kept in wanted:
-        cell = str(kept["cell"] if of_sweep else places.get(kept["of"], kept["cell"]))
-        [now, *_] = told(cells / cell, kept["run"], kept["records"], kept["rows"])
-        [there, *_] = read_runs(root, [cells / cell])
-        if there.trouble is None and now.trouble is None and not _agree(there, now):
-            whose = "imported" if there.imported is not None else "run"
-            why = f"it was {whose} here with other verdicts ({there.accuracy:.1%}, now {now.accuracy:.1%})"
-            remedy = "delete its folder, or import into another runs_dir"
-            raise UserError(f"{file}: {cell}: {why}; nothing was imported; {remedy}")
+        if not of_sweep and kept["of"] in places:
+            kept = _as_before(kept, before[places[kept["of"]]])
+        cell = str(kept["cell"])
+        now, *further = told(cells / cell, kept["run"], kept["records"], kept["rows"])
+        there, *others = read_runs(root, [cells / cell])
+        ours, brought = ([run for run in runs if run.trouble is None] for runs in ((there, *others), (now, *further)))
+        for mine, theirs in ((a, b) for a in ours for b in brought if a.score.task == b.score.task):
+            if not _agree(mine, theirs):
+                whose = "imported" if mine.imported is not None else "run"
+                rates = f"{mine.score.task} {mine.accuracy:.1%}, now {theirs.accuracy:.1%}"
+                why = f"it was {whose} here with other verdicts ({rates})"
+                remedy = "delete its folder, or import into another runs_dir"
+                raise UserError(f"{file}: {cell}: {why}; nothing was imported; {remedy}")
         if there.trouble is None and there.imported is None:
             own += 1
-        elif cell in before and (before[cell] == kept or (not of_sweep and before[cell]["rows"] == kept["rows"])):
+        elif before.get(cell) == kept:
             same += 1
         else:
             new.append(kept)
@@ -173,6 +178,14 @@ def read_results(root: Path, file: Path | None, of_sweep: Callable[[Kept], Kept 
     others = f", {len(found) - len(wanted)} of no cell of this sweep" if len(found) > len(wanted) else ""
     counts = f"{len(new)} imported, {same} imported before, {own} run here{others}"
     print(f"{'results':<16} {len(found)} runs of {file}: {counts}")
+
+
+def _as_before(kept: Kept, before: Kept) -> Kept:
+    """A run as the cell of a sweep that it was imported as, with that cell's places."""
+    run = kept["run"] | {name: before["run"][name] for name in ("config", "setting")}
+    if tests := run.get("tests"):
+        run["tests"] = tests | before["run"].get("tests", {})
+    return kept | {"cell": before["cell"], "run": run}
 
 
 def _kept(file: Path, values: Any) -> Kept:
@@ -231,9 +244,12 @@ def _there(path: Path) -> Kept | None:
 
 def _agree(first: Run, second: Run) -> bool:
     """Whether two runs have the same verdicts; where either's are missing, the same accuracy."""
-    mine, theirs = first.verdicts, second.verdicts
-    if mine is None or theirs is None:
+    if first.verdicts is None or second.verdicts is None:
         return first.accuracy == second.accuracy
-    return mine.ids == theirs.ids and all(
-        np.array_equal(getattr(mine, rule), getattr(theirs, rule)) for rule in ("correct", "symbolic")
+    pairs = [(first.verdicts, second.verdicts), (first.sampled_verdicts, second.sampled_verdicts)]
+    return all(
+        mine.ids == theirs.ids and np.array_equal(getattr(mine, rule), getattr(theirs, rule))
+        for mine, theirs in pairs
+        if mine and theirs
+        for rule in ("correct", "symbolic")
     )

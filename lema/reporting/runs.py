@@ -18,6 +18,7 @@ import numpy as np
 
 from lema.artifacts.links import IMPORTED, follow, read
 from lema.artifacts.records import contents, is_whole, used
+from lema.reporting import arms
 from lema.reporting.verdicts import Verdicts
 from lema.types import SCORE_VERSION, SampledScore, Score, UserError
 
@@ -58,9 +59,8 @@ class Run:
 
     @property
     def arm(self) -> str:
-        """The name of its mix; a mix that the command line changed is another arm: `lema (mix.without=step)`."""
-        changed = [item for item in self.overrides if item.startswith("mix.")]
-        return self.config["mix"]["name"] + (f" ({', '.join(changed)})" if changed else "")
+        """The name of its mix; one that is not as the file of that name is another arm: `lema (mix.without=step)`."""
+        return arms.named(self.config["mix"], self.overrides)
 
     @property
     def seed(self) -> int:

@@ -74,10 +74,10 @@ def _seeds(comparison: Comparison, setting: Setting) -> Iterator[str]:
         only = "" if len(single) == len(arms) else f" of {', '.join(single)}"
         yield f"One training seed ({seed}){only}: how much training itself varies is not covered."
     if len(single) < len(arms):
-        yield (
-            "The interval over seeds covers the order of the examples and the initialisation of adapters. Data, "
-            "sampled mistakes and base are the same for all seeds, and so are the test problems."
-        )
+        varied, same = "the order of the examples and the initialisation of adapters", "Data, sampled mistakes and base"
+        if any(run.made_from("tuned_train") for arm in arms for run in arm.runs):
+            varied, same = f"the mistakes of each seed's own tuned model, {varied}", "Data and base"
+        yield f"The interval over seeds covers {varied}. {same} are the same for all seeds, as are the test problems."
 
 
 def _untuned(comparison: Comparison, setting: Setting) -> Iterator[str]:
@@ -142,12 +142,10 @@ def _losses(arms: Sequence[Arm]) -> list[tuple[str, int]]:
 
 
 def _made_apart(runs: Sequence[Run]) -> Iterator[str]:
-    """What all arms share was made once, unless some runs were made elsewhere: then it may differ.
+    """What all arms share is made once, unless it was elsewhere, or has changed between two runs: then it may differ.
 
     Mistakes of a model that was tuned first are made once for each seed.
     """
-    if not any(run.imported is not None for run in runs):
-        return
     digests: dict[tuple[str, int | None], set[str]] = {}
     for run in runs:
         of_seed = {*run.made_from("tuned_train"), *run.made_from("other_tuned_train")}
@@ -155,8 +153,8 @@ def _made_apart(runs: Sequence[Run]) -> Iterator[str]:
             digests.setdefault((step, run.seed if step in of_seed else None), set()).add(run.digests[step])
     if differ := sorted({step.replace("_", " ") for (step, _), found in digests.items() if len(found) > 1}):
         yield (
-            f"Some of these runs were imported, and not all stand on the same {', '.join(differ)}: numbers may differ "
-            "by that alone."
+            f"Not all of these runs stand on the same {', '.join(differ)} (imported, or changed between runs): numbers "
+            "may differ by that alone."
         )
 
 

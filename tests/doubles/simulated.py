@@ -3,9 +3,10 @@
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -125,13 +126,16 @@ def run(
     overrides: Sequence[str] = (),
     score: dict[str, Any] | None = None,
     samples: np.ndarray | None = None,
+    parts: Mapping[str, Any] = MappingProxyType({}),
     **changes: Any,
 ) -> Path:
-    """One run's folder; `changes` are parts of its config, `score` of its score, `samples` its verdicts on samples.
+    """One run's folder; `changes` are parts of its config, `parts` of its mix, `score` of its score.
+
+    `samples` are its verdicts on samples.
 
     Its data and untuned answers are those of the run `like`, if one is named, by links as the suite makes them.
     """
-    config = copy.deepcopy(CONFIG) | {"seed": seed, "mix": {"name": mix}} | changes
+    config = copy.deepcopy(CONFIG) | {"seed": seed, "mix": {"name": mix, **parts}} | changes
     task, backbone = config["task"]["name"], config["backbone"]
     name = f"{task}-{backbone['name']}-{backbone['size']}-{mix}-seed{seed}"
     folder = root / "cells" / f"{name}-{digest([config, setting])}"

@@ -154,12 +154,40 @@ def test_other_arms_stand_in_the_table_once_they_are_run(tmp_path: Path) -> None
 
 def test_a_mix_that_the_command_line_changed_is_an_arm_of_its_own(tmp_path: Path) -> None:
     tiny(tmp_path, "lema", 1, 180)
-    tiny(tmp_path, "lema", 1, 120, overrides=["mix.without=step"], limit=None, selection="last")
+    parts = {"without": "step", "weights": {"solution": 1.0}}
+    tiny(tmp_path, "lema", 1, 120, overrides=["mix.without=step"], parts=parts, limit=None, selection="last")
     text = published(tmp_path)
     assert "| lema | lema (mix.without=step) |" in text
     assert "| 90.0 {85.1, 93.4} ×1 | 60.0 {53.1, 66.5} ×1 |" in text
     assert " mix=cot " in text
     assert "mix.without=step mix=cot " not in text
+
+
+def test_an_arm_is_what_its_mix_is_and_not_what_was_typed(tmp_path: Path) -> None:
+    tiny(tmp_path, "lema", 1, 180, overrides=["mix.weights.solution=1"])  # as it comes
+    tiny(tmp_path, "lema", 2, 120, parts={"weights": {"solution": 0.5}})  # by ++, or a sweep's file
+    tiny(tmp_path, "cot", 1, 150)
+    text = published(tmp_path)
+    assert "| untuned | cot | cot_random | cot_matched | lema | lema (mix.weights.solution=0.5) |" in text
+    assert "| lema − cot | tiny | +15.0 |" in text
+
+
+def test_of_two_runs_of_one_arm_and_seed_one_counts_and_the_other_is_named(tmp_path: Path) -> None:
+    first = tiny(tmp_path, "lema", 1, 180)
+    second = tiny(tmp_path, "lema", 1, 120, selection="last", score={"selection": "last"})
+    text = published(tmp_path)
+    one, other = sorted([first.name, second.name])
+    assert "1 evaluated run, and 1 that are named at the end." in text
+    assert f"it has the setting, arm and seed of arithmetic-tiny-None-lema-seed1 ({one}), which counts" in text
+    assert other not in text.partition("which counts")[0].rpartition("named")[0]
+
+
+def test_only_a_stated_contrast_is_drawn_that_is_known_for_nothing(tmp_path: Path) -> None:
+    for mix, right in (("cot", 150), ("cot_tokens", 160)):
+        tiny(tmp_path, mix, 1, right)
+    folder, comparison, _ = report.write_report(tmp_path, contrasts=[("cot_tokens", "cot")], margin=0.03)
+    assert [(each.arm, each.other) for each in comparison.differences] == [("cot_tokens", "cot")]
+    assert (folder / "differences-arithmetic.png").is_file()
 
 
 def test_settings_are_rows_told_apart_by_what_differs_and_never_compared_with_each_other(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_status_clean_and_compare_know_an_imported_run(tmp_path: Path) -> None:
 def test_runs_that_do_not_stand_on_the_same_mistakes_are_told(tmp_path: Path) -> None:
     run(tmp_path / "a", "cot", 1, answers(50, 20), untuned=answers(50, 2))
     run(root := tmp_path / "b", "lema", 1, answers(50, 30), untuned=answers(50, 3))
-    told = b"Some of these runs were imported, and not all stand on the same evaluate untuned: numbers may differ"
+    told = b"Not all of these runs stand on the same evaluate untuned (imported, or changed between runs): numbers"
     assert told not in reported(root)["report.md"]
     assert told in reported(brought(root, exported(tmp_path / "a")))["report.md"]
 
@@ -179,6 +179,8 @@ def grown(times: int) -> str:
         ),
         (lambda text: packed([{"cell": "x"}]), "its runs are not as lema writes them"),
         (lambda text: grown(60), "no results of lema"),
+        (lambda text: text.replace('"format":1', '"format":Infinity', 1), "no results of lema"),
+        (lambda text: "[" * 100_000, "no results of lema"),
         (None, "cannot be read (No such file"),
     ],
 )
@@ -209,11 +211,37 @@ def test_what_cannot_be_exported_or_imported_is_one_line(tmp_path: Path, monkeyp
         write_results(tmp_path / "a", "all", None, file / "x")
     moved = run(tmp_path / "b", "lema", 1, answers(20, 8))
     assert moved.name == folder.name
-    with pytest.raises(UserError, match=r"it was run here with other verdicts \(40\.0%, now 45\.0%\); nothing was imp"):
+    with pytest.raises(UserError, match=r"here with other verdicts \(gsm8k 40\.0%, now 45\.0%\); nothing was imported"):
         read_results(tmp_path / "b", file)
     monkeypatch.setenv("MY_API_KEY", "gsm8k-llama2-7b-lema")
     with pytest.raises(UserError, match="a secret of the environment stands in the settings"):
         exported(tmp_path / "a")
+
+
+def test_a_newer_file_brings_what_is_new_to_the_cell_that_its_run_was_imported_as(tmp_path: Path) -> None:
+    folder, root = run(tmp_path / "a", "lema", 1, answers(50, 30), **TINY), tmp_path / "b"
+    read_results(
+        root, exported(tmp_path / "a"), lambda kept: kept | {"cell": "mine", "run": kept["run"] | {"setting": "s"}}
+    )
+    record(folder / "learnt", "evaluate", {"asked": 5}, {})
+    read_results(root, exported(tmp_path / "a"))
+    assert [path.parent.name for path in root.glob(f"cells/*/{IMPORTED}")] == ["mine"]
+    [found] = read_runs(root)
+    assert (found.setting, found.records["learnt"]["summary"]) == ("s", {"asked": 5})
+
+
+def test_samples_that_are_others_contradict(tmp_path: Path) -> None:
+    for name, right in (("a", 3), ("b", 2)):
+        run(
+            tmp_path / name,
+            "lema",
+            1,
+            answers(50, 30),
+            samples=np.full((50, 4), False) | (np.arange(4) < right),
+            **TINY,
+        )
+    with pytest.raises(UserError, match="it was run here with other verdicts"):
+        read_results(tmp_path / "b", exported(tmp_path / "a"))
 
 
 def test_values_come_back_as_they_were() -> None:

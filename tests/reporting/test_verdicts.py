@@ -98,7 +98,7 @@ def test_a_report_has_the_verdicts_that_were_stated_in_their_order(tmp_path: Pat
         for mix, right in (("lema", 160), ("cot", 100), ("mistakes", 120 + 20 * seed)):
             run(tmp_path, mix, seed, answers(200, right + seed % 2), **TINY)
     run(tmp_path, "cot_random", 1, answers(200, 100), **TINY)
-    run(tmp_path, "lema", 1, answers(200, 120), overrides=["mix.weights.step=2"], weights=2, **TINY)
+    run(tmp_path, "lema", 1, answers(200, 120), parts={"weights": {"step": 2.0}}, **TINY)
     stated = ReportConfig(
         margin=2,
         contrasts=[

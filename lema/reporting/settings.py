@@ -1,0 +1,61 @@
+"""The settings of a report: which runs are arms of one comparison, its name, and which run of a seed counts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lema.identity import flat
+from lema.reporting.runs import Run
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the arms of one comparison share: a task, a backbone, and everything but mix and seed."""
+
+    task: str  # "gsm8k", with its limit "gsm8k, first 300"
+    backbone: str  # "llama2 7b", and what tells it from other settings of this backbone
+    key: str  # `Run.setting` of its runs
+
+
+def place(run: Run) -> tuple[str, str]:
+    """The task and the backbone of a run, as they are shown."""
+    config = run.config
+    task = config["task"]["name"] + (f", first {config['limit']}" if config["limit"] else "")
+    if run.score.split != "test":
+        task += f", {run.score.split}"
+    size = config["backbone"]["size"]
+    return task, config["backbone"]["name"] + (f" {size}" if size else "")
+
+
+def told_apart(key: str, alike: dict[str, list[Run]]) -> str:
+    """What tells a setting from others of its task and backbone: ` (train.learning_rate=0.001; KEY)`, or nothing.
+
+    Of a key that only the others have set, it is `no evaluation.samples`.
+    """
+    if len(alike) == 1:
+        return ""
+    configs = {each: flat(runs[0].config) for each, runs in alike.items()}
+    differ = [
+        f"{name}={str(value).rstrip('/').rpartition('/')[2][:24]}"  # of a path the last part
+        for name, value in sorted(configs[key].items())
+        if name.split(".")[0] not in ("mix", "seed") and len({repr(each.get(name)) for each in configs.values()}) > 1
+    ]
+    lacking = sorted({name for own in configs.values() for name in own} - configs[key].keys())
+    differ += [f"no {name}" for name in lacking if name.split(".")[0] not in ("mix", "seed")]
+    return f" ({', '.join(differ[:3]) or 'other data'}; {key})"
+
+
+def once_each(runs: Sequence[Run]) -> list[Run]:
+    """The runs; of those of one setting, arm and seed with other answers one is used, the others get a `trouble`.
+
+    One from here goes before imported ones.
+    """
+    used: dict[Any, Run] = {}
+    told = dict[int, str]()
+    for number in sorted(range(len(runs)), key=lambda number: runs[number].imported is not None):
+        run = runs[number]
+        first = used.setdefault((place(run), run.setting, run.arm, run.seed) if run.trouble is None else run.key, run)
+        if first is not run and first.digests["evaluate"] != run.digests["evaluate"]:
+            same = f"it has the setting, arm and seed of {first.name} ({first.folder.name}), which counts"
+            told[number] = f"{same}; delete the folder of one of them"
+    return [replace(run, trouble=told[number]) if number in told else run for number, run in enumerate(runs)]
