@@ -220,9 +220,9 @@ def test_what_cannot_be_exported_or_imported_is_one_line(tmp_path: Path, monkeyp
 
 def test_a_newer_file_brings_what_is_new_to_the_cell_that_its_run_was_imported_as(tmp_path: Path) -> None:
     folder, root = run(tmp_path / "a", "lema", 1, answers(50, 30), **TINY), tmp_path / "b"
-    read_results(
-        root, exported(tmp_path / "a"), lambda kept: kept | {"cell": "mine", "run": kept["run"] | {"setting": "s"}}
-    )
+    of_sweep = {"cell": "mine"}
+    read_results(root, exported(tmp_path / "a"), lambda kept: kept | of_sweep | {"run": kept["run"] | {"setting": "s"}})
+    (folder / "learnt").mkdir()
     record(folder / "learnt", "evaluate", {"asked": 5}, {})
     read_results(root, exported(tmp_path / "a"))
     assert [path.parent.name for path in root.glob(f"cells/*/{IMPORTED}")] == ["mine"]
