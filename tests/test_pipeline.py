@@ -128,6 +128,7 @@ def published(tmp_path: Path, make_config: Callable[..., Config]) -> Callable[..
     return overrides
 
 
+@pytest.mark.slow
 def test_svamp_and_asdiv_are_asked_of_the_model_that_gsm8k_trained(
     run: Callable[..., dict[str, Path]], published: Callable[..., list[str]]
 ) -> None:
@@ -144,6 +145,7 @@ def test_svamp_and_asdiv_are_asked_of_the_model_that_gsm8k_trained(
     assert made(svamp, run(*published("svamp"), "evaluation.split=dev")) == {"evaluate", "evaluate_untuned"}
 
 
+@pytest.mark.slow
 def test_samples_and_further_tests_are_asked_of_one_model_beside_the_greedy_answers(
     run: Callable[..., dict[str, Path]], published: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,6 +332,7 @@ def test_two_processes_on_one_cell_end_with_one_set_of_artifacts(undisturbed: Pa
     assert contents(tmp_path) == contents(undisturbed)
 
 
+@pytest.mark.slow
 def test_paid_corrections_run_through_the_same_pipeline(
     run: Callable[..., dict[str, Path]], make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -154,6 +154,7 @@ def test_no_file_is_written_of_a_sweep_with_a_cell_that_cannot_run(
     assert not (tmp_path / "runs" / "sweeps").exists()
 
 
+@pytest.mark.slow
 def test_the_command_line_writes_the_file_and_runs_nothing(
     tmp_path: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

@@ -105,6 +105,7 @@ def test_after_a_clean_the_same_commands_remake_nothing_and_the_report_is_the_sa
     assert made == ["select", "evaluate"]
 
 
+@pytest.mark.slow
 def test_a_selection_that_asks_what_was_cleaned_says_so_and_trains_to_the_same_bytes(
     tmp_path: Path, run: Run, do: Callable[..., list[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
