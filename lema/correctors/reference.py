@@ -76,8 +76,9 @@ def correct(problem: Problem, wrong_steps: list[str]) -> ParsedCorrection:
         reason = f"Compared with the reference solution, this step differs. The reference has: {rest[k]}"
         return ParsedCorrection(k + 1, reason, rest[k:], "differs from the reference")
     due = [formula for index, formula in enumerate(formulas) if index not in settled]
-    step, strange = (unread[0].step, None) if unread else (end, None)
-    if due and not unread:
+    if unread or not due:
+        step, strange = unread[0].step if unread else end, None
+    else:
         step, strange = _unfounded(problem, wrong_steps[:end], settled)
     last = ("wrong result", f"The solution finds {problem.answer}, so its last step must be: {answer}")
     kind, explanation = _describe(unread, due) if unread or due else last

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lema.correctors.model import NO_AGREEMENT, correct_all
-from lema.correctors.structural import objection
+from lema.correctors.structural import filtered, objection
 from lema.correctors.verifier import DENIED, NO_VERDICT, verdict, verified
 from lema.prompts.formats import correction_completion
 from lema.types import NO_ERROR, Completion, Correction, Problem, Prompt, Solution
@@ -86,6 +86,14 @@ def test_a_correction_is_kept_whose_step_the_most_name(
     [made] = correct_all([item], "Shown.", 3, "gsm8k", engine, Path("resume"), may_be_right=True, agree=2)
     assert (made.incorrect_step, made.reason, made.accepted) == (step, reason, reason is None)
     assert len(engine.asked) == asked, "no try is asked that can change nothing"
+
+
+def test_what_a_structural_check_rejects_is_tried_again() -> None:
+    replies = [TWO, correction_completion(2, "6 + 4 is 10, not 11.", RIGHT), TWO]
+    engine = Engine(lambda prompt: replies[prompt.attempt])
+    item = PROBLEM, Solution("p", "m", 0, "", "11", correct=False, symbolic=False, truncated=False), WRONG
+    [made] = correct_all([item], "Shown.", 3, "gsm8k", engine, Path("resume"), check=filtered)
+    assert (made.accepted, made.explanation, len(engine.asked)) == (True, "6 + 4 is 10, not 11.", 2)
 
 
 def test_a_verifier_sees_accepted_corrections_alone_and_no_answer_of_theirs() -> None:
