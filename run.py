@@ -27,6 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from lema import sweeps
+from lema.artifacts.faults import explaining
 from lema.compose import register, to_config
 from lema.config import Config
 from lema.config.command_line import arranged, refusing
@@ -65,7 +66,8 @@ def main(composed: DictConfig) -> None:
 
         overrides = [*sweeps.kept(context), *context.overrides.task]
         if in_sweep and "submitit" not in context.launcher._target_:  # whose jobs are processes of their own
-            _run_apart(config, overrides, context, worker)
+            with explaining(Path(config.runs_dir), in_sweep):
+                _run_apart(config, overrides, context, worker)
         else:
             pipeline.run(config, overrides, in_sweep)
     except UserError as error:
@@ -108,7 +110,7 @@ def _run_apart(config: Config, overrides: list[str], context: HydraConf, worker:
         logs = (OmegaConf.to_container(context.job_logging, resolve=True), context.verbose)
         make = partial(pipeline.run, config, overrides, in_sweep=True)
         try:
-            with apart.card(cell.store.root) as card:
+            with apart.card() as card:
                 how = apart.run(make, output, logs, variables(config) | card)
             if how:
                 run_folder.died(cell, overrides, how)

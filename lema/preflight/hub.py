@@ -18,12 +18,18 @@ def unloadable(name: str, location: str, revision: str | None, ask: bool = True)
 
 
 def is_cached(kind: str, hub_id: str, revision: str | None) -> bool:
-    """Whether a model or a data set of the Hub has been downloaded."""
+    """Whether a model, with its weights, or a data set of the Hub has been downloaded."""
     from huggingface_hub import errors, snapshot_download
 
-    with suppress(errors.LocalEntryNotFoundError, errors.HFValidationError):
-        snapshot_download(hub_id, repo_type=kind, revision=revision, local_files_only=True)
-        return True
+    from lema.models.files import weight_files
+
+    # Of an index that is damaged, weights cannot be told.
+    with suppress(errors.LocalEntryNotFoundError, errors.HFValidationError, ValueError, LookupError, TypeError):
+        folder = Path(snapshot_download(hub_id, repo_type=kind, revision=revision, local_files_only=True))
+        if kind != "model":
+            return True
+        files = weight_files(folder)
+        return bool(files) and all(file.is_file() for file in files)
     return False
 
 

@@ -188,7 +188,8 @@ def _answers(cell: Cell, step: Any) -> int:
     if step.stage == "select":
         return min(task.num_dev, limit)
     test = data.summary.get("test") if data else None
-    return min(test or task.num_test or _TEST_QUESTIONS, limit) * max(1, cell.config.evaluation.samples)
+    asked = cell.config.evaluation  # one greedy answer, and the samples
+    return min(test or task.num_test or _TEST_QUESTIONS, limit) * (1 + (asked.samples if asked.temperature else 0))
 
 
 _TEST_QUESTIONS = 5000  # at most, of the known tasks: MATH's

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lema.config import Config, Method, Precision, Selection
+from lema.config import Config, Precision, Selection
 from lema.preflight import hardware
 from lema.types import UserError
 
@@ -26,7 +26,7 @@ _EXAMPLE_TOKENS = 400  # of a training example with its prompt, ours
 _STEPS = 2000  # where they follow from the examples, which are not known yet; the paper's
 _LOADING = 0.05  # hours to start and load a model of a GPU, ours
 _OWN = {"seed", "mix", "correctors", "step"}  # of a recipe's config: what tells cells apart and costs no time
-_ADAPTER_BYTES, _MOMENT_BYTES = 4, 8  # of a trained parameter: in a checkpoint, and beside it to go on from
+_SAVED_BYTES, _MOMENT_BYTES = 4, 8  # of a trained parameter: in a checkpoint, and beside it to go on from
 
 
 @dataclass(frozen=True)
@@ -153,10 +153,9 @@ def disk(config: Config, stage: str, parameters: int, trained: Training | None) 
         return parameters * hardware.BYTES[config.backbone.precision]
     if stage != "train":
         return 0.0
-    kept = 1 if config.selection is Selection.last else checkpoints(config)
-    whole = parameters * hardware.BYTES[config.backbone.precision]
-    each = whole if config.train.method is Method.full else trained.trained * _ADAPTER_BYTES
-    return kept * each + config.train.resume_checkpoints * trained.trained * _MOMENT_BYTES
+    going_on = config.train.resume_checkpoints + 1  # and the one that is written before an older one goes
+    kept = going_on if config.selection is Selection.last else checkpoints(config)
+    return trained.trained * (kept * _SAVED_BYTES + going_on * _MOMENT_BYTES)
 
 
 def downloads(models: dict[str, Any], cached: Any) -> Iterator[tuple[str, float]]:
