@@ -1,5 +1,6 @@
 """A cell of the experiment while it runs: its config, where its artifacts are, what it has made so far; its steps."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -191,6 +192,7 @@ class Cell:
             if self._opened and self._opened[0][0] != (held, adapter):
                 self._opened.clear()
                 self._asked_now = [each for each in self._asked_now if each.costs]  # and with the others their weights
+                _release()
             engine = next((engine for _, how, engine in self._opened if how == model), None)
             if engine is None:
                 engine = engines.load(model, held, adapter, account)
@@ -211,12 +213,21 @@ class Cell:
         if stage != self._stage or self.spent:  # what an engine has cost is of one step alone
             self._opened.clear()
         self._asked_now.clear()
+        _release()
         if stage in ("base", "train", "merge"):
             engines.running.close()
         self._stage = stage
 
     def _test_questions(self) -> TestQuestions:
         return TestQuestions(tasks.known_tests(self.config.task, known_tasks()))
+
+
+def _release() -> None:
+    """Give back the memory of models that are let go of: layers in NF4 and a trainer hold themselves in cycles."""
+    if "torch" in sys.modules:
+        from lema.models.sizes import release_memory
+
+        release_memory()
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,7 @@ def agreement(
     with Progress("compared answer", 2 * len(encoded), partly=partly) as progress:
         expected = list(progress.over(_replies(adapted, tokenizer, encoded, onlooker)))
         del adapted  # the two need not fit on the device together
+        release_memory()
         whole = load_to_answer(made, computation, four_bit=False)
         equal, largest, found = 0, 0.0, progress.over(_replies(whole, tokenizer, encoded, onlooker))
         for (ours, our_logits), (theirs, their_logits) in zip(found, expected, strict=True):

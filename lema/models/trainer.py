@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import Sampler
+from torch.utils.serialization import config as loading
 
 with contextlib.redirect_stdout(io.StringIO()):  # it prints WANDB_MODE, whoever tracks
     from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
@@ -110,7 +111,8 @@ class CompletionTrainer(Trainer):
             made.state_dict()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        super()._save(output_dir, self.weights if state_dict is None else state_dict)
+        whole, self.weights = self.weights, None  # so that a sharded model's live no longer than this
+        super()._save(output_dir, whole if state_dict is None else state_dict)
 
     def stopped(self) -> bool:
         """Whether training ends after this step: all ranks agree."""
@@ -246,7 +248,9 @@ def train(
                 stopping.landing(lambda number: log.info(tell, "train", number.name)),
             ):
                 trainer.add_callback(ProgressCallback(progress))
-                trainer.train(resume_from_checkpoint=newest)
+                # Each rank takes slices of a checkpoint's file, which they need not all read into memory.
+                with loading.patch("load.mmap", ranks.sharded):  # pyright: ignore[reportAttributeAccessIssue]
+                    trainer.train(resume_from_checkpoint=newest)
         except torch.OutOfMemoryError as error:
             smaller = "row_tokens" if recipe.batches is Batches.packed else "micro_batch_size"
             less = f"lower train.{smaller}, or train.activation_checkpointing=true"

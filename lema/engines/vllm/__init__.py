@@ -17,12 +17,12 @@ from lema.config import IF_SET, NO_EFFECT, ApiConfig, Count, Path as PathText, R
 from lema.engines import LocalModel, sample_seed
 from lema.engines.vllm.checks import FIELDS
 from lema.engines.vllm.found import missing as missing, version
-from lema.engines.vllm.serving import Serving, server_of
+from lema.engines.vllm.serving import Serving, replicas, server_of
 from lema.models.weights import Weights
 from lema.types import PROMPT_TOO_LONG, Completion, Prompt, UserError
 
 log = logging.getLogger(__name__)
-_AT_ONCE = 512  # requests in flight: twice what vLLM answers at once by default, so that it never waits for us
+_AT_ONCE = 512  # requests in flight for each replica: twice what it answers at once by default, so that it never waits
 _DYING = 20.0  # seconds, in which a server that has lost a worker ends: until then it refuses what it is asked
 _DAY = 86_400.0  # seconds: an answer may wait for its turn that long
 
@@ -106,7 +106,7 @@ class Engine:
             model=name,
             base_url=f"{server.server.url}/v1",
             max_tokens=self.model.max_new_tokens,
-            max_concurrent_requests=_AT_ONCE,
+            max_concurrent_requests=_AT_ONCE * replicas(self.settings.tensor_parallel),
             max_retries=1,
             request_timeout=_DAY,
             max_wait=_DAY,

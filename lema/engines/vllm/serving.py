@@ -117,6 +117,13 @@ def _rank(adapter: Path | None) -> int:
     return room
 
 
+def replicas(tensor_parallel: int) -> int:
+    """How many copies of a model a server has, of which each takes so many GPUs."""
+    from lema.models.sizes import visible_gpus
+
+    return max(1, visible_gpus() // tensor_parallel)
+
+
 def _command(base: Base, weights: Weights, length: int, rank: int) -> list[str]:
     from lema.models.sizes import visible_gpus
 
@@ -129,10 +136,10 @@ def _command(base: Base, weights: Weights, length: int, rank: int) -> list[str]:
     }
     if weights.revision:
         options["revision"] = weights.revision
-    if gpus := visible_gpus():
+    if visible_gpus():
         options["gpu-memory-utilization"] = settings.memory_share
         options["tensor-parallel-size"] = settings.tensor_parallel
-        options["data-parallel-size"] = max(1, gpus // settings.tensor_parallel)
+        options["data-parallel-size"] = replicas(settings.tensor_parallel)
     if rank:
         options["max-lora-rank"] = rank
     said = [part for name, value in options.items() for part in (f"--{name}", str(value))]
