@@ -172,7 +172,7 @@ def plan(cell: Cell) -> dict[str, list[Step]]:
 
 
 def _ways(imported: Callable[[Cell], bool] = lambda _: False) -> planning.Ways:
-    return planning.Ways(wanted, _again, imported, preflight.lacking, preflight.loaded, preflight.hub.is_cached)
+    return planning.Ways(wanted, again, imported, preflight.lacking, preflight.loaded, preflight.hub.is_cached)
 
 
 def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:
@@ -287,8 +287,9 @@ def _run_cell(cell: Cell, wanted: list[Step], overrides: list[str], begin: Calla
     only = cell.config.only
     if only and (missing := [step.name for step in todo if step.stage != only]):
         raise UserError(f"only={only}: {', '.join(missing)} must be made first; run it without only=")
-    asked = [requests for step in todo for requests in step.requests(cell)]
-    preflight.check(cell, {step.stage for step in todo}, asked, overrides)
+    lacking = planning.to_make(cell, todo, again)
+    asked = [requests for step in lacking for requests in step.requests(cell)]
+    preflight.check(cell, {step.stage for step in lacking}, asked, overrides)
     preflight.tell_of_older(cell, [step.stage for step in todo])
     begin("")
     if not all(artifact.is_there for artifact in cell.artifacts.values()):  # cleaned before the folder pointed to it
@@ -301,7 +302,7 @@ def _run_cell(cell: Cell, wanted: list[Step], overrides: list[str], begin: Calla
         begin(cell.store.place(recipe), step.name, wanted.index(step) + 1, len(wanted))
         with cell.tracker.step(step.name, recipe, cell.artifacts) as tracked:
             build = tracked.starting(partial(step.build, recipe, cell))
-            artifact, made = cell.store.make(recipe, build, partial(_again, cell))
+            artifact, made = cell.store.make(recipe, build, partial(again, cell))
             if made:
                 tracked.complete(artifact)
         cell.artifacts[step.name] = artifact
@@ -325,7 +326,7 @@ def without_current(cell: Cell, wanted: list[Step], tell: bool = True) -> list[S
     """The steps from the first on that is not current; the artifacts before it go to the cell."""
     for number, step in enumerate(wanted):
         artifact = cell.store.find(step.recipe(cell))
-        if artifact is None or _again(cell, artifact):
+        if artifact is None or again(cell, artifact):
             return wanted[number:]
         cell.artifacts[step.name] = artifact
         if tell:
@@ -333,7 +334,7 @@ def without_current(cell: Cell, wanted: list[Step], tell: bool = True) -> list[S
     return []
 
 
-def _again(cell: Cell, artifact: Artifact) -> bool:
+def again(cell: Cell, artifact: Artifact) -> bool:
     """Whether it is made again: requests failed for it that are to be asked, or a selection needs what was cleaned."""
     if artifact.cleaned:
         trained = replace(cell, artifacts=cell.artifacts | {"train": artifact})

@@ -15,8 +15,11 @@ from small import ROOT, SMALL, contents, load, rows as rows_of
 from tables import some
 
 from lema import pipeline
+from lema.artifacts import Store
+from lema.cell import Cell
 from lema.config import Config
 from lema.models import huggingface
+from lema.preflight import planning
 from lema.types import UserError
 
 
@@ -130,9 +133,15 @@ def published(tmp_path: Path, make_config: Callable[..., Config]) -> Callable[..
 
 @pytest.mark.slow
 def test_svamp_and_asdiv_are_asked_of_the_model_that_gsm8k_trained(
-    run: Callable[..., dict[str, Path]], published: Callable[..., list[str]]
+    run: Callable[..., dict[str, Path]], published: Callable[..., list[str]], make_config, tmp_path: Path
 ) -> None:
-    gsm8k, svamp, asdiv = (run(*published(name)) for name in ("gsm8k", "svamp", "asdiv"))
+    gsm8k = run(*published("gsm8k"))
+    cell = Cell(make_config(*published("svamp"), f"runs_dir={tmp_path / 'runs'}"), Store(tmp_path / "runs"))
+    left = pipeline.without_current(cell, pipeline.wanted(cell))
+    assert {step.name for step in left} >= {"test_data", "correct", "train"}
+    lacking = [step.name for step in planning.to_make(cell, left, pipeline.again)]
+    assert lacking == ["test_data", "evaluate_untuned", "evaluate"], "what is behind them is not asked for again"
+    svamp, asdiv = (run(*published(name)) for name in ("svamp", "asdiv"))
     assert made(gsm8k, svamp) == made(gsm8k, asdiv) == {"test_data", "evaluate", "evaluate_untuned"}
     for name, artifacts in {"svamp": svamp, "asdiv": asdiv}.items():
         score = json.loads((artifacts["evaluate"] / "score.json").read_text())

@@ -98,7 +98,8 @@ def scripts(cells: dict[str, Cell], options: dict[str, Any], folder: Path) -> li
 def _is_current(cell: Cell, pipeline: Any) -> bool:
     """Whether nothing is left to be made of it. `UserError` when what is left sends requests."""
     left = pipeline.without_current(cell, pipeline.wanted(cell), tell=False)
-    if asking := next((each.name for each in left if each.requests(cell)), None):
+    lacking = pipeline.planning.to_make(cell, left, pipeline.again)
+    if asking := next((each.name for each in lacking if each.requests(cell)), None):
         where = "on one machine: run the same command with until=mix hydra/launcher=basic there"
         why = f"{asking} of {cell.name} sends requests, whose journal can be written {where}"
         raise UserError(f"hydra/launcher=slurm: {why}")

@@ -148,6 +148,22 @@ class _Walk:
         planned.hours_from = [source for source in sources if source != "no GPU"]
 
 
+def to_make(cell: Cell, steps: Sequence[Any], again: Callable[[Cell, Artifact], bool]) -> list[Any]:
+    """Those of the steps behind a cell's artifacts that are not there; some behind a missing one may be."""
+    stand, found = replace(cell, artifacts=dict(cell.artifacts)), list[Any]()
+    for step in steps:
+        with suppress(UserError):  # what it is made from is not here
+            recipe = step.recipe(stand)
+            place, artifact = cell.store.place(recipe), cell.store.find(recipe)
+            if artifact and not again(stand, artifact):
+                stand.artifacts[step.name] = artifact
+                continue
+            stand.artifacts[step.name] = _stand_in(cell, place, recipe.shown)
+        stand.artifacts.setdefault(step.name, _stand_in(cell, f"{step.stage}/{step.name} of {cell.key}", None))
+        found.append(step)
+    return found
+
+
 def _stand_in(cell: Cell, place: str, shown: Shown | None) -> Artifact:
     """What stands for an artifact that is not made yet: later recipes ask for its digest, and some for these facts."""
     count = sizing.checkpoints(cell.config)
