@@ -66,6 +66,7 @@ class SweepCallback(Callback):
         except OSError as error:
             raise UserError(f"hydra.sweep.dir={hydras}: cannot be written ({error.strerror})") from None
         refuse_links(hydras, hydras / "multirun.yaml")
+        sweeps.begin()
         scope = _scope(config, root)
         first, label, _ = report = scope.report
         match first.do:
@@ -335,13 +336,14 @@ def without_current(cell: Cell, wanted: list[Step], tell: bool = True) -> list[S
 
 
 def again(cell: Cell, artifact: Artifact) -> bool:
-    """Whether it is made again: requests failed for it that are to be asked, or a selection needs what was cleaned."""
+    """Whether it is made again: a selection needs what was cleaned, or failed requests are asked, once a sweep."""
     if artifact.cleaned:
         trained = replace(cell, artifacts=cell.artifacts | {"train": artifact})
         if any(cell.store.find(step.recipe(trained)) is None for step in plan(cell)["select"]):
             preflight.tell_of_cleaned(artifact.path)
             return True
-    return cell.config.retry_failed and artifact.summary.get("failed", 0) > 0
+    retried = cell.config.retry_failed and artifact.summary.get("failed", 0) > 0
+    return retried and not sweeps.has_made(artifact)
 
 
 def _log(step: Step, artifact: Artifact, state: str) -> None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Hashable
 from contextlib import ExitStack, suppress
 from copy import deepcopy
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lema.artifacts import DAMAGED, read, write_json, write_text
+from lema.artifacts import DAMAGED, Artifact, moment, read, write_json, write_text
 from lema.compose import to_config
 from lema.config import Config
 from lema.config.command_line import refusal
@@ -30,10 +31,22 @@ log = logging.getLogger(__name__)
 
 # Called at the end of a sweep, by `run.py`: Hydra calls nothing once a cell has failed.
 at_end = ExitStack()
+_BEGAN = "LEMA_SWEEP_BEGAN"  # an environment variable, for the cells in other processes: when the command began
 _CONF = Path(__file__).resolve().parents[1] / "conf"
 _trees: dict[Hashable, tuple[DictConfig, DictConfig]] = {}  # of cells, each with the config of its sweep
 _composed: list[Config] = []  # the cells of the sweep that runs
 _NOT_OF_CELLS = ("do", "sweeps", "hydra.mode")  # keys of the command that writes W&B's file
+
+
+def begin() -> None:
+    """A sweep's command begins here, before its cells."""
+    os.environ[_BEGAN] = moment()
+
+
+def has_made(artifact: Artifact) -> bool:
+    """Whether a cell of this sweep's command has made it; False where no sweep runs."""
+    since = os.environ.get(_BEGAN)
+    return since is not None and datetime.fromisoformat(artifact.at) >= datetime.fromisoformat(since)
 
 
 def name(config: DictConfig, content: Any) -> str:

@@ -109,12 +109,14 @@ class Artifact:
     summary: dict[str, Any]
     shown: Shown
     cleaned: frozenset[str] = frozenset()  # the files that it no longer has
+    at: str = ""  # when it was made, as `moment` writes it
 
     @classmethod
     def recorded(cls, path: Path, record: dict[str, Any]) -> "Artifact":
         """The artifact in a folder by its `record.json`."""
         cleaned = frozenset(kept(path / CLEANED) or ())
-        return cls(path, contents(record), dict(record["summary"]), Shown.recorded(record), cleaned)
+        at = str(record.get("made", {}).get("at", ""))
+        return cls(path, contents(record), dict(record["summary"]), Shown.recorded(record), cleaned, at)
 
     @property
     def facts(self) -> str:
@@ -238,6 +240,11 @@ def _take_over(folder: Path, own: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def moment() -> str:
+    """Now, to the second: `2026-11-28T22:23:13+0000`."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
 def _made(recipe: Recipe, build: Callable[[Path], dict[str, Any]], own: Path, folder: Path, replace: bool) -> Artifact:
     """Build the artifact in `own`, and rename that to `folder`; `replace` what is there."""
     before, start = _spent(own / RESUME), time.monotonic()
@@ -246,7 +253,7 @@ def _made(recipe: Recipe, build: Callable[[Path], dict[str, Any]], own: Path, fo
     with Progress("file written to the disk and read again", len(paths)) as progress:
         files = {path.relative_to(own).as_posix(): _sha256(path, sync=True) for path in progress.over(paths)}
     seconds = before + time.monotonic() - start
-    made = {"seconds": round(seconds, 1), "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **made_on()}
+    made = {"seconds": round(seconds, 1), "at": moment(), **made_on()}
     record = {"format": FORMAT, "recipe": recipe.identity(), "files": files, "summary": summary, "made": made}
     record["shown"] = asdict(recipe.shown)
     write_json(own / "record.json", record | {"hash": sealed(record)})

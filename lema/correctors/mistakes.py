@@ -30,7 +30,8 @@ def mistake(problem: Problem, solution: str, answered: bool = True) -> Mistake:
     found = correct(problem, steps)
     unread = "<<" in problem.solution and not any(equations_of(step, 0) for step in steps)
     kind = NO_ANSWER if not answered else NO_FORMULA if unread else found.kind
-    return Mistake(kind or "", found.incorrect_step, _says(steps[: None if unread else found.incorrect_step][-1:]))
+    told = steps if unread else steps[: found.incorrect_step]
+    return Mistake(kind or "", found.incorrect_step, _says(told[-1:]))
 
 
 def _says(step: list[str]) -> str:

@@ -1,11 +1,11 @@
 """The offline corrector: finds the first wrong step by matching a solution's equations with the reference's formulas.
 
 The formulas are the reference's calculator notes (`<<5+3=8>>`: arithmetic, GSM8K), or the sums of its text. An equation
-is right when it states a formula, or finds its result by right arithmetic, in its turn. The mistake is the first that
-does neither; but a false sum after it comes before it, as an equation out of turn may be another way to the answer.
-Where all are right and formulas are missing, it is the step with a number from nowhere. References in LaTeX (MATH) or
-without a sum are compared step by step, and the explanation says so. The reference is always right. Nothing fails on
-any text.
+is right when it states a formula, or finds its result by right arithmetic, in its turn. The first that does neither is
+the mistake, or another way to the answer: then a later sum is the mistake, if it is false and would lead back to the
+reference. Where all sums are right and formulas are missing, the step with a number that nothing says is the mistake.
+References in LaTeX (MATH) or without a sum are compared step by step, and the explanation says so. The reference is
+always right. Nothing fails on any text.
 """
 
 import ast
@@ -131,8 +131,8 @@ def _reference_formulas(solution: str) -> list[_Equation]:
 def _settled(equations: list[_Equation], formulas: list[_Equation]) -> tuple[dict[int, int], list[_Equation]]:
     """The formulas (by index) that right equations settle, each with its step; and the equations from a mistake on.
 
-    An equation out of turn may be another way to the answer. So the mistake is a later false one that rightly done
-    would find a result of the reference, unless the equation stands for the formula in its turn.
+    An equation out of turn that does not stand for the formula in its turn may be another way to the answer. Then the
+    mistake is the next false equation, if its left side has the value of a result of the reference.
     """
     sources: dict[Fraction, set[int]] = {}  # a result: its formula, and those that its operands come from
     matches: dict[int, set[int]] = {}  # the position of an equation: the same for what it finds
@@ -150,8 +150,8 @@ def _settled(equations: list[_Equation], formulas: list[_Equation]) -> tuple[dic
         if end == len(equations) and not 1 <= len(new) <= len(equation.operators):  # several steps may be in one
             due = next((formula for index, formula in enumerate(formulas) if index not in settled), None)
             false = next((k for k in range(position, end) if not equations[k].right), position)
-            missed = equations[false].value in sources and not (due and _stands_for(equation, due))
-            end = false if missed else position
+            another_way = equations[false].value in sources and not (due and _stands_for(equation, due))
+            end = false if another_way else position
         if position >= end:
             break
         settled |= dict.fromkeys(new, equation.step)

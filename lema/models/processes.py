@@ -38,10 +38,10 @@ def fit_by(job: Fit, track: Track) -> list[dict[str, float]]:
 
     After a stop signal, which all ranks get, they have `train.grace_seconds` to save a checkpoint.
     """
-    gc.collect()
-    torch.cuda.empty_cache()  # what earlier models here have taken of the GPU
     if job.plan.ranks == 1:
         return fit(job, track)
+    gc.collect()
+    torch.cuda.empty_cache()  # what sampling here has taken of the GPU of rank 0
     with tempfile.TemporaryDirectory(prefix="lema-ranks-") as name, _started(job, Path(name)) as team:
         with stopping.landing(team.forward):
             while team.alive():

@@ -111,7 +111,7 @@ class CompletionTrainer(Trainer):
             made.state_dict()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        whole, self.weights = self.weights, None  # so that a sharded model's live no longer than this
+        whole, self.weights = self.weights, None  # the gathered weights are let go of once they are written
         super()._save(output_dir, whole if state_dict is None else state_dict)
 
     def stopped(self) -> bool:
@@ -248,7 +248,7 @@ def train(
                 stopping.landing(lambda number: log.info(tell, "train", number.name)),
             ):
                 trainer.add_callback(ProgressCallback(progress))
-                # Each rank takes slices of a checkpoint's file, which they need not all read into memory.
+                # Ranks take slices of a checkpoint's file: mapped, it is in memory once for all of them.
                 with loading.patch("load.mmap", ranks.sharded):  # pyright: ignore[reportAttributeAccessIssue]
                     trainer.train(resume_from_checkpoint=newest)
         except torch.OutOfMemoryError as error:

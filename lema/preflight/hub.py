@@ -23,7 +23,7 @@ def is_cached(kind: str, hub_id: str, revision: str | None) -> bool:
 
     from lema.models.files import weight_files
 
-    # Of an index that is damaged, weights cannot be told.
+    # The last three are of a damaged index of weights.
     with suppress(errors.LocalEntryNotFoundError, errors.HFValidationError, ValueError, LookupError, TypeError):
         folder = Path(snapshot_download(hub_id, repo_type=kind, revision=revision, local_files_only=True))
         if kind != "model":

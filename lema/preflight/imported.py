@@ -80,7 +80,7 @@ def _of_sweep(cells: Iterable[Cell]) -> Callable[[dict[str, Any]], dict[str, Any
         if len(alike) > 1:
             names = ", ".join(each.folder.name for each in alike)
             raise UserError(
-                f"{kept['cell']}: may be any of {names}, which differ in paths alone; narrow the sweep to its own"
+                f"{kept['cell']}: may be any of {names}, which differ in paths alone; name one of the paths"
             )
         [cell] = alike
         made = {step: Artifact.recorded(cell.folder / step, record) for step, record in kept["records"].items()}

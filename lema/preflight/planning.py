@@ -6,7 +6,7 @@ that cells which will share it are known to. What is shared is counted once, wit
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from math import ceil
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lema.api.estimate import Requests, between, costs, price
-from lema.artifacts import Artifact, Shown, own_folder, write_json
+from lema.artifacts import Artifact, Recipe, Shown, own_folder, write_json
 from lema.cell import Cell
 from lema.preflight import sizing
 from lema.types import UserError
@@ -71,28 +71,17 @@ class _Walk:
             planned.steps = dict.fromkeys((step.name for step in self.ways.wanted(cell)), IMPORTED)
             return planned
         makes: list[tuple[Any, dict[str, Any] | None, bool]] = []
-        for step in self.ways.wanted(cell):
-            try:
-                recipe = step.recipe(stand)
-                place = cell.store.place(recipe)
-                if place not in self.found:
-                    found = cell.store.find(recipe)
-                    self.found[place] = None if found and self.ways.again(cell, found) else found
-            except UserError as error:  # what it is made from is not here, or it is damaged
-                planned.missing.append(str(error))
-                stand.artifacts[step.name] = _stand_in(cell, f"{step.stage}/{step.name} of {cell.key}", None)
-                planned.steps[step.name] = MAKE
-                makes.append((step, None, False))
-                continue
-            if made := self.found[place]:
-                stand.artifacts[step.name] = cell.artifacts[step.name] = made
+        for step, recipe, found, missing in _walked(stand, self.ways.wanted(cell), self._find(cell)):
+            if found:
+                cell.artifacts[step.name] = found
                 planned.steps[step.name] = CURRENT
                 continue
-            stand.artifacts[step.name] = _stand_in(cell, place, recipe.shown)
+            place = cell.store.place(recipe) if recipe else None
             shared = place in self.first
             planned.steps[step.name] = SHARED if shared else MAKE
-            self.first.add(place)
-            makes.append((step, recipe.identity(), shared))
+            planned.missing += [missing] if missing else []
+            self.first |= {place} if place else set()
+            makes.append((step, recipe and recipe.identity(), shared))
         asked = self._asked(cell, makes, planned)
         stages = {step.stage for step, _, _ in makes}
         planned.missing += [
@@ -110,6 +99,18 @@ class _Walk:
         if sized:
             self._take(cell, makes, planned)
         return planned
+
+    def _find(self, cell: Cell) -> Callable[[Recipe], Artifact | None]:
+        """Looks for an artifact once in all cells."""
+
+        def find(recipe: Recipe) -> Artifact | None:
+            place = cell.store.place(recipe)
+            if place not in self.found:
+                found = cell.store.find(recipe)
+                self.found[place] = None if found and self.ways.again(cell, found) else found
+            return self.found[place]
+
+        return find
 
     def _asked(self, cell: Cell, makes: list[Any], planned: Planned) -> list[Requests]:
         asked = []
@@ -149,19 +150,33 @@ class _Walk:
 
 
 def to_make(cell: Cell, steps: Sequence[Any], again: Callable[[Cell, Artifact], bool]) -> list[Any]:
-    """Those of the steps behind a cell's artifacts that are not there; some behind a missing one may be."""
-    stand, found = replace(cell, artifacts=dict(cell.artifacts)), list[Any]()
+    """Those of the steps behind a cell's artifacts that are not there: behind one that is missing, others may be."""
+    stand = replace(cell, artifacts=dict(cell.artifacts))
+
+    def find(recipe: Recipe) -> Artifact | None:
+        found = cell.store.find(recipe)
+        return None if found and again(stand, found) else found
+
+    return [step for step, _, found, _ in _walked(stand, steps, find) if not found]
+
+
+def _walked(
+    stand: Cell, steps: Sequence[Any], find: Callable[[Recipe], Artifact | None]
+) -> Iterator[tuple[Any, Recipe | None, Artifact | None, str]]:
+    """Each step with its recipe and its artifact, if that is there; without a recipe, what is missing for that.
+
+    `stand` gets the artifacts, and for those that are not there what stands for them.
+    """
     for step in steps:
-        with suppress(UserError):  # what it is made from is not here
+        try:
             recipe = step.recipe(stand)
-            place, artifact = cell.store.place(recipe), cell.store.find(recipe)
-            if artifact and not again(stand, artifact):
-                stand.artifacts[step.name] = artifact
-                continue
-            stand.artifacts[step.name] = _stand_in(cell, place, recipe.shown)
-        stand.artifacts.setdefault(step.name, _stand_in(cell, f"{step.stage}/{step.name} of {cell.key}", None))
-        found.append(step)
-    return found
+            found = find(recipe)
+        except UserError as error:  # what it is made from is not here, or it is damaged
+            stand.artifacts[step.name] = _stand_in(stand, f"{step.stage}/{step.name} of {stand.key}", None)
+            yield step, None, None, str(error)
+            continue
+        stand.artifacts[step.name] = found or _stand_in(stand, stand.store.place(recipe), recipe.shown)
+        yield step, recipe, found, ""
 
 
 def _stand_in(cell: Cell, place: str, shown: Shown | None) -> Artifact:

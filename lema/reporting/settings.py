@@ -1,4 +1,4 @@
-"""The settings of a report: which runs are arms of one comparison, its name, and which run of a seed counts."""
+"""The settings of a report: which runs are compared, what that is called, and which of two runs of a seed counts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -46,9 +46,9 @@ def told_apart(key: str, alike: dict[str, list[Run]]) -> str:
 
 
 def once_each(runs: Sequence[Run]) -> list[Run]:
-    """The runs; of those of one setting, arm and seed with other answers one is used, the others get a `trouble`.
+    """The runs, each setting, arm and seed once: another run of it with other answers gets a `trouble`.
 
-    One from here goes before imported ones.
+    A run from here goes before an imported one.
     """
     used: dict[Any, Run] = {}
     told = dict[int, str]()

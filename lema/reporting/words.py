@@ -142,7 +142,7 @@ def _losses(arms: Sequence[Arm]) -> list[tuple[str, int]]:
 
 
 def _made_apart(runs: Sequence[Run]) -> Iterator[str]:
-    """What all arms share is made once, unless it was elsewhere, or has changed between two runs: then it may differ.
+    """What all arms share is made once. It differs where a run was made elsewhere, or something changed between two.
 
     Mistakes of a model that was tuned first are made once for each seed.
     """

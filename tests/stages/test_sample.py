@@ -206,6 +206,8 @@ def test_prompts_beyond_the_servers_context_are_counted_and_when_all_are_the_run
             min(map(prompt_tokens, server.requests)) + max(map(prompt_tokens, server.requests))
         ) // 2
         counts = summary(run(*arguments, "retry_failed=true")["sample_server"])
+        monkeypatch.setenv("LEMA_SWEEP_BEGAN", "2026-01-01T00:00:00+0000")
+        run(*arguments, "retry_failed=true")  # as the next cell of a sweep
     assert len(server.requests) == 2 * sent == 2 * len(problems["train"])
     assert counts["failed"] > 0
     assert counts["solutions"] == len(problems["train"]) - counts["failed"] > 0
