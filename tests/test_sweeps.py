@@ -101,6 +101,12 @@ def test_the_grid_of_wandb_is_the_same_cells(hydra: Hydra, tmp_path: Path, overr
     assert same(found) == same(sweeps.cells(config))
 
 
+@pytest.mark.parametrize("backbones", [[], ["backbone=llama2,mistral"]])
+def test_a_table_of_published_backbones_takes_what_its_engine_is_told(hydra: Hydra, backbones: list[str]) -> None:
+    found = sweeps.cells(master(hydra, ["sweeps=main_table", "mix=lema", *backbones, "engine.tensor_parallel=4"]))
+    assert {getattr(each.engine, "tensor_parallel", None) for each in found} == {4}
+
+
 def test_what_cannot_be_a_grid_is_said(hydra: Hydra, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing is swept; name a sweep"):
         sweeps.write_for_wandb(master(hydra, ["seed=2"]), tmp_path)

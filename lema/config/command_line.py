@@ -111,7 +111,8 @@ def refusal(error: BaseException) -> str:
         return f"{given}: no such choice; choose from {', '.join(error.options)}"
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and given and cause.parent_node is not None:
         keys = [str(each) for each in cause.parent_node if each != "hydra"]
-        return f"{given}: {instead(key) or 'no such key; choose from ' + ', '.join(keys)}"
+        of = f" of engine={cause.parent_node['name']}" if key.startswith("engine.") else ""  # others have other keys
+        return f"{given}: {instead(key) or f'no such key{of}; choose from ' + ', '.join(keys)}"
     for pattern, words in _WORDS.items():
         said = re.sub(pattern, words, said).replace("{key}", key).replace("{quoted}", quoted)
     return f"{given}: {said}" if given and given not in said.partition(": ")[0] else said
