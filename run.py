@@ -31,7 +31,7 @@ from lema.artifacts.faults import explaining
 from lema.compose import register, to_config
 from lema.config import Config
 from lema.config.command_line import arranged, refusing
-from lema.config.environment import check_arguments, provide_home, variables
+from lema.config.environment import check_arguments, provide_home, raise_file_limit, variables
 from lema.console import libraries, progress
 from lema.launchers import refuse_several
 from lema.privacy import check_shown, guard
@@ -133,6 +133,7 @@ if __name__ == "__main__":
         os.environ["HYDRA_FULL_ERROR"] = "1"
         with refusing(full):
             provide_home()
+            raise_file_limit()
             sys.argv[1:] = arranged(sys.argv[1:])
             check_arguments(sys.argv[1:])
             register(_HERE / "sweeps", sys.argv[1:])

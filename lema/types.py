@@ -52,7 +52,9 @@ class Prompt:
 
 # The beginnings of a finish reason that says why no completion arrived.
 PROMPT_TOO_LONG, CONTENT_REFUSED, TOO_LARGE = "prompt too long", "refused by the server", "reply too large"
-_FAILURES = ("HTTP ", "malformed body", "time-out", "connection lost", PROMPT_TOO_LONG, CONTENT_REFUSED, TOO_LARGE)
+BROKEN_OFF = "broken off"
+_OF_A_PROMPT = (PROMPT_TOO_LONG, CONTENT_REFUSED, TOO_LARGE)
+_FAILURES = ("HTTP ", "malformed body", "time-out", "connection lost", BROKEN_OFF, *_OF_A_PROMPT)
 _CUT = ("length", "content_filter", "refusal")
 
 
@@ -62,7 +64,7 @@ class Completion:
 
     `finish_reason` is the server's ("stop", "length", "content_filter", of some "eos" or "end_turn"), or "refusal" when
     the model refused. When a request failed for good it says why: "prompt too long", "refused by the server" (for its
-    content), "HTTP 500", "malformed body", "reply too large", "time-out", "connection lost".
+    content), "HTTP 500", "malformed body", "reply too large", "broken off", "time-out", "connection lost".
     """
 
     text: str | None

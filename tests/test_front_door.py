@@ -187,8 +187,13 @@ def test_what_can_only_be_a_folder_is_never_a_model_on_the_hub(tmp_path: Path, p
     file.touch()
     why = "a file, not a folder" if place == "HERE" else "no such folder"
     location = place.replace("HERE", str(file))
-    [said] = hub.unloadable("backbone", location, None)
+    [said] = hub.unloadable("backbone", location, "org/name", None)
     assert said.startswith(f"model: backbone.path={location}: {why}; name a folder")
+    assert "hub_id" not in said
+    [said] = hub.unloadable("backbone", "org/name-7B", "org/name", None)
+    assert said.endswith(
+        "; one of the Hub is backbone.hub_id=org/name-7B, with backbone.revision=COMMIT or null for its newest"
+    )
 
 
 @pytest.mark.slow

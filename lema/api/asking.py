@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from lema.api.client import Attempt
 log = logging.getLogger(__name__)
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.5, 30.0  # seconds, twice as long each time, with jitter
+_SILENT = 20  # answers without a text
 _NUMBERS = ("max_concurrent_requests", "max_retries", "request_timeout", "max_wait")  # what nothing is sent without
 
 
@@ -115,6 +116,7 @@ class _Asking:
         self.paid = paid_usd + journal.spending().usd
         self.usd = self.paid  # and what is reserved for what is in flight
         self.answered = sum(not answer.failed for answer in journal.answers().values())
+        self.silent = 0  # answers of this run without a text, while it has none with one
         self.waiting: list[tuple[float, int, str]] = []  # a heap: not before, place in order, key
         self.head: tuple[str, tuple[str, float]] = ("", ("", 0.0))
         self.completion = float(self.settings.completion_tokens)  # tokens of an answer, as it seems
@@ -212,10 +214,10 @@ class _Asking:
         if not self.waiting or self.pace.in_flight >= self.settings.max_concurrent_requests:
             return math.inf
         ready_at, _, key = self.waiting[0]
-        # So written that "not a number" allows nothing.
-        if not self.usd + self._prepared(key)[1] <= self.settings.budget_usd:
+        # What costs nothing needs no budget; so written that "not a number" allows nothing.
+        if (most := self._prepared(key)[1]) and not self.usd + most <= self.settings.budget_usd:
             if not self.pace.in_flight:  # whose bills may leave room
-                spent, most = f"${self.usd:.2f} are spent", f"the next request may cost ${self._prepared(key)[1]:.4f}"
+                spent, most = f"${self.usd:.2f} are spent", f"the next request may cost ${most:.4f}"
                 self.problem = f"budget_usd={self.settings.budget_usd:g}: {spent}, and {most}: raise it"
                 self.changed.set()
             return math.inf
@@ -267,6 +269,8 @@ class _Asking:
             self.pace.accepted(now)
             self.failed_since.clear()
             self.failed_tries = 0
+            if not landed.answer.failed:
+                self._hear(landed.answer)
         elif (wait := landed.retry_after or 0.0) > self.settings.max_wait:
             back = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + wait))
             self.problem = self.problem or f"{server} takes nothing for {wait:.0f} s ({landed.said}): wait until {back}"
@@ -279,6 +283,16 @@ class _Asking:
         else:
             return self._failed(key, now, sent_at, landed)
         return landed.answer, now
+
+    def _hear(self, answer: Completion) -> None:
+        """Answers without a text are paid for too: when the first ones all are, the others would be."""
+        if (answer.text or "").strip() or self.whole:
+            self.silent = -len(self.requests)
+        self.silent += 1
+        if self.silent == _SILENT and len(self.requests) > _SILENT:
+            why = f"the first {_SILENT} answers have no text ({answer.finish_reason}: {answer.error or 'empty'})"
+            remedy = f"try {self.client.section}.model with one question, and leave it more tokens if it reasons"
+            self.problem = self.problem or f"{self.client.server}: {why}: {remedy}"
 
     def _failed(self, key: str, now: float, sent_at: float, landed: "Attempt") -> tuple[Completion | None, float]:
         """A failure is the request's, unless nothing else happens any more: then it is the server's."""
@@ -317,13 +331,11 @@ class Settings:
 def settings(api: ApiConfig, section: str, budget_usd: float | None) -> Settings:
     """The settings of a section, complete; `UserError` names the first that is missing."""
     unset = "is not set, and nothing is sent without it"
-    limit = "max_completion_tokens" if api.max_tokens is None else "max_tokens"
-    values = {f"{section}.{name}": getattr(api, name) for name in (*_NUMBERS, limit)}
+    values = {f"{section}.{name}": getattr(api, name) for name in (*_NUMBERS, api.limit_name)}
     if missing := next((name for name, value in values.items() if value is None), None):
         raise UserError(f"{missing} {unset}")
     if budget_usd is None:
         raise UserError(f"budget_usd {unset}: set the most that requests may cost, in $")
     if not api.model:
         raise UserError(f"{section}.model=null: name the model to ask")
-    most = max(api.max_tokens or 0, api.max_completion_tokens or 0)
-    return Settings(budget_usd, most, *(getattr(api, name) for name in _NUMBERS))
+    return Settings(budget_usd, api.limit, *(getattr(api, name) for name in _NUMBERS))

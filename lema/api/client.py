@@ -16,7 +16,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
-from urllib.parse import urljoin
 
 import aiohttp
 import httpx2
@@ -25,13 +24,14 @@ import openai
 from lema.api import billing, lengths, refusals
 from lema.api.pacing import retry_after
 from lema.api.refusals import Means
-from lema.api.requests import Request, text as text_of
+from lema.api.requests import Request, text as text_of, written
 from lema.config import ApiConfig
 from lema.identity import without_paths
-from lema.types import CONTENT_REFUSED, PROMPT_TOO_LONG, TOO_LARGE, Completion, UserError
+from lema.types import BROKEN_OFF, CONTENT_REFUSED, PROMPT_TOO_LONG, TOO_LARGE, Completion, UserError
 
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # else a line a request
 _LIST_TIMEOUT = 10.0  # seconds, of the list of models
+_NAMED_BY_USERS = r"\.azure\.com/"  # it lists models, and is asked for what its users call their deployments
 _LIST_BYTES = 2**23  # of it at the most; the longest have some thousand models
 # Bytes of a reply at the most: for each token of the limit (a long one, escaped, and written twice as reasoning is by
 # some), and besides; of a refusal, whose beginning is enough; of all replies together that are on their way.
@@ -39,6 +39,11 @@ _TOKEN_BYTES, _ROOM, _REFUSAL_BYTES, _ALL_BYTES = 64, 2**16, 2**16, 2**27
 _PACKED = re.compile(r"gzip|deflate|compress|zstd|\bbr\b", re.I)  # in Content-Encoding; some say "utf-8" there
 _TOKEN_CHARACTERS = 16  # of an answer's text: what is longer than all its tokens may be is cut there
 _MOST_ENDED = 40  # characters of a server's reason for the end of an answer
+# What others call the limit (Mistral) and a filter (Gemini); what breaks an answer off (vLLM, SGLang, DeepSeek).
+_ENDS = {"length": "max_tokens model_length", "content_filter": "safety recitation blocklist prohibited_content spii"}
+_ENDS = {theirs: ours for ours, names in _ENDS.items() for theirs in names.split()}
+_BROKEN_OFF = ("abort", "error", "insufficient_system_resource")
+_REASONING = ("reasoning_content", "reasoning")  # beside an answer, where a server tells them apart
 _NOT_SENT = (aiohttp.ClientConnectorError, httpx2.ConnectError, httpx2.UnsupportedProtocol, httpx2.InvalidURL)
 _NO_REPLY = (aiohttp.ClientPayloadError, aiohttp.ClientResponseError)
 
@@ -81,8 +86,7 @@ class Client:
             remedy = "leave the user and the password out, which no request can carry beside a key"
             raise UserError(f"{section}.base_url={re.sub('//[^/]*@', '//***@', url)}: {remedy}")
         self.model = without_paths(str(api.model))
-        self.limit = max(api.max_tokens or 0, api.max_completion_tokens or 0)
-        self.most, self.held = _ROOM + _TOKEN_BYTES * self.limit, 0  # bytes: of a reply, and now on their way
+        self.most, self.held = _ROOM + _TOKEN_BYTES * api.limit, 0  # bytes: of a reply, and now on their way
         # A connection for every request: without a number the transport has 100. The time limit is on the whole answer.
         width = api.max_concurrent_requests
         http = openai.DefaultAioHttpClient(
@@ -114,7 +118,7 @@ class Client:
                 if len(body) > most or self.held > _ALL_BYTES:
                     if good:
                         whose, size = ("it has", most) if len(body) > most else ("all together have", _ALL_BYTES)
-                        said = f"{whose} more than {size:,} bytes, for {self.limit:,} tokens each"
+                        said = f"{whose} more than {size:,} bytes, for {self.api.limit:,} tokens each"
                         raise _Unread(TOO_LARGE, said, base_url)
                     break
         except httpx2.TransportError:
@@ -163,25 +167,28 @@ class Client:
 
     def _read(self, response: httpx2.Response, request: str, limit: int) -> Attempt:
         # A server may repeat the key; one that is a mere word ("test") is no secret, and may be in any answer.
-        text = response.text.replace(self.key, "***") if len(self.key) >= 16 else response.text
-        said = refusals.decoded(text)
+        said = refusals.decoded(response.text.replace(self.key, "***") if len(self.key) >= 16 else response.text)
         try:  # anything may be in a 200
             choice, usage = said["choices"][0], said.get("usage")
             message = choice["message"] if "message" in choice else {"content": choice["text"]}
-            content, refusal = message.get("content"), message.get("refusal")
-            if choice.get("error") and not content:
+            content, refusal = written(message.get("content")), message.get("refusal")
+            if choice.get("error"):  # beside a text too, which breaks off there
                 return self._refused(response, request, limit, refusals.read_json(choice), usage)
             ended = "refusal" if refusal else refusals.line(str(choice.get("finish_reason")))[:_MOST_ENDED]
         except (LookupError, TypeError, AttributeError):
             return self._refused(response, request, limit)
-        # Half a surrogate pair, which JSON can carry, cannot be written to any file.
-        content = content.encode("utf-8", "replace").decode() if isinstance(content, str) else None
+        ended = _ENDS.get(ended.lower(), ended)
+        if ended.lower() in _BROKEN_OFF:
+            tokens = billing.billed(usage, request, limit, bool(content))
+            return Attempt(tokens, None, BROKEN_OFF, f"{BROKEN_OFF}: {ended}", headers=response.headers)
         if content and len(content) > (longest := 1000 + _TOKEN_CHARACTERS * limit):
             content, ended = content[:longest], "length"
         # The name is printed, and stands in tables and reports; some servers call a model by its folder.
         name = without_paths(str(said.get("model") or self.api.model)[:1000])
         model = "".join(filter(str.isprintable, name))[:100]
         words = refusals.line(refusal) if isinstance(refusal, str) else ""
+        if not content and not words and any(message.get(name) for name in _REASONING):
+            words = "it reasoned, and wrote no answer"
         tokens = billing.billed(usage, request, limit, bool(content or refusal))
         seen, answer = choice.get("prompt_token_ids"), Completion(content, ended, model, error=words)
         seen = seen if isinstance(seen, list) else None
@@ -197,7 +204,7 @@ class Client:
     ) -> Attempt:
         """What came in place of an answer: an answer without text, a reason to try again, or the end of the run."""
         own, headers, words = response.status_code, response.headers, words or refusals.read(response.text)
-        section, name = self.section, _limit(self.api)[0]
+        section, name = self.section, self.api.limit_name
         if response.is_success and not words.error:
             said, helps = refusals.broken(response.text)
             said = refusals.line(said, self.key)
@@ -212,9 +219,10 @@ class Client:
         unknown = gone or (status < 300 and means is Means.AGAIN)
         tokens = billing.billed(usage, request, limit, False) or (None if unknown else (0, 0, 0))
         landed = functools.partial(Attempt, tokens, failure=f"HTTP {status}", said=said, headers=headers)
-        # A rate limit speaks of lengths too, and passes; a request that is beyond it by itself does not.
-        passing = status == 429 and not re.search("request too large", said, re.I)
-        length = None if passing or own in (401, 402, 403, 404) else lengths.too_long(said, limit)
+        # Rate limits and time-outs speak of lengths too, and pass; a request that is beyond a rate by itself does not.
+        passing = gone or status in (503, 529) or (status == 429 and not re.search("request too large", said, re.I))
+        about_length = not passing and own not in (401, 402, 403, 404)
+        length = lengths.too_long(refusals.line(words.said, self.key), limit) if about_length else None
         if length and length.limit:
             prompt_tokens = round(len(request.encode()) / 4) if length.context else 0
             helps = lengths.shorter(f"{section}.{name}", limit, length.most or 0, prompt_tokens)
@@ -226,7 +234,8 @@ class Client:
         if status in (200, 400, 422) and (removed := refusals.parameter(words, sent, section, limit)):
             return landed(remedy=removed, means=Means.END)
         setting = words.param if words.param in vars(self.api) else "base_url"
-        helps = self._elsewhere(headers.get("location", "")) if moved else helps.format(section, setting)
+        there = refusals.elsewhere(self.server, section, headers.get("location", ""))
+        helps = there if moved else helps.format(section, setting)
         return landed(remedy=helps, retry_after=retry_after(headers), means=means)
 
     async def listed(self) -> dict[str, dict[str, Any]] | str | None:
@@ -237,7 +246,7 @@ class Client:
                 text = (await self.openai.get("/models", cast_to=httpx2.Response)).text
             return {str(model["id"]): dict(model) for model in refusals.decoded(text)["data"]}
         except openai.APIStatusError as error:
-            landed = self._refused(error.response, "", self.limit)
+            landed = self._refused(error.response, "", self.api.limit)
             if landed.means is not Means.END or error.status_code >= 404:  # a server without such a list
                 return None
         except TimeoutError:
@@ -248,18 +257,6 @@ class Client:
         except (_Unread, LookupError, TypeError, ValueError):
             return None
         return f"{self.server}: {landed.said}: {landed.remedy}"
-
-    def _elsewhere(self, location: str) -> str:
-        """What helps when a server is at another address."""
-        try:
-            url = urljoin(f"{self.server}chat/completions", location)
-        except ValueError:
-            url = ""
-        ends = "chat/completions|(?<!chat/)completions|models"
-        shown = re.fullmatch(rf"(https?://[\w.:-]+(?:/[\w./-]*)?)/(?:{ends})/?", url[:300])
-        if not shown or shown[1] == self.server.rstrip("/"):
-            return f"mend {self.section}.base_url"
-        return f"set {self.section}.base_url={shown[1]}, if you trust that address"
 
 
 @dataclass(frozen=True)
@@ -315,10 +312,15 @@ def other_model(answer: Completion, api: ApiConfig, section: str) -> str | None:
     return f"answers as {answer.model} where {asked} is asked: set {section}.model to that, or mend {section}.base_url"
 
 
-def _limit(api: ApiConfig) -> tuple[str, int]:
-    """The parameter that limits an answer, and its value."""
-    name = "max_completion_tokens" if api.max_tokens is None else "max_tokens"
-    return name, getattr(api, name) or 0
+def _stands_for(listed: str, asked: str) -> bool:
+    """Whether a listed name, or pattern, is that of the model: Gemini lists `models/x`, Ollama `x:latest`.
+
+    OpenRouter and the Hub's router take `x:nitro` for x.
+    """
+    return any(
+        fnmatch.fnmatchcase(name, listed.removeprefix("models/").removesuffix(":latest"))
+        for name in (asked, asked.removeprefix("models/"), asked.rpartition(":")[0] or asked)
+    )
 
 
 def check_model(api: ApiConfig, section: str, prompt_tokens: int) -> str | None:
@@ -334,8 +336,8 @@ def check_model(api: ApiConfig, section: str, prompt_tokens: int) -> str | None:
     if not isinstance(listed, dict):
         return listed
     server = client.server
-    found = next((name for name in listed if fnmatch.fnmatchcase(str(api.model), name)), None)
-    if listed and found is None:
+    found = next((name for name in listed if _stands_for(name, str(api.model))), None)
+    if listed and found is None and not re.search(_NAMED_BY_USERS, server):
         near = ", ".join(difflib.get_close_matches(str(api.model), listed) or sorted(listed)[:5])
         line = f"{section}.model={api.model}: {server} does not list it for this key: choose one it lists, as {near}"
         return "".join(filter(str.isprintable, line))
@@ -343,7 +345,6 @@ def check_model(api: ApiConfig, section: str, prompt_tokens: int) -> str | None:
     ends, most = str(facts.get("shutdown_date") or ""), lengths.context(facts)
     if re.match(r"\d{4}-\d\d-\d\d", ends) and ends[:10] < datetime.date.today().isoformat():
         return f"{section}.model={api.model}: {server} has shut it down on {ends[:10]}: choose another {section}.model"
-    name, limit = _limit(api)
-    if most and limit > most:
-        return f"{server}: {lengths.shorter(f'{section}.{name}', limit, most, prompt_tokens)}"
+    if most and api.limit > most:
+        return f"{server}: {lengths.shorter(f'{section}.{api.limit_name}', api.limit, most, prompt_tokens)}"
     return None

@@ -64,7 +64,7 @@ class Costs:
 
 def costs(requests: tuple[int, int], prompt_bytes: tuple[float, float], api: ApiConfig, cost: PriceConfig) -> Costs:
     """What so many requests take whose prompts have so many bytes on average."""
-    most = min(api.max_completion_tokens or api.max_tokens or _COMPLETION_TOKENS[1], _COMPLETION_TOKENS[1])
+    most = min(api.limit or _COMPLETION_TOKENS[1], _COMPLETION_TOKENS[1])
     each = [size / width for size, width in zip(prompt_bytes, _BYTES_A_TOKEN, strict=True)]
     prompt = requests[0] * each[0], requests[1] * each[1]
     completion = requests[0] * min(_COMPLETION_TOKENS[0], most), requests[1] * most

@@ -28,12 +28,12 @@ _CONTEXT = [
     r"range of input length should be \[\d+, (\d+)",
     r"context.?(?:length|window|size|limit)\b.{0,60}(?:exceed|too|not enough|overflow|greater|longer)",
     r"(?:exceed|too long|longer|greater|overflow)\w*\b.{0,60}context",
-    r"\b(?:prompt|input|request|messages?)\b.{0,40}\btoo (?:long|large)\b",
+    r"\b(?:prompt|input|request|messages?)\b(?:(?!took|takes|taking|queue).){0,40}\btoo (?:long|large)\b",
     r"\binput tokens exceed\b",
     r"reduce the length of the",
 ]
 # The limit of an answer, and that a value is beyond what is possible.
-_ANSWER = r"max_?(?:completion|new|output)?_?tokens|output tokens|completion"
+_ANSWER = r"max_?(?:completion|new|output)?_?tokens|(?:output|completion) tokens|(?:for|in) the completion"
 _BEYOND = r"too (?:large|big|high|many)|(?:greater|larger|more) than|at most|exceed|<=|>|range|maximum|less than"
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+from urllib.parse import urljoin
 
 from lema.identity import without_paths
 
@@ -174,6 +175,19 @@ def parameter(words: Words, sent: Sequence[str], section: str, limit: int) -> st
     first, *further = (PARAMETERS[name].format(section, limit) for name in (refused, *others))
     more = f" (as models that do refuse others too, you may have to {' and '.join(further)})"
     return f"{first}{more if further else ''}"
+
+
+def elsewhere(server: str, section: str, location: str) -> str:
+    """What helps when a server is at another address, which it names."""
+    try:
+        url = urljoin(f"{server}chat/completions", location)
+    except ValueError:
+        url = ""
+    ends = "chat/completions|(?<!chat/)completions|models"
+    shown = re.fullmatch(rf"(https?://[\w.:-]+(?:/[\w./-]*)?)/(?:{ends})/?", url[:300])
+    if not shown or shown[1] == server.rstrip("/"):
+        return f"mend {section}.base_url"
+    return f"set {section}.base_url={shown[1]}, if you trust that address"
 
 
 def decoded(text: str) -> Any:

@@ -33,7 +33,7 @@ class Message:
 
     def limit(self, api: ApiConfig) -> int:
         """The most tokens that its answer may have."""
-        return max(api.max_tokens or 0, api.max_completion_tokens or 0)
+        return api.limit
 
     def body(self, api: ApiConfig) -> dict[str, Any]:
         """What is sent."""
@@ -90,6 +90,14 @@ def key(request: Request, api: ApiConfig) -> str:
     return hashlib.sha256(identity.encode()).hexdigest()
 
 
+def written(content: Any) -> str | None:
+    """An answer's text: of a list of parts, as models send that reason in view, the texts alone; None without one."""
+    if isinstance(content, list):
+        parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        content = "".join(part for part in parts if isinstance(part, str)) or None
+    return _sendable(content) if isinstance(content, str) else None
+
+
 def _own(seed: int | None, stop: str | None) -> dict[str, Any]:
     """What is sent only when it is set."""
     return ({} if seed is None else {"seed": seed}) | ({} if stop is None else {"stop": [stop]})
@@ -100,5 +108,5 @@ def _json(body: dict[str, Any]) -> str:
 
 
 def _sendable(text: str) -> str:
-    """A text without halves of surrogate pairs, which go over no wire."""
+    """A text without halves of surrogate pairs, which go over no wire and into no file."""
     return text.encode("utf-8", "replace").decode()

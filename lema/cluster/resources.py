@@ -72,11 +72,8 @@ def _too_few(config: Config, parameters: int, gpus: int, memory: float) -> str |
 
 
 def _training_seconds(config: Config, parameters: int, teraflops: float) -> float:
-    """Of all steps on one card; without `max_steps`, of the epochs over two examples a question."""
-    train, rows = config.train, config.task.trained_dataset
-    examples = float((train.max_steps or 0) * train.batch_size)
-    if train.epochs and not train.max_steps:
-        examples = train.epochs * 2 * (config.limit or (rows and rows.train_rows) or 10_000)
-    tokens = examples * _LENGTH * (train.max_source_tokens + train.max_target_tokens)
+    """Of all steps on one card."""
+    train = config.train
+    tokens = sizing.steps(config) * train.batch_size * _LENGTH * (train.max_source_tokens + train.max_target_tokens)
     flops = (8 if train.method is Method.full else 6) * parameters
     return tokens * flops / (teraflops * 1e12 * _UTILISATION)

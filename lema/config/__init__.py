@@ -1,6 +1,7 @@
 """Every knob of the suite, typed: Hydra composes conf/ against these. A file there may leave out what may be null."""
 
 from dataclasses import dataclass, field, fields
+from math import ceil
 from typing import Annotated, Any, Optional
 
 from lema.config.allowed import (
@@ -139,7 +140,7 @@ class ModelConfig:
     """A model that answers problems."""
 
     name: Name
-    path: Optional[Path] = None  # a local folder or another Hub id, in place of hub_id
+    path: Optional[Path] = None  # a local folder in place of hub_id
     hub_id: Optional[str] = None
     revision: Optional[str] = None
     parameters: Optional[Parameters] = None
@@ -275,6 +276,11 @@ class TrainConfig:
     layout: Optional[Layout] = field(default=None, metadata=NO_EFFECT)  # null: sharded where one GPU holds too little
     compile: Optional[bool] = field(default=None, metadata=NO_EFFECT)  # the model's blocks; null: where it saves time
     grace_seconds: Count = field(metadata=NO_EFFECT)  # for several ranks to save a checkpoint, after a stop signal
+
+    def steps(self, examples: int) -> int:
+        """Of a training on so many examples."""
+        by_epochs = [] if self.epochs is None else [ceil(examples * self.epochs / self.batch_size)]
+        return min([*by_epochs, *([] if self.max_steps is None else [self.max_steps])])
 
 
 @dataclass(kw_only=True)

@@ -7,8 +7,10 @@ other `${oc.env:…}`, and a value that contains a secret, before anything is ma
 import getpass
 import os
 import re
+import resource
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from hydra.experimental.callback import Callback
@@ -26,6 +28,7 @@ _OURS = {
 }
 _SET = "hydra.job.env_set."  # the variables that Hydra sets for a run; it writes them to multirun.yaml
 _WRITTEN = "and a config is written into its results"
+_FILES = 65_536
 _REFUSED = f"reads the environment, {_WRITTEN}: leave a key out (it is found without), write any other value itself"
 
 
@@ -33,7 +36,7 @@ def _env(name: str, default: str | None = None, *, _node_: Node) -> str | None:
     """OmegaConf's `oc.env`, for the settings of `_OURS` alone; so an interpolation that arises late is refused too."""
     if not _OURS.get(str(_node_._key()), "").startswith(f"${{oc.env:{name},"):
         raise InterpolationResolutionError(_REFUSED)
-    return os.environ.get(name, default)
+    return os.environ.get(name) or default  # one that is empty is not set
 
 
 class EnvironmentCallback(Callback):
@@ -61,6 +64,18 @@ def provide_home() -> None:
         getpass.getuser()
     except (KeyError, OSError):  # the second since Python 3.13
         os.environ["LOGNAME"] = f"uid-{os.getuid()}"
+
+
+def raise_file_limit() -> None:
+    """Let this process, and those that it starts, have 65,536 open files, or as many as the system allows.
+
+    Many shells begin with 256 or 1,024, and each request that is on its way has a connection.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(OSError, ValueError):  # macOS has a limit of its own below "infinity"
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def check_arguments(arguments: Iterable[str]) -> None:

@@ -39,6 +39,16 @@ class ApiConfig(ServerConfig):
     max_completion_tokens: Optional[Count] = None  # one of these two must be set: without a limit no budget can be kept
     max_tokens: Optional[Count] = None  # what older servers call it
 
+    @property
+    def limit_name(self) -> str:
+        """Which of the two limits an answer."""
+        return "max_completion_tokens" if self.max_tokens is None else "max_tokens"
+
+    @property
+    def limit(self) -> int:
+        """The most tokens that an answer may have; 0 where that is not set."""
+        return max(self.max_tokens or 0, self.max_completion_tokens or 0)
+
 
 @dataclass
 class PriceConfig:

@@ -41,8 +41,10 @@ def varlen(
     """
     _refuse(module, options | {"attention_mask": attention_mask})
     groups = query.shape[1] // key.shape[1]
-    # Under autocast, weights of 32 bits leave the rotated queries and keys in 32 bits, and only values in 16.
-    query, key = query.to(value.dtype), key.to(value.dtype)
+    # Under autocast, weights of 32 bits leave the rotated queries and keys in 32 bits, and 4-bit ones the values too.
+    device = query.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
+    query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     shared = {"enable_gqa": True} if query.is_cuda and GROUPED and groups > 1 else {}
     if not shared:
         key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))

@@ -165,7 +165,7 @@ def mean_loss(model: Any, inputs: dict[str, Any]) -> Any:
 
     Of a packed row the head sees the target positions alone.
     """
-    inputs, padded = dict(inputs), "attention_mask" in inputs
+    inputs, padded = dict(inputs), "cu_seq_lens_q" not in inputs
     weights = inputs.pop("loss_weights", None)
     if padded and weights is None:
         return model(**inputs, use_cache=False).loss

@@ -61,6 +61,7 @@ def load_tokenizer(source: Weights) -> Any:
         _keep_within(tokenizer, rows, source)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]  # a file may leave the mask out, which padding needs
     return tokenizer
 
 

@@ -50,7 +50,7 @@ class Weights:
 
 
 def weights(model: ModelConfig) -> Weights:
-    """The weights that a config names: `path` if it is set, else the Hub id at its revision."""
+    """The weights that a config names: those in `path` if it is set, else the Hub id at its revision."""
     location, revision = (model.path, None) if model.path else (model.hub_id, model.revision)
     if location is None:
         raise UserError(f"{model.name} has neither a path nor a hub_id: set one, path=FOLDER or hub_id=ORG/NAME")

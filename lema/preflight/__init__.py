@@ -89,7 +89,7 @@ def _missing(cell: Cell, stages: set[str], ask: bool) -> Iterator[str]:
         held = hardware.held(config, stages, hardware.gpus() > 1) if of_backbone else whole
         parameters = hardware.parameters(source, model)
         lines = [] if of_backbone and not answers and not trains else [*hardware.unsupported(name, model)]
-        lines += hub.unloadable(name, source.location, source.revision, ask)
+        lines += hub.unloadable(name, model.path, model.hub_id, model.revision, ask)
         if parameters and held:
             lines += hardware.too_large(name, source.location, parameters, held, *hardware.memory())
         if of_backbone and "merge" in stages:

@@ -1,20 +1,26 @@
 """Whether models and data sets are where the config says: in a folder here, in the cache, or on the Hub."""
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 
-def unloadable(name: str, location: str, revision: str | None, ask: bool = True) -> Iterator[str]:
-    """Where a model is not; without `ask`, as far as this machine knows."""
-    folder = Path(location)
-    if _must_be_folder(location) and not folder.is_dir():
+def unloadable(
+    name: str, path: str | None, hub_id: str | None, revision: str | None, ask: bool = True
+) -> Iterator[str]:
+    """Where a model is not: in its folder `path`, or, without one, on the Hub; without `ask`, as this machine knows."""
+    if path is None:
+        yield from unreachable("model", str(hub_id), revision, f"{name}.path", ask)
+        return
+    folder, given = Path(path), f"model: {name}.path={path}"
+    if not folder.is_dir():
         why = "a file, not a folder" if folder.exists() else "no such folder"
-        yield f"model: {name}.path={location}: {why}; name a folder with a model in Hugging Face format"
-    elif not folder.is_dir():
-        yield from unreachable("model", location, revision, f"{name}.path", ask)
+        hub = f"; one of the Hub is {name}.hub_id={path}, with {name}.revision=COMMIT or null for its newest"
+        whole = f"{given}: {why}; name a folder with a model in Hugging Face format"
+        yield whole + (hub if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path) else "")
     elif not (folder / "config.json").is_file():
-        yield f"model: {name}.path={location} holds no config.json: choose a model in Hugging Face format"
+        yield f"{given} holds no config.json: choose a model in Hugging Face format"
 
 
 def is_cached(kind: str, hub_id: str, revision: str | None) -> bool:
@@ -63,8 +69,3 @@ def unreachable(kind: str, hub_id: str, revision: str | None, path: str, ask: bo
     except errors.HTTPError as error:  # pyright: ignore[reportPrivateImportUsage] # of the Hub's own client
         why = f"cannot be reached ({error}): check the network"
     yield f"{kind}: {hub_id}{f' at {revision[:8]}' if revision else ''} {why}, or {path}=FOLDER"
-
-
-def _must_be_folder(location: str) -> bool:
-    """Whether a location can only be a path: `./x`, `/x`, `x/`, `a/b/c`. `org/name` may be a repository on the Hub."""
-    return location.startswith((".", "/")) or location.endswith("/") or location.count("/") > 1

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lema.config import Config, Precision, Selection
+from lema.config import Config, Method, Precision, Selection
 from lema.preflight import hardware
 from lema.types import UserError
 
@@ -23,7 +23,7 @@ _PEAK, _MEMORY, _DEVICE = 312e12, 80e9, "A100"
 _GENERATING = 0.1
 _ANSWER_TOKENS = 300  # of a solution, ours
 _EXAMPLE_TOKENS = 400  # of a training example with its prompt, ours
-_STEPS = 2000  # where they follow from the examples, which are not known yet; the paper's
+_QUESTIONS = 10_000  # for training, where the data set does not say; above MATH's and GSM8K's
 _LOADING = 0.05  # hours to start and load a model of a GPU, ours
 _OWN = {"seed", "mix", "correctors", "step"}  # of a recipe's config: what tells cells apart and costs no time
 _SAVED_BYTES, _MOMENT_BYTES = 4, 8  # of a trained parameter: in a checkpoint, and beside it to go on from
@@ -84,13 +84,13 @@ def laid_out(config: Config, parameters: int, mean_tokens: float | None, gpus: i
     Raises `UserError` where its weights do not fit.
     """
     train, depth = config.train, round((parameters / 1e9) ** (1 / 3), 1)
-    key = repr((train, depth, config.backbone.precision, mean_tokens, gpus, memory))
+    key = repr((train, steps(config), depth, config.backbone.precision, mean_tokens, gpus, memory))
     if key not in _plans:
         from lema.models.layout import planned
         from lema.models.sizes import llama, training_size
 
-        tokens, steps = mean_tokens or _EXAMPLE_TOKENS, train.max_steps or _STEPS
-        size = training_size(llama(parameters), train, config.backbone.precision, tokens, steps)
+        tokens = mean_tokens or _EXAMPLE_TOKENS
+        size = training_size(llama(parameters), train, config.backbone.precision, tokens, steps(config))
         _plans[key] = planned(size, train, gpus, memory)
     return _plans[key]
 
@@ -132,9 +132,15 @@ def estimated(config: Config, stage: str, parameters: int, answers: int, trained
     return Hours(flops / (_PEAK * _GENERATING * gpus) / 3600 + _LOADING, source)
 
 
+def steps(config: Config) -> int:
+    """Of a training, before its examples are known: at most two a question."""
+    task, rows = config.task, config.task.trained_dataset
+    return config.train.steps(2 * (config.limit or (rows and rows.train_rows) or task.num_train or _QUESTIONS))
+
+
 def checkpoints(config: Config) -> int:
-    """How many a training leaves, where its steps are known."""
-    return ceil((config.train.max_steps or config.train.save_steps) / config.train.save_steps)
+    """How many a training leaves."""
+    return 1 if config.selection is Selection.last else ceil(steps(config) / config.train.save_steps)
 
 
 def memory_gb(config: Config, stages: set[str], parameters: int, trained: Training | None) -> float | None:
@@ -146,15 +152,15 @@ def memory_gb(config: Config, stages: set[str], parameters: int, trained: Traini
 
 
 def disk(config: Config, stage: str, parameters: int, trained: Training | None) -> float:
-    """The bytes that a step adds below the runs folder."""
-    if not trained:
+    """The bytes that a step adds below the runs folder, those included that go when it ends."""
+    train, whole = config.train, parameters * hardware.BYTES[config.backbone.precision]
+    adapters = config.selection is not Selection.last if stage == "select" else stage == "evaluate" and not train.merge
+    if stage == "merge" or (adapters and train.method is Method.qlora and config.engine.name == "vllm"):
+        return whole  # vLLM is served the 4-bit base in 16 bits
+    if stage != "train" or not trained:
         return 0.0
-    if stage == "merge":
-        return parameters * hardware.BYTES[config.backbone.precision]
-    if stage != "train":
-        return 0.0
-    going_on = config.train.resume_checkpoints + 1  # and the one that is written before an older one goes
-    kept = going_on if config.selection is Selection.last else checkpoints(config)
+    going_on = train.resume_checkpoints + 1  # and the one that is written before an older one goes
+    kept = max(going_on, checkpoints(config))
     return trained.trained * (kept * _SAVED_BYTES + going_on * _MOMENT_BYTES)
 
 

@@ -1,6 +1,5 @@
 """train: fine-tune the backbone on a mix; loss on completions only."""
 
-import math
 import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,8 +54,7 @@ def build(settings: Training, inputs: Inputs, context: Context, folder: Path) ->
         rows, counts = encode(progress.over(examples), load_tokenizer(inputs.base), config)
     if not rows:
         raise UserError("train: every example is cut before what is trained on; raise train.max_target_tokens")
-    by_epochs = None if config.epochs is None else math.ceil(len(rows) * config.epochs / config.batch_size)
-    steps = min(limit for limit in (by_epochs, config.max_steps) if limit is not None)
+    steps = config.steps(len(rows))
     architecture, precision = load_architecture(inputs.base), settings.computation.precision
     how = plan(architecture, config, precision, counts["tokens"] / len(rows), steps)
     job = Fit(settings, inputs.base, rows, steps, folder / RESUME, how)

@@ -44,7 +44,7 @@ def settings(config: Config) -> Iterator[str]:
         return
     for name, value in os.environ.items():
         held = [where for secret, where in secrets().items() if secret in value and not where.endswith(f" {name}")]
-        if name.startswith("WANDB_") and held:
+        if name.startswith("WANDB_") and name != "WANDB_API_KEY" and held:
             yield f"tracker: {name} holds the secret of {held[0]}, and W&B keeps it with the run: {_SETTINGS}"
             return
     try:

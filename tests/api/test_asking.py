@@ -410,6 +410,15 @@ def test_budget_counts_what_it_paid_elsewhere(journal: Path) -> None:
     assert not server.requests
 
 
+def test_what_costs_nothing_needs_no_budget_that_is_left(journal: Path) -> None:
+    settings = {"section": "s", "journal_path": journal, "paid_usd": 5.0}
+    with OpenAIServer() as server:
+        for number, budget in enumerate((0.0, 4.0)):
+            free = PriceConfig(0.0, 0.0, 0.0)
+            answers, _ = ask([Message(f"{number}?")], api_for(server), free, budget_usd=budget, **settings)
+            assert answers[0].usable
+
+
 def test_no_more_requests_at_once_than_configured(journal: Path) -> None:
     with OpenAIServer(latency=0.05) as server:
         asked(20, api_for(server, max_concurrent_requests=5), journal)

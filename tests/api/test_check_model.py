@@ -12,6 +12,7 @@ LIST = [
     {"id": "gpt-4", "shutdown_date": "2026-10-23"},
 ]
 LIST += [{"id": "gpt-5", "shutdown_date": "2999-12-11"}, {"id": "proxied/*"}]
+LIST += [{"id": "models/gemini-9"}, {"id": "llama9:latest"}]
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,10 @@ LIST += [{"id": "gpt-5", "shutdown_date": "2999-12-11"}, {"id": "proxied/*"}]
         ("gpt-6.2-astra", None),
         ("gpt-5", None),
         ("proxied/anything", None),
+        ("gemini-9", None),
+        ("models/gemini-9", None),
+        ("llama9", None),
+        ("gpt-5:nitro", None),
         ("gpt-4", r"corrector.model=gpt-4: URL has shut it down on 2026-10-23: choose another corrector.model"),
         (
             "gpt-6.2-sool",

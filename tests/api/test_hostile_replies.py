@@ -68,6 +68,63 @@ def test_a_text_beyond_all_tokens_is_one_that_was_cut(journal: Path) -> None:
     assert {(answer.text, answer.finish_reason) for answer in answers} == {("x" * 9000, "length")}
 
 
+def ended(reason: str, content: object = "Hello.", **changes: object) -> Writes:
+    return reply(completion(choices=[{"message": {"content": content}, "finish_reason": reason, **changes}]))
+
+
+@pytest.mark.parametrize(
+    ("reason", "ours"),
+    [("MAX_TOKENS", "length"), ("model_length", "length"), ("SAFETY", "content_filter"), ("spii", "content_filter")],
+)
+def test_what_others_call_the_end_of_an_answer_is_told_in_one_way(reason: str, ours: str, journal: Path) -> None:
+    with RawServer(ended(reason), keep=True) as server:
+        answers, _ = asked(2, api_for(server.url), journal)
+    assert [(answer.finish_reason, answer.cut) for answer in answers] == [(ours, True)] * 2
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        *(ended(reason) for reason in ("abort", "error", "insufficient_system_resource")),
+        ended("stop", error={"code": 502, "message": "The provider went away"}),
+    ],
+)
+def test_an_answer_that_is_broken_off_is_asked_again(broken: Writes, journal: Path) -> None:
+    with RawServer(GOOD, broken, GOOD) as server:
+        answers, spending = asked(3, api_for(server.url, max_concurrent_requests=1), journal)
+        assert len(server.requests) == 4
+    assert all(answer.usable for answer in answers)
+    assert spending.prompt_tokens == 4 * 20, "it is paid for"
+
+
+def test_one_that_is_broken_off_again_and_again_is_a_failed_request(journal: Path) -> None:
+    with RawServer(*[GOOD] * 11, ended("abort"), keep=True) as server:
+        answers, _ = asked(12, api_for(server.url, max_retries=1, max_concurrent_requests=1), journal)
+    assert (answers[-1].finish_reason, answers[-1].error) == ("broken off", "broken off: abort")
+    assert answers[-1].failed
+
+
+def test_of_an_answer_in_parts_the_texts_are_kept(journal: Path) -> None:
+    parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}]
+    parts += [{"type": "text", "text": "It is "}, {"type": "text", "text": "8."}]
+    with RawServer(ended("stop", parts), keep=True) as server:
+        answers, _ = asked(2, api_for(server.url), journal)
+    assert [answer.text for answer in answers] == ["It is 8."] * 2
+
+
+def test_the_first_answers_without_a_text_end_the_run_before_all_is_paid(journal: Path) -> None:
+    message = {"content": None, "reasoning_content": "Let me see."}
+    silent = reply(completion(choices=[{"message": message, "finish_reason": "stop"}]))
+    why = r"the first 20 answers have no text \(stop: it reasoned, and wrote no answer\): try corrector\.model with one"
+    with RawServer(silent, keep=True) as server:
+        with pytest.raises(UserError, match=why):
+            asked(60, api_for(server.url), journal)
+        assert 20 <= len(server.requests) < 40
+    with RawServer(silent, silent, GOOD, keep=True) as server:
+        answers, _ = asked(60, api_for(server.url, max_concurrent_requests=1), journal.with_name("other.sqlite"))
+    assert len(answers) == 60
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip", "X-GZIP" * 9])
 def test_what_is_packed_stays_packed(encoding: str, journal: Path) -> None:
     body = zlib.compress(completion().encode(), wbits=31)

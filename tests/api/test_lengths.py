@@ -20,6 +20,7 @@ from lema.types import UserError
 PROMPTS = table(__file__, "prompts")
 # Of every prompt: the words, the limit, and the one to set in its place.
 LIMITS = table(__file__, "limits")
+PASSING = table(__file__, "passing")
 
 
 def shapes(words: str) -> list[tuple[int, str]]:
@@ -92,6 +93,14 @@ def test_what_a_server_refuses_for_its_content_is_no_refusal_of_the_model(code: 
     assert [answer.error for answer in answers] == [
         *("I cannot help with that.", "", "HTTP 400: Your prompt was flagged.", ""),
     ]
+
+
+@pytest.mark.parametrize(("status", "words"), PASSING)
+def test_a_failure_that_passes_is_no_length_whatever_it_says(status: int, words: str, journal: Path) -> None:
+    told = iter([(status, json.dumps({"error": {"message": words}}))])
+    with OpenAIServer(instead=lambda _: next(told, None)) as server:
+        answers, _ = asked(3, api_for(server, max_completion_tokens=8192), journal)
+    assert all(answer.usable for answer in answers)
 
 
 def test_a_rate_limit_that_speaks_of_lengths_passes(journal: Path) -> None:

@@ -241,11 +241,27 @@ def test_a_sweep_is_narrowed_by_the_command_line(compose_tree):
     ]
 
 
+@pytest.mark.parametrize(
+    ("limits", "examples", "steps"),
+    [
+        (["train.epochs=3", "train.max_steps=null"], 200, 38),
+        (["train.epochs=3", "train.max_steps=null"], 192, 36),
+        (["train.epochs=0.5", "train.max_steps=null"], 200, 7),
+        (["train.epochs=3", "train.max_steps=20"], 200, 20),
+        (["train.epochs=null", "train.max_steps=20"], 1, 20),
+    ],
+)
+def test_the_steps_of_a_training_are_those_of_its_epochs_up_to_a_limit(make_config, limits, examples, steps):
+    assert make_config("train.batch_size=16", *limits).train.steps(examples) == steps
+
+
 def test_consent_to_pay_comes_from_the_command_line_or_the_environment(make_config, monkeypatch):
     assert make_config().budget_usd is None
     monkeypatch.setenv("LEMA_BUDGET_USD", "20")
     assert make_config().budget_usd == 20.0
     assert make_config("budget_usd=5").budget_usd == 5.0
+    monkeypatch.setenv("LEMA_BUDGET_USD", "")
+    assert make_config().budget_usd is None
     monkeypatch.setenv("LEMA_BUDGET_USD", "much")
     with pytest.raises(UserError, match=r"^budget_usd: .*Value 'much'"):
         make_config()

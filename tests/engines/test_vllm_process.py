@@ -49,15 +49,17 @@ def test_no_process_of_a_server_lives_on(tmp_path: Path, end: str) -> None:
 
 
 def test_a_server_gets_no_secret_but_the_hubs_and_nothing_of_our_python(tmp_path: Path, monkeypatch) -> None:
-    for name in ("OPENAI_API_KEY", "WANDB_API_KEY", "HF_TOKEN", "PYTHONPATH"):
+    ours = ("HF_TOKEN", "HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN", "VLLM_MAX_TOKENS_PER_EXPERT_FP4_MOE")
+    kept_back = ("OPENAI_API_KEY", "WANDB_API_KEY", "VLLM_API_KEY", "PYTHONPATH")
+    for name in (*ours, *kept_back):
         monkeypatch.setenv(name, f"{name} of the tests")
     with pytest.raises(UserError, match=r"could not start: (?s:.)*see its log \(.*env.log\)"):
         Server(["sh", "-c", "env; exit 3"], {"VLLM_BATCH_INVARIANT": "1"}, tmp_path / "env.log")
     lines = (tmp_path / "env.log").read_text()
-    assert "HF_TOKEN=HF_TOKEN of the tests" in lines
+    assert all(f"{name}={name} of the tests\n" in lines for name in ours)
     assert "VLLM_BATCH_INVARIANT=1" in lines
     assert "VLLM_NO_USAGE_STATS=1" in lines
-    assert not [name for name in ("OPENAI_API_KEY", "WANDB_API_KEY", "PYTHONPATH") if f"\n{name}=" in lines]
+    assert not [name for name in kept_back if f"\n{name}={name} of" in lines]
 
 
 @pytest.mark.parametrize(("log", "words", "remedy"), table(__file__, "what a log says"))

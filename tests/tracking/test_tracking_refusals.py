@@ -49,6 +49,20 @@ def test_modes_that_wandb_knows_are_taken(
     assert not list(Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path).missing())
 
 
+def test_a_key_that_is_also_that_of_the_login_is_where_it_belongs(
+    tmp_path: Path, make_config: Callable[..., Config], wandb_in: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".netrc").write_text(f"machine api.wandb.ai\n  login user\n  password {KEY}\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("NETRC", raising=False)
+    wandb_in(WANDB_API_KEY=KEY, WANDB_MODE="offline")
+    assert not list(Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path).missing())
+    wandb_in(WANDB_API_KEY=KEY, WANDB_MODE="offline", WANDB_NOTES=f"asked with {KEY}")
+    [line] = Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path).missing()
+    assert "WANDB_NOTES holds the secret of " in line
+
+
 def test_without_the_package_there_is_one_line_and_the_remedy(
     tmp_path: Path, make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:

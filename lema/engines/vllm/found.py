@@ -28,7 +28,8 @@ OWN = {
         "max-model-len",
         "revision",
     ),
-    *("tensor-parallel-size", "data-parallel-size", "gpu-memory-utilization", "enable-lora", "max-lora-rank"),
+    *("tensor-parallel-size", "data-parallel-size", "api-server-count", "gpu-memory-utilization"),
+    *("enable-lora", "max-lora-rank"),
     *("tp", "dp", "config"),  # short forms, and a file that may say any of them
 }
 

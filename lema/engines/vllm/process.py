@@ -36,6 +36,7 @@ _PYTHON = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV
 _OWN_WORDS = re.compile(r"^(\([^)]*\) )?(?:[A-Z]+ \d\d-\d\d \S+ \[[^]]*\] )?")  # "(EngineCore pid=9) ERROR 11-28 …"
 _RAISED = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Exit|Interrupt): \S|: error: |^Value error, ")
 _LATER = re.compile(r"Engine core initialization failed|See (root cause|stack trace) above|WorkerProc initialization")
+_ITS_OWN = "HF_TOKEN(_PATH)?|HUGGING_FACE_HUB_TOKEN|VLLM_(?!API_KEY).*"  # the Hub's login, and settings of tokens
 _ROOM = "engine.memory_share or engine.max_length"
 # What the log says when the server cannot start or go on, what that means, and the remedy.
 _CAUSES = {
@@ -173,7 +174,7 @@ def _free_port() -> int:
 
 def _environment() -> dict[str, str]:
     """What the server gets of our environment: no secret but the Hub's, and nothing of our Python's."""
-    kept = {name: value for name, value in os.environ.items() if name == "HF_TOKEN" or not is_secret(name)}
+    kept = {name: value for name, value in os.environ.items() if not is_secret(name) or re.fullmatch(_ITS_OWN, name)}
     kept = {name: value for name, value in kept.items() if name not in _PYTHON}
     # It would tell its makers of this machine.
     return kept | {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}

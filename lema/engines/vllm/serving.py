@@ -140,6 +140,7 @@ def _command(base: Base, weights: Weights, length: int, rank: int) -> list[str]:
         options["gpu-memory-utilization"] = settings.memory_share
         options["tensor-parallel-size"] = settings.tensor_parallel
         options["data-parallel-size"] = replicas(settings.tensor_parallel)
+        options["api-server-count"] = 1  # which hands adapters on to all copies; several refuse adapters at run time
     if rank:
         options["max-lora-rank"] = rank
     said = [part for name, value in options.items() for part in (f"--{name}", str(value))]
