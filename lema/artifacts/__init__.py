@@ -28,6 +28,8 @@ from lema.artifacts.links import (
     follow as follow,
     own_folder as own_folder,
     point as point,
+    put,
+    put_back,
     read as read,
     refuse_links as refuse_links,
     replacing,
@@ -186,6 +188,7 @@ class Store:
         folder = self._folder(recipe)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with lock(folder) as held:
+            put_back(folder)
             if (found := self.find(recipe)) and not again(found):
                 return found, False
             own = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.partial")
@@ -223,9 +226,9 @@ def _take_over(folder: Path, own: Path) -> None:
     An earlier owner may only be paused. So its files are moved one by one: when it wakes, it finds none of them by
     path, and none in a folder that it holds open. Files that it had not finished stay behind.
     """
-    name, old = f"{folder.name}.", folder.with_name(folder.name + ".old")
+    name = f"{folder.name}."
     earlier = [path for path in folder.parent.iterdir() if path.name.startswith(name) and path.suffix == ".partial"]
-    refuse_links(folder, old, *earlier, *(path / RESUME for path in earlier))
+    refuse_links(folder, *earlier, *(path / RESUME for path in earlier))
     refuse_links(*(file for path in earlier for file in (path / RESUME).rglob("*")))
     check(at_once=True)  # one of them may belong to a process that took over from this one
     own_folder(own)
@@ -257,19 +260,11 @@ def _made(recipe: Recipe, build: Callable[[Path], dict[str, Any]], own: Path, fo
     record = {"format": FORMAT, "recipe": recipe.identity(), "files": files, "summary": summary, "made": made}
     record["shown"] = asdict(recipe.shown)
     write_json(own / "record.json", record | {"hash": sealed(record)})
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)  # a killed process may have left one
+    spent = own.with_name(f"{own.stem}_done.partial")
     check(at_once=True)
-    shutil.rmtree(own / RESUME, ignore_errors=True)
-    if replace:
-        os.replace(folder, old)
-    try:
-        os.replace(own, folder)
-    except OSError:  # it was taken over just now
-        if replace:
-            os.replace(old, folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    os.renames(own / RESUME, spent / RESUME)  # whole until the artifact is there: a later attempt goes on from it
+    put(own, folder, replace)
+    shutil.rmtree(spent, ignore_errors=True)
     return Artifact.recorded(folder, record)
 
 

@@ -171,6 +171,9 @@ class _Seen:
         place = self.place(target)
         if path.is_symlink():
             return _Found(_LEFT, path, "a symbolic link, which is not followed", target)
+        if entry[2] == ".old" and place in self.pointed and place not in self.made:
+            why = "a process was killed as it replaced this; the next command of its run puts it back"
+            return _Found(_LEFT, path, why, target)
         if entry[2] in (".old", ".lock"):
             return _Found("temporary", path, _KILLED, target)
         if entry[2]:

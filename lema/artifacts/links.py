@@ -86,3 +86,32 @@ def replacing(path: Path) -> Iterator[TextIO]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def put(made: Path, folder: Path, replace: bool) -> None:
+    """Rename the folder `made` to `folder`; `replace` an earlier one, which comes back when that fails."""
+    old = _aside(folder)
+    shutil.rmtree(old, ignore_errors=True)  # a killed process may have left one
+    if replace:
+        os.replace(folder, old)
+    try:
+        os.replace(made, folder)
+    except OSError:  # it was taken over just now
+        if replace:
+            os.replace(old, folder)
+        raise
+    if replace:
+        os.replace(old, made)  # half deleted, it must not be put back
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def put_back(folder: Path) -> None:
+    """Bring back the folder that `put` was to replace when it was killed; `UserError` if a link is in its place."""
+    refuse_links(old := _aside(folder))
+    if not os.path.lexists(folder):
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(old, folder)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.old")

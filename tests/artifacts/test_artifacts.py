@@ -1,10 +1,12 @@
 """Artifacts: current ones are found, half-written ones never, and two processes make one."""
 
+import itertools
 import json
 import multiprocessing
 import os
 import re
 import shutil
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -164,6 +166,60 @@ def test_a_paused_owner_that_goes_on_writing_changes_nothing_for_who_took_over(
     assert made
     assert store.find(recipe()) == artifact
     assert not own.exists()
+
+
+@pytest.fixture(scope="module")
+def stop_before() -> Callable[[int | None], None]:
+    """`stop_before(3)`: a signal comes before the third change to files from now on, those of locks not counted."""
+    left: int | None = None
+
+    def heard(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        changes = event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir")
+        if left is not None and changes and not str(arguments[0]).endswith(".lock"):
+            left -= 1
+            if not left:
+                left = None
+                raise KeyboardInterrupt
+
+    def stop(number: int | None) -> None:
+        nonlocal left
+        left = number
+
+    sys.addaudithook(heard)
+    return stop
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_stop_at_any_moment_of_the_end_loses_nothing(
+    tmp_path: Path, stop_before: Callable[[int | None], None], anew: bool
+) -> None:
+    names = {"resume/checkpoint-4/state", "resume/checkpoint-4/weights", "resume/checkpoint-8/weights"}
+    found: list[set[str]] = []
+
+    def build(folder: Path) -> dict[str, object]:
+        found.append({name for name in texts(folder) if not name.endswith("attempt.json")})
+        for name in names - found[-1]:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(name)
+        stop_before(number if len(found) == 1 else None)
+        return write(folder)
+
+    made, number = set[bool](), 0
+    for number in itertools.count(1):
+        store = Store(tmp_path / f"{number}")
+        if anew:
+            store.make(recipe(), lambda folder: write(folder, "old"))
+        found.clear()
+        try:
+            store.make(recipe(), build, lambda _: anew)
+            break
+        except KeyboardInterrupt:
+            made.add(store.make(recipe(), build)[1])
+        assert found in ([set()], [set(), names])
+    stop_before(None)
+    assert number > 6
+    assert made == ({False} if anew else {True, False})
 
 
 def test_seconds_are_those_of_all_attempts_and_the_device_and_versions_are_told(tmp_path: Path) -> None:

@@ -311,6 +311,16 @@ def test_what_an_unfinished_run_of_an_earlier_lema_may_have_made_is_left(tmp_pat
     assert [kind for kind, _, _ in clean(True)] == ["unreferenced"]
 
 
+def test_what_a_killed_run_was_about_to_replace_is_left_until_it_is_put_back(tmp_path: Path, clean: Clean) -> None:
+    artifacts = chain(tmp_path, "one")
+    cell(tmp_path, "one", artifacts)
+    aside = Path(f"{artifacts['evaluate'].path}.old")
+    artifacts["evaluate"].path.rename(aside)
+    assert named(clean(True), "left") == [below(tmp_path, aside)]
+    chain(tmp_path, "one", there=True)
+    assert not aside.exists()
+
+
 def test_what_is_in_use_is_left(tmp_path: Path, clean: Clean) -> None:
     everything(tmp_path)
     used = sorted((*tmp_path.glob("mix/lone-*"), *tmp_path.glob("train/one-*[0-9a-f]"), *tmp_path.glob("base/older-*")))
