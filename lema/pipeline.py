@@ -71,14 +71,14 @@ class SweepCallback(Callback):
         first, label, _ = report = scope.report
         match first.do:
             case Do.run:
-                planning.refuse(scope.cells, _ways(is_imported))
+                planning.refuse(scope.cells, _ways(is_imported, sweeps.are_jobs(config)))
                 if first.only is None and first.until in (None, _REPORT):
                     sweeps.at_end.callback(_last_report, *report)
                 # Hydra writes this file next, and shows a traceback where it cannot.
                 write_text(own_folder(hydras) / "multirun.yaml", OmegaConf.to_yaml(config))
                 return
             case Do.plan:
-                planning.tell(scope.cells, _ways(is_imported), label, root)
+                planning.tell(scope.cells, _ways(is_imported, sweeps.are_jobs(config)), label, root)
                 cells = {name: cell for name, cell in scope.cells.items() if not is_imported(cell)}
                 left = {name: cell for name, cell in cells.items() if without_current(cell, wanted(cell), False)}
                 options: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
@@ -172,8 +172,8 @@ def plan(cell: Cell) -> dict[str, list[Step]]:
     }
 
 
-def _ways(imported: Callable[[Cell], bool] = lambda _: False) -> planning.Ways:
-    return planning.Ways(wanted, again, imported, preflight.lacking, preflight.loaded, preflight.hub.is_cached)
+def _ways(imported: Callable[[Cell], bool] = lambda _: False, jobs: bool = False) -> planning.Ways:
+    return planning.Ways(wanted, again, imported, preflight.lacking, preflight.loaded, preflight.hub.is_cached, jobs)
 
 
 def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:

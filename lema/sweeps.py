@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Hashable
 from contextlib import ExitStack, suppress
 from copy import deepcopy
@@ -47,6 +48,11 @@ def has_made(artifact: Artifact) -> bool:
     """Whether a cell of this sweep's command has made it; False where no sweep runs."""
     since = os.environ.get(_BEGAN)
     return since is not None and datetime.fromisoformat(artifact.at) >= datetime.fromisoformat(since)
+
+
+def are_jobs(config: DictConfig) -> bool:
+    """Whether a launcher sends the cells to other machines."""
+    return bool(re.search("slurm|submitit", config.hydra.launcher._target_, re.IGNORECASE))
 
 
 def name(config: DictConfig, content: Any) -> str:

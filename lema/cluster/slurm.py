@@ -7,8 +7,10 @@ import contextlib
 import io
 import json
 import logging
+import os
 import shlex
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -125,8 +127,14 @@ def _alike(cells: dict[str, Cell], options: Any) -> list[tuple[dict[str, Any], l
     given = {
         name: value for name, value in options.items() if value is not None and name not in _OURS and name[0] != "_"
     }
+    setup, flags = given.get("setup", []), given.get("additional_parameters", {})
+    if not isinstance(setup, list):  # of a text each letter would be a line
+        raise UserError(f"hydra.launcher.setup={setup}: must be a list, [LINE, LINE]")
+    if not isinstance(flags, dict):
+        raise UserError(f"hydra.launcher.additional_parameters={flags}: must be names with values, {{NAME: VALUE}}")
     path = f"export PYTHONPATH={shlex.quote(str(_SCRIPT.parent))}:$PYTHONPATH"
-    given |= {"name": "lema", "stderr_to_stdout": True, "setup": [path, *given.get("setup", ())]}
+    given |= {"name": "lema", "stderr_to_stdout": True, "setup": [path, *setup]}
+    given["additional_parameters"] = {"requeue": True} | flags  # whatever the cluster does with other jobs
     for name, cell in cells.items():
         asked = resources(cell.config, card, options["hours"], options["most_hours"]) | given
         for other, names in found:
@@ -150,7 +158,7 @@ def _send(left: dict[str, tuple[Cell, list[str]]], options: dict[str, Any], fold
         executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=times)
         executor.update_parameters(**{key if key in common else f"slurm_{key}": value for key, value in asked.items()})
         try:
-            with contextlib.redirect_stderr(io.StringIO()):  # it prints what its error says too
+            with _outside(), contextlib.redirect_stderr(io.StringIO()):  # it prints what its error says too
                 jobs = executor.map_array(Job(str(_SCRIPT)), [left[name][1] for name in names])
         except FailedJobError as error:
             raise UserError(f"hydra/launcher=slurm: {' '.join(str(error).split())}") from None
@@ -158,6 +166,17 @@ def _send(left: dict[str, tuple[Cell, list[str]]], options: dict[str, Any], fold
         write_json(folder / f"{jobs[0].job_id.partition('_')[0]}.json", made)
         sent |= made
     return sent
+
+
+@contextlib.contextmanager
+def _outside() -> Iterator[None]:
+    """Hides the allocation in which a launcher may run (`srun --pty`, `salloc`): whose limits are not the jobs'."""
+    names = [name for name in os.environ if name.startswith(("SLURM_", "SLURMD_", "SRUN_")) and name != "SLURM_CONF"]
+    hidden = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _noted(folder: Path) -> dict[str, str]:

@@ -20,6 +20,7 @@ from lema.preflight import sizing
 from lema.types import UserError
 
 CURRENT, SHARED, MAKE, IMPORTED = "current", "shared", "make", "imported"
+_OF_A_MACHINE = ("GPU: ", "engine: ", "package: ", "precision: ")  # how lines of preflight begin
 _RANGES = "requests", "prompt_tokens", "completion_tokens", "usd", "minutes"
 
 
@@ -36,6 +37,7 @@ class Ways:
     lacking: Callable[..., list[str]]  # what preflight misses
     loaded: Callable[[Cell, set[str]], dict[str, Any]]  # the published models that stages load
     is_cached: Callable[[str, str, str | None], bool]  # whether a model or a data set of the Hub is here
+    jobs: bool  # whether cells run on other machines, whose GPUs and packages they check for themselves
 
 
 @dataclass
@@ -85,7 +87,9 @@ class _Walk:
         asked = self._asked(cell, makes, planned)
         stages = {step.stage for step, _, _ in makes}
         planned.missing += [
-            each for each in self.ways.lacking(cell, stages, asked, ask=False) if each not in planned.missing
+            each
+            for each in self.ways.lacking(cell, stages, asked, ask=False)
+            if each not in planned.missing and not (self.ways.jobs and each.startswith(_OF_A_MACHINE))
         ]
         models = self.ways.loaded(cell, stages)
         planned.downloads = dict(sizing.downloads(models, self.ways.is_cached))

@@ -1,5 +1,6 @@
 """What `hydra/launcher=slurm` would send, and what it says where it cannot send anything."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,10 +37,22 @@ def test_cells_that_ask_for_the_same_are_one_array(
     assert len(texts) == 2
     for flag in ("array=0-1%2", "gpus-per-node=2", "mem=240GB", "time=780", "signal=USR2@300", "partition=gpu"):
         assert f"#SBATCH --{flag}\n" in texts[0]
+    assert all("#SBATCH --requeue\n" in text for text in texts), "whatever the cluster does with other jobs"
     assert "#SBATCH --gpus-per-node=4\n" in texts[1]
     assert "--array" not in texts[1]
     setup, run = (texts[0].index(each) for each in ("\nmodule load cuda\n", "\nsrun "))
     assert setup < run
+
+
+def test_jobs_are_sent_as_from_outside_the_allocation_in_which_the_launcher_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = {"SLURM_CONF": "/etc/slurm.conf", "SBATCH_ACCOUNT": "lab", "SLURM_CPU_BIND": "cores", "SRUN_DEBUG": "3"}
+    for name, value in kept.items():
+        monkeypatch.setenv(name, value)
+    with slurm._outside():
+        assert [name in os.environ for name in kept] == [True, True, False, False]
+    assert {name: os.environ[name] for name in kept} == kept
 
 
 def test_a_cell_that_sends_requests_is_refused(make_config: Callable[..., Config], tmp_path: Path) -> None:
@@ -72,6 +85,8 @@ def test_what_is_not_here_is_said(
         ("hydra.launcher.mem_gb=much", "hydra.launcher.mem_gb=much: must be a number above 0"),
         ("hydra.launcher.max_num_timeout=null", "hydra.launcher.max_num_timeout=null: must be a number above 0"),
         ("hydra.launcher.cards.a100.teraflops=null", "hydra.launcher.cards.a100.teraflops=null: must be"),
+        ("hydra.launcher.setup=module load cuda", "hydra.launcher.setup=module load cuda: must be a list, "),
+        ("hydra.launcher.additional_parameters=x", "hydra.launcher.additional_parameters=x: must be names with values"),
         ("hydra.launcher.card=b300", "hydra.launcher.card=b300: choose from a100, h100"),
     ],
 )

@@ -11,8 +11,11 @@ from openai_server import OpenAIServer
 from small import SMALL
 
 from lema import pipeline
+from lema.artifacts import Store
+from lema.cell import Cell
 from lema.config import Config
 from lema.models.sizes import llama
+from lema.preflight import planning, sizing
 from lema.types import UserError
 
 ASKING = [*SMALL, "corrector=gpt4", "budget_usd=5"]
@@ -123,3 +126,28 @@ def test_a_model_that_is_not_here_counts_as_a_llama_of_its_size(parameters: int,
     counted = config.num_hidden_layers * (4 * width**2 + 3 * width * mlp) + 2 * config.vocab_size * width
     assert config.num_hidden_layers == layers
     assert counted == pytest.approx(parameters, rel=0.1)
+
+
+def test_cells_that_run_as_jobs_are_not_refused_for_what_this_machine_lacks(
+    make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    given = ["backbone=mistral", "task=arithmetic", "corrector=reference", "rationales=none", "tracker=none"]
+    given += ["sampler=self", "train.merge=null", f"backbone.parameters={10**14}"]
+    cells = {mix: Cell(make_config(*given, f"mix={mix}"), Store(tmp_path)) for mix in ("cot", "lema")}
+    with pytest.raises(UserError, match=r"none of the 2 cells can start(?s:.)*GPU: (?s:.)*engine: "):
+        planning.refuse(cells, pipeline._ways())
+    planning.refuse(cells, pipeline._ways(jobs=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        (["train=qlora"], 20),  # 2,000 steps
+        (["train=full"], 4),  # three epochs over two examples for each of 7,473 questions, 128 a step: 351 steps
+        (["train=full", "selection=last"], 1),
+    ],
+)
+def test_the_checkpoints_of_a_training_are_counted_before_it(
+    make_config: Callable[..., Config], given: list[str], left: int
+) -> None:
+    assert sizing.checkpoints(make_config("backbone=llama2", "task=gsm8k", *given)) == left
