@@ -266,17 +266,22 @@ def _check_models(config: Config) -> None:
     if not sampler.models:
         remedy = "choose a sampler, or add one, +sampler/model@sampler.models.mine=self"
         raise UserError(f"sampler.models is empty: {remedy}")
-    for name, source in sampler.models.items():
+    sources = {f"sampler.models.{name}": source for name, source in sampler.models.items()}
+    for place, source in (sources | ({"sampler.other": sampler.other} if sampler.other else {})).items():
         for kind in (SourceKind.weights, SourceKind.api, SourceKind.recorded):
             if (getattr(source, kind) is not None) != (source.kind is kind):
                 state = "must be set" if source.kind is kind else "must be null"
-                key = renamed.present(f"sampler.models.{name}.{kind}", sampler.name)
-                raise UserError(f"{key}: {state} with kind={source.kind}")
+                raise UserError(f"{renamed.present(f'{place}.{kind}', sampler.name)}: {state} with kind={source.kind}")
         if source.api and source.api.model is None:
-            key = renamed.present(f"sampler.models.{name}.api.model", sampler.name)
+            key = renamed.present(f"{place}.api.model", sampler.name)
             raise UserError(f"{key}: must be set to the model that the server is asked for")
         if source.kind is SourceKind.recorded and source.prompt:
-            raise UserError(f"sampler.models.{name}.prompt={source.prompt}: does nothing with kind=recorded")
+            raise UserError(f"{place}.prompt={source.prompt}: does nothing with kind=recorded")
+    if sampler.other and sampler.other.is_own:
+        raise UserError(f"sampler.other.kind={sampler.other.kind}: must be another model than the backbone")
+    if config.selection is Selection.paper and SourceKind.tuned in (source.kind for source in sources.values()):
+        why = "the test problems would choose the model that makes the mistakes"
+        raise UserError(f"selection=paper sampler={sampler.name}: {why}; choose selection=dev")
     if (corrector.weights is not None) != (corrector.method is CorrectionMethod.local):
         raise UserError(f"corrector.method={corrector.method}: corrector.weights belong to corrector=local")
     if (corrector.model is not None) != (corrector.method is CorrectionMethod.api):
