@@ -53,8 +53,10 @@ class Prompt:
 # The beginnings of a finish reason that says why no completion arrived.
 PROMPT_TOO_LONG, CONTENT_REFUSED, TOO_LARGE = "prompt too long", "refused by the server", "reply too large"
 BROKEN_OFF = "broken off"
-_OF_A_PROMPT = (PROMPT_TOO_LONG, CONTENT_REFUSED, TOO_LARGE)
-_FAILURES = ("HTTP ", "malformed body", "time-out", "connection lost", BROKEN_OFF, *_OF_A_PROMPT)
+_FAILURES = (
+    *("HTTP ", "malformed body", "time-out", "connection lost"),
+    *(PROMPT_TOO_LONG, CONTENT_REFUSED, TOO_LARGE, BROKEN_OFF),
+)
 _CUT = ("length", "content_filter", "refusal")
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -179,6 +180,14 @@ def test_a_folder_whose_name_is_like_a_variable_is_a_path(tmp_path: Path) -> Non
     assert Place().refuses(str(tmp_path / "$HOME")) is None
     assert Place().refuses("c=d $1") is None
     assert Place().refuses("/mnt/my $no_such_variable/new") is None
+
+
+def test_open_files_are_as_many_as_the_system_allows() -> None:
+    code = "import resource as r; n = r.RLIMIT_NOFILE; _, hard = r.getrlimit(n); r.setrlimit(n, (256, hard))\n"
+    code += "from lema.config.environment import raise_file_limit; raise_file_limit(); print(*r.getrlimit(n))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    soft, hard = map(int, done.stdout.split())
+    assert soft == (65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536))
 
 
 @pytest.mark.parametrize("place", ["/no/such", "./no", "../no", "a/b/c", "no/", "HERE"])

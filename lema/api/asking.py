@@ -116,7 +116,8 @@ class _Asking:
         self.paid = paid_usd + journal.spending().usd
         self.usd = self.paid  # and what is reserved for what is in flight
         self.answered = sum(not answer.failed for answer in journal.answers().values())
-        self.silent = 0  # answers of this run without a text, while it has none with one
+        self.heard = whole or any((answer.text or "").strip() for answer in journal.answers().values())
+        self.silent = 0  # answers of this run before one has a text
         self.waiting: list[tuple[float, int, str]] = []  # a heap: not before, place in order, key
         self.head: tuple[str, tuple[str, float]] = ("", ("", 0.0))
         self.completion = float(self.settings.completion_tokens)  # tokens of an answer, as it seems
@@ -285,11 +286,10 @@ class _Asking:
         return landed.answer, now
 
     def _hear(self, answer: Completion) -> None:
-        """Answers without a text are paid for too: when the first ones all are, the others would be."""
-        if (answer.text or "").strip() or self.whole:
-            self.silent = -len(self.requests)
-        self.silent += 1
-        if self.silent == _SILENT and len(self.requests) > _SILENT:
+        """End the run when the first answers all have no text: they are paid for, and the others would have none."""
+        self.heard = self.heard or bool((answer.text or "").strip())
+        self.silent += not self.heard
+        if self.silent == _SILENT and not self.heard and len(self.requests) > _SILENT:
             why = f"the first {_SILENT} answers have no text ({answer.finish_reason}: {answer.error or 'empty'})"
             remedy = f"try {self.client.section}.model with one question, and leave it more tokens if it reasons"
             self.problem = self.problem or f"{self.client.server}: {why}: {remedy}"

@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -40,8 +40,8 @@ _PACKED = re.compile(r"gzip|deflate|compress|zstd|\bbr\b", re.I)  # in Content-E
 _TOKEN_CHARACTERS = 16  # of an answer's text: what is longer than all its tokens may be is cut there
 _MOST_ENDED = 40  # characters of a server's reason for the end of an answer
 # What others call the limit (Mistral) and a filter (Gemini); what breaks an answer off (vLLM, SGLang, DeepSeek).
-_ENDS = {"length": "max_tokens model_length", "content_filter": "safety recitation blocklist prohibited_content spii"}
-_ENDS = {theirs: ours for ours, names in _ENDS.items() for theirs in names.split()}
+_FILTERS = "safety recitation blocklist prohibited_content spii".split()
+_ENDS = {"max_tokens": "length", "model_length": "length"} | dict.fromkeys(_FILTERS, "content_filter")
 _BROKEN_OFF = ("abort", "error", "insufficient_system_resource")
 _REASONING = ("reasoning_content", "reasoning")  # beside an answer, where a server tells them apart
 _NOT_SENT = (aiohttp.ClientConnectorError, httpx2.ConnectError, httpx2.UnsupportedProtocol, httpx2.InvalidURL)
@@ -282,9 +282,10 @@ def listed(api: ApiConfig, section: str, key: str | None = None) -> Listed:
         what = f"lists {len(found)} models ({names})" if found else "lists no models"
         raise UserError(f"{section}.model=null: {client.server} {what}: name the one to ask with {section}.model=")
     name = api.model or next(iter(found))
-    if found and name not in found:
+    theirs = _listed_as(name, found)
+    if found and theirs is None:
         raise UserError(f"{section}.model={name}: {client.server} has no such model: choose one that it lists: {names}")
-    facts = found.get(name, {})
+    facts = found.get(theirs or "", {})
     return Listed(name, lengths.context(facts), refusals.line(str(facts.get("owned_by") or "")))
 
 
@@ -312,15 +313,14 @@ def other_model(answer: Completion, api: ApiConfig, section: str) -> str | None:
     return f"answers as {answer.model} where {asked} is asked: set {section}.model to that, or mend {section}.base_url"
 
 
-def _stands_for(listed: str, asked: str) -> bool:
-    """Whether a listed name, or pattern, is that of the model: Gemini lists `models/x`, Ollama `x:latest`.
+def _listed_as(model: str, listed: Iterable[str]) -> str | None:
+    """Under which of the names, or patterns, a model is listed: Gemini lists `models/x`, Ollama `x:latest`.
 
     OpenRouter and the Hub's router take `x:nitro` for x.
     """
-    return any(
-        fnmatch.fnmatchcase(name, listed.removeprefix("models/").removesuffix(":latest"))
-        for name in (asked, asked.removeprefix("models/"), asked.rpartition(":")[0] or asked)
-    )
+    names = (model, model.removeprefix("models/"), model.rpartition(":")[0] or model)
+    plain = {each: each.removeprefix("models/").removesuffix(":latest") for each in listed}
+    return next((each for name in names for each in plain if fnmatch.fnmatchcase(name, plain[each])), None)
 
 
 def check_model(api: ApiConfig, section: str, prompt_tokens: int) -> str | None:
@@ -336,7 +336,7 @@ def check_model(api: ApiConfig, section: str, prompt_tokens: int) -> str | None:
     if not isinstance(listed, dict):
         return listed
     server = client.server
-    found = next((name for name in listed if _stands_for(name, str(api.model))), None)
+    found = _listed_as(str(api.model), listed)
     if listed and found is None and not re.search(_NAMED_BY_USERS, server):
         near = ", ".join(difflib.get_close_matches(str(api.model), listed) or sorted(listed)[:5])
         line = f"{section}.model={api.model}: {server} does not list it for this key: choose one it lists, as {near}"

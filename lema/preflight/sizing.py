@@ -154,9 +154,9 @@ def memory_gb(config: Config, stages: set[str], parameters: int, trained: Traini
 def disk(config: Config, stage: str, parameters: int, trained: Training | None) -> float:
     """The bytes that a step adds below the runs folder, those included that go when it ends."""
     train, whole = config.train, parameters * hardware.BYTES[config.backbone.precision]
-    adapters = config.selection is not Selection.last if stage == "select" else stage == "evaluate" and not train.merge
-    if stage == "merge" or (adapters and train.method is Method.qlora and config.engine.name == "vllm"):
-        return whole  # vLLM is served the 4-bit base in 16 bits
+    unmerged = {"select": config.selection is not Selection.last, "evaluate": train.merge is None}.get(stage, False)
+    if stage == "merge" or (unmerged and train.method is Method.qlora and config.engine.name == "vllm"):
+        return whole  # below its adapters vLLM is served the 4-bit base in 16 bits
     if stage != "train" or not trained:
         return 0.0
     going_on = train.resume_checkpoints + 1  # and the one that is written before an older one goes

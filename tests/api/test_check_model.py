@@ -1,10 +1,12 @@
 """Whether a key may use a model is asked of the server's own list, which is free."""
 
+import re
+
 import pytest
 from asked import KEY, api_for
 from openai_server import OpenAIServer
 
-from lema.api.client import check_model
+from lema.api.client import _NAMED_BY_USERS, _listed_as, check_model
 
 LIST = [
     {"id": "gpt-6.2-sol"},
@@ -43,6 +45,14 @@ def test_a_model_is_listed_and_alive_or_one_line_says_why_not(model: str, line: 
     else:
         assert found is not None
         assert found.startswith(line.replace("URL", server.url + "/"))
+
+
+def test_a_list_that_does_not_have_what_users_name_themselves_refuses_nothing() -> None:
+    names = {"gpt-4o-2024-08-06": {}}
+    assert _listed_as("my-deployment", names) is None
+    assert re.search(_NAMED_BY_USERS, "https://lab.openai.azure.com/openai/v1/")
+    assert not re.search(_NAMED_BY_USERS, "https://api.openai.com/v1/")
+    assert _listed_as("a:b", {"a": {}, "a:b": {}}) == "a:b", "its own name first"
 
 
 @pytest.mark.parametrize("status", [404, 405, 501, 500])

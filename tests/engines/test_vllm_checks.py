@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import torch
 from safetensors.torch import save_file
 from small import ROOT
 
+from lema.config import Precision
 from lema.engines.vllm import checks
+from lema.engines.vllm.found import OWN
 from lema.engines.vllm.process import Server
-from lema.engines.vllm.serving import _rank
-from lema.models import adapters
+from lema.engines.vllm.serving import Base, _command, _rank
+from lema.models import adapters, sizes
+from lema.models.weights import Weights
 from lema.types import UserError
 
 
@@ -89,3 +93,16 @@ def test_an_adapter_is_known_by_what_it_does_and_needs_room_for_its_rank(tmp_pat
 def test_an_adapter_that_vllm_cannot_serve_is_to_be_merged(tmp_path: Path, rank: int, more: dict, words: str) -> None:
     with pytest.raises(UserError, match=f"{words}.*: merge it, train.merge=original selection=last, or engine=transf"):
         _rank(adapter(tmp_path / "a", rank, more))
+
+
+def test_on_several_gpus_one_api_server_hands_adapters_to_all_copies(
+    make_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default vLLM has one for each copy, and then refuses adapters at run time."""
+    monkeypatch.setattr(sizes, "visible_gpus", lambda: 4)
+    settings = make_config("engine=vllm", "engine.tensor_parallel=2").engine
+    weights = Weights("m", "m", None, "")
+    command = _command(Base(settings, weights, Precision.bf16, False), weights, 64, 8)
+    said = dict(pairwise(command))
+    assert (said["--data-parallel-size"], said["--api-server-count"]) == ("2", "1")
+    assert {name.removeprefix("--") for name in command if name.startswith("--")} <= OWN

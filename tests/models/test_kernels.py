@@ -197,6 +197,20 @@ def test_heads_that_share_keys_are_not_repeated_where_the_kernel_takes_them(head
     assert (args[10:11] == (True,)) == (grouped and heads == 2)  # enable_gqa
 
 
+def test_a_kernel_for_16_bits_gets_them_under_autocast_where_4_bit_weights_give_32() -> None:
+    torch.set_autocast_enabled("cuda", True)  # `torch.autocast` would not, without a GPU
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    try:
+        with FakeTensorMode(), Recorded() as recorded:
+            query, key, value = (torch.empty((1, 8, 30, 16), device="cuda") for _ in range(3))
+            bounds = torch.empty(3, device="cuda", dtype=torch.int32)
+            attention.varlen(torch.nn.Module(), query, key, value, None, cu_seq_lens_q=bounds, max_length_q=20)
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+    [args] = recorded.asked
+    assert [each.dtype for each in args[:3]] == [torch.bfloat16] * 3
+
+
 def test_training_starts_only_with_the_loss_of_eager(monkeypatch, config) -> None:
     monkeypatch.setattr(attention, "_refuse", lambda *_: None)
     net = model("gemma2", "varlen")
