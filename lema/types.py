@@ -247,6 +247,11 @@ class SampledScore:
 SCORE_VERSION = 5  # of the evaluation: raised when the same answers would get another score
 
 
+def rules_version(grader: str | None) -> int:
+    """How often this task's rules have changed; added to the version of each artifact that holds their verdicts."""
+    return 1 if grader == "csqa" else 0
+
+
 @dataclass(frozen=True)
 class Score:
     """One model's result on one split: the content of `score.json`."""

@@ -65,20 +65,22 @@ def latex_verdict(text: str, answer: str, candidates: Sequence[str] = ()) -> tup
 
 
 def choice_verdict(text: str, answer: str, candidates: Sequence[str] = ()) -> tuple[str | None, bool]:
-    """The candidate nearest to what follows the last `The answer is `, and whether it is `answer`.
+    r"""The candidate nearest to what follows the last `The answer is `, and whether it is `answer`.
 
     Nearness is the Levenshtein distance, and the first of equals wins. Without the phrase no answer was given: the
     verdict is that on the candidate nearest to the whole text, which favours long ones.
 
     >>> choice_verdict("A bank has one. The answer is bank.", "bank", ["mall", "bank"])
     ('bank', True)
+    >>> choice_verdict("The answer is ice.\n\nQ: Where? The answer is bank.", "ice", ["bank", "ice"])
+    ('ice', True)
     >>> choice_verdict("Surely a bank.", "new york", ["bank", "new york"])
     (None, False)
     """
     if not candidates:
         raise ValueError(NO_CANDIDATES)
-    text = text.replace("The answer is: ", _PHRASE)
-    _, phrase, found = text.rpartition(_PHRASE)
+    _, phrase, found = _to_next_question(text).rpartition(_PHRASE)
+    found = found.strip(".")
     nearest = min(candidates, key=lambda candidate: Levenshtein.distance(candidate, found))
     return nearest if phrase else None, nearest == answer
 
@@ -104,9 +106,14 @@ def last_box(text: str) -> str | None:
     return None
 
 
+def _to_next_question(text: str) -> str:
+    """Without the further questions that a model asks itself; the phrase always without a colon."""
+    return text.split("\n\nQ: ")[0].split("\n\nQuestion: ")[0].replace("The answer is: ", _PHRASE)
+
+
 def _number(text: str) -> float | None:
     """The number after the last `The answer is `, None when there is none."""
-    text = text.split("\n\nQ: ")[0].split("\n\nQuestion: ")[0].replace("The answer is: ", _PHRASE)
+    text = _to_next_question(text)
     if _PHRASE not in text:
         return None
     found = text.rpartition(_PHRASE)[2].removesuffix(".")

@@ -20,7 +20,7 @@ from lema.artifacts.links import IMPORTED, follow, read
 from lema.artifacts.records import contents, is_whole, used
 from lema.reporting import arms
 from lema.reporting.verdicts import Verdicts
-from lema.types import SCORE_VERSION, SampledScore, Score, UserError
+from lema.types import SCORE_VERSION, SampledScore, Score, UserError, rules_version
 
 STOPPED = "stopped after"  # begins the state of a run that was asked to end before its evaluation
 # What may be raised by a record that is not as we wrote it.
@@ -308,10 +308,8 @@ def _records(folder: Path) -> dict[str, dict[str, Any]]:
         except (OSError, *DAMAGE):
             remedy = f"delete what {step.name} links to and run its command again"
             raise UserError(f"its {step.name}/record.json cannot be read; {remedy}") from None
-    before = {
-        step: {made[each] for each in used(record["recipe"]["inputs"]) & made.keys()}
-        for step, record in records.items()
-    }
+    inputs = {step: used(record["recipe"]["inputs"]) & made.keys() for step, record in records.items()}
+    before = {step: {made[each] for each in digests} for step, digests in inputs.items()}
     return {step: records[step] for step in TopologicalSorter(before).static_order()}
 
 
@@ -328,8 +326,9 @@ def _trouble(run: Run) -> str | None:
             return f"it was not finished: it stopped without a word (killed?) or still runs, {reached}"
         asked = run.state.startswith(STOPPED)
         return f"it ended {reached}, as asked" if asked else f"it failed {reached}: {run.state}"
-    if (version := run.records["evaluate"]["recipe"]["version"]) != SCORE_VERSION:
-        return f"its score is of version {version} of the evaluation, now {SCORE_VERSION}; run its command again"
+    made = run.records["evaluate"]["recipe"]
+    if made["version"] != (now := SCORE_VERSION + rules_version(made["config"].get("grader"))):
+        return f"its score is of version {made['version']} of the evaluation, now {now}; run its command again"
     for step in sorted({"evaluate", "evaluate_untuned"} & run.records.keys()):
         try:
             if (score := Score(**run.records[step]["summary"])).sampled:

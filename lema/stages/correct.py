@@ -32,6 +32,7 @@ from lema.types import (
     Solution,
     UserError,
     distinct,
+    rules_version,
 )
 
 log = logging.getLogger(__name__)
@@ -95,11 +96,12 @@ def recipe(cell: Cell, audited: bool = False) -> Recipe:
         labelled=cell.artifacts["labelled"] if audited else None,
         verifier=weights(verifies.weights) if verifies and verifies.weights else None,
     )
+    changes = rules_version(settings.grader)
     if audited:  # what says nothing about training questions lies in a folder of its own
         label = f"{cell.artifacts['labelled'].path.name.rpartition('-')[0]}-{config.name}"
-        return Recipe("audit", label, version=3, settings=settings, inputs=inputs, shown=SHOWN)
+        return Recipe("audit", label, 3 + changes, settings=settings, inputs=inputs, shown=SHOWN)
     label = f"{cell.train_label}-{cell.sampler_label}-{config.name}"
-    return Recipe("correct", label, version=6, settings=settings, inputs=inputs, shown=SHOWN)
+    return Recipe("correct", label, 6 + changes, settings=settings, inputs=inputs, shown=SHOWN)
 
 
 def _shown(cell: Cell) -> str:

@@ -18,7 +18,17 @@ from lema.engines import LocalModel
 from lema.grading.several import majority, pass_at, shown
 from lema.models.weights import Weights, chosen
 from lema.solving import Wording, solve
-from lema.types import SCORE_VERSION, Correction, Engine, Problem, SampledScore, Score, Selected, Solution
+from lema.types import (
+    SCORE_VERSION,
+    Correction,
+    Engine,
+    Problem,
+    SampledScore,
+    Score,
+    Selected,
+    Solution,
+    rules_version,
+)
 
 SHOWN = Shown(
     "predictions", ("predictions.jsonl", "score.json"), {"num_truncated": "{arm}: answers cut at the token limit"}
@@ -111,7 +121,8 @@ def recipe(cell: Cell, tuned: bool, learnt: bool = False) -> Recipe:
     told = replace(SHOWN, files=files, losses=SHOWN.losses if tuned else _UNTUNED)
     if learnt:
         label, told = f"{label}-learnt", Shown("mistakes", ("answers.jsonl",))
-    return Recipe("evaluate", label, version=SCORE_VERSION, settings=settings, inputs=inputs, shown=told)
+    version = SCORE_VERSION + rules_version(grader)
+    return Recipe("evaluate", label, version, settings=settings, inputs=inputs, shown=told)
 
 
 def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:

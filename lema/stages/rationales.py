@@ -17,7 +17,7 @@ from lema.engines import LocalModel, ServedModel, writer
 from lema.models.weights import Weights, weights
 from lema.prompts.demonstrations import demonstrations
 from lema.solving import Wording, solve
-from lema.types import NO_PROBLEM, Problem, distinct
+from lema.types import NO_PROBLEM, Problem, distinct, rules_version
 
 SHOWN = Shown("solutions", files=("rationales.jsonl",))
 
@@ -48,7 +48,7 @@ def recipe(cell: Cell) -> Recipe:
     held = weights(config.weights) if config.weights else None
     inputs = Inputs(cell.artifacts["data"], Given.text(_shown(cell)), held)
     label = f"{cell.train_label}-{config.name}"
-    return Recipe("rationales", label, version=2, settings=settings, inputs=inputs, shown=SHOWN)
+    return Recipe("rationales", label, 2 + rules_version(grader), settings=settings, inputs=inputs, shown=SHOWN)
 
 
 def _shown(cell: Cell) -> str:

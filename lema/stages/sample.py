@@ -21,7 +21,7 @@ from lema.engines import LocalModel, ServedModel
 from lema.grading.generated import answer_part
 from lema.models.weights import Weights, chosen, weights
 from lema.solving import Text, Wording, graded, solve
-from lema.types import NO_PROBLEM, Problem, Selected, Solution, distinct
+from lema.types import NO_PROBLEM, Problem, Selected, Solution, distinct, rules_version
 
 _FACTS = ("solutions", "correct", "unanswered", "truncated", "wrong_paths")
 
@@ -89,7 +89,8 @@ def recipe(cell: Cell, name: str) -> Recipe:
         step=made["select"].read(Selected).step if tuned else None,
         method=config.train.method if tuned else None,
     )
-    return Recipe("sample", f"{cell.train_label}-{label}", version=4, settings=settings, inputs=inputs, shown=SHOWN)
+    version = 4 + rules_version(settings.grader)
+    return Recipe("sample", f"{cell.train_label}-{label}", version, settings=settings, inputs=inputs, shown=SHOWN)
 
 
 def _wording(cell: Cell, source: SourceConfig) -> tuple[str | None, Given | None]:

@@ -15,7 +15,7 @@ from lema.console.progress import Progress
 from lema.engines import LocalModel
 from lema.models.weights import Weights, checkpoint, tuned
 from lema.solving import Wording, solve
-from lema.types import Problem, Solution, Trained, UserError
+from lema.types import Problem, Solution, Trained, UserError, rules_version
 
 SHOWN = Shown("selection", files=("accuracies.jsonl",))
 
@@ -66,7 +66,8 @@ def recipe(cell: Cell) -> Recipe:
         asked = Asked(split, config.task.grader_of(split), config.backbone.prompt, model, config.train.method)
         data = cell.artifacts["data"] if split is Split.dev else cell.asked
         settings, inputs = Settings(selection, asked), Inputs(train, data, cell.base)
-    return Recipe("select", label, version=2, settings=settings, inputs=inputs, shown=SHOWN)
+    version = 2 + rules_version(settings.asked and settings.asked.grader)
+    return Recipe("select", label, version, settings=settings, inputs=inputs, shown=SHOWN)
 
 
 def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:

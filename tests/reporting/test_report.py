@@ -271,14 +271,20 @@ def test_an_earlier_score_of_a_run_whose_last_attempt_failed_stands_and_that_is_
 
 
 def test_a_score_of_an_older_version_or_of_an_earlier_mix_is_named_and_not_compared(tmp_path: Path) -> None:
-    old, stale = tiny(tmp_path, "lema", 1, 180), tiny(tmp_path, "lema", 2, 180)
+    old, stale, rules = (tiny(tmp_path, "lema", seed, 180) for seed in (1, 2, 4))
     tiny(tmp_path, "lema", 3, 160)
-    for folder, step, change in ((old, "evaluate", {"version": 3}), (stale, "mix", {"version": 9})):
+    csqa = {"config": {"grader": "csqa"}}  # whose rules have changed since the version of all evaluations
+    for folder, step, change in (
+        (old, "evaluate", {"version": 3}),
+        (stale, "mix", {"version": 9}),
+        (rules, "evaluate", csqa),
+    ):
         facts = json.loads((folder / step / "record.json").read_text())
         facts["recipe"] |= change
         (folder / step / "record.json").write_text(json.dumps(facts))
     text = published(tmp_path)
     assert "its score is of version 3 of the evaluation, now 5; run its command again" in text
+    assert "its score is of version 5 of the evaluation, now 6; run its command again" in text
     assert "its train was made from an earlier mix; run its command again" in text
     assert "| 80.0 {73.9, 85.0} ×1 |" in text
 
