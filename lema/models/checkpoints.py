@@ -70,13 +70,13 @@ def begun(folder: Path, count: int) -> str | None:
     return newest
 
 
-def collect(folder: Path, target: Path, every: int) -> list[int]:
-    """Put the weights of each `every`-th step and of the last below `target`, as `step-N/`; returns the steps N."""
+def collect(folder: Path, target: Path, every: int | None) -> list[int]:
+    """Put the weights of the last step, and of each `every`-th, below `target` as `step-N/`; returns the steps N."""
     steps, checkpoints = [], saved(folder)
     for checkpoint in checkpoints:
         step = int(checkpoint.name.split("-")[1])
-        if step % every and checkpoint != checkpoints[-1]:
-            continue  # saved at a stop signal
+        if checkpoint != checkpoints[-1] and (every is None or step % every):
+            continue  # saved to go on from
         # Links, not moves: a kill here must leave the checkpoints whole. PEFT's README says nothing of the experiment.
         for file in (file for file in checkpoint.iterdir() if file.name not in (*STATE, CONTENTS, "README.md")):
             duplicate(file, own_folder(target / f"step-{step}") / file.name)

@@ -59,7 +59,7 @@ def build(settings: Training, inputs: Inputs, context: Context, folder: Path) ->
     how = plan(architecture, config, precision, counts["tokens"] / len(rows), steps)
     job = Fit(settings, inputs.base, rows, steps, folder / RESUME, how)
     curve = fit_by(job, context.track)
-    checkpoints = collect(folder / RESUME, folder / CHECKPOINTS, config.save_steps)
+    checkpoints = collect(folder / RESUME, folder / CHECKPOINTS, None if settings.last_only else config.save_steps)
     write_jsonl(folder / "metrics.jsonl", ({name: row[name] for name in CURVE} for row in curve))
     final = statistics.fmean(row["loss"] for row in curve[-_FINAL_STEPS:])
     padding = 1 - sum(row["tokens"] for row in curve) / sum(row["tokens"] / (1 - row["padding_share"]) for row in curve)

@@ -332,6 +332,7 @@ def test_checkpoints_are_pruned_to_what_is_needed(run, tmp_path) -> None:
     assert files.isdisjoint({*checkpoints.STATE, "README.md"})
     run(model("llama", "sdpa"), tmp_path / "last", 10, "selection=last")
     assert [path.name for path in checkpoints.saved(tmp_path / "last")] == ["checkpoint-8", "checkpoint-10"]
+    assert checkpoints.collect(tmp_path / "last", tmp_path / "out of last", None) == [10]
 
 
 @pytest.mark.parametrize("optimizer", some(Optimizer, 4))
