@@ -25,13 +25,14 @@ def resources(config: Config, card: Mapping[str, Any], hours: float, most_hours:
     `card` has `gpus` (of a node), `memory_gb`, `teraflops` (its peak in 16 bits), `cpus` and `ram_gb` (of the node, for
     each GPU). The number of GPUs doubles until they hold the training, and until the cell takes at most `hours`. These
     are estimated: 6 FLOPs a parameter and token with adapters (4 of the pass forward and back, 2 of activation
-    checkpointing), 8 to train all, each example as long as it may be. The time limit is twice the estimate, between 1
-    hour and `most_hours`: a job that reaches it goes on in another one. Raises `UserError` when no card of the node
-    holds the backbone, or all of them do not hold the training.
+    checkpointing), 8 to train all, each example as long as it may be. The time limit is twice the estimate, at least
+    1 hour and at most `most_hours`: a job that reaches it goes on in another one. Raises `UserError` when no card of
+    the node holds the backbone, or all of them do not hold the training.
     """
     backbone, train = config.backbone, config.train
+    at_most_minutes = max(1, int(60 * most_hours))
     if backbone.tiny is not None and backbone.path is None:
-        return dict(_SMALL)
+        return _SMALL | {"timeout_min": min(_SMALL["timeout_min"], at_most_minutes)}
     parameters = hardware.parameters(weights(backbone), backbone)
     size = f"{backbone.name}-{backbone.size}" if backbone.size else backbone.name
     at_most, memory = int(card["gpus"]), card["memory_gb"] * 1e9
@@ -53,12 +54,11 @@ def resources(config: Config, card: Mapping[str, Any], hours: float, most_hours:
         raise UserError(f"hydra.launcher.card: a node has {at_most} GPUs, too few for {what}")
     if why := _too_few(config, parameters, gpus, memory):
         raise UserError(f"hydra.launcher.card: {size}: {why}")
-    limit = ceil(min(most_hours, max(1.0, 2 * alone / gpus)))
     return {
         "gpus_per_node": gpus,
         "cpus_per_task": gpus * card["cpus"],
         "mem_gb": gpus * card["ram_gb"],
-        "timeout_min": 60 * limit,
+        "timeout_min": min(60 * max(1, ceil(2 * alone / gpus)), at_most_minutes),
     }
 
 

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import logging
+import math
 import os
 import shlex
 import sys
@@ -30,8 +31,11 @@ log = logging.getLogger(__name__)
 _OURS = ("card", "cards", "hours", "most_hours")  # options that are not submitit's
 _SCRIPT = Path(__file__).resolve().parents[2] / "run.py"
 _LEFT = {"gpus_per_node", "cpus_per_task", "mem_gb", "timeout_min"}  # null: worked out
-_NUMBERS = _LEFT | {"hours", "most_hours", "array_parallelism", "max_num_timeout", "signal_delay_s"}
+_WHOLE = _LEFT - {"mem_gb"} | {"array_parallelism", "max_num_timeout", "signal_delay_s"}
+_NUMBERS = _LEFT | _WHOLE | {"hours", "most_hours"}
 _SBATCH = {"timeout_min": "time", "mem_gb": "mem", "name": "job_name"}
+_SPARE_SECONDS = 60  # by which Slurm may send a signal too early (sbatch's manual)
+_SHOWN = 5  # jobs that a line names
 _LOG = "{}_0_log.out"  # submitit's, of a job
 
 
@@ -117,26 +121,13 @@ def _arguments(config: DictConfig, cell: Cell, command: list[str]) -> list[str]:
 def _alike(cells: dict[str, Cell], options: Any) -> list[tuple[dict[str, Any], list[str]]]:
     """What jobs ask of the cluster, and the cells that ask the same."""
     found: list[tuple[dict[str, Any], list[str]]] = []
-    if (card := options["cards"].get(options["card"])) is None:
-        raise UserError(f"hydra.launcher.card={options['card']}: choose from {', '.join(options['cards'])}")
-    numbers = {key: options[key] for key in _NUMBERS if options[key] is not None or key not in _LEFT}
-    numbers |= {f"cards.{options['card']}.{key}": card.get(key) for key in CARD}
-    for key, value in numbers.items():
-        if not isinstance(value, int | float) or value <= 0:
-            raise UserError(f"hydra.launcher.{key}={'null' if value is None else value}: must be a number above 0")
-    given = {
-        name: value for name, value in options.items() if value is not None and name not in _OURS and name[0] != "_"
-    }
-    setup, flags = given.get("setup", []), given.get("additional_parameters", {})
-    if not isinstance(setup, list):  # of a text each letter would be a line
-        raise UserError(f"hydra.launcher.setup={setup}: must be a list, [LINE, LINE]")
-    if not isinstance(flags, dict):
-        raise UserError(f"hydra.launcher.additional_parameters={flags}: must be names with values, {{NAME: VALUE}}")
-    path = f"export PYTHONPATH={shlex.quote(str(_SCRIPT.parent))}:$PYTHONPATH"
-    given |= {"name": "lema", "stderr_to_stdout": True, "setup": [path, *setup]}
-    given["additional_parameters"] = {"requeue": True} | flags  # whatever the cluster does with other jobs
+    card, given = _given(options)
     for name, cell in cells.items():
         asked = resources(cell.config, card, options["hours"], options["most_hours"]) | given
+        if (minutes := asked["timeout_min"]) * 60 <= (delay := asked["signal_delay_s"]) + _SPARE_SECONDS:
+            why = f"a job is told to stop signal_delay_s={delay} before, or a minute earlier, and would make nothing"
+            remedy = "raise timeout_min= or most_hours=, or lower signal_delay_s="
+            raise UserError(f"hydra.launcher.timeout_min={minutes}: {why}; {remedy}")
         for other, names in found:
             if other == asked:
                 names.append(name)
@@ -144,6 +135,37 @@ def _alike(cells: dict[str, Cell], options: Any) -> list[tuple[dict[str, Any], l
         else:
             found.append((asked, [name]))
     return found
+
+
+def _given(options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The card, and what all jobs ask, by submitit's names; `UserError` names a wrong value."""
+    from submitit.slurm.slurm import _get_default_parameters
+
+    if (card := options["cards"].get(chosen := str(options["card"]))) is None:
+        raise UserError(f"hydra.launcher.card={chosen}: choose from {', '.join(options['cards'])}")
+    numbers = {key: options[key] for key in _NUMBERS if options[key] is not None or key not in _LEFT}
+    numbers |= {f"cards.{chosen}.{key}": card.get(key) for key in CARD}
+    for key, value in numbers.items():
+        whole = key in _WHOLE
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not 0 < value < math.inf:
+            must = f"must be a {'whole ' if whole else ''}number above 0"
+            raise UserError(f"hydra.launcher.{key}={'null' if value is None else value}: {must}")
+    given = {
+        name: value for name, value in options.items() if value is not None and name not in _OURS and name[0] != "_"
+    }
+    known = {*_get_default_parameters(), *_SBATCH, "max_num_timeout"}
+    if unknown := sorted(given.keys() - known):
+        remedy = "further options of sbatch are hydra.launcher.additional_parameters={NAME: VALUE}"
+        raise UserError(f"hydra.launcher.{unknown[0]}={given[unknown[0]]}: there is no such option; {remedy}")
+    setup, flags = given.get("setup", []), given.get("additional_parameters", {})
+    if not isinstance(setup, list):  # of a text each letter would be a line
+        raise UserError(f"hydra.launcher.setup={setup}: must be a list, [LINE, LINE]")
+    if not isinstance(flags, dict):
+        raise UserError(f"hydra.launcher.additional_parameters={flags}: must be names with values, {{NAME: VALUE}}")
+    path = f"export PYTHONPATH={shlex.quote(str(_SCRIPT.parent))}:$PYTHONPATH"
+    given |= {"name": "lema", "stderr_to_stdout": True, "setup": [path, *map(str, setup)]}
+    given["additional_parameters"] = {"requeue": True} | flags  # whatever the cluster does with other jobs
+    return card, given
 
 
 def _send(left: dict[str, tuple[Cell, list[str]]], options: dict[str, Any], folder: Path) -> dict[str, str]:

@@ -83,13 +83,25 @@ def test_what_is_not_here_is_said(
     ("wrong", "said"),
     [
         ("hydra.launcher.mem_gb=much", "hydra.launcher.mem_gb=much: must be a number above 0"),
-        ("hydra.launcher.max_num_timeout=null", "hydra.launcher.max_num_timeout=null: must be a number above 0"),
+        ("hydra.launcher.max_num_timeout=null", "hydra.launcher.max_num_timeout=null: must be a whole number"),
         ("hydra.launcher.cards.a100.teraflops=null", "hydra.launcher.cards.a100.teraflops=null: must be"),
+        ("hydra.launcher.hours=true", "hydra.launcher.hours=True: must be a number above 0"),
+        ("hydra.launcher.hours=nan", "hydra.launcher.hours=nan: must be a number above 0"),
+        ("hydra.launcher.timeout_min=90.5", "hydra.launcher.timeout_min=90.5: must be a whole number above 0"),
+        ("hydra.launcher.timeout_min=6", "hydra.launcher.timeout_min=6: a job is told to stop signal_delay_s=300"),
+        (
+            "hydra.launcher.most_hours=0.1",
+            "hydra.launcher.timeout_min=6: a job is told to stop signal_delay_s=300",
+        ),
+        ("+hydra.launcher.exclud=n1", "hydra.launcher.exclud=n1: there is no such option"),
+        ("hydra.launcher.card=[a100]", "hydra.launcher.card=.*a100.*: choose from a100, h100"),
         ("hydra.launcher.setup=module load cuda", "hydra.launcher.setup=module load cuda: must be a list, "),
         ("hydra.launcher.additional_parameters=x", "hydra.launcher.additional_parameters=x: must be names with values"),
         ("hydra.launcher.card=b300", "hydra.launcher.card=b300: choose from a100, h100"),
     ],
 )
-def test_a_wrong_value_is_named(compose_tree: Callable[..., DictConfig], tmp_path: Path, wrong: str, said: str) -> None:
+def test_a_wrong_value_is_named(
+    compose_tree: Callable[..., DictConfig], make_config: Callable[..., Config], tmp_path: Path, wrong: str, said: str
+) -> None:
     with pytest.raises(UserError, match=said):
-        slurm.scripts({}, options(compose_tree(*SLURM, wrong)), tmp_path)
+        slurm.scripts({"a cell": Cell(make_config(), Store(tmp_path))}, options(compose_tree(*SLURM, wrong)), tmp_path)

@@ -49,6 +49,12 @@ def test_a_backbone_that_is_built_here_takes_no_gpu(make_config: Callable[..., C
     assert "gpus_per_node" not in resources(make_config(), CARDS["a100"], 12, 24)
 
 
+@pytest.mark.parametrize(("most", "minutes"), [(24, 780), (12.5, 750), (0.5, 30), (0.001, 1)])
+def test_a_time_limit_is_at_most_most_hours(make_config: Callable[..., Config], most: float, minutes: int) -> None:
+    assert resources(make_config(*MADE), CARDS["a100"], 12, most)["timeout_min"] == minutes
+    assert resources(make_config(), CARDS["a100"], 12, most)["timeout_min"] == min(60, minutes)
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
