@@ -10,8 +10,9 @@ import logging
 import math
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lema import stopping, sweeps
-from lema.artifacts import Store, own_folder, write_json
+from lema.artifacts import DAMAGED, Store, lock, own_folder, read, write_json
 from lema.cell import Cell
 from lema.cluster import queue
 from lema.cluster.job import Job
@@ -37,6 +38,11 @@ _SBATCH = {"timeout_min": "time", "mem_gb": "mem", "name": "job_name"}
 _SPARE_SECONDS = 60  # by which Slurm may send a signal too early (sbatch's manual)
 _SHOWN = 5  # jobs that a line names
 _LOG = "{}_0_log.out"  # submitit's, of a job
+# Variables `SBATCH_NAME` of what stands in each script, over which they would win. With WAIT sbatch waits for the jobs.
+_IN_SCRIPTS = {
+    *("TIMELIMIT", "MEM_PER_NODE", "MEM_PER_CPU", "MEM_PER_GPU", "SIGNAL", "REQUEUE", "NO_REQUEUE"),
+    *("OPEN_MODE", "ARRAY_INX", "JOB_NAME", "WAIT"),
+}
 
 
 def launch(config: DictConfig, commands: list[list[str]], options: dict[str, Any], pipeline: Any) -> None:
@@ -45,19 +51,26 @@ def launch(config: DictConfig, commands: list[list[str]], options: dict[str, Any
     `pipeline` is the module of that name, which no other one imports.
     """
     try:
-        jobs = _sent(config, commands, options, pipeline)
+        left = _unmade(config, commands, options, pipeline)
+        logs = log_folder(Path(config.runs_dir).expanduser())
+        with lock(logs):  # the same command may be given twice at the same time
+            jobs = {name: job for name, job in _noted(logs).items() if name in left}
+            for name, job in jobs.items():
+                log.info("%-16s %s is in the queue already: job %s", "slurm", name, job)
+            jobs |= _send({name: each for name, each in left.items() if name not in jobs}, options, logs)
     except UserError:
         sweeps.at_end.pop_all()  # the report, which has nothing new to say
         raise
     _wait(jobs, log_folder(Path(config.runs_dir).expanduser()))
 
 
-def _sent(config: DictConfig, commands: list[list[str]], options: dict[str, Any], pipeline: Any) -> dict[str, str]:
-    """The job of each cell that is neither current nor imported."""
+def _unmade(
+    config: DictConfig, commands: list[list[str]], options: dict[str, Any], pipeline: Any
+) -> dict[str, tuple[Cell, list[str]]]:
+    """The cells that are neither current nor imported, each with what its job says to `run.py`."""
     _need_submitit()
     queue.check(options["partition"])
     store = Store(Path(config.runs_dir).expanduser())
-    logs = log_folder(store.root)
     left: dict[str, tuple[Cell, list[str]]] = {}
     for command in commands:
         cell = Cell(sweeps.composed(config, command, []), store)
@@ -67,10 +80,7 @@ def _sent(config: DictConfig, commands: list[list[str]], options: dict[str, Any]
             pipeline.run(cell.config, [*sweeps.kept(config.hydra), *command], in_sweep=True)
         else:
             left[cell.folder.name] = (cell, _arguments(config, cell, command))
-    jobs = {name: job for name, job in _noted(logs).items() if name in left}
-    for name, job in jobs.items():
-        log.info("%-16s %s is in the queue already: job %s", "slurm", name, job)
-    return jobs | _send({name: each for name, each in left.items() if name not in jobs}, options, logs)
+    return left
 
 
 def log_folder(root: Path) -> Path:
@@ -169,7 +179,7 @@ def _given(options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _send(left: dict[str, tuple[Cell, list[str]]], options: dict[str, Any], folder: Path) -> dict[str, str]:
-    """The job of each cell."""
+    """The job of each cell. A stop signal waits until it is noted which jobs were sent."""
     import submitit
     from submitit.core.utils import FailedJobError
 
@@ -179,25 +189,42 @@ def _send(left: dict[str, tuple[Cell, list[str]]], options: dict[str, Any], fold
         times = asked.pop("max_num_timeout")
         executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=times)
         executor.update_parameters(**{key if key in common else f"slurm_{key}": value for key, value in asked.items()})
-        try:
-            with _outside(), contextlib.redirect_stderr(io.StringIO()):  # it prints what its error says too
-                jobs = executor.map_array(Job(str(_SCRIPT)), [left[name][1] for name in names])
-        except FailedJobError as error:
-            raise UserError(f"hydra/launcher=slurm: {' '.join(str(error).split())}") from None
-        made = {name: job.job_id for name, job in zip(names, jobs, strict=True)}
-        write_json(folder / f"{jobs[0].job_id.partition('_')[0]}.json", made)
+        stopping.begin(_going_on(sent.values()))
+        with stopping.landing(lambda _: None):
+            try:
+                with _outside(asked), contextlib.redirect_stderr(io.StringIO()):  # it prints what its error says too
+                    jobs = executor.map_array(Job(str(_SCRIPT)), [left[name][1] for name in names])
+            except FailedJobError as error:
+                why = [" ".join(str(error).split()), *([_going_on(sent.values())] if sent else [])]
+                raise UserError(f"hydra/launcher=slurm: {'; '.join(why)}") from None
+            made = {name: job.job_id for name, job in zip(names, jobs, strict=True)}
+            write_json(folder / f"{jobs[0].job_id.partition('_')[0]}.json", made)
         sent |= made
     return sent
 
 
+def _going_on(jobs: Iterable[str]) -> str:
+    """What becomes of jobs that were sent, once nobody waits for them."""
+    arrays = sorted({job.partition("_")[0] for job in jobs})
+    return f"jobs {', '.join(arrays)} of Slurm go on (scancel {' '.join(arrays)} ends them)" if arrays else "slurm"
+
+
 @contextlib.contextmanager
-def _outside() -> Iterator[None]:
-    """Hides the allocation in which a launcher may run (`srun --pty`, `salloc`): whose limits are not the jobs'."""
-    names = [name for name in os.environ if name.startswith(("SLURM_", "SLURMD_", "SRUN_")) and name != "SLURM_CONF"]
+def _outside(asked: dict[str, Any]) -> Iterator[None]:
+    """Hides the allocation in which a launcher may run (`srun --pty`, `salloc`), whose limits are not the jobs'.
+
+    Hides what the user's shell says of what is asked, and, as sbatch is to end its work, stop signals.
+    """
+    given = (*_IN_SCRIPTS, *asked, *asked["additional_parameters"])
+    ours = {f"SBATCH_{key.upper().replace('-', '_')}" for key in given} | {"HYDRA_FULL_ERROR"}  # which run.py sets
+    allocation = ("SLURM_", "SLURMD_", "SRUN_")
+    names = [name for name in os.environ if (name.startswith(allocation) and name != "SLURM_CONF") or name in ours]
     hidden = {name: os.environ.pop(name) for name in names}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stopping.SIGNALS)
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.environ.update(hidden)
 
 
@@ -205,7 +232,11 @@ def _noted(folder: Path) -> dict[str, str]:
     """The jobs of earlier commands that wait or run, by their cells; notes of arrays that have ended are removed."""
     found: dict[str, str] = {}
     for file in folder.glob("*.json"):
-        noted = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            noted: dict[str, str] = dict(json.loads(read(file)))
+        except DAMAGED:
+            remedy = f"once squeue shows no job {file.stem}, delete it"
+            raise UserError(f"{file}: damaged, so the cells of job {file.stem} are not known; {remedy}") from None
         living = queue.alive(noted.values())
         found |= {name: job for name, job in noted.items() if job in living}
         if not living:

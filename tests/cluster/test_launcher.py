@@ -1,6 +1,7 @@
 """What `hydra/launcher=slurm` would send, and what it says where it cannot send anything."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ SLURM = [
     "hydra.launcher.partition=gpu",
     "hydra.launcher.setup=[module load cuda]",
 ]
+LARGER = ["backbone.size=13b"]
 
 
 def options(tree: DictConfig) -> Any:
@@ -31,7 +33,7 @@ def options(tree: DictConfig) -> Any:
 def test_cells_that_ask_for_the_same_are_one_array(
     compose_tree: Callable[..., DictConfig], make_config: Callable[..., Config], tmp_path: Path
 ) -> None:
-    made = [["backbone=llama2", "mix=lema"], ["backbone=llama2", "mix=cot"], ["backbone=llama2", "backbone.size=13b"]]
+    made = [["backbone=llama2", "mix=lema"], ["backbone=llama2", "mix=cot"], ["backbone=llama2", *LARGER]]
     cells = [Cell(make_config("task=gsm8k", *each), Store(tmp_path)) for each in made]
     texts = slurm.scripts({cell.name: cell for cell in cells}, options(compose_tree(*SLURM)), tmp_path)
     assert len(texts) == 2
@@ -47,12 +49,38 @@ def test_cells_that_ask_for_the_same_are_one_array(
 def test_jobs_are_sent_as_from_outside_the_allocation_in_which_the_launcher_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    kept = {"SLURM_CONF": "/etc/slurm.conf", "SBATCH_ACCOUNT": "lab", "SLURM_CPU_BIND": "cores", "SRUN_DEBUG": "3"}
-    for name, value in kept.items():
+    kept = {"SLURM_CONF": "/etc/slurm.conf", "SBATCH_ACCOUNT": "lab", "SBATCH_QOS": "long"}
+    hidden = {"SLURM_CPU_BIND": "cores", "SRUN_DEBUG": "3", "HYDRA_FULL_ERROR": "1"}
+    hidden |= {"SBATCH_PARTITION": "debug", "SBATCH_MAIL_USER": "me", "SBATCH_SIGNAL": "USR1", "SBATCH_WAIT": "1"}
+    for name, value in (kept | hidden).items():
         monkeypatch.setenv(name, value)
-    with slurm._outside():
-        assert [name in os.environ for name in kept] == [True, True, False, False]
-    assert {name: os.environ[name] for name in kept} == kept
+    with slurm._outside({"partition": "gpu", "additional_parameters": {"mail-user": "x"}}):
+        assert [name for name in kept | hidden if name in os.environ] == [*kept]
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) >= {signal.SIGINT, signal.SIGTERM}
+    assert {name: os.environ[name] for name in kept | hidden} == kept | hidden
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_jobs_that_were_sent_are_named_when_slurm_refuses_further_ones(
+    compose_tree: Callable[..., DictConfig],
+    make_config: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    for name, lines in {"srun": "", "sbatch": f"mkdir {tmp_path}/once && echo Submitted batch job 7"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{lines}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    cells = [Cell(make_config("task=gsm8k", "backbone=llama2", *each), Store(tmp_path)) for each in ([], LARGER)]
+    with pytest.raises(UserError, match=r"; jobs 7 of Slurm go on \(scancel 7 ends them\)$"):
+        slurm._send({cell.name: (cell, []) for cell in cells}, options(compose_tree(*SLURM)), tmp_path)
+    assert (tmp_path / "7.json").is_file()
+
+
+def test_a_damaged_note_of_jobs_is_named(tmp_path: Path) -> None:
+    (tmp_path / "7.json").write_text("{")
+    with pytest.raises(UserError, match=r"7.json: damaged, .* once squeue shows no job 7, delete it"):
+        slurm._noted(tmp_path)
 
 
 def test_a_cell_that_sends_requests_is_refused(make_config: Callable[..., Config], tmp_path: Path) -> None:

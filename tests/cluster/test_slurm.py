@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import slurm
@@ -36,9 +38,10 @@ def cluster() -> Iterator[Path]:
     assert not slurm.processes(folder / "slurm.conf")
 
 
-def start(runs: Path, *overrides: str) -> subprocess.Popen[str]:
-    words = [sys.executable, str(ROOT / "run.py"), *CELLS, *overrides, f"runs_dir={runs}"]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=runs.parent)
+def start(runs: Path, *overrides: str, cells: Sequence[str] = CELLS) -> subprocess.Popen[str]:
+    words = [sys.executable, str(ROOT / "run.py"), *cells, *overrides, f"runs_dir={runs}"]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(words, **pipes, text=True, cwd=runs.parent, start_new_session=True)
 
 
 def ended(process: subprocess.Popen[str]) -> str:
@@ -161,6 +164,37 @@ def test_what_slurm_refuses_is_one_line(cluster: Path, tmp_path: Path, overrides
     process = start(tmp_path / "runs", *LAUNCHER, *overrides)
     assert [said in line for line in ended(process).splitlines()] == [True]
     assert process.returncode == 1
+
+
+@pytest.fixture
+def slow_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of a busy controller: jobs are sent after this file has been there for a while."""
+    script, begun = tmp_path / "sbatch", tmp_path / "begun"
+    script.write_text(f'#!/bin/bash\ntouch {begun}\nsleep 3\nexec {shutil.which("sbatch")} "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return begun
+
+
+def test_a_sweep_that_is_sent_twice_at_the_same_time_has_its_jobs_once(
+    cluster: Path, tmp_path: Path, slow_sbatch: Path
+) -> None:
+    runs = tmp_path / "runs"
+    both = [start(runs, *LAUNCHER, "seed=1,2", "until=data") for _ in range(2)]
+    outs = [ended(process) for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert len(list(runs.glob("hydra/slurm/*_submission.sh"))) == 1
+    assert sorted(out.count("is in the queue already") for out in outs) == [0, 2]
+
+
+def test_a_stop_while_jobs_are_sent_loses_none(cluster: Path, tmp_path: Path, slow_sbatch: Path) -> None:
+    runs = tmp_path / "runs"
+    process = start(runs, *LAUNCHER, "seed=1,2", "until=data")
+    until(slow_sbatch.exists, process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal's Ctrl-C
+    out = ended(process)
+    [note] = (runs / "hydra/slurm").glob("*.json")
+    assert f"jobs {note.stem} of Slurm go on (scancel {note.stem} ends them): stopped by SIGINT" in out
 
 
 def test_a_folder_that_the_node_does_not_see_is_named(cluster: Path) -> None:
