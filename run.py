@@ -59,7 +59,9 @@ def main(composed: DictConfig) -> None:
     os.chdir(context.runtime.cwd)  # hydra.job.chdir=true leaves it, and paths are told from where the user stands
     try:
         config = to_config(composed)
-        if not in_sweep and (launcher := context.runtime.choices["hydra/launcher"]) != "basic":
+        # A sweep's own file may name a launcher: `hydra.mode=RUN` says that this is one of its cells.
+        alone = not in_sweep and "hydra.mode=RUN" not in sys.argv
+        if alone and (launcher := context.runtime.choices["hydra/launcher"]) != "basic":
             raise UserError(f"hydra/launcher={launcher}: is for the cells of a sweep; add -m, also for one cell")
         # Imported here, so that --help, --cfg and a mistyped override answer at once.
         from lema import pipeline

@@ -125,7 +125,10 @@ def _is_current(cell: Cell, pipeline: Any) -> bool:
 def _arguments(config: DictConfig, cell: Cell, command: list[str]) -> list[str]:
     """What its job says to `run.py`. The report is the launcher's."""
     last = [] if cell.config.until or cell.config.only else ["until=evaluate"]
-    return [*sweeps.kept(config.hydra), *command, *last, "hydra.mode=RUN"]
+    # All of `hydra`: the sweep's own file may have values of the launcher, which are known only where that is chosen.
+    typed = [each for each in config.hydra.overrides.hydra if not each.startswith("hydra.mode=")]
+    flags = [each for each in sweeps.kept(config.hydra) if each not in typed]
+    return [*flags, *typed, *command, *last, "hydra.mode=RUN"]
 
 
 def _alike(cells: dict[str, Cell], options: Any) -> list[tuple[dict[str, Any], list[str]]]:

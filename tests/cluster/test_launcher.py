@@ -61,6 +61,16 @@ def test_jobs_are_sent_as_from_outside_the_allocation_in_which_the_launcher_runs
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
+def test_a_job_gets_all_of_hydra_that_was_typed(
+    compose_tree: Callable[..., DictConfig], make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    typed = [*SLURM[1:], "hydra.verbose=lema"]
+    said = slurm._arguments(
+        compose_tree(*typed, "hydra.mode=MULTIRUN"), Cell(make_config(), Store(tmp_path)), ["seed=1"]
+    )
+    assert said[-len(typed) - 3 :] == [*typed, "seed=1", "until=evaluate", "hydra.mode=RUN"]
+
+
 def test_jobs_that_were_sent_are_named_when_slurm_refuses_further_ones(
     compose_tree: Callable[..., DictConfig],
     make_config: Callable[..., Config],

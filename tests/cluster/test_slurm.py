@@ -197,6 +197,17 @@ def test_a_stop_while_jobs_are_sent_loses_none(cluster: Path, tmp_path: Path, sl
     assert f"jobs {note.stem} of Slurm go on (scancel {note.stem} ends them): stopped by SIGINT" in out
 
 
+def test_a_sweep_may_name_its_launcher_in_its_file(cluster: Path, tmp_path: Path) -> None:
+    sweep = {
+        "defaults": [{"override /hydra/launcher": "slurm"}],
+        "hydra": {"mode": "MULTIRUN", "sweeper": {"params": {"seed": "1"}}, "launcher": {"partition": "main"}},
+    }
+    (tmp_path / "mine.yaml").write_text(json.dumps(sweep))
+    process = start(tmp_path / "runs", *LAUNCHER[2:], "until=data", cells=["sweeps=mine.yaml", *SMALL])
+    assert "done (job" in ended(process)
+    assert process.returncode == 0
+
+
 def test_a_folder_that_the_node_does_not_see_is_named(cluster: Path) -> None:
     process = start(cluster / slurm.UNSEEN / "runs", *LAUNCHER, "seed=1")
     assert "without a log: does its node see" in ended(process)
