@@ -61,7 +61,7 @@ def launch(config: DictConfig, commands: list[list[str]], options: dict[str, Any
     except UserError:
         sweeps.at_end.pop_all()  # the report, which has nothing new to say
         raise
-    _wait(jobs, log_folder(Path(config.runs_dir).expanduser()))
+    _wait({job: left[name][0] for name, job in jobs.items()}, logs, pipeline)
 
 
 def _unmade(
@@ -247,26 +247,46 @@ def _noted(folder: Path) -> dict[str, str]:
     return found
 
 
-def _wait(jobs: dict[str, str], folder: Path) -> None:
-    cells = {job: name for name, job in jobs.items()}
-    ended: dict[str, str] = {}
+def _wait(cells: dict[str, Cell], folder: Path, pipeline: Any) -> None:
+    """Until all jobs have ended. What a cell left says how it ended, for Slurm may have lost a job, or its end."""
+    failed: list[str] = []
 
-    def tell(job: str, state: str) -> None:
-        log.info("%-16s %s: job %s %s", "slurm", cells[job], job, state.lower())
-        ended[job] = state
+    def tell(job: str, state: str, over: bool) -> None:
+        name, told = cells[job].folder.name, f"job {job} {state.lower()}"
+        if over:
+            why = _failure(cells[job], job, state, folder, pipeline)
+            failed.extend([f"{name}: {told}{why}"] if why else ())
+            told = f"{'failed' if why else 'done'} ({told})"
+        log.info("%-16s %s: %s", "slurm", name, told)
 
-    if jobs:
-        arrays = sorted({job.partition("_")[0] for job in cells})
-        stopping.begin(f"jobs {', '.join(arrays)} of Slurm go on (scancel {' '.join(arrays)} ends them)")
-        queue.wait(cells, tell)
-    failed = [_failure(cells[job], job, ended[job], folder) for job in cells if ended[job] != "COMPLETED"]
+    def waiting(jobs: list[str], why: str) -> None:
+        some = ", ".join(jobs[:_SHOWN]) + (f" and {len(jobs) - _SHOWN} more" if len(jobs) > _SHOWN else "")
+        log.info("%-16s jobs %s %s", "slurm", some, why)
+
+    if cells:
+        stopping.begin(_going_on(cells))
+        queue.wait(cells, tell, waiting)
     if failed:
-        many = f"{len(failed)} of {len(jobs)} jobs failed; the same command tries their cells again:"
+        many = f"{len(failed)} of {len(cells)} jobs failed; the same command tries their cells again:"
         raise UserError("\n  - ".join([many, *failed]))
 
 
-def _failure(name: str, job: str, state: str, folder: Path) -> str:
+def _failure(cell: Cell, job: str, state: str, folder: Path, pipeline: Any) -> str:
+    """Why a cell whose job has ended lacks something; "" where it has all."""
+    wanted = pipeline.wanted(cell)
+    for stage in {step.stage for step in wanted}:  # a network drive looks anew for what other machines wrote there
+        with contextlib.suppress(OSError):
+            os.listdir(cell.store.root / stage)
+    try:
+        if not (left := pipeline.without_current(cell, wanted, tell=False)):
+            return ""
+    except UserError as error:
+        return f", but {error}"
     file = folder / _LOG.format(job)
-    if not file.exists():
-        return f"{name}: job {job} {state.lower()} without a log: does its node see {folder}? If not, set runs_dir="
-    return f"{name}: job {job} {state.lower()}: {queue.last_words(file) or 'without a word'} ({file})"
+    if state == "COMPLETED":
+        return f", but {', '.join(step.name for step in left)} of it cannot be found in {cell.store.root} ({file})"
+    if file.exists():
+        return f": {queue.last_words(file) or 'without a word'} ({file})"
+    if state == "CANCELLED":
+        return " before it began"
+    return f" without a log: does its node see {folder}? If not, set runs_dir="

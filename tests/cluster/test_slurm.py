@@ -166,6 +166,33 @@ def test_what_slurm_refuses_is_one_line(cluster: Path, tmp_path: Path, overrides
     assert process.returncode == 1
 
 
+@pytest.mark.parametrize(
+    ("line", "status", "said"),
+    [
+        ("trap 'exit 3' EXIT", 0, "seed1-.*: done .job [0-9]+ failed"),  # the batch script fails behind the cell
+        ("exit 0", 1, "seed1-.*: job [0-9]+ completed, but data of it cannot be found in "),
+    ],
+)
+def test_what_a_cell_left_is_believed_not_how_slurm_calls_its_job(
+    cluster: Path, tmp_path: Path, line: str, status: int, said: str
+) -> None:
+    process = start(tmp_path / "runs", *LAUNCHER, "seed=1", "until=data", f'hydra.launcher.setup=["{line}"]')
+    assert re.search(said, ended(process))
+    assert process.returncode == status
+
+
+def test_jobs_that_cannot_start_are_told_with_the_reason(cluster: Path, tmp_path: Path) -> None:
+    process = start(tmp_path / "runs", *LAUNCHER, "hydra.launcher.timeout_min=120", "seed=1,2")
+    until(lambda: "PartitionTimeLimit" in slurm.asked("squeue", "--format=%r"), process)
+    time.sleep(6)  # it looks every 5 s
+    slurm.asked("scancel", "--partition=main")
+    out = ended(process)
+    why = r"their time limit is above that of the partition, .* or timeout_min= lowers it \(PartitionTimeLimit\)"
+    assert re.search(rf"jobs (\d+)_0, \1_1 cannot start: {why}", out)
+    assert len(re.findall("PartitionTimeLimit", out)) == 1
+    assert len(re.findall(r"\n  - .*-seed[12]-.*: job \d+_[01] cancelled before it began", out)) == 2
+
+
 @pytest.fixture
 def slow_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of a busy controller: jobs are sent after this file has been there for a while."""
