@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from small import ROOT
 
 from lema import pipeline
 from lema.artifacts import Store
@@ -69,6 +71,14 @@ def test_a_job_gets_all_of_hydra_that_was_typed(
         compose_tree(*typed, "hydra.mode=MULTIRUN"), Cell(make_config(), Store(tmp_path)), ["seed=1"]
     )
     assert said[-len(typed) - 3 :] == [*typed, "seed=1", "until=evaluate", "hydra.mode=RUN"]
+
+
+@pytest.mark.parametrize(("mode", "said"), [([], "add -m, also for one cell"), (["hydra.mode=RUN"], "no run is below")])
+def test_a_launcher_is_for_sweeps_unless_one_cell_is_meant(tmp_path: Path, mode: list[str], said: str) -> None:
+    """A job, and W&B's agent, compose the launcher that the sweep's file names."""
+    words = [sys.executable, str(ROOT / "run.py"), "hydra/launcher=slurm", "do=status", f"runs_dir={tmp_path}", *mode]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100)
+    assert said in done.stdout + done.stderr
 
 
 def test_jobs_that_were_sent_are_named_when_slurm_refuses_further_ones(
