@@ -60,12 +60,24 @@ def unreachable(kind: str, hub_id: str, revision: str | None, path: str, ask: bo
         why = "is neither a folder nor the id of a repository on the Hub: correct it"
     except errors.OfflineModeIsEnabled:
         why = "is not in the cache and HF_HUB_OFFLINE is set: unset it"
+    except errors.EntryNotFoundError:
+        if kind != "model":  # the repository is there, and needs no such file
+            return
+        why = "has no config.json: choose a model in Hugging Face format"
     except errors.HfHubHTTPError as error:
-        status = error.response.status_code
-        why = f"is not on the Hub (HTTP {status}): check the id and the revision"
-        if status in (401, 403):
-            licence = "accept its licence on its page and run hf auth login (or set HF_TOKEN)"
-            why = f"is refused by the Hub (HTTP {status}): {licence}"
+        why = _refusal(error.response.status_code, error.response.headers.get("X-Error-Code"))
     except errors.HTTPError as error:  # pyright: ignore[reportPrivateImportUsage] # of the Hub's own client
         why = f"cannot be reached ({error}): check the network"
     yield f"{kind}: {hub_id}{f' at {revision[:8]}' if revision else ''} {why}, or {path}=FOLDER"
+
+
+def _refusal(status: int, code: str | None) -> str:
+    """What the Hub says of a repository, and what helps."""
+    log_in = "run hf auth login (or set HF_TOKEN)"
+    if status == 404:
+        return "is not on the Hub (HTTP 404): check the id and the revision"
+    if status == 401 and code == "RepoNotFound":  # so it answers those whom it does not know
+        return f"is not on the Hub, or is private (HTTP 401): check the id, or {log_in}"
+    if status in (401, 403):
+        return f"is refused by the Hub (HTTP {status}): accept its licence on its page and {log_in}"
+    return f"cannot be looked up, as the Hub answers HTTP {status}: try again later"

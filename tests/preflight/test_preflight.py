@@ -1,9 +1,11 @@
 """Before anything is downloaded, sent or paid: all that is missing in one message, through the front door."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hub_server
 import pytest
@@ -103,15 +105,19 @@ def test_the_rows_of_a_further_test_are_looked_for_before_anything_is_made(refus
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """A Hub that answers with the status set for the start of a path, else 200; yields those and what was asked."""
-    statuses: dict[str, int] = {}
+    """A Hub that answers with the status set for the start of a path, else 200; yields those and what was asked.
+
+    A status may have an error code: `(404, "EntryNotFound")`.
+    """
+    statuses: dict[str, int | tuple[int, str]] = {}
     for name, value in {"OFFLINE": "0", "ETAG_TIMEOUT": "10", "DISABLE_TELEMETRY": "1"}.items():
         monkeypatch.setenv(f"HF_HUB_{name}", value)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_TOKEN", "hf_of_the_tests")
 
     def answer(path: str) -> hub_server.Answer:
-        return next((status for start, status in statuses.items() if path.startswith(start)), 200), {}, b""
+        status = next((status for start, status in statuses.items() if path.startswith(start)), 200)
+        return (status[0], {"X-Error-Code": status[1]}, b"") if isinstance(status, tuple) else (status, {}, b"")
 
     with hub_server.hub(answer) as (address, asked):
         monkeypatch.setenv("HF_ENDPOINT", address)
@@ -130,6 +136,14 @@ def test_what_the_hub_refuses_is_told_from_what_it_does_not_have(run_cli, hub) -
     assert len(asked) == 3
     assert {token for _, token in asked} == {"Bearer hf_of_the_tests"}
     assert all(path.endswith(("/README.md", "/config.json")) for path, _ in asked), "files, for pages are public"
+
+
+@pytest.mark.parametrize(("kind", "status", "said"), table(__file__, "what the Hub answers is told in its sense"))
+def test_what_the_hub_answers_is_told_in_its_sense(hub, kind: str, status: Any, said: str | None) -> None:
+    code = "import sys; from lema.preflight.hub import unreachable; print(*unreachable(*sys.argv[1:], None, 'x.path'))"
+    hub[0]["/"] = tuple(status)
+    found = subprocess.run([sys.executable, "-c", code, kind, "o/n"], capture_output=True, text=True, check=True).stdout
+    assert found == (f"{kind}: o/n {said}, or x.path=FOLDER\n" if said else "\n")
 
 
 def test_hub_that_is_not_reached_and_an_id_that_can_be_none(run_cli, hub, monkeypatch) -> None:
