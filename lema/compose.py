@@ -48,7 +48,7 @@ def register(sweeps: Path, arguments: Iterable[str] = ()) -> None:
     # Hydra copies the whole store for each group that it lists (94 times for --help), and again what it loads from it.
     setattr(store, "__deepcopy__", lambda memo: store)  # noqa: B010
     store.store(name="schema", node=Config)
-    for file in sorted(sweeps.glob("*.yaml")):
+    for file in sorted(sweeps.glob("[!.]*.yaml")):  # not `.#demo.yaml`, Emacs' lock of a file, a link to nowhere
         store.store(group="sweeps", name=file.stem, node=OmegaConf.load(file), package="_global_")
     for argument in arguments:
         name = argument.removeprefix("sweeps=").strip("'\"")

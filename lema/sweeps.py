@@ -144,8 +144,9 @@ def _kept_in(config: DictConfig, root: Path) -> tuple[Path, str]:
     places = {_CONF, _CONF.parent / "lema"}
     for each in config.hydra.runtime.config_sources:
         places |= {Path(each.path)} if each.schema == "file" else set()
-    files = sorted(file for place in places for pattern in ("*.yaml", "*.py") for file in place.rglob(pattern))
-    read_by = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    # Not what editors leave beside a file, as Emacs' `.#demo.yaml`, a link to nowhere.
+    files = sorted(file for place in places for kind in ("yaml", "py") for file in place.rglob(f"[!.]*.{kind}"))
+    read_by = hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
     values = {key: value for key, value in tree.items() if key not in ("hydra", "do", "runs_dir")}
     return root / "sweeps" / f"{name(config, commands)}.json", digest([values, commands, read_by])
 

@@ -18,7 +18,7 @@ from tables import some
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from lema import sweeps
-from lema.compose import to_config
+from lema.compose import register, to_config
 from lema.config import Config
 from lema.identity import digest, identity
 from lema.types import UserError
@@ -105,6 +105,26 @@ def test_the_grid_of_wandb_is_the_same_cells(hydra: Hydra, tmp_path: Path, overr
 def test_a_table_of_published_backbones_takes_what_its_engine_is_told(hydra: Hydra, backbones: list[str]) -> None:
     found = sweeps.cells(master(hydra, ["sweeps=main_table", "mix=lema", *backbones, "engine.tensor_parallel=4"]))
     assert {getattr(each.engine, "tensor_parallel", None) for each in found} == {4}
+
+
+def test_what_an_editor_leaves_beside_a_file_is_no_file_of_a_sweep(
+    hydra: Hydra, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, folder = master(hydra, ["sweeps=demo"]), tmp_path / "conf" / "mix"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(sweeps, "_CONF", tmp_path / "conf")
+    (folder / "own.yaml").write_text("name: own\n")
+    kept = sweeps.keep(config, tmp_path, [f"folder-{number}" for number in range(20)])
+    (folder / ".#own.yaml").symlink_to("somebody@nowhere.1:2")
+    (folder / "gone.yaml").symlink_to("nowhere")
+    for name in ("own.yaml~", "#own.yaml#", "._own.yaml"):
+        (folder / name).write_text("name: [")
+    assert sweeps.known(config, tmp_path) == kept
+    (folder / "own.yaml").unlink()
+    (folder / "gone.yaml").unlink()
+    register(folder)  # which has no file of a sweep now
+    (folder / "other.yaml").write_text("name: other\n")
+    assert sweeps.known(config, tmp_path) is None
 
 
 def test_what_cannot_be_a_grid_is_said(hydra: Hydra, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def further_tests(task: TaskConfig) -> dict[str, TaskConfig]:
 @cache
 def known_tasks() -> list[TaskConfig]:
     """The tasks of conf/task that have a data set."""
-    tasks: list[Any] = [OmegaConf.to_object(read_task(file)) for file in sorted((CONF / "task").glob("*.yaml"))]
+    tasks: list[Any] = [OmegaConf.to_object(read_task(file)) for file in sorted((CONF / "task").glob("[!.]*.yaml"))]
     return [each for each in tasks if each.dataset]
 
 

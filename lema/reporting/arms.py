@@ -80,7 +80,7 @@ def named(mix: dict[str, Any], overrides: Sequence[str]) -> str:
 @cache
 def _mixes() -> dict[str, dict[str, Any]]:
     """The parts of each mix of conf/, by its name."""
-    return {file.stem: _parts(yaml.safe_load(file.read_bytes())) for file in _CONF.glob("mix/*.yaml")}
+    return {file.stem: _parts(yaml.safe_load(file.read_bytes())) for file in _CONF.glob("mix/[!.]*.yaml")}
 
 
 def _parts(mix: dict[str, Any]) -> dict[str, Any]:
