@@ -17,11 +17,12 @@ from lema.identity import digest, identity
 from lema.models.weights import Weights, weights
 from lema.prompts.demonstrations import demonstrations
 from lema.tracking.runs import Tracker
-from lema.types import Corrected, Engine
+from lema.types import MAY_BE_RIGHT, Corrected, Engine, UserError
 
 OTHER = "other_"  # begins the names of the steps that are about another model's mistakes
 TUNED = "tuned_"  # of those that make the model of sampler=tuned
 _COT = MixConfig(name="cot", cot=CotPart.all, extra=Extra.none, match_tokens=False)  # conf/mix/cot.yaml
+_EXAMPLES = ("sampler.demonstrations", "rationales.demonstrations", "corrector.prompt")  # settings that name files
 _counted: dict[str, int] = {}  # the training questions of data that no artifact holds yet
 
 
@@ -63,6 +64,7 @@ class Cell:
         self.sampler_label = f"{sampler.name}-{self.backbone_label}" if own else sampler.name
         self._opened: list[tuple[tuple[Weights, Path | None], LocalModel, Engine]] = []  # all of one model
         self._stage = ""  # that opened them
+        self._are_examples_checked = False
         self._asked_now: list[Engine] = []  # by the present step
 
     @property
@@ -117,10 +119,26 @@ class Cell:
             four_bit=four_bit,
         )
 
-    def demonstrations(self, grader: str) -> Given:
-        """The worked solutions after which a model is asked, for a task's grader: the user's file, or ours."""
-        file, key = self.config.sampler.demonstrations, "sampler.demonstrations"
-        return Given.text(demonstrations("solve", grader, file, key))
+    def demonstrations(self, grader: str, key: str = "sampler.demonstrations") -> Given:
+        """The worked examples that a model sees first: the user's file, which the setting `key` names, or ours."""
+        kind = "correct" if key.startswith("corrector.") else "solve"
+        return Given.text(demonstrations(kind, grader, self._named_by(key), key))
+
+    def _named_by(self, key: str) -> str | None:
+        section, name = key.split(".")
+        return getattr(getattr(self.config, section), name)
+
+    def check_examples(self) -> None:
+        """Raise `UserError` where worked examples of the user's own hold a test question."""
+        own = {key: file for key in _EXAMPLES if (file := self._named_by(key)) not in (None, MAY_BE_RIGHT)}
+        if not own or self._are_examples_checked:
+            return
+        tests = self._test_questions()
+        for key, file in own.items():
+            if match := tests.within(self.demonstrations("", key).value):
+                question = f"the test question {match.problem.id} {match.problem.question!r:.60} ({match.why})"
+                raise UserError(f"{key}={file}: holds {question}; remove that example")
+        self._are_examples_checked = True
 
     @property
     def correctors(self) -> list[str]:
@@ -256,6 +274,8 @@ class Step:
     def build(self, recipe: Recipe, cell: Cell, folder: Path) -> dict[str, Any]:
         """Make its files from its recipe."""
         cell.begin(self.stage)
+        if self.stage != "data":  # once the test questions are here, before anything is trained or paid
+            cell.check_examples()
         made = self._module.build(recipe.settings, recipe.inputs, cell.context, folder)
         return {"usd": cell.spent} | made if cell.spent else made
 

@@ -98,6 +98,24 @@ class TestQuestions:
             return None
         return Match(self.problems[best], f"{100 * found[best] // len(grams)} % of its 13-grams")
 
+    def within(self, text: str) -> Match | None:
+        """The test problem of which a longer text, such as worked examples, holds at least half of the 13-grams.
+
+        A question with fewer than 13 words must be all of one to three lines, or of what follows their first colon.
+        """
+        lines = text.splitlines()
+        for whole in ("\n".join(lines[at : at + many]) for many in (1, 2, 3) for at in range(len(lines))):
+            for part in (whole, whole.partition(":")[2]):
+                if (row := words(part)) and (index := self._equal.get(" ".join(row))) is not None:
+                    return Match(self.problems[index], "equal")
+        row = words(text)
+        held = {" ".join(row[at : at + GRAM]) for at in range(len(row) - GRAM + 1)}
+        for problem, own in zip(self.problems, map(str.split, self._texts), strict=True):
+            grams = [" ".join(own[at : at + GRAM]) for at in range(len(own) - GRAM + 1)]
+            if grams and 2 * (found := sum(gram in held for gram in grams)) >= len(grams):
+                return Match(problem, f"{100 * found // len(grams)} % of its 13-grams")
+        return None
+
 
 def overlap(train: Iterable[Problem], tests: TestQuestions) -> dict[str, Match]:
     """The training problems, by their ids, whose questions repeat a test question: as measured, and whether equal."""

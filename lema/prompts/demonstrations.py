@@ -21,11 +21,15 @@ def demonstrations(kind: str, grader: str, file: str | None, key: str) -> str:
         instruction, first, *others = _ours(f"correct_{form}.txt").split("\n\n")
         return "\n\n".join([f"{instruction} {_OR_NONE}", first, _ours(f"right_{form}.txt").rstrip("\n"), *others])
     try:
-        return read(Path(file)).decode()
+        text = read(Path(file)).decode()
     except OSError as error:
         raise UserError(f"{key}={file}: {error.strerror}; name a readable UTF-8 text file") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{key}={file}: {error}; name a readable UTF-8 text file") from error
+    if not text.strip() or "\0" in text:
+        why = "has NUL characters, as UTF-16 does" if "\0" in text else "is empty"
+        raise UserError(f"{key}={file}: {why}; name a readable UTF-8 text file")
+    return text
 
 
 def _ours(name: str) -> str:

@@ -19,7 +19,6 @@ from lema.correctors import model, reference, structural, verifier
 from lema.correctors.checking import Item, checked, ends_rightly
 from lema.engines import LocalModel, ServedModel, writer
 from lema.models.weights import Weights, weights
-from lema.prompts.demonstrations import demonstrations
 from lema.prompts.formats import split_steps
 from lema.types import (
     MAY_BE_RIGHT,
@@ -91,7 +90,7 @@ def recipe(cell: Cell, audited: bool = False) -> Recipe:
     inputs = Inputs(
         data=None if audited else cell.artifacts["data"],
         samples={name: cell.artifacts[f"sample_{name}"] for name in models},
-        demonstrations=Given.text(_shown(cell)) if by_model else None,
+        demonstrations=_shown(cell) if by_model else None,
         weights=weights(config.weights) if config.weights else None,
         labelled=cell.artifacts["labelled"] if audited else None,
         verifier=weights(verifies.weights) if verifies and verifies.weights else None,
@@ -104,10 +103,9 @@ def recipe(cell: Cell, audited: bool = False) -> Recipe:
     return Recipe("correct", label, 6 + changes, settings=settings, inputs=inputs, shown=SHOWN)
 
 
-def _shown(cell: Cell) -> str:
+def _shown(cell: Cell) -> Given:
     """The instruction and worked corrections that a corrector sees first."""
-    grader = cell.config.task.trained.grader
-    return demonstrations("correct", grader, cell.config.corrector.prompt, "corrector.prompt")
+    return cell.demonstrations(cell.config.task.trained.grader, "corrector.prompt")
 
 
 def requests(cell: Cell, audited: bool = False) -> list[Requests]:
@@ -116,7 +114,7 @@ def requests(cell: Cell, audited: bool = False) -> list[Requests]:
     by_api, served, asked = config.method is CorrectionMethod.api, verifies and verifies.model, list[Requests]()
     if not by_api and not served:
         return asked
-    shown = _shown(cell) if by_api else ""
+    shown = _shown(cell).value if by_api else ""
     (low, high), size = _paths(cell, audited, shown)
     if by_api:
         number = low * (config.filter.agree or 1), high * config.tries

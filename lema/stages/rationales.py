@@ -15,7 +15,6 @@ from lema.artifacts import RESUME, Artifact, Given, Recipe, Shown, write_jsonl
 from lema.cell import Cell, Context
 from lema.engines import LocalModel, ServedModel, writer
 from lema.models.weights import Weights, weights
-from lema.prompts.demonstrations import demonstrations
 from lema.solving import Wording, solve
 from lema.types import NO_PROBLEM, Problem, distinct, rules_version
 
@@ -46,14 +45,13 @@ def recipe(cell: Cell) -> Recipe:
     model = writer(config, cell.config.engine, "rationales")
     settings = Settings(model, config.requests or 0, config.most, grader)
     held = weights(config.weights) if config.weights else None
-    inputs = Inputs(cell.artifacts["data"], Given.text(_shown(cell)), held)
+    inputs = Inputs(cell.artifacts["data"], _shown(cell), held)
     label = f"{cell.train_label}-{config.name}"
     return Recipe("rationales", label, 2 + rules_version(grader), settings=settings, inputs=inputs, shown=SHOWN)
 
 
-def _shown(cell: Cell) -> str:
-    file, grader = cell.config.rationales.demonstrations, cell.config.task.trained.grader
-    return demonstrations("solve", grader, file, "rationales.demonstrations")
+def _shown(cell: Cell) -> Given:
+    return cell.demonstrations(cell.config.task.trained.grader, "rationales.demonstrations")
 
 
 def requests(cell: Cell) -> list[Requests]:
@@ -62,7 +60,7 @@ def requests(cell: Cell) -> list[Requests]:
     if config.weights:
         return []
     number = min(config.requests or 0, cell.num_questions * (config.most or 1))
-    wording, size = Wording(None, _shown(cell)), None
+    wording, size = Wording(None, _shown(cell).value), None
     if "data" in cell.artifacts:
         asked = shares(cell.artifacts["data"].rows("train.jsonl", Problem), config.requests or 0, config.most)
         size = fmean(len(wording.text(each).encode()) for each, _ in asked)

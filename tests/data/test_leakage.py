@@ -11,6 +11,7 @@ from questions import FENCE, all_tests, problems, questions
 from tables import table
 
 from lema.data import leakage
+from lema.prompts.demonstrations import demonstrations
 
 FRACTION = "Compute $\\frac{1}{2} + \\sqrt{10{,}000}.$"
 ROBE = "A robe takes two bolts of blue fiber and half that."
@@ -77,6 +78,24 @@ def test_overlap_tells_equal_training_questions_from_alike_ones() -> None:
     assert {name: match.equal for name, match in found.items()} == {"some-train-0": True, "some-train-1": False}
 
 
+@pytest.mark.parametrize(
+    "form", ["Solve.\n\nQuestion: {}\nAnswer: 5.", "{}\n5.", "Q: {}\nA: 5.\n\nQ: x?", '{{"q": "{}"}}']
+)
+@pytest.mark.parametrize("question", [*TESTS, "Find\n$x$."])
+def test_worked_examples_with_a_test_question_are_found(form: str, question: str) -> None:
+    tests = leakage.TestQuestions(problems([*TESTS, "Find\n$x$."]))
+    match = tests.within(form.format(question.upper()))
+    assert match
+    assert match.problem.question == question
+    assert tests.within(form.format(f"{question[:20]} or else")) is None
+
+
+def test_a_short_test_question_within_another_question_is_none() -> None:
+    tests = leakage.TestQuestions(problems(["Find $x$.", "?"]))
+    assert tests.within("Question: Find x and y.\nAnswer: To find x, add.\n\n?") is None
+    assert tests.within("Question: Find x.\nAnswer: 5.")
+
+
 @pytest.fixture(scope="module")
 def tests(data_dir: Path) -> leakage.TestQuestions:
     return leakage.TestQuestions(all_tests(data_dir))
@@ -87,6 +106,15 @@ def test_the_overlap_of_the_official_sets(data_dir, tests, task: str, equal: int
     found = leakage.overlap(questions(data_dir, task, "train"), tests)
     assert sum(match.equal for match in found.values()) == equal
     assert sum(not match.equal for match in found.values()) == alike
+
+
+@pytest.mark.parametrize("grader", ["gsm8k", "math", "csqa"])
+@pytest.mark.parametrize("kind", ["solve", "correct"])
+def test_our_own_worked_examples_hold_no_test_question(tests: leakage.TestQuestions, grader: str, kind: str) -> None:
+    shown = demonstrations(kind, grader, None, "")
+    assert tests.within(shown) is None
+    for problem in random.Random(0).sample(tests.problems, 100):
+        assert tests.within(f"{shown}\nQuestion: {problem.question}\nAnswer: x\n"), problem.question
 
 
 def test_lightly_edited_real_test_questions_are_caught(tests: leakage.TestQuestions) -> None:

@@ -153,7 +153,7 @@ def test_own_file_is_taken_byte_for_byte(kind: str, tmp_path: Path) -> None:
     assert demonstrations(kind, "gsm8k", str(file), "corrector.prompt").encode() == file.read_bytes()
 
 
-@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b" \n", "Solve.".encode("utf-16-le")])
 def test_unreadable_file_is_a_user_error(content: bytes | None, tmp_path: Path) -> None:
     file = tmp_path / "own.txt"
     if content:

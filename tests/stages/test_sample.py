@@ -187,6 +187,29 @@ def test_the_backbone_can_be_sampled_from_worked_solutions(run, tmp_path: Path) 
     assert not [text for text in texts if "\nQuestion:" in text]
 
 
+@pytest.mark.parametrize(
+    ("setting", "chosen"),
+    [
+        ("sampler.demonstrations", "evaluation.untuned_prompt=few_shot"),
+        ("rationales.demonstrations", "rationales=gpt4"),
+        ("corrector.prompt", "corrector=gpt4"),
+    ],
+)
+def test_ones_own_worked_examples_with_a_test_question_are_refused_as_soon_as_the_data_are_read(
+    run, tmp_path: Path, problems, setting: str, chosen: str
+) -> None:
+    file, shown = tmp_path / "shown.txt", "Solve.\n\nQuestion: {}\nAnswer: Let's think step by step.\n1 + 1 = 2.\n"
+    test, arguments = problems["test"][3], [chosen, f"{setting}={file}", "until=base"]
+    file.write_text(shown.format(test.question))
+    with pytest.raises(UserError) as refused:
+        run(*arguments)
+    assert str(refused.value).startswith(f"{setting}={file}: holds the test question {test.id} '{test.question[:20]}")
+    assert str(refused.value).endswith("(equal); remove that example")
+    assert [record.parts[-3] for record in (tmp_path / "runs").glob("*/*/record.json")] == ["data"]
+    file.write_text(shown.format(problems["train"][3].question))
+    assert {"data", "base"} <= run(*arguments).keys()
+
+
 def test_prompts_beyond_the_servers_context_are_counted_and_when_all_are_the_run_ends_with_the_reason(
     run, problems, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
