@@ -57,8 +57,9 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
     if inputs.training:
         splits = {"test": tasks.load_test(problems, limit)}
         training = (inputs.training.stream(f"{split}.jsonl", Problem) for split in ("train", "dev"))
-        trained = {problem.question for problems in training for problem in problems}
-        shared = {"questions_in_training": sum(problem.question in trained for problem in splits["test"])}
+        trained = TestQuestions(problem for problems in training for problem in problems)
+        matches = overlap(splits["test"], trained).values()
+        shared = {"questions_in_training": sum(match.equal for match in matches)}
     else:
         splits = tasks.load(problems, limit)
         shared = _without_leaks(splits, settings)
