@@ -6,6 +6,7 @@ import io
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,7 +18,8 @@ from lema.types import UserError
 
 # How other files begin, what they are, and how to make JSON lines of them.
 FROM_TABLE = (
-    "python -c \"import sys, pandas; pandas.read_{0}(sys.argv[1]).to_json(sys.argv[2], orient='records', lines=True)\""
+    "python -c \"import sys, pandas; pandas.read_{0}(sys.argv[1]).to_json(sys.argv[2], orient='records', lines=True,"
+    ' double_precision=15)"'
     " {file} {new}"
 )
 _OTHERS = [
@@ -40,11 +42,24 @@ _OTHERS = [
     (rb"\s*(?:---|[\w-]+:\s)", "text like YAML", "save it as JSON lines"),
     (rb"[\w\"'][^\n{}\0-\x08]*[,\t;|]", "a table like CSV", FROM_TABLE.format("csv", file="{file}", new="{new}")),
 ]
-_OBJECT = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{[^\0]")
+_OBJECT = re.compile(rb"\s*\{[^\0]")
+_MARK = b"\xef\xbb\xbf"  # of UTF-8, which editors write at the beginning
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # of a surrogate pair: both halves are escaped
 
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; of a name that stands there twice, nobody knows which value is meant."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the field '{twice:.40}' stands there twice")
+    return found
+
+
 # Python reads no integer of more than 4300 digits.
-_JSON = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) <= 4300 else float(digits))
+_JSON = json.JSONDecoder(
+    object_pairs_hook=_once, parse_int=lambda digits: int(digits) if len(digits) <= 4300 else float(digits)
+)
 
 
 @contextmanager
@@ -87,7 +102,7 @@ def rows(content: io.RawIOBase | io.BytesIO, file: str) -> Iterator[tuple[str, d
                 lines = io.BufferedReader(cast(Any, stack.enter_context(gzip.open(lines))))
             _check(lines.peek(512)[:512], file)
             for number, line in enumerate(lines, 1):
-                if not line.isspace():
+                if line.removeprefix(_MARK).strip():
                     where = f"{file} line {number}"
                     yield where, _row(line, where, number == 1)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -96,11 +111,12 @@ def rows(content: io.RawIOBase | io.BytesIO, file: str) -> Iterator[tuple[str, d
 
 def _check(head: bytes, file: str) -> None:
     """Raise `UserError` for a file that does not begin like JSON lines."""
+    head = head.removeprefix(_MARK)
     if _OBJECT.match(head) or not head.strip():
         return
     new = f"{file}.new"
     for begins, what, remedy in _OTHERS:
-        if re.match(begins, head.removeprefix(b"\xef\xbb\xbf"), re.DOTALL | re.IGNORECASE):
+        if re.match(begins, head, re.DOTALL | re.IGNORECASE):
             instead = f", and use {new} instead" if "{new}" in remedy else ""
             command = remedy.format(file=quote(str(file)), new=quote(new))
             raise UserError(f"{file} is {what}, not JSON lines: {command}{instead}")
@@ -110,6 +126,8 @@ def _check(head: bytes, file: str) -> None:
 def _row(line: bytes, where: str, first: bool) -> dict[str, Any]:
     try:
         row = _JSON.decode(line.decode("utf-8-sig").strip())
+        if _HALF.search(line):
+            row = _JSON.decode(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace").decode())
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
     except (ValueError, RecursionError) as error:
@@ -119,6 +137,4 @@ def _row(line: bytes, where: str, first: bool) -> dict[str, Any]:
         raise UserError(f"{where}: {what}") from error
     if not isinstance(row, dict):
         raise UserError(f"{where}: a row must be a JSON object with named fields, not {type(row).__name__}")
-    if _HALF.search(line):
-        row = _JSON.decode(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace").decode())
     return row

@@ -37,7 +37,7 @@ def refused(file: Path) -> str:
     "content",
     [
         *(LINES, LINES.rstrip(), LINES.replace("\n", "\r\n"), "\n \n" + LINES.replace("\n", "\n\n")),
-        *(LINES.encode("utf-8-sig"), gzip.compress(LINES.encode(), mtime=0)),
+        *(LINES.encode("utf-8-sig"), b"\xef\xbb\xbf\r\n" + LINES.encode(), gzip.compress(LINES.encode(), mtime=0)),
         gzip.compress(LINES[:10].encode(), mtime=0) + gzip.compress(LINES.encode()[10:], mtime=0),
         LINES.replace('"1 + 1?"', '  "1 + 1?"'),
     ],
@@ -137,6 +137,11 @@ def test_another_kind_of_file_is_named(tmp_path: Path, said: str) -> None:
     [
         (b'{\n  "question": "1 + 1?"\n}', "line 1: the JSON goes on in the next line; make it one line: jq -c . FILE"),
         (b'{"a": 1}\n{"b"', "line 2: not valid JSON (Expecting ':' delimiter); mend the line or copy the file again"),
+        (
+            b'{"a": 1}\n{"a": {"b": 1, "c": 2, "b": 1}}',
+            "line 2: not valid JSON (the field 'b' stands there twice); mend",
+        ),
+        (b'{"\\ud83d": 1, "\\udc00": 2}', "line 1: not valid JSON (the field '?' stands there twice); mend"),
         (b'{"a": 1}{"b": 2}', "line 1: not valid JSON (Extra data)"),
         (b'{"a": 1}\n[1]', "line 2: a row must be a JSON object with named fields, not list"),
         (b'{"a": "caf\xe9"}', "line 1: not UTF-8 (invalid continuation byte); save the file as UTF-8"),
@@ -157,6 +162,6 @@ def test_a_folder_or_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_an_empty_file_has_no_row(tmp_path: Path) -> None:
-    for content in (b"", b"\n \n", gzip.compress(b"", mtime=0)):
+    for content in (b"", b"\n \n", b"\xef\xbb\xbf", gzip.compress(b"", mtime=0)):
         (tmp_path / "rows.jsonl").write_bytes(content)
         assert rows(tmp_path / "rows.jsonl") == []
