@@ -72,8 +72,9 @@ def load(where: LabelSource) -> tuple[list[Problem], list[Labelled], dict[str, A
         bases["from_0" if base == _FROM_0 else "from_1"] += 1
         question, steps = _text(row, _QUESTION, place), _steps(row)
         label = None if said is None else said + (base == _FROM_0)
-        behind += base == _FROM_0 and said == len(steps)
-        problem = _problem(row, question, known.get(_words(question)), f"{where.name}-{number}")
+        behind += base == _FROM_0 and said == len(steps) > 0
+        grader, own = where.problems.grader, known.get(_words(question))
+        problem = _problem(row, question, own, f"{where.name}-{number}", grader)
         same = (_words(question), *steps)
         outside = label is not None and not 1 <= label <= len(steps)
         why = _WITHOUT if not steps else _REPEATED if same in seen else _OUTSIDE if outside else None
@@ -83,10 +84,10 @@ def load(where: LabelSource) -> tuple[list[Problem], list[Labelled], dict[str, A
         assert problem
         seen.add(same)
         problems.append(problem)
-        generator = _first(row, _GENERATOR) or "not named"
-        gradable = where.problems.grader not in _NUMBERS or bool(re.search(r"[0-9]", problem.answer))
-        kind = str(row.get("question_type", ""))
-        solutions.append(Labelled(problem.id, str(generator), kind, steps, label, gradable))
+        gradable = grader not in _NUMBERS or bool(re.search(r"[0-9]", problem.answer))
+        gradable &= tasks.comparable(problem.answer, grader)[1] != tasks.NO_VALUE
+        kind, generator = _said(row.get("question_type")), _said(_first(row, _GENERATOR)) or "not named"
+        solutions.append(Labelled(problem.id, generator, kind, steps, label, gradable))
     _check(where, solutions, left_out, behind)
     counts = {"labels": dict(bases), "left_out": {reason.replace(" ", "_"): n for reason, n in left_out.items()}}
     return problems[: where.limit], solutions[: where.limit], counts
@@ -116,10 +117,11 @@ def _label(row: dict[str, Any], place: str) -> tuple[str, int | None]:
     if base is None:
         raise UserError(f"{place}: no human label among its fields {', '.join(row)[:200]}; an audit needs {_FROM_0}")
     value = row[base]
-    said = "" if value is None else str(value).strip().lower()
-    if said in _NONE[base] or (base == _FROM_1 and row.get("model_output_solution_correctness") == "correct"):
+    said = "" if tasks.is_missing(value) else (tasks.plain(value) or "?").lower()
+    verdict = row.get("model_output_solution_correctness") if base == _FROM_1 else None
+    if verdict == "correct" or (said in _NONE[base] and verdict != "wrong"):
         return base, None
-    if isinstance(value, bool) or not re.fullmatch(r"-?[0-9]{1,9}", said):
+    if not re.fullmatch(r"-?[0-9]{1,9}", said):
         raise UserError(f"{place}, field '{base}': {value!r:.40} is no number of a step; mend or remove the row")
     return base, int(said)
 
@@ -127,24 +129,29 @@ def _label(row: dict[str, Any], place: str) -> tuple[str, int | None]:
 def _steps(row: dict[str, Any]) -> list[str]:
     """The steps without `Step k: `; none where there is no list of texts."""
     value = _first(row, _STEPS)
-    texts = value if isinstance(value, list) and all(isinstance(step, str) for step in value) else []
-    return [_STEP.sub("", step, count=1).strip() if _STEP.match(step) else step.strip() for step in texts]
+    usable = isinstance(value, list) and all(isinstance(step, str) for step in value)
+    texts = [tasks.plain(step) or "" for step in value] if usable else []
+    return [_STEP.sub("", step, count=1).strip() if _STEP.match(step) else step for step in texts]
 
 
-def _problem(row: dict[str, Any], question: str, known: Problem | None, identifier: str) -> Problem | None:
+def _problem(row: dict[str, Any], question: str, known: Problem | None, identifier: str, grader: str) -> Problem | None:
     """The row's own problem where it has the answer, else the task's with this question, under the row's id."""
-    answer = row.get("ground_truth_answer", row.get("answer"))
-    if answer is None or isinstance(answer, bool) or not str(answer).strip():
+    if not (answer := _said(row.get("ground_truth_answer", row.get("answer")))):
         return replace(known, id=identifier) if known else None
-    solution = str(row.get("ground_truth_solution", row.get("solution")) or "").rpartition("####")
-    return Problem(identifier, question, (solution[0] or solution[2]).rstrip(), str(answer).strip())
+    solution = _said(row.get("ground_truth_solution", row.get("solution"))).rpartition("####")
+    return Problem(identifier, question, (solution[0] or solution[2]).rstrip(), tasks.comparable(answer, grader)[0])
 
 
 def _text(row: dict[str, Any], names: Sequence[str], place: str) -> str:
     value = _first(row, names)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not (text := _said(value)):
         raise UserError(f"{place}: no question among its fields {', '.join(row)[:200]}; name the field question")
-    return value.strip()
+    return text
+
+
+def _said(value: Any) -> str:
+    """A text or a number as text; "" where a table has nothing."""
+    return "" if tasks.is_missing(value) else tasks.plain(value) or ""
 
 
 def _first(row: dict[str, Any], names: Sequence[str]) -> Any:

@@ -14,7 +14,7 @@ from lema.data import json_lines, prompted, row_shapes
 from lema.data.json_lines import sha256 as sha256
 from lema.data.leakage import GRAM, Match, TestQuestions, words
 from lema.data.row_shapes import quoted
-from lema.grading.generated import answer_part
+from lema.grading.generated import answer_part, without_end
 from lema.types import Problem, UserError
 
 _NOTES = re.compile(r"<<[^<>]*>>")
@@ -54,7 +54,7 @@ def read(
         _check_asked(problem, asked, turn, where, training)
         model = row_shapes.model(row)
         for text in texts or [""]:
-            text = prompted.without_prompt(text, asked, problem.question)
+            text = without_end(prompted.without_prompt(text, asked, problem.question))
             if why := EMPTY if not text.strip() else GOLD if _is_reference(text, problem) else None:
                 counts[why] += 1
                 continue
@@ -117,7 +117,7 @@ def _traced(
             f"{where}: no question among its fields {quoted(', '.join(row))} and {instead}: it cannot be traced to a "
             f"training question; name the field that holds it question, for {remedy}"
         )
-    prompt = asked[0].strip()
+    prompt = without_end(asked[0]).strip()
     for before, after in (("", ""), training.around):
         question = prompt[len(before) : len(prompt) - len(after)]
         if question in training.by_question and prompt == before + question + after:

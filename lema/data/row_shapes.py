@@ -176,8 +176,8 @@ def _one(found: dict[str, list[str]], where: str) -> list[str]:
 
 def texts(value: Any, steps: bool = False) -> list[str]:
     """The texts in a value: a text, a list of them, of lists or of messages, steps of one text, or a server's reply."""
-    if value is None or isinstance(value, str):
-        return [value or ""]
+    if value is None or value != value or isinstance(value, str):  # NaN, a table's missing value, is not itself
+        return [value if isinstance(value, str) else ""]
     if isinstance(value, dict):
         return _reply(value)
     if not isinstance(value, list):

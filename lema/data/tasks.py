@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from io import BytesIO
+from math import isfinite
 from pathlib import Path
 from random import Random
 from shlex import quote
@@ -21,7 +22,8 @@ from lema.config import NO_EFFECT, AnswerForm, DatasetConfig, Grader, TaskConfig
 from lema.config.files import read
 from lema.data import json_lines
 from lema.data.arithmetic import make_problems
-from lema.grading.official import last_box
+from lema.grading.generated import without_end
+from lema.grading.official import gold_number, last_box
 from lema.types import Problem, UserError
 
 log = logging.getLogger(__name__)
@@ -36,9 +38,14 @@ _NO_ANSWER = {
 _NUMBERS = (Grader.arithmetic, Grader.gsm8k, Grader.svamp, Grader.asdiv)
 _NUMBER = re.compile(
     r"(?!.*\b(?:hundred|thousand|million|billion|trillion|dozen|half|third|quarter|and|or|to)\b)"
-    r"[-+]? ?[$€£]?[-+]?(?:[0-9]{1,3}(?:[, ][0-9]{3})+|[0-9]+)?(?:\.[0-9]+)?(?<=[0-9])(?:/[0-9]+)?(?: ?%| [a-z]+)*\.?",
+    r"(?:[-+]? ?[$€£]?|[$€£][-+])(?:[0-9]{1,3}(?:[, ][0-9]{3})+|[0-9]+)?(?:\.[0-9]+)?(?<=[0-9])(?:/[0-9]+)?"
+    r"(?: ?%| [a-z]+)*\.?",
     re.IGNORECASE,
 )
+_LEADING = re.compile(r"((?:\A[-+ $€£]*)|/)0+(?=[0-9])")  # Python, and so the official rules, read no `-05`
+_BY_ZERO = re.compile(r"(?<=\d)/0+(?![\d.])|\\[dt]?frac *\{[^{}]*\} *\{0+\}")
+NO_VALUE = "has no value"  # what is said of it
+_MISSING = ("", "none", "null", "nan", "n/a")  # how tables write that a value is not there
 _MINUS = re.compile(r"\A[‐‑‒–—―﹣－](?= ?[$€£]?[\d.\\])")
 # One number and what it counts, `9 (apples)`; not `3 (red); 4 (blue)`, not `3:5`.
 _QUANTITY = re.compile(r"([-+]?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+))\s*(?:\([^()]*\))?")
@@ -187,8 +194,8 @@ def _read(folder: str, split: str, key: str) -> tuple[Path, bytes]:
         instead = f"{key}.path={folder} must be a folder with it"
         if some := ", ".join(path.relative_to(file.parent).as_posix() for path in held[:3]):
             instead += f", and has {some}"
-        for table in [path for path in held if path.suffix == ".parquet" and split in path.name][:1]:  # the Hub's clone
-            made = json_lines.FROM_TABLE.format("parquet", file=quote(str(table)), new=quote(str(file)))
+        for table in [path for path in held if path.suffix in (".parquet", ".csv") and split in path.name][:1]:
+            made = json_lines.FROM_TABLE.format(table.suffix[1:], file=quote(str(table)), new=quote(str(file)))
             instead += f"; make it: {made}"
         raise UserError(f"{file}: {error.strerror}; {instead}") from error
 
@@ -200,7 +207,7 @@ def _xml_rows(file: Path, content: bytes) -> Iterator[tuple[str, dict[str, Any]]
     """
     try:
         problems = list(ElementTree.fromstring(content).iter("Problem"))
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the last two are of its encoding
         pointer = content.startswith(b"version https://git-lfs")
         remedy = "it is a git-lfs pointer: run git lfs pull" if pointer else "copy the file again"
         raise UserError(f"{file}: not valid XML ({error}); {remedy}") from error
@@ -233,11 +240,11 @@ def hub_rows(dataset: DatasetConfig, split: str, key: str) -> Iterator[tuple[str
 
 def _problem(identifier: str, row: dict[str, Any], dataset: DatasetConfig, where: str, grader: str) -> Problem | None:
     """The problem of a row; None where the answer is to be a quantity and is none."""
-    row = {name.lower(): value for name, value in row.items()}
+    row = {name.lower(): value for name, value in row.items()} | row  # of `Answer` and `answer`, the one that is named
     if isinstance(asked := row.get("question"), dict):  # CSQA's own files have stem and choices within
         row |= asked | {"question": asked.get("stem")}
     question = " ".join(_text(row, field, where) for field in dataset.question).strip()
-    if not question:
+    if question.lower() in _MISSING:
         raise UserError(f"{where}, field {', '.join(dataset.question)}: the question is empty; mend or remove the row")
     choices = _choices(row, dataset.candidates, where) if dataset.candidates else {}
     answer = _answer(_text(row, dataset.answer, where), dataset.answer_form, choices)
@@ -245,11 +252,13 @@ def _problem(identifier: str, row: dict[str, Any], dataset: DatasetConfig, where
         return None
     if answer is None:
         raise UserError(f"{where}, field '{dataset.answer}': {_NO_ANSWER[dataset.answer_form]}; mend or remove the row")
-    if grader in _NUMBERS and not _NUMBER.fullmatch(answer):
-        raise UserError(f"{where}, field '{dataset.answer}': {answer!r:.40} is not one number; mend or remove the row")
+    answer, why = comparable(answer, grader)
+    if why:
+        raise UserError(f"{where}, field '{dataset.answer}': {answer!r:.40} {why}; mend or remove the row")
     level, subject = (_text(row, field, where) if field else None for field in (dataset.level, dataset.subject))
     # A row without a rationale can be asked, but not trained on.
-    solution = _text(row, dataset.solution, where) if dataset.solution and dataset.solution.lower() in row else ""
+    explained = dataset.solution and not is_missing(_value(row, dataset.solution))
+    solution = _text(row, dataset.solution or "", where) if explained else ""
     if dataset.answer_form is AnswerForm.hashes:
         solution = solution.rsplit("####", 1)[0].rstrip()
     elif dataset.answer_form is AnswerForm.label:  # rationales are recorded with the line that is added again
@@ -257,28 +266,59 @@ def _problem(identifier: str, row: dict[str, Any], dataset: DatasetConfig, where
     return Problem(identifier, question, solution, answer, level, subject, list(choices.values()))
 
 
-def _text(row: dict[str, object], field: str, where: str) -> str:
-    if field.lower() not in row:
-        raise UserError(f"{where}: no field '{field}' among {', '.join(row)}; mend the row or name it in task.dataset")
-    value = row[field.lower()]
+def comparable(answer: str, grader: str) -> tuple[str, str | None]:
+    """A gold answer, `-5` for `-05`, and why nothing can be compared with it."""
+    if grader not in _NUMBERS:
+        return answer, NO_VALUE if grader == Grader.math and _BY_ZERO.search(answer) else None
+    answer = _LEADING.sub(r"\1", answer)
+    if not _NUMBER.fullmatch(answer):
+        return answer, "is not one number"
+    value = gold_number(answer)
+    return answer, NO_VALUE if value is None or not isfinite(value) else None
+
+
+def _value(row: dict[str, Any], field: str) -> Any:
+    return row.get(field, row.get(field.lower()))
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a table has nothing here, in whichever way it says so; NaN is not equal to itself."""
+    return value is None or value != value or (isinstance(value, str) and value.strip().lower() in _MISSING)
+
+
+def _text(row: dict[str, Any], field: str, where: str) -> str:
+    if field not in row and field.lower() not in row:
+        names = ", ".join(dict.fromkeys(map(str.lower, row)))
+        raise UserError(f"{where}: no field '{field}' among {names}; mend the row or name it in task.dataset")
+    if (text := plain(value := _value(row, field))) is None:
+        said = f"must be text or a number, not {value!r:.40}; mend or remove the row"
+        raise UserError(f"{where}, field '{field}': {said}")
+    return text
+
+
+def plain(value: Any) -> str | None:
+    """A text without a tokenizer's marks at its end, or a number, 145 for SVAMP's 145.0; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise UserError(f"{where}, field '{field}': must be text or a number, not {value!r:.40}; mend the row")
-    # SVAMP writes 145.0 for 145.
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+        return None
+    if isinstance(value, float):
+        return (str(int(value)) if value.is_integer() else str(value)) if isfinite(value) else None
+    return without_end(str(value)).strip()
 
 
 def _choices(row: dict[str, object], field: str, where: str) -> dict[str, str]:
     """The candidates by their labels, from `[{"label": "A", "text": "bank"}, …]`, or the Hub's two columns."""
-    value: Any = row.get(field.lower())
+    value: Any = _value(row, field)
+    said, must = f"{value!r:.40}", "must be choices with label and text"
     try:
         if not isinstance(value, dict):
             value = {name: [choice[name] for choice in value] for name in ("label", "text")}
-        choices = {str(label): text.strip() for label, text in zip(value["label"], value["text"], strict=True)}
+        pairs = [(plain(label), text.strip()) for label, text in zip(value["label"], value["text"], strict=True)]
     except (TypeError, KeyError, ValueError, AttributeError):
-        choices = {}
-    if not choices:
-        must = "must be choices with label and text"
-        raise UserError(f"{where}, field '{field}': {must}, not {row.get(field.lower())!r:.40}; mend the row")
+        pairs = []
+    choices = {label: text for label, text in pairs if label and text}
+    if not pairs or len(choices) < len(pairs):
+        once = ", no label twice" if pairs else ""
+        raise UserError(f"{where}, field '{field}': {must}{once}, not {said}; mend or remove the row")
     return choices
 
 
@@ -298,4 +338,4 @@ def _answer(text: str, form: AnswerForm, choices: dict[str, str]) -> str | None:
     if form is AnswerForm.hashes:  # the rest of the line; a note may follow
         text = text.rpartition("####")[2].strip().partition("\n")[0] if "####" in text else ""
     text = _MINUS.sub("-", text.strip())
-    return None if text.lower() in ("", "none", "null", "nan", "n/a") else text
+    return None if text.lower() in _MISSING else text

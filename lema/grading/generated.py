@@ -27,6 +27,29 @@ NEXT_QUESTION = re.compile(
     re.MULTILINE,
 )
 
+# What a tokenizer or a chat template writes behind a text.
+_END = re.compile(
+    r"(?:<\|(?:im_end|im_start|eot_id|eot|EOT|eom_id|endoftext|end_of_text|end_of_turn|END_OF_TURN_TOKEN|end_of_role"
+    r"|end|return|eos|pad)\|>|<[｜|]end[▁_]of[▁_]sentence[｜|]>|</s>|<eos>|<pad>|<EOT>|<end_of_turn>|\[EOS\])\Z"
+)
+_LONGEST = 24  # characters of such a mark
+
+
+def without_end(text: str) -> str:
+    """A recorded text without the end-of-sequence marks at its end.
+
+    >>> without_end("5 + 3 = 8.</s> <|endoftext|>"), without_end("He wrote </s> and left. ")
+    ('5 + 3 = 8.', 'He wrote </s> and left. ')
+    """
+    end = len(text.rstrip())
+    if not _END.search(text, max(0, end - _LONGEST), end):
+        return text
+    while mark := _END.search(text, max(0, end - _LONGEST), end):
+        end = mark.start()
+        while end and text[end - 1].isspace():
+            end -= 1
+    return text[:end]
+
 
 def answer_part(text: str) -> str:
     """The part of a generated text that can be trained on: behind the thinking, before an invented question."""

@@ -39,11 +39,16 @@ def number_verdict(
     >>> number_verdict("The answer is 1/3.", "0.33", digits=2), number_verdict("The answer is 1/3.", "0.33")
     (('0.33', True), ('0.3333333333333333', False))
     """
-    found, gold = _number(text), _number(answer if _PHRASE in answer else f"{_PHRASE}{answer}.") or 0.0
+    found, gold = _number(text), gold_number(answer) or 0.0
     if digits:
         found, gold = None if found is None else round(found, digits), round(gold, digits)
     # 18.0 is shown as `18`, and no zero as `-0`.
     return None if found is None else repr(found + 0.0).removesuffix(".0"), (found or 0.0) == gold
+
+
+def gold_number(answer: str) -> float | None:
+    """The number of a gold answer, alone or ending a text; None when it has none, as `1/0`."""
+    return _number(answer if _PHRASE in answer else f"{_PHRASE}{answer}.")
 
 
 def latex_verdict(text: str, answer: str, candidates: Sequence[str] = ()) -> tuple[str | None, bool]:

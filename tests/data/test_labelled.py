@@ -24,6 +24,8 @@ MR = {
     "question_type": "original",
 }
 
+FIRST = "model_output_solution_first_error_step"
+
 
 @pytest.fixture
 def load(tmp_path: Path, make_config: Callable[..., Config]) -> Callable[..., Any]:
@@ -55,6 +57,20 @@ def test_both_layouts_are_read_with_their_own_base(load: Callable[..., Any]) -> 
     assert counts["labels"] == {"from_0": 2, "from_1": 2}
 
 
+def test_what_a_table_lacks_or_writes_otherwise_is_read(load: Callable[..., Any]) -> None:
+    nan = float("nan")
+    lacking = dict.fromkeys(("ground_truth_answer", "generator", "question_type", "ground_truth_solution"), nan)
+    _, (bench, right), _ = load(BENCH | lacking | {"label": 1.0}, MR | {FIRST: nan, "question_type": None})
+    assert (bench.label, bench.generator, bench.kind, bench.gradable) == (2, "not named", "", True)
+    assert (right.label, right.kind) == (None, "")
+    ended = {"model_output_steps": ["2 + 2 = 5.", "#### 5</s>"], "ground_truth_solution": nan}
+    problems, solutions, _ = load(
+        *(MR | ended | {"question": each, "ground_truth_answer": each} for each in ("-04", "4/0"))
+    )
+    assert [(each.answer, each.solution) for each in problems] == [("-4", ""), ("4/0", "")]
+    assert [(each.steps[-1], each.gradable) for each in solutions] == [("#### 5", True), ("#### 5", False)]
+
+
 def test_what_cannot_be_used_is_counted(load: Callable[..., Any]) -> None:
     unknown, empty, outside = {"problem": "Another?"}, {"steps": []}, {"label": 7, "steps": STEPS[:2]}
     _, solutions, counts = load(
@@ -79,6 +95,11 @@ def test_what_cannot_be_used_is_counted(load: Callable[..., Any]) -> None:
         ([BENCH, BENCH | {"label": 3}], "1 labels are one behind the last step and none is 0, so they count from 1"),
         ([{"steps": STEPS, "label": 0}], "line 1: no question among its fields steps, label; name the field question"),
         ([BENCH | {"problem": "Another?"}], "no row can be used with task=gsm8k (question of no problem: 1)"),
+        ([BENCH | {"label": None}], "line 1, field 'label': None is no number of a step"),
+        ([BENCH | {"label": 1.5}], "line 1, field 'label': 1.5 is no number of a step"),
+        ([MR | {FIRST: None, "model_output_solution_correctness": "wrong"}], f"'{FIRST}': None is no number of a step"),
+        ([BENCH | {"label": 0, "steps": None}], "no row can be used with task=gsm8k (without steps: 1)"),
+        ([BENCH | {"problem": "nan"}], "line 1: no question among its fields"),
         ([], "no row can be used with task=gsm8k (it has no row)"),
     ],
 )

@@ -55,6 +55,18 @@ def test_rows_in_the_field_names_that_are_in_use(tmp_path: Path, row: dict[str, 
     assert read_rows(tmp_path, row) == [("some-train-0", text, model) for text in texts]
 
 
+@pytest.mark.parametrize(
+    "mark",
+    ["</s>", "<|im_end|>\n", " <eos>", "<|eot_id|></s>", "<|endoftext|>", "<|end_of_turn|>", "<pad><pad>", "[EOS]"],
+)
+def test_marks_of_the_end_are_no_part_of_a_recorded_text(tmp_path: Path, mark: str) -> None:
+    assert read_rows(tmp_path, {"question": TOM + mark, "text": f"5.{mark}"}, {"question": TOM, "text": mark}) == [
+        ("some-train-0", "5.", None)
+    ]
+    [found] = read_rows(tmp_path, {"question": TOM, "text": f"5{mark} is {mark.strip()} here"})
+    assert found[1] == f"5{mark} is {mark.strip()} here"
+
+
 def test_choice_prompts_are_unwrapped(tmp_path: Path) -> None:
     asked = cot_prompt("lema", TRAIN[3].question, ["fly", "drive"])
     assert read_rows(tmp_path, {"prompt": asked, "text": "Fly."}) == [("some-train-3", "Fly.", None)]
@@ -106,10 +118,11 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
         {"question": TOM, "samples": ["5.", "", " \n"]},
         {"question": TOM, "samples": []},
         {"question": TOM, "text": None},
+        {"question": TOM, "text": float("nan")},
     )
     found = list(recorded.read(str(file), TRAIN, leakage.TestQuestions(TESTS), KEY, counts))
     assert [text for _, text, _ in found] == ["5."]
-    assert counts == {recorded.OTHER: 1, recorded.EMPTY: 4}
+    assert counts == {recorded.OTHER: 1, recorded.EMPTY: 5}
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_a_number_is_read_from_the_line_of_its_mark(tmp_path, text, answer):
     assert number_verdict("I do not know.", found.answer)[1] is (answer == "0")
 
 
-NO_NUMBER = table(__file__, "no number")
+NO_NUMBER = [*table(__file__, "no number"), "1" * 400, "-" + "1" * 400]
 
 
 @pytest.mark.parametrize("text", NO_NUMBER)
@@ -157,6 +157,7 @@ def test_what_a_task_is_trained_on_is_the_whole_of_gsm8k(name):
     assert [getattr(own, key) for key in same] == [getattr(other, key) for key in same]
 
 
+OF = '<?xml version="1.0" encoding="{}"?><a/>'
 ASDIV = """<?xml version="1.0" encoding="UTF-8"?>
 <Machine-Reading-Corpus-File>
     <ProblemSet>
@@ -249,7 +250,7 @@ def test_the_clone_of_a_repository_is_read_as_the_message_says(tmp_path):
     assert [len(splits[split]) for split in ("train", "test")] == [1, 1]
 
 
-@pytest.mark.parametrize("content", [ASDIV[:300], "", "<a><Problem></a>"])
+@pytest.mark.parametrize("content", [ASDIV[:300], "", "<a><Problem></a>", *(OF.format(at) for at in ("x", "big5"))])
 def test_damaged_xml_is_named_in_one_line(tmp_path, content):
     (tmp_path / "ASDiv.xml").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"ASDiv\.xml: not valid XML \(.*\); copy the file again"):
@@ -263,6 +264,41 @@ def test_an_xml_row_without_a_field_is_named_by_its_id(tmp_path):
         load_test(task("asdiv", dataset_path=str(tmp_path)))
 
 
+@pytest.mark.parametrize("answer", ["1/0", "-\\frac{3}{0}", "\\dfrac{1}{00}"])
+def test_a_gold_formula_without_a_value_is_refused(tmp_path, answer):
+    assert "train.jsonl line 1, field 'solution': " in (
+        message := refused(boxed_task(tmp_path, f"\\boxed{{{answer}}}"))
+    )
+    assert message.endswith("has no value; mend or remove the row")
+    assert load(boxed_task(tmp_path, "\\boxed{1/05}"))["test"][0].answer == "1/05"
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_value_that_a_table_lacks_is_named_by_its_row(tmp_path, kind):
+    pandas = pytest.importorskip("pandas")
+    for split, answer in (("train", None), ("test", 2.5)):
+        table = pandas.DataFrame([SVAMP | {"Answer": 3.14159265358979}, SVAMP | {"Answer": answer}])
+        getattr(table, f"to_{kind}")(tmp_path / f"{split}.{kind}", index=False)
+    config = task("svamp", dataset_path=str(tmp_path), dataset_splits={"train": "train", "test": "test"})
+    for split in ("train", "test"):
+        with pytest.raises(UserError, match="make it: python ") as caught:
+            tasks._problems(tasks.tested_on(config), split)
+        command = str(caught.value).partition("make it: python ")[2]
+        subprocess.run(f"{sys.executable} {command}", shell=True, check=True)
+    assert [problem.answer for problem in load_test(config)] == ["3.14159265358979", "2.5"]
+    with pytest.raises(
+        UserError, match=r"train\.jsonl line 2, field 'Answer': must be text or a number, not None; mend"
+    ):
+        tasks._problems(tasks.tested_on(config), "train")
+
+
+def test_of_two_fields_that_differ_in_case_the_named_one_is_read(tmp_path):
+    row = {"question": "1+1?", "Question": "Title", "ANSWER": "#### 3", "answer": "#### 2"}
+    for each in (row, dict(reversed(row.items()))):
+        [problem] = loaded("gsm8k", write(tmp_path, train=[each], test=[GOOD]))["train"]
+        assert (problem.question, problem.answer) == ("1+1?", "2")
+
+
 LABELS, TEXTS = list("ABC"), ["bank", " mall ", "new york"]
 STEM = {"stem": "Where?", "question_concept": "door"}
 NESTED = [{"label": label, "text": text} for label, text in zip(LABELS, TEXTS, strict=True)]
@@ -274,7 +310,7 @@ def test_csqa_is_read_in_its_own_layout_and_in_the_hubs(tmp_path):
     folder = write(tmp_path, train=[hub], dev=[CSQA])
     splits = loaded("csqa", folder)
     candidates = ["bank", "mall", "new york"]
-    for labels, key in (([1, 2, 3], 2), (["1", "2", "3"], "2")):
+    for labels, key in (([1, 2, 3], 2), (["1", "2", "3"], "2"), ([1.0, 2.0, 3.0], 2)):
         numbered = hub | {"choices": {"label": labels, "text": TEXTS}, "answerKey": key}
         folder = write(tmp_path / "numbered", train=[numbered], dev=[CSQA])
         assert loaded("csqa", folder)["train"][0].answer == "mall"
@@ -292,6 +328,9 @@ def test_rationales_of_ones_own_stand_in_the_training_rows_that_have_them(tmp_pa
     folder = write(tmp_path, train=[CSQA | {"why": "A mall has one.\nThe answer is mall."}, CSQA], dev=[CSQA])
     splits = load(task("csqa", dataset_path=folder, dataset_solution="why", num_dev=0))
     assert [problem.solution for problem in splits["train"] + splits["test"]] == ["A mall has one.", "", ""]
+    lacking = [CSQA | {"why": value} for value in (None, float("nan"), "NaN", "A mall.</s>\n<|endoftext|>")]
+    splits = load(task("csqa", dataset_path=write(tmp_path, train=lacking), dataset_solution="why", num_dev=0))
+    assert [problem.solution for problem in splits["train"]] == ["", "", "", "A mall."]
     message = refused(task("csqa", dataset_path=folder, dataset_solution="wy", num_dev=0))
     assert message.startswith("task.dataset.solution=wy: no training row has it")
 
