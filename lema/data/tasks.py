@@ -37,12 +37,15 @@ _NO_ANSWER = {
 # The official rules read a gold answer without a number as 0, and would accept a text without an answer.
 _NUMBERS = (Grader.arithmetic, Grader.gsm8k, Grader.svamp, Grader.asdiv)
 _NUMBER = re.compile(
-    r"(?!.*\b(?:hundred|thousand|million|billion|trillion|dozen|half|third|quarter|and|or|to)\b)"
+    r"(?!.*\b(?:hundred|thousand|million|billion|trillion|dozen|half|third|quarter|and|or|to|k|mn|bn|am|pm)\b)"
     r"(?:[-+]? ?[$€£]?|[$€£][-+])(?:[0-9]{1,3}(?:[, ][0-9]{3})+|[0-9]+)?(?:\.[0-9]+)?(?<=[0-9])(?:/[0-9]+)?"
     r"(?: ?%| [a-z]+)*\.?",
     re.IGNORECASE,
 )
-_LEADING = re.compile(r"((?:\A[-+ $€£]*)|/)0+(?=[0-9])")  # Python, and so the official rules, read no `-05`
+# What adds nothing to a number and some rules do not read, as in `- 5`, `-05`, `1,008/2` and `5 kg`.
+_IDLE = re.compile(
+    r"(?<=\A[-+]) |(?<![0-9.,])(?<![0-9] )0+(?=[0-9])|(?<=[0-9])[, ](?=[0-9]{3}[^/]*/)|(?<=[0-9]) [A-Za-z]{1,2}\.?\Z"
+)
 _BY_ZERO = re.compile(r"(?<=\d)/0+(?![\d.])|\\[dt]?frac *\{[^{}]*\} *\{0+\}")
 NO_VALUE = "has no value"  # what is said of it
 _MISSING = ("", "none", "null", "nan", "n/a")  # how tables write that a value is not there
@@ -270,10 +273,9 @@ def comparable(answer: str, grader: str) -> tuple[str, str | None]:
     """A gold answer, `-5` for `-05`, and why nothing can be compared with it."""
     if grader not in _NUMBERS:
         return answer, NO_VALUE if grader == Grader.math and _BY_ZERO.search(answer) else None
-    answer = _LEADING.sub(r"\1", answer)
     if not _NUMBER.fullmatch(answer):
         return answer, "is not one number"
-    value = gold_number(answer)
+    value = gold_number(answer := _IDLE.sub("", answer))
     return answer, NO_VALUE if value is None or not isfinite(value) else None
 
 

@@ -17,6 +17,7 @@ from tables import table
 
 from lema.config import TaskConfig
 from lema.data import tasks
+from lema.grading import grade
 from lema.grading.official import number_verdict
 from lema.types import Problem, UserError
 
@@ -90,6 +91,7 @@ def test_a_number_is_read_from_the_line_of_its_mark(tmp_path, text, answer):
     assert found.answer == answer
     plain = answer.replace("$", "").replace(" apples", "").replace(" ", "").rstrip(".")
     assert number_verdict(f"The answer is {plain}.", found.answer)[1]
+    assert grade(f"The answer is {plain}.", found.answer, "gsm8k", "symbolic").correct
     assert number_verdict("I do not know.", found.answer)[1] is (answer == "0")
 
 
