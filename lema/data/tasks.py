@@ -226,15 +226,16 @@ def _xml_rows(file: Path, content: bytes) -> Iterator[tuple[str, dict[str, Any]]
 def hub_rows(dataset: DatasetConfig, split: str, key: str) -> Iterator[tuple[str, Any]]:
     """Each row of one of the Hub's own splits, with its place; `UserError` when it cannot be loaded."""
     from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
+    from datasets.exceptions import DatasetGenerationError
 
     if Path(dataset.hub_id).is_dir():  # which would be loaded in the place of the Hub's
         raise UserError(f"{key}.hub_id={dataset.hub_id} is a folder here; name it {key}.path={dataset.hub_id}")
     for subset in dataset.subsets:
         try:
             rows = load_dataset(dataset.hub_id, subset, split=split, revision=dataset.revision)
-        except (OSError, ValueError, DatasetsError) as error:
-            reason = str(error).strip().partition("\n")[0].rstrip(".")
+        except Exception as error:  # of every kind: an empty file is a StopIteration, a damaged card is YAML's
+            said = error.__cause__ if isinstance(error, DatasetGenerationError) else error
+            reason = str(said).strip().partition("\n")[0].rstrip(".") or type(said).__name__
             what = f"{key}.hub_id={dataset.hub_id}: {subset}/{split} cannot be loaded ({reason})"
             raise UserError(f"{what}; check the network and HF_HUB_OFFLINE, or set {key}.path") from error
         for number, row in enumerate(rows):

@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -479,9 +481,9 @@ except UserError as error:
 """
 
 
-@pytest.fixture(scope="module")
-def hub():
-    """A Hub that holds `REPOSITORY` as lab/sums at one revision; yields its address and what was asked for."""
+@contextmanager
+def served(repository: dict[str, str]) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
+    """A Hub that holds a repository as lab/sums at one revision; yields its address and what was asked for."""
     revision, api = "a" * 40, "/api/datasets/lab/sums"
 
     def answer(path: str) -> Answer:
@@ -494,20 +496,26 @@ def hub():
     def content(path: str) -> bytes | None:
         files = f"/datasets/lab/sums/resolve/{revision}/"
         if path.startswith(files):
-            text = REPOSITORY.get(path.removeprefix(files))
+            text = repository.get(path.removeprefix(files))
             return None if text is None else text.encode()
         if path == f"{api}/revision/{revision}":
-            names = [{"rfilename": name} for name in REPOSITORY]
+            names = [{"rfilename": name} for name in repository]
             return json.dumps({"id": "lab/sums", "sha": revision, "siblings": names}).encode()
         if path.startswith(f"{api}/tree/{revision}"):
-            found = [each for each in REPOSITORY.items() if each[0].startswith(path.split(revision)[1].strip("/"))]
+            found = [each for each in repository.items() if each[0].startswith(path.split(revision)[1].strip("/"))]
             oids = [hashlib.sha1(text.encode()).hexdigest() for _, text in found]
             facts = [{"type": "file", "path": name, "size": len(text)} for name, text in found]
             return json.dumps([fact | {"oid": oid} for fact, oid in zip(facts, oids, strict=True)]).encode()
         return None
 
-    with hub_server.hub(answer) as served:
-        yield served
+    with hub_server.hub(answer) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with served(REPOSITORY) as found:
+        yield found
 
 
 def load_from(address: str, home: Path, offline: str = "0", **changes: Any) -> list[str]:
@@ -553,6 +561,28 @@ def test_a_hub_that_does_not_answer_is_one_line_with_the_remedy(hub, tmp_path, o
     assert changes["dataset_subsets"][0] in line
     assert "task.dataset.path" in line
     assert "HF_HUB_OFFLINE" in line
+
+
+DAMAGED = {
+    "a script": ({"sums.py": "import os"}, "default/train cannot be loaded (Dataset scripts are no longer supported"),
+    "a damaged card": ({"README.md": "---\nconfigs: [\n---\n"}, "default/train cannot be loaded (while parsing"),
+    "an empty file": ({"train.jsonl": ""}, "default/train cannot be loaded (StopIteration)"),
+    "a damaged line": ({"train.jsonl": LINE + '\n{"a'}, "default/train cannot be loaded (JSON parse error: "),
+    "a missing value": (
+        {"train.jsonl": LINE + '\n{"question": null, "answer": "#### 2"}', "test.jsonl": LINE},
+        "lab/sums default/train row 1, field 'question': must be text or a number, not None; mend or remove the row",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_data_set_of_the_hub_is_one_line(tmp_path, kind):
+    files, said = DAMAGED[kind]
+    with served({"README.md": ""} | files) as (address, _):
+        known = {"dataset_hub_id": "lab/sums", "dataset_revision": "a" * 40, "dataset_subsets": ["default"]}
+        (line,) = load_from(address, tmp_path, **known)
+    assert line.startswith("refused: ")
+    assert said in line
 
 
 @pytest.mark.parametrize("name", ["gsm8k", "math", "svamp", "asdiv", "csqa"])
