@@ -115,6 +115,7 @@ class _Asking:
         self.free = not (price.input_usd or price.output_usd)
         self.paid = paid_usd + journal.spending().usd
         self.usd = self.paid  # and what is reserved for what is in flight
+        self.dearer = 1.0  # a bill is at most so many times what its request allows, as it seems
         self.answered = sum(not answer.failed for answer in journal.answers().values())
         self.heard = whole or any((answer.text or "").strip() for answer in journal.answers().values())
         self.silent = 0  # answers of this run before one has a text
@@ -225,11 +226,12 @@ class _Asking:
         return max(ready_at - now, self.pace.wait(now))
 
     def _prepared(self, key: str) -> tuple[str, float]:
-        """The request's text, and the most an attempt costs, in dollars."""
+        """The request's text, and the most an attempt costs, as it seems, in dollars."""
         if self.head[0] != key:  # the first in the heap is looked at several times
             text, limit = text_of(self.requests[key], self.api), self.requests[key].limit(self.api)
             self.head = key, (text, most_usd(text, limit, self.price))
-        return self.head[1]
+        text, allowed = self.head[1]
+        return text, allowed * self.dearer
 
     async def _try(self, place: int, key: str, text: str, worst: float, tokens: float) -> None:
         """One attempt; without an answer the request waits again."""
@@ -240,7 +242,8 @@ class _Asking:
             landed = await self.client.send(text, request.path, request.limit(self.api))
             answer, ready_at = self._judge(key, sent_at, landed)
             (prompt, cached, completion), headers = landed.tokens or (0, 0, 0), landed.headers
-            paid = worst if landed.tokens is None else min(usd(landed.tokens, self.price), worst)
+            paid = worst if landed.tokens is None else usd(landed.tokens, self.price)
+            self._compare(paid, most_usd(text, request.limit(self.api), self.price))
             bill = Spending(1, prompt, completion, paid, cached)
             used = tokens if landed.tokens is None else prompt + completion
             await self.journal.settle(key, text, worst, bill, answer)
@@ -257,6 +260,13 @@ class _Asking:
         if not answer.failed:
             self.answered += 1
             self.completion += (completion - self.completion) / min(self.answered, 100)
+
+    def _compare(self, paid: float, allowed: float) -> None:
+        """Reserve more for what is still to be sent, where a server bills more than a request allows."""
+        if paid > allowed * self.dearer * (1 + 1e-9):
+            self.dearer = paid / allowed
+            told = "%-16s %s: a bill of $%.4f, where the request allows $%.4f: it counts, and others may cost as much more"
+            log.warning(told, "asking", self.client.section, paid, allowed)
 
     def _judge(self, key: str, sent_at: float, landed: "Attempt") -> tuple[Completion | None, float]:
         """The answer, or when to try again; what must stop all becomes `problem`."""

@@ -179,7 +179,7 @@ class Client:
             return self._refused(response, request, limit)
         ended = _ENDS.get(ended.lower(), ended)
         if ended.lower() in _BROKEN_OFF:
-            tokens = billing.billed(usage, request, limit, bool(content))
+            tokens = billing.billed(usage, bool(content))
             return Attempt(tokens, None, BROKEN_OFF, f"{BROKEN_OFF}: {ended}", headers=response.headers)
         if content and len(content) > (longest := 1000 + _TOKEN_CHARACTERS * limit):
             content, ended = content[:longest], "length"
@@ -189,7 +189,7 @@ class Client:
         words = refusals.line(refusal) if isinstance(refusal, str) else ""
         if not content and not words and any(message.get(name) for name in _REASONING):
             words = "it reasoned, and wrote no answer"
-        tokens = billing.billed(usage, request, limit, bool(content or refusal))
+        tokens = billing.billed(usage, bool(content or refusal))
         seen, answer = choice.get("prompt_token_ids"), Completion(content, ended, model, error=words)
         seen = seen if isinstance(seen, list) else None
         return Attempt(tokens, answer, headers=response.headers, prompt_token_ids=seen)
@@ -217,7 +217,7 @@ class Client:
         # A gateway may give up on an answer that the model went on to write, and bill; so may a 200 tell of a failure.
         gone = status in (408, 499) or (status > 500 and status not in (503, 529))
         unknown = gone or (status < 300 and means is Means.AGAIN)
-        tokens = billing.billed(usage, request, limit, False) or (None if unknown else (0, 0, 0))
+        tokens = billing.billed(usage, False) or (None if unknown else (0, 0, 0))
         landed = functools.partial(Attempt, tokens, failure=f"HTTP {status}", said=said, headers=headers)
         # Rate limits and time-outs speak of lengths too, and pass; a request that is beyond a rate by itself does not.
         passing = gone or status in (503, 529) or (status == 429 and not re.search("request too large", said, re.I))

@@ -1,4 +1,4 @@
-"""What a reply costs is never more than its request allows, and its tokens are plausible, whatever it counts."""
+"""What a reply costs is what the server bills, as far as that is plausible, and else the most that it may cost."""
 
 import json
 import math
@@ -12,13 +12,11 @@ from raw_server import RawServer, completion, reply
 from tables import table
 
 from lema.api.asking import ask
-from lema.api.billing import billed, most_usd, usd
+from lema.api.billing import billed, most_usd
 from lema.api.requests import Message
-from lema.config import PriceConfig
+from lema.types import UserError
 
-REQUEST = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x" * 32}]})  # 87 bytes
-LIMIT, MOST = 500, len(REQUEST)
-HUGE = 10**400
+HUGE, MOST = 10**400, 10**7
 
 
 def usage(prompt: object, completion: object, total: object = None, cached: object = None, **more: object) -> dict:
@@ -31,37 +29,52 @@ def usage(prompt: object, completion: object, total: object = None, cached: obje
     [
         *table(__file__, "what is booked"),
         (usage(20, 5, HUGE), (20, 0, 5)),
-        (usage(HUGE, HUGE, HUGE, HUGE), (MOST, 0, LIMIT)),
+        (usage(HUGE, HUGE, HUGE, HUGE), None),
         *[(usage(20, 5, 25, wrong), (20, 0, 5)) for wrong in (21, -1, 1.5, math.nan, "8", True, None, [8], {}, HUGE)],
     ],
 )
 def test_what_is_booked(counted: object, booked: Sequence[int] | None) -> None:
-    assert billed(counted, REQUEST, LIMIT, True) == (booked and tuple(booked))
+    assert billed(counted, True) == (booked and tuple(booked))
 
 
 def test_an_answer_without_text_may_have_no_tokens() -> None:
-    assert billed(usage(20, 0, 20), REQUEST, LIMIT, False) == (20, 0, 0)
+    assert billed(usage(20, 0, 20), False) == (20, 0, 0)
 
 
 VALUES = [0, 1, 7, 20, 86, 87, 88, 499, 500, 501, 586, 587, 588, 2**31, 2**63, HUGE, -1, -HUGE, 1.0, 1.5, 1e308, -0.0]
 VALUES += [math.nan, math.inf, -math.inf, "", "7", "NaN", True, False, None, [], [7], {}, {"cached_tokens": 7}]
 
 
-@pytest.mark.parametrize("price", [PriceConfig(2.0, 1.0, 10.0), PriceConfig(1.0, 3.0, 0.1), PriceConfig(0.0, 0.0, 0.0)])
-def test_no_usage_costs_more_than_the_request_may(price: PriceConfig) -> None:
+def test_every_bill_is_of_tokens_that_there_may_be() -> None:
     chance = random.Random(0)
     for _ in range(20_000):
         parts = {name: chance.choice(VALUES) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
         parts["prompt_tokens_details"] = chance.choice([*VALUES, *({"cached_tokens": value} for value in VALUES)])
         kept = {name: value for name, value in parts.items() if chance.random() < 0.9}
-        tokens = billed(kept, REQUEST, LIMIT, chance.random() < 0.5)
+        tokens = billed(kept, chance.random() < 0.5)
         if tokens is not None:
             prompt, cached, written = tokens
             assert all(type(each) is int for each in tokens)
             assert 0 <= cached <= prompt <= MOST
             assert prompt >= 1
-            assert 0 <= written <= LIMIT
-            assert usd(tokens, price) <= most_usd(REQUEST, LIMIT, price) * (1 + 1e-12)
+            assert 0 <= written <= MOST
+
+
+@pytest.mark.parametrize("at_once", [1, 8])
+def test_a_bill_beyond_what_the_request_allows_is_what_is_paid(
+    at_once: int, journal: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of a model that reasons beyond the limit: 7,000 tokens where 500 are allowed."""
+    dear = reply(completion(usage={"prompt_tokens": 20, "completion_tokens": 7000, "total_tokens": 7020}))
+    with RawServer(dear, keep=True) as server:
+        api = api_for(server.url, max_concurrent_requests=at_once)
+        with pytest.raises(UserError, match=r"budget_usd=1: \$0\.9\d are spent, and the next request may cost \$0\.07"):
+            asked(100, api, journal, 1.0)
+        assert len(server.requests) == 14, "the first is alone, and tells what the others may cost"
+        _, spending = asked(14, api, journal, 1.0)
+    assert spending.usd == pytest.approx(14 * (20 * 2 + 7000 * 10) / 1e6)
+    assert spending.completion_tokens == 14 * 7000
+    assert caplog.text.count("a bill of $0.0700, where the request allows $0.0053: it counts") == 1
 
 
 def raw(**changes: object) -> str:
