@@ -23,6 +23,7 @@ OTHER = "other_"  # begins the names of the steps that are about another model's
 TUNED = "tuned_"  # of those that make the model of sampler=tuned
 _COT = MixConfig(name="cot", cot=CotPart.all, extra=Extra.none, match_tokens=False)  # conf/mix/cot.yaml
 _EXAMPLES = ("sampler.demonstrations", "rationales.demonstrations", "corrector.prompt")  # settings that name files
+_TEST_QUESTIONS = 5000  # at most, of the known tasks: MATH's
 _counted: dict[str, int] = {}  # the training questions of data that no artifact holds yet
 
 
@@ -83,8 +84,19 @@ class Cell:
 
     @property
     def _asked(self) -> str:
-        own_test = self.config.task.train_dataset is not None and self.config.evaluation.split is Split.test
-        return "test_data" if own_test else "data"
+        return self._held(self.config.evaluation.split)
+
+    def _held(self, split: Split) -> str:
+        """The step that makes the problems of a split."""
+        return "test_data" if self.config.task.train_dataset is not None and split is Split.test else "data"
+
+    def num_asked(self, split: Split) -> int:
+        """How many problems a split has: as made, or as the task says, of a published test at most."""
+        if made := self.artifacts.get(self._held(split)):
+            return made.summary[split]
+        task, limit = self.config.task, self.config.limit
+        published = task.num_dev if split is Split.dev else task.num_test or _TEST_QUESTIONS
+        return min(published, limit or published)
 
     @property
     def num_questions(self) -> int:

@@ -265,7 +265,7 @@ class _Asking:
         """Reserve more for what is still to be sent, where a server bills more than a request allows."""
         if paid > allowed * self.dearer * (1 + 1e-9):
             self.dearer = paid / allowed
-            told = "%-16s %s: a bill of $%.4f, where the request allows $%.4f: it counts, and others may cost as much more"
+            told = "%-16s %s: a bill of $%.4f, where the request allows $%.4f: it counts, and others may be as high"
             log.warning(told, "asking", self.client.section, paid, allowed)
 
     def _judge(self, key: str, sent_at: float, landed: "Attempt") -> tuple[Completion | None, float]:

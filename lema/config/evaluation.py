@@ -21,3 +21,8 @@ class EvaluationConfig:
     tasks: Optional[list[str]] = field(default=None, metadata=NO_EFFECT)
     # Of each model also the mistakes on dev and on the corrected questions; an artifact of its own, likewise.
     learnt: bool = field(default=False, metadata=NO_EFFECT)
+
+    @property
+    def answers(self) -> int:
+        """To each problem: the greedy one, and the samples."""
+        return 1 + (self.samples if self.temperature else 0)

@@ -12,7 +12,7 @@ on it, or None. One whose settings have a price, `input_usd`, is also given its 
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -75,6 +75,16 @@ def writer(config: WriterConfig, engine: Any, section: str) -> LocalModel | Serv
         temperature=config.temperature or 0.0,
         seed=config.seed or 0,
     )
+
+
+def served(model: LocalModel | ServedModel) -> ServedModel | None:
+    """How a model's server is asked, where that may cost something; None of a model that is loaded here."""
+    if isinstance(model, ServedModel):
+        return model
+    engine, prices = model.engine, [getattr(model.engine, name, None) for name in ("input_usd", "output_usd")]
+    if None in prices or not any(prices):
+        return None
+    return ServedModel(replace(engine.api, max_tokens=model.max_new_tokens), "engine")
 
 
 def names() -> list[str]:

@@ -24,8 +24,9 @@ def missing(
     if ask and config.engine.name == "server":
         yield from _serving(config, stages)
     key = os.environ.get("OPENAI_API_KEY", "").strip()
-    if asked and not key:
-        sections = ", ".join(dict.fromkeys(each.section for each in asked))
+    looked_at = ["engine"] if ask else []  # by `_serving`
+    if not key and (sections := dict.fromkeys(each.section for each in asked if each.section not in looked_at)):
+        sections = ", ".join(sections)
         sent = f"{sections} send requests" if ask else "requests are sent"  # by different sections in different cells
         yield f"key: {sent}; set OPENAI_API_KEY (any text for a local server), or {_FREE}"
     estimates: list[tuple[str, float]] = []  # in words, and dollars at most
@@ -37,7 +38,7 @@ def missing(
             estimates.append(estimate(each.what, each.number, each.prompt_bytes, api, cost))
         except UserError as error:
             problem = error
-        if key and ask:
+        if key and ask and section not in looked_at:
             from lema.api.client import check_model
 
             if wrong := check_model(api, section, prompt_tokens(each.prompt_bytes)):
@@ -48,7 +49,8 @@ def missing(
     if config.budget_usd is None and most and ask:
         goes_on = command(*overrides, f"budget_usd={most}")
         needs = "nothing is paid without consent, budget_usd= or LEMA_BUDGET_USD"
-        yield f"budget: {'; '.join(line for line, _ in estimates)}. Go on with: {goes_on} ({needs}), or {_FREE}"
+        free = "engine=transformers " * any(each.section == "engine" for each in asked) + _FREE
+        yield f"budget: {'; '.join(line for line, _ in estimates)}. Go on with: {goes_on} ({needs}), or {free}"
 
 
 def _serving(config: Config, stages: Set[str]) -> Iterator[str]:
@@ -75,9 +77,6 @@ def _serving(config: Config, stages: Set[str]) -> Iterator[str]:
         return
     if (engine.input_usd is None) != (engine.output_usd is None):
         yield "engine: a price has two parts: set engine.input_usd= and engine.output_usd="
-    elif (engine.input_usd or engine.output_usd) and config.budget_usd is None:
-        price = f"engine.input_usd={engine.input_usd} engine.output_usd={engine.output_usd}"
-        yield f"budget: {price}: nothing is paid without consent: set budget_usd= or LEMA_BUDGET_USD"
     from lema.api.client import listed
 
     lines: list[str] = []

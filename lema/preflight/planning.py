@@ -16,6 +16,7 @@ from typing import Any
 from lema.api.estimate import Requests, between, costs, price
 from lema.artifacts import Artifact, Recipe, Shown, own_folder, write_json
 from lema.cell import Cell
+from lema.config import Split
 from lema.preflight import sizing
 from lema.types import UserError
 
@@ -212,22 +213,15 @@ def _answering_gpus(config: Any, stages: set[str], parameters: int) -> list[int]
 
 def _answers(cell: Cell, step: Any) -> int:
     """How many answers a step asks for."""
-    task, data = cell.config.task, cell.artifacts.get("data")
-    limit = cell.config.limit or 10**9
     if step.stage == "sample" or step.options.get("learnt"):
         with suppress(UserError):  # of data that are not here, which is said elsewhere
             if step.stage == "sample":
                 return cell.num_questions * cell.config.sampler.samples
-            return min(task.num_dev, limit) + min(task.max_extra or limit, cell.num_questions)
+            return cell.num_asked(Split.dev) + min(cell.config.task.max_extra or 10**9, cell.num_questions)
         return 0
     if step.stage == "select":
-        return min(task.num_dev, limit)
-    test = data.summary.get("test") if data else None
-    asked = cell.config.evaluation  # one greedy answer, and the samples
-    return min(test or task.num_test or _TEST_QUESTIONS, limit) * (1 + (asked.samples if asked.temperature else 0))
-
-
-_TEST_QUESTIONS = 5000  # at most, of the known tasks: MATH's
+        return cell.num_asked(Split.dev)
+    return cell.num_asked(Split.test) * cell.config.evaluation.answers
 
 
 def tell(cells: Cells, ways: Ways, name: str, root: Path) -> None:

@@ -9,16 +9,18 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from lema.api.estimate import Requests
 from lema.artifacts import RESUME, Artifact, Given, Recipe, Shown, write_json, write_jsonl
 from lema.cell import Cell, Context
 from lema.config import IF_SET, Ask, Method, Split
 from lema.correctors import drawing
 from lema.correctors.mistakes import mistake
-from lema.engines import LocalModel
+from lema.engines import LocalModel, served
 from lema.grading.several import majority, pass_at, shown
 from lema.models.weights import Weights, chosen
 from lema.solving import Wording, solve
 from lema.types import (
+    NO_PROBLEM,
     SCORE_VERSION,
     Correction,
     Engine,
@@ -123,6 +125,23 @@ def recipe(cell: Cell, tuned: bool, learnt: bool = False) -> Recipe:
         label, told = f"{label}-learnt", Shown("mistakes", ("answers.jsonl",))
     version = SCORE_VERSION + rules_version(grader)
     return Recipe("evaluate", label, version, settings=settings, inputs=inputs, shown=told)
+
+
+def requests(cell: Cell, tuned: bool, learnt: bool = False) -> list[Requests]:
+    """What is asked of a server that is paid and stands for the model: each problem greedily, and its samples."""
+    asked, task = cell.config.evaluation, cell.config.task
+    if not (server := served(cell.evaluated(four_bit=False, tuned=tuned))):
+        return []
+    low = high = cell.num_asked(asked.split) * asked.answers
+    if learnt:  # questions whose corrections are drawn come to those of dev
+        low = cell.num_asked(Split.dev)
+        high = low + min(task.max_extra or cell.num_questions, cell.num_questions)
+    prompt, demonstrated = None if tuned else asked.untuned_prompt, None
+    if prompt is Ask.few_shot:
+        demonstrated = cell.demonstrations(task.grader_of(asked.split)).value
+    text = Wording(prompt or cell.config.backbone.prompt, demonstrated).text(NO_PROBLEM)
+    what = "further answers" if learnt else f"answers to {task.name}"
+    return [Requests(what, server.section, server.api, (low, high), text)]
 
 
 def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from typing import Any
 from lema.api.estimate import Requests
 from lema.artifacts import RESUME, Artifact, Given, Recipe, Shown, read_jsonl, write_jsonl
 from lema.cell import Cell, Context
-from lema.config import IF_SET, NO_EFFECT, Ask, Method, SourceConfig, SourceKind
+from lema.config import IF_SET, NO_EFFECT, Ask, Method, SourceConfig, SourceKind, Split
 from lema.data import recorded, tasks
-from lema.engines import LocalModel, ServedModel
+from lema.engines import LocalModel, ServedModel, served
 from lema.grading.generated import answer_part
 from lema.models.weights import Weights, chosen, weights
 from lema.solving import Text, Wording, graded, solve
@@ -69,15 +69,8 @@ def recipe(cell: Cell, name: str) -> Recipe:
         held = None if source.api else weights(source.weights) if source.weights else cell.base
         inputs = Inputs(data, held, made.get("train"), made.get("merge"), demonstrated)
         key, label = f"sampler.models.{name}.api", cell.tuned.arm if tuned else held.name if held else name
-        model = ServedModel(source.api, key) if source.api else None
-        model = model or LocalModel(
-            engine=config.engine,
-            computation=(source.weights or config.backbone).computation,
-            max_new_tokens=config.sampler.max_new_tokens,
-            four_bit=tuned and config.train.method is Method.qlora and "merge" not in made,
-            temperature=config.sampler.temperature,
-            seed=config.sampler.seed,
-        )
+        four_bit = tuned and config.train.method is Method.qlora and "merge" not in made
+        model = _model(cell, source, key, four_bit)
     settings = Settings(
         model=model,
         style=style,
@@ -93,6 +86,25 @@ def recipe(cell: Cell, name: str) -> Recipe:
     return Recipe("sample", f"{cell.train_label}-{label}", version, settings=settings, inputs=inputs, shown=SHOWN)
 
 
+def _model(cell: Cell, source: SourceConfig, key: str, four_bit: bool = False) -> LocalModel | ServedModel:
+    if source.api:
+        return ServedModel(source.api, key)
+    sampler = cell.config.sampler
+    return LocalModel(
+        engine=cell.config.engine,
+        computation=(source.weights or cell.config.backbone).computation,
+        max_new_tokens=sampler.max_new_tokens,
+        four_bit=four_bit,
+        temperature=sampler.temperature,
+        seed=sampler.seed,
+    )
+
+
+def _splits(model: LocalModel | ServedModel) -> list[str]:
+    """A strong model is paid by the question; others also answer those that another run holds out as dev."""
+    return ["train"] if isinstance(model, ServedModel) else ["train", "dev"]
+
+
 def _wording(cell: Cell, source: SourceConfig) -> tuple[str | None, Given | None]:
     """The style in which a model is asked, or the worked solutions that it sees first."""
     if (source.prompt or (Ask.few_shot if source.api else None)) is not Ask.few_shot:
@@ -101,16 +113,18 @@ def _wording(cell: Cell, source: SourceConfig) -> tuple[str | None, Given | None
 
 
 def requests(cell: Cell, name: str) -> list[Requests]:
-    """What is asked of a server: each training question, as often as it is sampled."""
+    """What is asked of a server that may be paid: each question, as often as it is sampled."""
     source = cell.config.sampler.models[name]
-    if source.api is None:
+    model = None if source.kind is SourceKind.recorded else _model(cell, source, f"sampler.models.{name}.api")
+    if not (model and (server := served(model))):
         return []
     style, shown = _wording(cell, source)
     wording, size = Wording(style, shown and shown.value), None
     if "data" in cell.artifacts:
         size = fmean(len(wording.text(each).encode()) for each in cell.artifacts["data"].stream("train.jsonl", Problem))
-    number, key = cell.num_questions * cell.config.sampler.samples, f"sampler.models.{name}.api"
-    return [Requests(f"solutions of {name}", key, source.api, (number, number), wording.text(NO_PROBLEM), size)]
+    questions = cell.num_questions + (cell.num_asked(Split.dev) if "dev" in _splits(model) else 0)
+    number, text = questions * cell.config.sampler.samples, wording.text(NO_PROBLEM)
+    return [Requests(f"solutions of {name}", server.section, server.api, (number, number), text, size)]
 
 
 def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:
@@ -119,9 +133,7 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
     if settings.model is None:
         solutions = graded(_recorded(settings, inputs, context, counts), settings.grader)
     else:
-        # A server is paid by the question; what is loaded here also answers those that another run holds out as dev.
-        splits = ("train",) if isinstance(settings.model, ServedModel) else ("train", "dev")
-        problems = [each for split in splits for each in inputs.data.rows(f"{split}.jsonl", Problem)]
+        problems = [each for split in _splits(settings.model) for each in inputs.data.rows(f"{split}.jsonl", Problem)]
         asked = [(problem, number) for problem in problems for number in range(settings.samples or 1)]
         wording = Wording(settings.style, inputs.demonstrations and inputs.demonstrations.value)
         engine = context.engine(settings.model, *_weights(settings, inputs))

@@ -1,6 +1,7 @@
 """engine=server: a model that somebody else serves answers in the place of one that is loaded here."""
 
 import json
+import re
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
@@ -275,7 +276,7 @@ def test_a_server_that_begins_to_answer_as_another_model_ends_the_run(base: Weig
 
 
 def test_a_cell_samples_and_scores_a_served_checkpoint(
-    run: Callable[..., dict[str, Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Callable[..., dict[str, Path]], make_config: Callable[..., Any], tmp_path: Path
 ) -> None:
     """`base` stands for the backbone, and `mine` for what was trained."""
     models = [MODEL, {"id": "mine"}]
@@ -290,6 +291,20 @@ def test_a_cell_samples_and_scores_a_served_checkpoint(
 
     with serving(models=models, instead=answer) as server:
         asking = ["engine=server", f"engine.base_url={server.url}", "engine.model=base"]
+        priced = [*asking, "engine.tuned=mine", "selection=last", "engine.input_usd=1", "engine.output_usd=2"]
+        with pytest.raises(UserError, match="budget: ") as refused:
+            run(*priced)
+        estimated = re.findall(r"(?:budget:|;) (\w[^;\n]*?) requests, .*? minutes", str(refused.value))
+        assert estimated == [
+            "solutions of self by base: 40",
+            "answers to arithmetic by base: 12",
+            "answers to arithmetic by mine: 12",
+        ]
+        assert re.search(r"Go on with: .* budget_usd=1 .*, or engine=transformers sampler=self", str(refused.value))
+        pipeline.run(make_config(*SMALL, f"runs_dir={tmp_path / 'runs'}", *priced, "do=plan"), [])
+        [plan] = (tmp_path / "runs/reports").glob("*/plan.json")
+        assert json.loads(plan.read_text())["total"]["requests"] == [64, 64]
+        assert json.loads(plan.read_text())["total"]["usd"][1] > 0
         with pytest.raises(UserError, match=r"engine: engine=server cannot load what is trained here: end before it"):
             run(*asking)
         with pytest.raises(UserError, match=r"cannot load the model of sampler\.models\.tuned, which is trained"):
@@ -302,6 +317,8 @@ def test_a_cell_samples_and_scores_a_served_checkpoint(
         run(*asking, "until=train", "selection=last")
         trained = list((tmp_path / "runs/train").iterdir())
         made = run(*asking, "engine.tuned=mine", "selection=last")
+        whole = [body for body in server.requests if body["max_tokens"] > 1]  # the others tried the server
+        assert len(whole) == 64
     assert list((tmp_path / "runs/train").iterdir()) == trained, (
         "the name of what was trained changes nothing before it"
     )
@@ -327,7 +344,6 @@ def test_a_cell_samples_and_scores_a_served_checkpoint(
             r"engine=server answers for the backbone alone, and corrector\.weights are another model's",
         ),
         (["engine.input_usd=1"], r"engine: a price has two parts: set engine\.input_usd= and engine\.output_usd="),
-        (["engine.input_usd=1", "engine.output_usd=2"], r"budget: engine\.input_usd=1\.0 .*: nothing is paid without"),
         (["engine.model=null"], r"server: answers are known by the model's name: set engine\.model=base"),
         (["engine.base_url=http://127.0.0.1:9/v1"], r"server: http://127\.0\.0\.1:9/v1/: no connection: "),
     ],
