@@ -9,10 +9,11 @@ from pathlib import Path
 from openai_server import OpenAIServer
 
 from lema.api.asking import ask
+from lema.api.client import listed
 from lema.api.journal import Journal, Spending
 from lema.api.requests import Message
 from lema.config import ApiConfig, PriceConfig
-from lema.types import Completion
+from lema.types import Completion, UserError
 
 KEY = "sk-secret-of-the-tests"
 PRICE = PriceConfig(2.0, 1.0, 10.0)
@@ -56,6 +57,15 @@ def asked(
     return ask(
         prompts, api, price, section="corrector", budget_usd=budget, journal_path=journal, retry_failed=retry_failed
     )
+
+
+def check_model(api: ApiConfig, section: str, prompt_tokens: int) -> str | None:
+    """What is wrong with the model by the server's list, in a line."""
+    try:
+        listed(api, section, prompt_tokens=prompt_tokens)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def number_of(body: dict) -> int:

@@ -238,8 +238,8 @@ class Client:
         helps = there if moved else helps.format(section, setting)
         return landed(remedy=helps, retry_after=retry_after(headers), means=means)
 
-    async def listed(self) -> dict[str, dict[str, Any]] | str | None:
-        """The models that the server lists, by their names; what is wrong, in a line; None without such a list."""
+    async def listed(self) -> dict[str, dict[str, Any]]:
+        """The models that the server lists, by their names; none without such a list. `UserError` when it refuses."""
         self.most = _LIST_BYTES
         try:
             async with self.openai, asyncio.timeout(_LIST_TIMEOUT):
@@ -248,15 +248,15 @@ class Client:
         except openai.APIStatusError as error:
             landed = self._refused(error.response, "", self.api.limit)
             if landed.means is not Means.END or error.status_code >= 404:  # a server without such a list
-                return None
+                return {}
         except TimeoutError:
             said = f"no list of models within {_LIST_TIMEOUT:g} s"
             landed = Attempt(said=said, remedy=f"check it, or {self.section}.base_url")
         except (openai.APIConnectionError, aiohttp.ClientError) as error:
             landed = self._lost(error)
         except (_Unread, LookupError, TypeError, ValueError):
-            return None
-        return f"{self.server}: {landed.said}: {landed.remedy}"
+            return {}
+        raise UserError(f"{self.server}: {landed.said}: {landed.remedy}")
 
 
 @dataclass(frozen=True)
@@ -268,25 +268,34 @@ class Listed:
     kind: str = ""  # of the server: "vllm", "sglang"
 
 
-def listed(api: ApiConfig, section: str, key: str | None = None) -> Listed:
-    """The model that is asked: `api.model`, or the one model that the server lists.
+def listed(api: ApiConfig, section: str, key: str | None = None, prompt_tokens: int = 0) -> Listed:
+    """The model that is asked: `api.model`, or the one model that the server lists. The list is free.
 
-    Raises `UserError` when there is no key, the server cannot be reached or takes no key, or does not have the model.
+    Raises `UserError` when there is no key, the server cannot be reached or takes no key, or its list has no such
+    model, one that is shut down, or one whose context is too small: a prompt has about so many tokens.
     """
     client = Client(api, section, key)
-    found = asyncio.run(client.listed())
-    if isinstance(found, str):
-        raise UserError(found)
-    found, names = found or {}, refusals.line(", ".join(sorted(found or {})[:10]))
+    server, found = client.server, asyncio.run(client.listed())
     if api.model is None and len(found) != 1:
+        names = refusals.line(", ".join(sorted(found)[:10]))
         what = f"lists {len(found)} models ({names})" if found else "lists no models"
-        raise UserError(f"{section}.model=null: {client.server} {what}: name the one to ask with {section}.model=")
+        raise UserError(f"{section}.model=null: {server} {what}: name the one to ask with {section}.model=")
     name = api.model or next(iter(found))
     theirs = _listed_as(name, found)
-    if found and theirs is None:
-        raise UserError(f"{section}.model={name}: {client.server} has no such model: choose one that it lists: {names}")
+    if found and theirs is None and not re.search(_NAMED_BY_USERS, server):
+        near = refusals.line(", ".join(difflib.get_close_matches(name, found) or sorted(found)[:5]))
+        raise UserError(
+            f"{section}.model={name}: {server} does not list it for this key: choose one it lists, as {near}"
+        )
     facts = found.get(theirs or "", {})
-    return Listed(name, lengths.context(facts), refusals.line(str(facts.get("owned_by") or "")))
+    ends, most = str(facts.get("shutdown_date") or ""), lengths.context(facts)
+    if re.match(r"\d{4}-\d\d-\d\d", ends) and ends[:10] < datetime.date.today().isoformat():
+        gone = f"{server} has shut it down on {ends[:10]}"
+        raise UserError(f"{section}.model={name}: {gone}: choose another {section}.model")
+    if most and api.limit > most:
+        shorter = lengths.shorter(f"{section}.{api.limit_name}", api.limit, most, prompt_tokens)
+        raise UserError(f"{server}: {shorter}")
+    return Listed(name, most, refusals.line(str(facts.get("owned_by") or "")))
 
 
 def attempt(request: Request, api: ApiConfig, section: str, key: str | None = None, tries: int = 1) -> Attempt:
@@ -321,30 +330,3 @@ def _listed_as(model: str, listed: Iterable[str]) -> str | None:
     names = (model, model.removeprefix("models/"), model.rpartition(":")[0] or model)
     plain = {each: each.removeprefix("models/").removesuffix(":latest") for each in listed}
     return next((each for name in names for each in plain if fnmatch.fnmatchcase(name, plain[each])), None)
-
-
-def check_model(api: ApiConfig, section: str, prompt_tokens: int) -> str | None:
-    """Why the key cannot use the model, or its answers are longer than the context, by the server's list, with remedy.
-
-    The list is free; a prompt has about so many tokens. None when nothing is wrong, or the server has no list.
-    """
-    try:
-        client = Client(api, section)
-    except UserError as error:
-        return str(error)
-    listed = asyncio.run(client.listed())
-    if not isinstance(listed, dict):
-        return listed
-    server = client.server
-    found = _listed_as(str(api.model), listed)
-    if listed and found is None and not re.search(_NAMED_BY_USERS, server):
-        near = ", ".join(difflib.get_close_matches(str(api.model), listed) or sorted(listed)[:5])
-        line = f"{section}.model={api.model}: {server} does not list it for this key: choose one it lists, as {near}"
-        return "".join(filter(str.isprintable, line))
-    facts = listed.get(found or "", {})
-    ends, most = str(facts.get("shutdown_date") or ""), lengths.context(facts)
-    if re.match(r"\d{4}-\d\d-\d\d", ends) and ends[:10] < datetime.date.today().isoformat():
-        return f"{section}.model={api.model}: {server} has shut it down on {ends[:10]}: choose another {section}.model"
-    if most and api.limit > most:
-        return f"{server}: {lengths.shorter(f'{section}.{api.limit_name}', api.limit, most, prompt_tokens)}"
-    return None

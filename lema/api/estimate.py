@@ -1,7 +1,7 @@
 """What answers will cost before any is paid for: requests, tokens, dollars and minutes, each from low to high.
 
 They rest on what can be known without asking: how many questions or wrong paths there are, how long the prompts are,
-the prices, and these four ranges, which are ours.
+the prices, and these ranges, which are ours.
 """
 
 import math
@@ -13,7 +13,6 @@ from lema.types import UserError
 
 _BYTES_A_TOKEN = (4.5, 2.5)  # plain English, and LaTeX
 _COMPLETION_TOKENS = (200, 1500)  # a visible solution or correction, and one with reasoning before it
-WRONG_SHARE = (0.2, 1.0)  # of sampled solutions, before any is sampled
 _ANSWER_SECONDS = (2.0, 30.0)
 _ITEM_BYTES = (300, 1500)  # of a question, and of a long one with its wrong path
 

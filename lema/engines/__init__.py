@@ -19,6 +19,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
+from lema.api.estimate import Requests as Requests
 from lema.config import NO_EFFECT, ApiConfig, Computation, Config, PriceConfig, WriterConfig
 from lema.models.weights import Weights as Weights
 from lema.types import Engine, Prompt, UserError

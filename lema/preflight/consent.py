@@ -39,10 +39,12 @@ def missing(
         except UserError as error:
             problem = error
         if key and ask and section not in looked_at:
-            from lema.api.client import check_model
+            from lema.api.client import listed  # openai takes a second
 
-            if wrong := check_model(api, section, prompt_tokens(each.prompt_bytes)):
-                yield f"server: {wrong}"
+            try:
+                listed(api, section, prompt_tokens=prompt_tokens(each.prompt_bytes))
+            except UserError as error:
+                yield f"server: {error}"
         if problem:
             yield f"requests: {problem}"
     most = ceil(sum(usd for _, usd in estimates))

@@ -11,13 +11,12 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from lema.api.estimate import WRONG_SHARE, Requests
 from lema.artifacts import RESUME, Artifact, Given, Recipe, Shown, write_jsonl
 from lema.cell import Cell, Context
 from lema.config import IF_SET, NO_EFFECT, CorrectionMethod, Grader
 from lema.correctors import model, reference, structural, verifier
 from lema.correctors.checking import Item, checked, ends_rightly
-from lema.engines import LocalModel, ServedModel, writer
+from lema.engines import LocalModel, Requests, ServedModel, writer
 from lema.models.weights import Weights, weights
 from lema.prompts.formats import split_steps
 from lema.types import (
@@ -39,6 +38,7 @@ log = logging.getLogger(__name__)
 # "model", "level", "corrector", "kind" or "all" -> which one -> how many were accepted, and how many rejected why.
 _Outcomes = dict[str, dict[str, Counter[str]]]
 SHOWN = Shown("corrections", files=("corrections.jsonl",))
+_WRONG_SHARE = (0.2, 1.0)  # of sampled solutions, before any is sampled
 _VERIFIER = "corrector.filter.verifier"
 
 
@@ -138,7 +138,7 @@ def _paths(cell: Cell, audited: bool, shown: str) -> tuple[tuple[int, int], floa
         paths = [model.prompt(shown, item[0], item[2]) for item in _wrong(problems, made, Counter())]
         return (len(paths), len(paths)), sum(len(path.encode()) for path in paths) / max(1, len(paths))
     known = sum(each.read(Sampled).wrong_paths for each in made)
-    low, high = (known + (len(samples) - len(made)) * ceil(sampled * share) for share in WRONG_SHARE)
+    low, high = (known + (len(samples) - len(made)) * ceil(sampled * share) for share in _WRONG_SHARE)
     # Of wrong paths that are known, some may be of questions that are not trained on, or the same as another model's.
     return (low, high), None
 

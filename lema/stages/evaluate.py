@@ -9,13 +9,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lema.api.estimate import Requests
 from lema.artifacts import RESUME, Artifact, Given, Recipe, Shown, write_json, write_jsonl
 from lema.cell import Cell, Context
 from lema.config import IF_SET, Ask, Method, Split
 from lema.correctors import drawing
 from lema.correctors.mistakes import mistake
-from lema.engines import LocalModel, served
+from lema.engines import LocalModel, Requests, served
 from lema.grading.several import majority, pass_at, shown
 from lema.models.weights import Weights, chosen
 from lema.solving import Wording, solve

@@ -10,10 +10,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lema.api.estimate import Requests
 from lema.artifacts import RESUME, Artifact, Given, Recipe, Shown, write_jsonl
 from lema.cell import Cell, Context
-from lema.engines import LocalModel, ServedModel, writer
+from lema.engines import LocalModel, Requests, ServedModel, writer
 from lema.models.weights import Weights, weights
 from lema.solving import Wording, solve
 from lema.types import NO_PROBLEM, Problem, distinct, rules_version

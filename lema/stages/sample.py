@@ -12,12 +12,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lema.api.estimate import Requests
 from lema.artifacts import RESUME, Artifact, Given, Recipe, Shown, read_jsonl, write_jsonl
 from lema.cell import Cell, Context
 from lema.config import IF_SET, NO_EFFECT, Ask, Method, SourceConfig, SourceKind, Split
 from lema.data import recorded, tasks
-from lema.engines import LocalModel, ServedModel, served
+from lema.engines import LocalModel, Requests, ServedModel, served
 from lema.grading.generated import answer_part
 from lema.models.weights import Weights, chosen, weights
 from lema.solving import Text, Wording, graded, solve

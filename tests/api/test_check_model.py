@@ -3,10 +3,10 @@
 import re
 
 import pytest
-from asked import KEY, api_for
+from asked import KEY, api_for, check_model
 from openai_server import OpenAIServer
 
-from lema.api.client import _NAMED_BY_USERS, _listed_as, check_model
+from lema.api.client import _NAMED_BY_USERS, _listed_as
 
 LIST = [
     {"id": "gpt-6.2-sol"},

@@ -8,10 +8,9 @@ import zlib
 from pathlib import Path
 
 import pytest
-from asked import api_for, asked
+from asked import api_for, asked, check_model
 from raw_server import JSON, MEGABYTE, RawServer, Writes, bomb, completion, drip, endless, head, packed, reply
 
-from lema.api.client import check_model
 from lema.types import UserError
 
 CHUNKED = head(200, JSON | {"Transfer-Encoding": "chunked"})
@@ -203,8 +202,8 @@ CLIENT = """
 import json, sys
 from pathlib import Path
 from asking_load import megabytes
-from asked import api_for, asked
-from lema.api.client import Client, check_model
+from asked import api_for, asked, check_model
+from lema.api.client import Client
 from lema.types import UserError
 url, width, limit = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 before, said = megabytes(), ""

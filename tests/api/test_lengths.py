@@ -6,11 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from asked import api_for, asked, number_of
+from asked import api_for, asked, check_model, number_of
 from openai_server import OpenAIServer
 from tables import table
 
-from lema.api.client import check_model
 from lema.api.journal import export
 from lema.api.lengths import context
 from lema.config import ApiConfig

@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
-from asked import KEY, api_for, asked, number_of
+from asked import KEY, api_for, asked, check_model, number_of
 from openai_server import OpenAIServer
 from raw_server import RawServer, completion, reply
 from tables import some, table
 
-from lema.api.client import Attempt, Client, check_model
+from lema.api.client import Attempt, Client
 from lema.api.journal import export
 from lema.api.requests import Message
 from lema.types import UserError

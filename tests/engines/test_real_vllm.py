@@ -125,7 +125,7 @@ def test_a_text_is_read_as_the_servers_own_tokenizer_does(server: str, monkeypat
     ("key", "name", "line"),
     [
         ("wrong-key", None, r"HTTP 401: Unauthorized: set an OPENAI_API_KEY that it accepts"),
-        (KEY, "gone", r"engine\.model=gone: .* has no such model: choose one that it lists: real"),
+        (KEY, "gone", r"engine\.model=gone: .* does not list it for this key: choose one it lists, as real"),
     ],
 )
 def test_a_wrong_key_and_an_unknown_model_are_one_line(

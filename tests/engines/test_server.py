@@ -232,7 +232,11 @@ def test_a_price_is_paid_from_the_runs_budget_and_its_journal(base: Weights, tmp
 @pytest.mark.parametrize(
     ("server", "settings", "line"),
     [
-        ({"models": [MODEL]}, {"model": "gone"}, r"engine\.model=gone: .* has no such model: choose one .*: base$"),
+        (
+            {"models": [MODEL]},
+            {"model": "gone"},
+            r"engine\.model=gone: .* does not list it for this key: .*, as base$",
+        ),
         (
             {"models": [MODEL, {"id": "more"}]},
             {},
@@ -311,7 +315,7 @@ def test_a_cell_samples_and_scores_a_served_checkpoint(
             run(*asking, "engine.tuned=mine", "selection=last", "sampler=tuned")
         with pytest.raises(UserError, match=r"engine: engine\.tuned=mine is one checkpoint: selection=last, not dev"):
             run(*asking, "engine.tuned=mine")
-        with pytest.raises(UserError, match=r"server: engine\.tuned=gone: .* has no such model: .*base, mine$"):
+        with pytest.raises(UserError, match=r"server: engine\.tuned=gone: .* does not list it .*, as base, mine$"):
             run(*asking, "engine.tuned=gone", "selection=last")
         assert not server.requests
         run(*asking, "until=train", "selection=last")
