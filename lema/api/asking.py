@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from lema import stopping
 from lema.api.billing import most_usd, usd
-from lema.api.estimate import estimate
+from lema.api.estimate import Requests
 from lema.api.journal import Journal, Spending, open_journal
 from lema.api.pacing import Pace
 from lema.api.refusals import Means
@@ -75,8 +75,8 @@ def ask(
                     asking = _Asking(journal, held.lost, asked, api, section, chosen, *paid, key, whole)
                     if not whole or price.output_usd or price.input_usd:
                         size = sum(asked[each].size for each in left) / len(left)
-                        costs, _ = estimate(section, (len(left), len(left)), (size, size), api, price)
-                        log.info("%-16s %s", "asking", costs)
+                        counted = Requests(section, section, api, (len(left), len(left)), "", size)
+                        log.info("%-16s %s", "asking", counted.told(price))
                     asyncio.run(asking.run(left))
         answers, spending = journal.answers(), journal.spending()
     failed = [answer for answer in answers.values() if answer.failed]

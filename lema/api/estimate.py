@@ -18,6 +18,23 @@ _ITEM_BYTES = (300, 1500)  # of a question, and of a long one with its wrong pat
 
 
 @dataclass(frozen=True)
+class Costs:
+    """What requests take, each from low to high."""
+
+    requests: tuple[float, float]
+    prompt_tokens: tuple[float, float]
+    completion_tokens: tuple[float, float]
+    usd: tuple[float, float]
+    minutes: tuple[float, float]
+
+    @property
+    def words(self) -> str:
+        """Tokens and dollars."""
+        tokens = f"{between(*self.prompt_tokens)} prompt and {between(*self.completion_tokens)} completion tokens"
+        return f"{tokens}, {f'${between(*self.usd)}' if self.usd[1] else 'nothing'}"
+
+
+@dataclass(frozen=True)
 class Requests:
     """What a stage asks of a server."""
 
@@ -36,6 +53,34 @@ class Requests:
         size = len(self.prompt.encode())
         return size + _ITEM_BYTES[0], size + _ITEM_BYTES[1]
 
+    @property
+    def prompt_tokens(self) -> int:
+        """About how many a prompt has, between plain English and LaTeX."""
+        return round(sum(size / width for size, width in zip(self.prompt_bytes, _BYTES_A_TOKEN, strict=True)) / 2)
+
+    def costs(self, price: PriceConfig) -> Costs:
+        """What they take."""
+        api, number = self.api, self.number
+        most = min(api.limit or _COMPLETION_TOKENS[1], _COMPLETION_TOKENS[1])
+        each = [size / width for size, width in zip(self.prompt_bytes, _BYTES_A_TOKEN, strict=True)]
+        prompt = number[0] * each[0], number[1] * each[1]
+        completion = number[0] * min(_COMPLETION_TOKENS[0], most), number[1] * most
+        cheapest = prompt[0] * min(price.input_usd, price.cached_usd) + completion[0] * price.output_usd
+        dearest = prompt[1] * price.input_usd + completion[1] * price.output_usd
+        at_once, per_minute = api.max_concurrent_requests or 1, api.max_requests_per_minute or math.inf
+        tokens_per_minute = api.max_tokens_per_minute or math.inf
+        low, high = (
+            max(count * seconds / 60 / at_once, count / per_minute, (asked + said) / tokens_per_minute)
+            for count, seconds, asked, said in zip(number, _ANSWER_SECONDS, prompt, completion, strict=True)
+        )
+        return Costs(number, prompt, completion, (cheapest / 1e6, dearest / 1e6), (low, high))
+
+    def told(self, price: PriceConfig) -> str:
+        """The same in a line."""
+        found = self.costs(price)
+        count, minutes = between(*self.number), between(*found.minutes)
+        return f"{self.what} by {self.api.model}: {count} requests, {found.words}, {minutes} minutes"
+
 
 def price(api: ApiConfig, prices: Mapping[str, PriceConfig], section: str) -> PriceConfig:
     """What `api.model` costs: as set, else as in conf/prices; `UserError` when neither says."""
@@ -48,51 +93,6 @@ def price(api: ApiConfig, prices: Mapping[str, PriceConfig], section: str) -> Pr
     keys = f"set {section}.input_usd= and {section}.output_usd="
     needs = f"{keys} (dollars per million tokens; 0 for a server of your own)"
     raise UserError(f"{section}.model={api.model}: conf/prices has no price of it: {needs}")
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What requests take, each from low to high."""
-
-    requests: tuple[float, float]
-    prompt_tokens: tuple[float, float]
-    completion_tokens: tuple[float, float]
-    usd: tuple[float, float]
-    minutes: tuple[float, float]
-
-
-def costs(requests: tuple[int, int], prompt_bytes: tuple[float, float], api: ApiConfig, cost: PriceConfig) -> Costs:
-    """What so many requests take whose prompts have so many bytes on average."""
-    most = min(api.limit or _COMPLETION_TOKENS[1], _COMPLETION_TOKENS[1])
-    each = [size / width for size, width in zip(prompt_bytes, _BYTES_A_TOKEN, strict=True)]
-    prompt = requests[0] * each[0], requests[1] * each[1]
-    completion = requests[0] * min(_COMPLETION_TOKENS[0], most), requests[1] * most
-    cheapest = prompt[0] * min(cost.input_usd, cost.cached_usd) + completion[0] * cost.output_usd
-    usd = (prompt[1] * cost.input_usd + completion[1] * cost.output_usd) / 1e6
-    at_once, per_minute = api.max_concurrent_requests or 1, api.max_requests_per_minute or math.inf
-    tokens_per_minute = api.max_tokens_per_minute or math.inf
-    low, high = (
-        max(number * seconds / 60 / at_once, number / per_minute, (asked + said) / tokens_per_minute)
-        for number, seconds, asked, said in zip(requests, _ANSWER_SECONDS, prompt, completion, strict=True)
-    )
-    return Costs(requests, prompt, completion, (cheapest / 1e6, usd), (low, high))
-
-
-def estimate(
-    what: str, requests: tuple[int, int], prompt_bytes: tuple[float, float], api: ApiConfig, cost: PriceConfig
-) -> tuple[str, float]:
-    """The same, all in a line, and dollars at most."""
-    found = costs(requests, prompt_bytes, api, cost)
-    prompt, completion = between(*found.prompt_tokens), between(*found.completion_tokens)
-    tokens = f"{prompt} prompt and {completion} completion tokens"
-    dollars = f"${between(*found.usd)}" if found.usd[1] else "nothing"
-    asked, minutes = between(*found.requests), between(*found.minutes)
-    return f"{what} by {api.model}: {asked} requests, {tokens}, {dollars}, {minutes} minutes", found.usd[1]
-
-
-def prompt_tokens(prompt_bytes: tuple[float, float]) -> int:
-    """About how many tokens a prompt of so many bytes has, from plain English in few to LaTeX in many."""
-    return round(sum(size / width for size, width in zip(prompt_bytes, _BYTES_A_TOKEN, strict=True)) / 2)
 
 
 def between(*values: float) -> str:

@@ -12,7 +12,7 @@ from lema.api.estimate import Requests
 from lema.cell import Cell
 from lema.config import Config, CotPart, Extra, ModelConfig, Selection, Split
 from lema.models.weights import weights
-from lema.preflight import consent, fitness, hardware, hub
+from lema.preflight import consent, fitness, hardware, hub, serving
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,10 @@ def lacking(
 ) -> list[str]:
     """Everything that these stages lack, a line each; without `ask`, what is known with no model and no request."""
     tracker = cell.tracker.missing() if stages else ()
-    return [*_missing(cell, stages, ask), *tracker, *consent.missing(cell.config, asked, [*overrides], stages, ask)]
+    others = sorted(loaded(cell, stages).keys() - {"backbone"})
+    served = serving.missing(cell.config, stages, others) if ask and cell.config.engine.name == "server" else ()
+    paid = consent.missing(cell.config, asked, [*overrides], ask)
+    return [*_missing(cell, stages, ask), *tracker, *served, *paid]
 
 
 def _missing(cell: Cell, stages: set[str], ask: bool) -> Iterator[str]:
@@ -96,7 +99,7 @@ def _missing(cell: Cell, stages: set[str], ask: bool) -> Iterator[str]:
             lines += hardware.too_little_disk(cell.store.root, parameters * hardware.BYTES[model.precision])
         train = config.train if of_backbone and trains else None
         yield from lines if lines or not ask else fitness.unfit(name, model, source, train, config, stages)
-    if _answers_here(config, stages):
+    if models.keys() - {"backbone"} or stages & {"select", "evaluate"} or ("sample" in stages and own):
         yield from engines.missing(config)
     if cell.builds_base and (answers or trains):
         yield from hardware.unsupported("backbone", config.backbone)
@@ -133,14 +136,6 @@ def _further_rows(test: Cell, ask: bool) -> Iterator[str]:
     except UserError as error:
         lacking = str(error).partition("; ")[0]
         yield f"dataset: evaluation.tasks: {rows.name} is looked for beside the training rows, {lacking}; put it there"
-
-
-def _answers_here(config: Config, stages: set[str]) -> bool:
-    """Whether an engine for models that are loaded here is asked."""
-    solves = any(not source.api and not source.recorded for source in config.sampler.models.values())
-    writing = {stage: any(each.weights for each in asked.values()) for stage, asked in config.writers.items()}
-    asked = {"select": True, "evaluate": True, "sample": solves, **writing}
-    return any(asked.get(stage) for stage in stages)
 
 
 def without_dev(config: Config, stages: set[str]) -> Iterator[str]:

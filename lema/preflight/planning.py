@@ -13,7 +13,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from lema.api.estimate import Requests, between, costs, price
+from lema.api.estimate import Costs, Requests, between, price
 from lema.artifacts import Artifact, Recipe, Shown, own_folder, write_json
 from lema.cell import Cell
 from lema.config import Split
@@ -124,7 +124,7 @@ class _Walk:
                 for requests in step.requests(cell):
                     cost = price(requests.api, cell.config.prices, requests.section)
                     asked.append(requests)
-                    found = costs(requests.number, requests.prompt_bytes, requests.api, cost)
+                    found = requests.costs(cost)
                     planned.budget_usd += found.usd[1]
                     if not shared:
                         named = step.name + (".verifier" if requests.section.endswith(".verifier") else "")
@@ -302,11 +302,7 @@ def _words(total: dict[str, Any]) -> list[str]:
     """The lines below the table."""
     asked = "none"
     if total["requests"][1]:
-        dollars = f"${between(*total['usd'])}" if total["usd"][1] else "nothing"
-        tokens = (
-            f"{between(*total['prompt_tokens'])} prompt and {between(*total['completion_tokens'])} completion tokens"
-        )
-        asked = f"{between(*total['requests'])}, {tokens}, {dollars}"
+        asked = f"{between(*total['requests'])}, {Costs(*(total[name] for name in _RANGES)).words}"
     unknown = f", and {len(total['hours_unknown_of'])} cells unknown" if total["hours_unknown_of"] else ""
     hours = f"{total['hours']:.1f} ({total['gpu_hours']:.1f} GPU hours){unknown}"
     lines = [f"{'requests':<16} {asked}", f"{'hours':<16} {hours}"]
