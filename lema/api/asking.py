@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from lema.api.billing import most_usd, usd
 from lema.api.estimate import Requests
 from lema.api.journal import Journal, Spending, open_journal
 from lema.api.pacing import Pace
-from lema.api.refusals import Means
+from lema.api.refusals import Means, other_model
 from lema.api.requests import Request, key as key_of, text as text_of
 from lema.artifacts.locks import lock
 from lema.config import ApiConfig, PriceConfig
@@ -32,7 +32,7 @@ from lema.console.progress import Progress
 from lema.types import Completion, UserError
 
 if TYPE_CHECKING:
-    from lema.api.client import Attempt
+    from lema.api.client import Attempt, Client
 log = logging.getLogger(__name__)
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.5, 30.0  # seconds, twice as long each time, with jitter
 _SILENT = 20  # answers without a text
@@ -71,8 +71,10 @@ def ask(
                 left = [each for each in asked if each not in answers or each in again]
                 if left:
                     journal.check()
-                    chosen, paid = settings(api, section, budget_usd), (price, paid_usd)
-                    asking = _Asking(journal, held.lost, asked, api, section, chosen, *paid, key, whole)
+                    from lema.api.client import Client  # openai takes a second
+
+                    chosen, client = settings(api, section, budget_usd), Client(api, section, key)
+                    asking = _Asking(journal, held.lost, asked, client, chosen, price, paid_usd, whole)
                     if not whole or price.output_usd or price.input_usd:
                         size = sum(asked[each].size for each in left) / len(left)
                         counted = Requests(section, section, api, (len(left), len(left)), "", size)
@@ -89,38 +91,34 @@ def ask(
     return [answers[key] for key in keys], spending
 
 
+@dataclass
 class _Asking:
     """One run: requests leave in order, when the pace, the budget and their own back-off allow, until none is left."""
 
-    def __init__(
-        self,
-        journal: Journal,
-        lost: Callable[[], str],  # why another process sends too; empty while none does
-        requests: dict[str, Request],  # by their keys
-        api: ApiConfig,
-        section: str,
-        settings: "Settings",
-        price: PriceConfig,
-        paid_usd: float,
-        key: str | None,
-        whole: bool,
-    ) -> None:
-        from lema.api.client import Client, other_model
+    journal: Journal
+    lost: Callable[[], str]  # why another process sends too; empty while none does
+    requests: dict[str, Request]  # by their keys
+    client: "Client"
+    settings: "Settings"
+    price: PriceConfig
+    paid: float  # at first what the budget has paid elsewhere
+    whole: bool
 
-        self.other_model = other_model
-        self.client, self.settings, self.whole = Client(api, section, key), settings, whole
-        self.journal, self.lost, self.requests, self.api, self.price = journal, lost, requests, api, price
-        self.pace = Pace(api.max_requests_per_minute, api.max_tokens_per_minute)
-        self.pace.trying = not whole  # else the first one goes alone; an engine has tried its server already
-        self.free = not (price.input_usd or price.output_usd)
-        self.paid = paid_usd + journal.spending().usd
+    def __post_init__(self) -> None:
+        self.api, self.section = self.client.api, self.client.section
+        self.pace = Pace(self.api.max_requests_per_minute, self.api.max_tokens_per_minute)
+        self.pace.trying = not self.whole  # else the first one goes alone; an engine has tried its server already
+        self.free = not (self.price.input_usd or self.price.output_usd)
+        self.paid += self.journal.spending().usd
         self.usd = self.paid  # and what is reserved for what is in flight
         self.dearer = 1.0  # a bill is at most so many times what its request allows, as it seems
-        self.answered = sum(not answer.failed for answer in journal.answers().values())
-        self.heard = whole or any((answer.text or "").strip() for answer in journal.answers().values())
+        answers = self.journal.answers().values()
+        self.answered = sum(not answer.failed for answer in answers)
+        self.heard = self.whole or any((answer.text or "").strip() for answer in answers)
         self.silent = 0  # answers of this run before one has a text
         self.waiting: list[tuple[float, int, str]] = []  # a heap: not before, place in order, key
-        self.head: tuple[str, tuple[str, float]] = ("", ("", 0.0))
+        # The first in the heap is looked at several times.
+        self.text_of = lru_cache(1)(lambda key: text_of(self.requests[key], self.api))
         self.completion = float(self.settings.completion_tokens)  # tokens of an answer, as it seems
         self.failures: Counter[str] = Counter()
         self.failed_since: set[str] = set()  # since the last answer
@@ -128,25 +126,24 @@ class _Asking:
         self.problem = ""
         self.fault: BaseException | None = None  # of the journal
         self.changed = asyncio.Event()
-        self.sent = self.failed = 0  # attempts; requests that failed for good
-        self.tokens = 0  # of all answers of this run
-        self.progress = Progress("request", len(requests), self._told)
+        self.tasks: set[asyncio.Task[None]] = set()  # a request each
+        self.sent = self.failed = self.tokens = 0  # attempts; requests that failed for good; tokens of all answers
+        self.progress = Progress("request", len(self.requests), self._told)
 
     async def run(self, left: list[str]) -> None:
         """Have the keys of `left` answered; `UserError` when it must stop early, `Stopped` after a stop signal."""
         self.waiting = [(0.0, place, key) for place, key in enumerate(left)]
-        tasks: set[asyncio.Task[None]] = set()
         tell = partial(asyncio.get_running_loop().call_soon_threadsafe, self._stop)
         with self.progress, stopping.landing(tell):
             self.progress.advance(len(self.requests) - len(left), before=True)
             async with self.client.openai:
-                while (self.waiting or tasks) and not (self.problem or self.fault or stopping.received()):
+                while (self.waiting or self.tasks) and not (self.problem or self.fault or stopping.received()):
                     self.changed.clear()
                     if (wait := self._wait(time.monotonic())) > 0:
                         with contextlib.suppress(TimeoutError):
                             await asyncio.wait_for(self.changed.wait(), None if wait == math.inf else wait)
                     elif self.lost():
-                        self.problem = "another process has taken the journal over"
+                        self._end("another process has taken the journal over")
                     else:
                         _, place, key = heapq.heappop(self.waiting)
                         text, worst = self._prepared(key)
@@ -155,16 +152,16 @@ class _Asking:
                         self.pace.send(time.monotonic(), tokens)
                         self.sent += 1
                         task = asyncio.create_task(self._try(place, key, text, worst, tokens))
-                        tasks.add(task)
-                        task.add_done_callback(lambda task: self._ended(task, tasks))
+                        self.tasks.add(task)
+                        task.add_done_callback(self._ended)
                 if self._leaves():
-                    for task in tasks:
+                    for task in self.tasks:
                         task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)  # what is in flight still lands
+                await asyncio.gather(*self.tasks, return_exceptions=True)  # what is in flight still lands
         if self.fault:
             raise self.fault
         if number := stopping.received():
-            raise stopping.Stopped(f"{self.client.section}: stopped by {number.name}: {self._kept()}")
+            raise stopping.Stopped(f"{self.section}: stopped by {number.name}: {self._kept()}")
         if self.problem:
             raise UserError(f"{' '.join(self.problem.split())}. {self._kept()}. Then run again.")
 
@@ -205,8 +202,13 @@ class _Asking:
         left = f"the {len(waiting)} that are left{cost}"
         return f"{saved} of {len(self.requests)} answers are saved{without}; {left}"
 
-    def _ended(self, task: asyncio.Task[None], tasks: set[asyncio.Task[None]]) -> None:
-        tasks.discard(task)
+    def _end(self, problem: str) -> None:
+        """Let no request leave any more; the first problem is told."""
+        self.problem = self.problem or problem
+        self.changed.set()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
         fault = None if task.cancelled() else task.exception()  # asked of each: else asyncio prints it
         self.fault = self.fault or fault
         self.changed.set()
@@ -220,18 +222,14 @@ class _Asking:
         if (most := self._prepared(key)[1]) and not self.usd + most <= self.settings.budget_usd:
             if not self.pace.in_flight:  # whose bills may leave room
                 spent, most = f"${self.usd:.2f} are spent", f"the next request may cost ${most:.4f}"
-                self.problem = f"budget_usd={self.settings.budget_usd:g}: {spent}, and {most}: raise it"
-                self.changed.set()
+                self._end(f"budget_usd={self.settings.budget_usd:g}: {spent}, and {most}: raise it")
             return math.inf
         return max(ready_at - now, self.pace.wait(now))
 
     def _prepared(self, key: str) -> tuple[str, float]:
         """The request's text, and the most an attempt costs, as it seems, in dollars."""
-        if self.head[0] != key:  # the first in the heap is looked at several times
-            text, limit = text_of(self.requests[key], self.api), self.requests[key].limit(self.api)
-            self.head = key, (text, most_usd(text, limit, self.price))
-        text, allowed = self.head[1]
-        return text, allowed * self.dearer
+        text = self.text_of(key)
+        return text, most_usd(text, self.requests[key].limit(self.api), self.price) * self.dearer
 
     async def _try(self, place: int, key: str, text: str, worst: float, tokens: float) -> None:
         """One attempt; without an answer the request waits again."""
@@ -266,15 +264,15 @@ class _Asking:
         if paid > allowed * self.dearer * (1 + 1e-9):
             self.dearer = paid / allowed
             told = "%-16s %s: a bill of $%.4f, where the request allows $%.4f: it counts, and others may be as high"
-            log.warning(told, "asking", self.client.section, paid, allowed)
+            log.warning(told, "asking", self.section, paid, allowed)
 
     def _judge(self, key: str, sent_at: float, landed: "Attempt") -> tuple[Completion | None, float]:
         """The answer, or when to try again; what must stop all becomes `problem`."""
         now, server = time.monotonic(), self.client.server
         if landed.means is Means.END:
-            self.problem = self.problem or f"{server} refuses requests ({landed.said}): {landed.remedy}"
-        elif landed.answer and self.whole and (why := self.other_model(landed.answer, self.api, self.client.section)):
-            self.problem = self.problem or f"{server} {why}"
+            self._end(f"{server} refuses requests ({landed.said}): {landed.remedy}")
+        elif landed.answer and self.whole and (why := other_model(landed.answer.model, self.api.model, self.section)):
+            self._end(f"{server} {why}")
             return None, now
         elif landed.answer:
             self.pace.accepted(now)
@@ -284,12 +282,12 @@ class _Asking:
                 self._hear(landed.answer)
         elif (wait := landed.retry_after or 0.0) > self.settings.max_wait:
             back = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + wait))
-            self.problem = self.problem or f"{server} takes nothing for {wait:.0f} s ({landed.said}): wait until {back}"
+            self._end(f"{server} takes nothing for {wait:.0f} s ({landed.said}): wait until {back}")
         elif landed.means is Means.LATER:
             ready_at = now + self.pace.refused(now, sent_at, landed.retry_after)
             if self.pace.trying and now - self.pace.last_accepted > self.settings.max_wait:
                 waited = f"has taken nothing for {self.settings.max_wait:g} s"
-                self.problem = self.problem or f"{server} {waited} ({landed.said}): wait for an hour"
+                self._end(f"{server} {waited} ({landed.said}): wait for an hour")
             return None, ready_at
         else:
             return self._failed(key, now, sent_at, landed)
@@ -301,25 +299,26 @@ class _Asking:
         self.silent += not self.heard
         if self.silent == _SILENT and not self.heard and len(self.requests) > _SILENT:
             why = f"the first {_SILENT} answers have no text ({answer.finish_reason}: {answer.error or 'empty'})"
-            remedy = f"try {self.client.section}.model with one question, and leave it more tokens if it reasons"
-            self.problem = self.problem or f"{self.client.server}: {why}: {remedy}"
+            remedy = f"try {self.section}.model with one question, and leave it more tokens if it reasons"
+            self._end(f"{self.client.server}: {why}: {remedy}")
 
     def _failed(self, key: str, now: float, sent_at: float, landed: "Attempt") -> tuple[Completion | None, float]:
         """A failure is the request's, unless nothing else happens any more: then it is the server's."""
         self.failed_since.add(key)
-        self.failures[key] += 1_000_000 if landed.means is Means.PROMPT else not landed.unsent
+        self.failures[key] += not landed.unsent
+        self.failures[key] += 1_000_000 * (landed.means is Means.PROMPT)  # which is not tried again
         retries, many = self.settings.max_retries, len(self.failed_since) > 8 + len(self.requests) / 100
         if landed.unsent or many or not self.answered:
             self.failed_tries += self.pace.hold(now, sent_at, landed.retry_after, _LAST_BACKOFF)
             if self.failed_tries > max(1, retries):
                 remedy = landed.remedy or "wait until it is well again"
-                self.problem = self.problem or f"{self.client.server} keeps failing ({landed.said}): {remedy}"
+                self._end(f"{self.client.server} keeps failing ({landed.said}): {remedy}")
         elif landed.retry_after:
             self.pace.refused(now, sent_at, landed.retry_after)
         if self.failures[key] > retries and self.answered:
             if self.whole:
                 refused = f"{self.client.server} keeps failing at one of the requests ({landed.said})"
-                self.problem = self.problem or f"{refused}: {landed.remedy or 'mend that at the server'}"
+                self._end(f"{refused}: {landed.remedy or 'mend that at the server'}")
                 return None, now
             return Completion(None, landed.failure, self.client.model, error=landed.said), 0.0
         backoff = min(_LAST_BACKOFF, _FIRST_BACKOFF * 2 ** min(self.failures[key], 10)) * random.uniform(0.5, 1)

@@ -23,7 +23,7 @@ import openai
 
 from lema.api import billing, lengths, refusals
 from lema.api.pacing import retry_after
-from lema.api.refusals import Means
+from lema.api.refusals import Means, other_model as other_model
 from lema.api.requests import Request, text as text_of, written
 from lema.config import ApiConfig
 from lema.identity import without_paths
@@ -312,14 +312,6 @@ def attempt(request: Request, api: ApiConfig, section: str, key: str | None = No
             return landed
         time.sleep(min(30.0, landed.retry_after or 0.5 * 2**number))
     return asyncio.run(send())
-
-
-def other_model(answer: Completion, api: ApiConfig, section: str) -> str | None:
-    """That an answer is another model's than was asked, with the remedy; of a dated name the beginning is enough."""
-    asked = without_paths(str(api.model))[:100]
-    if answer.model.startswith(asked):
-        return None
-    return f"answers as {answer.model} where {asked} is asked: set {section}.model to that, or mend {section}.base_url"
 
 
 def _listed_as(model: str, listed: Iterable[str]) -> str | None:

@@ -242,6 +242,14 @@ def _page(text: str) -> str:
     return f"a web page: {html.unescape(title[1] if title else re.sub(r'<[^<>]*>?', ' ', text))}"
 
 
+def other_model(answers: str, asked: str | None, section: str) -> str | None:
+    """That another model answers than was asked, with the remedy; of a dated name the beginning is enough."""
+    asked = without_paths(str(asked))[:100]
+    if answers.startswith(asked):
+        return None
+    return f"answers as {answers} where {asked} is asked: set {section}.model to that, or mend {section}.base_url"
+
+
 def line(text: str, key: str | None = None) -> str:
     """A server's words for people: on one line, without the key, paths and what a terminal would obey."""
     text = text[:_MOST_READ].replace(key, "***") if key else text[:_MOST_READ]

@@ -215,7 +215,7 @@ class Engine:
         price, (prompt, _, completion) = self.settings.price, landed.tokens or (0, 0, 0)
         if paid := (prompt * price.input_usd + completion * price.output_usd) / 1e6:
             self.costs["usd"] = self.costs.get("usd", 0.0) + paid
-        if landed.answer and (why := other_model(landed.answer, api, _SECTION)):
+        if landed.answer and (why := other_model(landed.answer.model, api.model, _SECTION)):
             raise UserError(f"{self.settings.base_url} {why}")
         return landed
 
