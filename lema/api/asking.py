@@ -20,12 +20,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lema import stopping
-from lema.api.billing import most_usd, usd
+from lema.api.billing import FREE, Budget
 from lema.api.estimate import Requests
 from lema.api.journal import Journal, Spending, open_journal
 from lema.api.pacing import Pace
 from lema.api.refusals import Means, other_model
-from lema.api.requests import Request, key as key_of, text as text_of
+from lema.api.requests import (
+    Exact as Exact,
+    Message as Message,
+    Request,
+    key as key_of,
+    text as text_of,
+)
 from lema.artifacts.locks import lock
 from lema.config import ApiConfig, PriceConfig
 from lema.console.progress import Progress
@@ -42,13 +48,13 @@ _NUMBERS = ("max_concurrent_requests", "max_retries", "request_timeout", "max_wa
 def ask(
     requests: Sequence[Request],
     api: ApiConfig,
-    price: PriceConfig,
+    price: PriceConfig = FREE,
     *,
     section: str,
-    budget_usd: float | None,
     journal_path: Path,
-    retry_failed: bool = False,
+    budget_usd: float | None = 0.0,
     paid_usd: float = 0.0,
+    retry_failed: bool = False,
     key: str | None = None,
     whole: bool = False,
 ) -> tuple[list[Completion], Spending]:
@@ -56,9 +62,10 @@ def ask(
 
     Only what the journal does not hold is paid for; with `retry_failed` also, once more, what it holds no usable answer
     to. `section` of the config is what messages name; `paid_usd` is what else the budget has paid; `key` opens the
-    server in the place of OPENAI_API_KEY. With `whole` a request that fails for good ends the run, and is asked again
-    by the next one. Raises `UserError` when a setting is missing, or the run must stop early (budget, key, quota,
-    model, server): every answer is kept.
+    server in the place of OPENAI_API_KEY. A text ends behind its request's `stop`. With `whole` a request that fails
+    for good ends the run, and is asked again by the next one; only what will never be answered has no text: its finish
+    reason is `PROMPT_TOO_LONG` or `CONTENT_REFUSED`. Raises `UserError` when a setting is missing, or the run must stop
+    early (budget, key, quota, model, server): every answer is kept.
     """
     keys = [key_of(request, api) for request in requests]
     with open_journal(journal_path, keys) as journal:
@@ -74,11 +81,12 @@ def ask(
                     from lema.api.client import Client  # openai takes a second
 
                     chosen, client = settings(api, section, budget_usd), Client(api, section, key)
-                    asking = _Asking(journal, held.lost, asked, client, chosen, price, paid_usd, whole)
-                    if not whole or price.output_usd or price.input_usd:
+                    budget = Budget(chosen.budget_usd, paid_usd + journal.spending().usd, price)
+                    if not (whole and budget.free):
                         size = sum(asked[each].size for each in left) / len(left)
                         counted = Requests(section, section, api, (len(left), len(left)), "", size)
                         log.info("%-16s %s", "asking", counted.told(price))
+                    asking = _Asking(journal, held.lost, asked, client, chosen, budget, whole)
                     asyncio.run(asking.run(left))
         answers, spending = journal.answers(), journal.spending()
     failed = [answer for answer in answers.values() if answer.failed]
@@ -88,7 +96,7 @@ def ask(
         said = f" ({first[reason]})" if first[reason] else ""
         told = "%-16s %s: %s of %s requests have no answer: %s%s%s"
         log.warning(told, "asking", section, f"{count:,}", f"{len(answers):,}", reason, said, further)
-    return [answers[key] for key in keys], spending
+    return [answers[each].until(request.stop) for each, request in zip(keys, requests, strict=True)], spending
 
 
 @dataclass
@@ -100,18 +108,13 @@ class _Asking:
     requests: dict[str, Request]  # by their keys
     client: "Client"
     settings: "Settings"
-    price: PriceConfig
-    paid: float  # at first what the budget has paid elsewhere
+    budget: Budget
     whole: bool
 
     def __post_init__(self) -> None:
         self.api, self.section = self.client.api, self.client.section
         self.pace = Pace(self.api.max_requests_per_minute, self.api.max_tokens_per_minute)
         self.pace.trying = not self.whole  # else the first one goes alone; an engine has tried its server already
-        self.free = not (self.price.input_usd or self.price.output_usd)
-        self.paid += self.journal.spending().usd
-        self.usd = self.paid  # and what is reserved for what is in flight
-        self.dearer = 1.0  # a bill is at most so many times what its request allows, as it seems
         answers = self.journal.answers().values()
         self.answered = sum(not answer.failed for answer in answers)
         self.heard = self.whole or any((answer.text or "").strip() for answer in answers)
@@ -148,7 +151,7 @@ class _Asking:
                         _, place, key = heapq.heappop(self.waiting)
                         text, worst = self._prepared(key)
                         tokens = len(text.encode()) / 4 + self.completion  # about
-                        self.usd += worst
+                        self.budget.reserve(worst)
                         self.pace.send(time.monotonic(), tokens)
                         self.sent += 1
                         task = asyncio.create_task(self._try(place, key, text, worst, tokens))
@@ -172,7 +175,7 @@ class _Asking:
         told = [f"{number:,} {what}" for what, number in counts.items() if number > 0]
         told.append(f"{60 * self.progress.per_second(self.sent):,.0f} a minute")
         told += [f"{self.tokens:,} tokens ({self.progress.per_second(self.tokens):,.0f}/s)"] if self.whole else []
-        told += [f"${self.paid:,.2f}"] if self.paid else []
+        told += [f"${self.budget.paid:,.2f}"] if self.budget.paid else []
         return told + [slowed for slowed in [self.pace.slowed(time.monotonic())] if slowed]
 
     def _stop(self, number: signal.Signals) -> None:
@@ -185,7 +188,7 @@ class _Asking:
 
     def _leaves(self) -> bool:
         """Whether a signal ends what is on its way: long answers that cost nothing are better asked again."""
-        return self.whole and self.free and stopping.received() is not None
+        return self.whole and self.budget.free and stopping.received() is not None
 
     def _kept(self) -> str:
         """What is on the disk, and what is not."""
@@ -193,7 +196,7 @@ class _Asking:
         saved = sum(not answer.failed for answer in answers.values())
         failed = sum(answer.failed for key, answer in answers.items() if key not in waiting)
         without = f", {failed} failed for good" if failed else ""
-        if self.free:
+        if self.budget.free:
             cost = " cost nothing"
         elif self.answered:  # by what was paid for the others
             cost = f" would cost about ${self.journal.spending().usd / self.answered * len(waiting):.2f}"
@@ -218,37 +221,33 @@ class _Asking:
         if not self.waiting or self.pace.in_flight >= self.settings.max_concurrent_requests:
             return math.inf
         ready_at, _, key = self.waiting[0]
-        # What costs nothing needs no budget; so written that "not a number" allows nothing.
-        if (most := self._prepared(key)[1]) and not self.usd + most <= self.settings.budget_usd:
+        if lacks := self.budget.lacks(self._prepared(key)[1]):
             if not self.pace.in_flight:  # whose bills may leave room
-                spent, most = f"${self.usd:.2f} are spent", f"the next request may cost ${most:.4f}"
-                self._end(f"budget_usd={self.settings.budget_usd:g}: {spent}, and {most}: raise it")
+                self._end(lacks)
             return math.inf
         return max(ready_at - now, self.pace.wait(now))
 
     def _prepared(self, key: str) -> tuple[str, float]:
-        """The request's text, and the most an attempt costs, as it seems, in dollars."""
+        """The request's text, and the most that an attempt costs, in dollars."""
         text = self.text_of(key)
-        return text, most_usd(text, self.requests[key].limit(self.api), self.price) * self.dearer
+        return text, self.budget.worst(text, self.requests[key].limit(self.api))
 
     async def _try(self, place: int, key: str, text: str, worst: float, tokens: float) -> None:
         """One attempt; without an answer the request waits again."""
-        used, headers, request = 0.0, {}, self.requests[key]
+        used, headers, limit = 0.0, {}, self.requests[key].limit(self.api)
         try:
             await self.journal.reserve(key, text, worst)
             sent_at = time.monotonic()
-            landed = await self.client.send(text, request.path, request.limit(self.api))
+            landed = await self.client.send(text, self.requests[key].path, limit)
             answer, ready_at = self._judge(key, sent_at, landed)
             (prompt, cached, completion), headers = landed.tokens or (0, 0, 0), landed.headers
-            paid = worst if landed.tokens is None else usd(landed.tokens, self.price)
-            self._compare(paid, most_usd(text, request.limit(self.api), self.price))
+            paid = self.budget.bill(landed.tokens, text, limit, worst)
             bill = Spending(1, prompt, completion, paid, cached)
             used = tokens if landed.tokens is None else prompt + completion
             await self.journal.settle(key, text, worst, bill, answer)
         finally:
             self.pace.landed(tokens, used, headers)
-        self.usd += bill.usd - worst
-        self.paid += bill.usd
+        self.budget.settle(worst, paid)
         if answer is None:
             heapq.heappush(self.waiting, (ready_at, place, key))
             return
@@ -258,13 +257,6 @@ class _Asking:
         if not answer.failed:
             self.answered += 1
             self.completion += (completion - self.completion) / min(self.answered, 100)
-
-    def _compare(self, paid: float, allowed: float) -> None:
-        """Reserve more for what is still to be sent, where a server bills more than a request allows."""
-        if paid > allowed * self.dearer * (1 + 1e-9):
-            self.dearer = paid / allowed
-            told = "%-16s %s: a bill of $%.4f, where the request allows $%.4f: it counts, and others may be as high"
-            log.warning(told, "asking", self.section, paid, allowed)
 
     def _judge(self, key: str, sent_at: float, landed: "Attempt") -> tuple[Completion | None, float]:
         """The answer, or when to try again; what must stop all becomes `problem`."""

@@ -1,9 +1,12 @@
 """What an attempt costs: at most what its request allows, as long as the server bills no more than that."""
 
+import logging
 from typing import Any
 
 from lema.config import PriceConfig
 
+log = logging.getLogger(__name__)
+FREE = PriceConfig(0.0, 0.0, 0.0)
 Tokens = tuple[int, int, int]  # of the prompt, those of them that were cached, of the completion
 _MOST_TOKENS = 10**7
 
@@ -20,6 +23,48 @@ def usd(tokens: Tokens, price: PriceConfig) -> float:
     """What so many tokens cost, in dollars."""
     prompt, cached, completion = tokens
     return ((prompt - cached) * price.input_usd + cached * price.cached_usd + completion * price.output_usd) / 1e6
+
+
+class Budget:
+    """What may be paid, what is paid, and what is reserved for requests that are on their way; in dollars."""
+
+    def __init__(self, most: float, paid: float, price: PriceConfig) -> None:
+        self.most, self.paid, self.price = most, paid, price
+        self.free = not (price.input_usd or price.output_usd)
+        self._reserved = 0.0
+        self._dearer = 1.0  # a bill is at most so many times what its request allows, as it seems
+
+    def worst(self, request: str, limit: int) -> float:
+        """The most that an attempt costs, as it seems."""
+        return most_usd(request, limit, self.price) * self._dearer
+
+    def lacks(self, usd: float) -> str:
+        """Why a request may not leave that costs so much at the most; "" when it may."""
+        spent = self.paid + self._reserved
+        if not usd or spent + usd <= self.most:  # so written that "not a number" allows nothing
+            return ""
+        return f"budget_usd={self.most:g}: ${spent:.2f} are spent, and the next request may cost ${usd:.4f}: raise it"
+
+    def reserve(self, usd: float) -> None:
+        """A request leaves."""
+        self._reserved += usd
+
+    def settle(self, reserved: float, usd: float) -> None:
+        """It is paid."""
+        self._reserved -= reserved
+        self.paid += usd
+
+    def bill(self, tokens: Tokens | None, request: str, limit: int, worst: float) -> float:
+        """What an attempt has cost: the most, where the server tells no tokens.
+
+        A server that bills more than the request allows will do so again: then more is reserved for what is still sent.
+        """
+        paid, allowed = worst if tokens is None else usd(tokens, self.price), most_usd(request, limit, self.price)
+        if paid > allowed * self._dearer * (1 + 1e-9):
+            self._dearer = paid / allowed
+            told = "%-16s a bill of $%.4f, where the request allows $%.4f: it counts, and others may be as high"
+            log.warning(told, "asking", paid, allowed)
+        return paid
 
 
 def billed(usage: Any, written: bool) -> Tokens | None:

@@ -76,6 +76,24 @@ class Exact:
 
 
 Request = Message | Exact
+# The fields of `Exact` that vLLM's server also takes: all that a model's generation_config.json could set, and what of
+# a text is the answer.
+VLLM: dict[str, Any] = {
+    "top_k": -1,  # all tokens
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "min_tokens": 0,
+    "ignore_eos": False,
+    "add_special_tokens": False,  # no second BOS before a prompt that is a text
+    "skip_special_tokens": True,
+    "spaces_between_special_tokens": True,  # its default, and the tokenizer's own
+    "include_stop_str_in_output": True,
+}
+
+
+def plain(temperature: float) -> dict[str, Any]:
+    """The fields of `Exact` that every server takes: the temperature alone shapes the samples, and 0 is greedy."""
+    return {"temperature": temperature, "top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0, "n": 1}
 
 
 def text(request: Request, api: ApiConfig) -> str:

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lema.api.asking import ask
+from lema.api.asking import Message, ask
 from lema.api.estimate import price
-from lema.api.requests import Message
 from lema.engines import Account, ServedModel
 from lema.types import Completion, Prompt, UserError
 

@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from lema.api.completing import VLLM, Exact, Message, Request, complete, plain
+from lema.api.asking import ask
+from lema.api.requests import VLLM, Exact, Message, Request, plain
 from lema.config import NO_EFFECT, ApiConfig, PriceConfig, ServerConfig
 from lema.engines import Account, LocalModel, Weights, sample_seed
 from lema.types import PROMPT_TOO_LONG, Completion, Prompt, UserError
@@ -86,7 +87,7 @@ class Engine:
             log.warning(told, _SECTION, f"{short:,}", f"{len(prompts):,}", self._listed.name)
         completions = [Completion("", PROMPT_TOO_LONG, self._listed.name)] * len(prompts)
         try:
-            answers, spending = complete(
+            answers, spending = ask(
                 [self._request(self._road, prompts[place], limits[place]) for place in asked],
                 self._api,
                 section=_SECTION,
@@ -94,6 +95,7 @@ class Engine:
                 price=price,
                 budget_usd=0.0 if free else account.budget_usd,
                 paid_usd=account.paid_usd + self.costs.get("usd", 0.0),
+                whole=True,
             )
         except UserError as error:
             raise _in_our_keys(error) from error

@@ -23,7 +23,6 @@ from typing import Any
 
 from lema import stopping
 from lema.api.asking import ask
-from lema.api.completing import complete
 from lema.api.requests import Exact, Message
 from lema.config import ApiConfig, PriceConfig
 
@@ -111,7 +110,7 @@ def main() -> None:
     start, before = time.monotonic(), time.process_time()
     where = {"section": "corrector", "journal_path": Path(given["journal"])}
     if given.get("ids"):
-        answers, spending = complete(wanted, replace(api, max_tokens=1000), **where)
+        answers, spending = ask(wanted, replace(api, max_tokens=1000), whole=True, **where)
     else:
         answers, spending = ask(wanted, api, price, budget_usd=given.get("budget", 1e6), **where)
     told = {

@@ -13,7 +13,7 @@ from openai_server import OpenAIServer
 from small import SMALL, rows, summary
 
 from lema import engines, pipeline, preflight
-from lema.api.completing import VLLM
+from lema.api.requests import VLLM
 from lema.artifacts import Store
 from lema.cell import Cell
 from lema.engines import Account, LocalModel, sample_seed, server as server_module

@@ -1,6 +1,6 @@
 """vllm: a child process, `vllm serve`, answers for one base: untuned, and with adapters that stay unmerged.
 
-Token ids go over the wire, by the road of `lema.api.completing`, at price 0 and with a journal in the artifact's resume
+Token ids go over the wire, by the road of `lema.api.asking`, at price 0 and with a journal in the artifact's resume
 folder: an interrupted call asks again what was in flight, and nothing else. The server is kept between steps
 (`lema.engines.running`) as long as the same base is asked.
 """
@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
-from lema.api.completing import Exact, complete
+from lema.api.asking import Exact, ask
 from lema.config import IF_SET, NO_EFFECT, ApiConfig, Count, Path as PathText, Range
 from lema.engines import LocalModel, sample_seed
 from lema.engines.vllm.checks import FIELDS
@@ -113,7 +113,7 @@ class Engine:
         )
         journal = resume.with_name(f"{resume.name} answers.sqlite")
         try:
-            return complete(asked, api, section="engine", journal_path=journal, key=server.server.key)[0]
+            return ask(asked, api, section="engine", journal_path=journal, key=server.server.key, whole=True)[0]
         except UserError as error:
             if server.server.lives(_DYING):
                 raise

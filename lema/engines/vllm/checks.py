@@ -6,7 +6,7 @@ settings must not shape answers, greedy answers must not change, and an adapter 
 
 from typing import Any
 
-from lema.api.completing import VLLM, plain
+from lema.api.requests import VLLM, plain
 from lema.engines.vllm.process import Server
 from lema.types import UserError
 
