@@ -62,7 +62,7 @@ def asked(
 def check_model(api: ApiConfig, section: str, prompt_tokens: int) -> str | None:
     """What is wrong with the model by the server's list, in a line."""
     try:
-        listed(api, section, prompt_tokens=prompt_tokens)
+        listed(api, section, prompt_tokens)
     except UserError as error:
         return str(error)
     return None

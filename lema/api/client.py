@@ -268,13 +268,13 @@ class Listed:
     kind: str = ""  # of the server: "vllm", "sglang"
 
 
-def listed(api: ApiConfig, section: str, key: str | None = None, prompt_tokens: int = 0) -> Listed:
+def listed(api: ApiConfig, section: str, prompt_tokens: int = 0) -> Listed:
     """The model that is asked: `api.model`, or the one model that the server lists. The list is free.
 
     Raises `UserError` when there is no key, the server cannot be reached or takes no key, or its list has no such
     model, one that is shut down, or one whose context is too small: a prompt has about so many tokens.
     """
-    client = Client(api, section, key)
+    client = Client(api, section)
     server, found = client.server, asyncio.run(client.listed())
     if api.model is None and len(found) != 1:
         names = refusals.line(", ".join(sorted(found)[:10]))

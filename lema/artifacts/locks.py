@@ -129,6 +129,19 @@ def _state(path: Path) -> tuple[int, bytes] | None:
         return None
 
 
+def has_ended(host: str, pid: int) -> bool:
+    """Whether a process ran on this machine, and is gone."""
+    if host != socket.gethostname() or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's process
+        pass
+    return False
+
+
 def in_use(target: Path) -> str:
     """By whom `target`.lock is held, in words; "" when by nobody who lives. It changes nothing."""
     held = Held(target)
@@ -136,13 +149,8 @@ def in_use(target: Path) -> str:
     if not (found := _state(held.path)) or abs(time.time() - found[0] / 1e9) > STALE_SECONDS:
         return ""
     owner = held.lease.owner
-    if owner and owner.hostname == socket.gethostname():
-        try:
-            os.kill(owner.pid, 0)
-        except ProcessLookupError:
-            return ""
-        except PermissionError:  # another user's process
-            pass
+    if owner and has_ended(owner.hostname, owner.pid):
+        return ""
     return f"process {owner.pid} on {owner.hostname}" if owner else "a process that has not signed its lock"
 
 

@@ -16,6 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from lema.artifacts.links import IMPORTED as IMPORTED, read as read_file
+from lema.artifacts.locks import has_ended
 from lema.console import progress
 
 FILE = "status.json"
@@ -46,20 +47,7 @@ class Status:
 
     def dead(self, now: float) -> bool:
         """Whether it ended without a word, as far as can be told at `now` (see `clock`)."""
-        return self.state is State.running and (now - self.beat > SILENT_SECONDS or self._is_gone)
-
-    @property
-    def _is_gone(self) -> bool:
-        """Whether it ran on this machine, and its process is gone."""
-        if self.host != socket.gethostname() or self.pid <= 0:
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:  # another user's process
-            pass
-        return False
+        return self.state is State.running and (now - self.beat > SILENT_SECONDS or has_ended(self.host, self.pid))
 
 
 def read(folder: Path) -> Status | None:

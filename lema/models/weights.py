@@ -77,8 +77,12 @@ def whole(base: Weights, folder: Path) -> Weights:
     return replace(base, location=str(folder), revision=None)
 
 
-def chosen(base: Weights, method: Method, train: Path, step: int, merge: Path | None) -> tuple[Weights, Path | None]:
-    """What answers for a checkpoint, as weights and adapter: the merged model, where the adapter was merged."""
+def chosen(
+    base: Weights | None, method: Method | None, train: Path | None, step: int | None, merge: Path | None
+) -> tuple[Weights | None, Path | None]:
+    """What answers, as weights and adapter: the base, or a checkpoint; the merged model, where that was merged."""
+    if not (base and method and train and step is not None):
+        return base, None
     return (whole(base, merge / MERGED), None) if merge else tuned(base, checkpoint(train, step), method)
 
 

@@ -38,7 +38,7 @@ def missing(config: Config, asked: list[Requests], overrides: list[str], ask: bo
             from lema.api.client import listed  # openai takes a second
 
             try:
-                listed(api, section, prompt_tokens=each.prompt_tokens)
+                listed(api, section, each.prompt_tokens)
             except UserError as error:
                 yield f"server: {error}"
         if problem:

@@ -28,19 +28,17 @@ def held(config: Config, stages: set[str], several: bool) -> list[MemoryNeed]:
 
     What a training holds beside weights, or on each of `several` GPUs, is `lema.models.layout`'s.
     """
-    method, whole = config.train.method, BYTES[config.backbone.precision]
-    forms, answering = [], {"select", "evaluate"}
-    served = whole / shares(config)  # vLLM serves 16 bits, also of the base that qlora trains on
-    held_to_answer = set[str]() if config.engine.name == "vllm" else answering
-    wider = None if held_to_answer else "a larger engine.tensor_parallel"
-    shards = several and method is not Method.qlora  # then `lema.models.layout` says what fits
-    if stages & (held_to_answer if shards else {"train"} | held_to_answer):
-        forms.append(MemoryNeed("of weights", NF4_BYTES if method is Method.qlora else whole))
-    if stages & (answering - held_to_answer):
+    whole, vllm = BYTES[config.backbone.precision], config.engine.name == "vllm"
+    served, wider = whole / shares(config), "a larger engine.tensor_parallel" if vllm else None
+    asked, four_bit, forms = stages & {"select", "evaluate"}, config.train.method is Method.qlora, []
+    trains = "train" in stages and (four_bit or not several)  # else `lema.models.layout` says what fits
+    if trains or (asked and not vllm):
+        forms.append(MemoryNeed("of weights", NF4_BYTES if four_bit else whole))
+    if asked and vllm:  # which serves 16 bits, also of the base that qlora trains on
         forms.append(MemoryNeed("of weights to serve", served, wider))
     if "sample" in stages and any(each.is_own for each in config.sampler.models.values()):
         forms.append(MemoryNeed("of weights to sample with", served, wider))
-    if "merge" in stages and "evaluate" in stages & held_to_answer:  # a merge itself takes one block of it at a time
+    if {"merge", "evaluate"} <= stages and not vllm:  # a merge itself takes one block of it at a time
         forms.append(MemoryNeed("of merged weights", whole, "train.merge=null"))
     held: dict[float, MemoryNeed] = {}
     for each in forms:

@@ -151,7 +151,13 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
     problems = {problem.id: problem for problem in source.rows(name, Problem)}
     wrong = _labelled(problems, source) if inputs.labelled else _wrong(problems, inputs.samples.values(), counts)
     corrections, costs = _corrected(wrong, settings, inputs, context, folder)
-    corrections, told, costs = _filtered(corrections, problems, costs, settings, inputs, context, folder)
+    told = [f"{settings.agree} of {settings.tries} agree"] if settings.agree else []
+    told += ["structural"] * settings.structural
+    if settings.verifier:
+        engine = context.engine(settings.verifier, inputs.verifier)
+        corrections, names = verifier.verified([*corrections], problems, engine, folder / RESUME / "verdicts")
+        told.append(f"verified by {' and '.join(names)}" if names else "verified")
+        costs = {name: costs.get(name, 0) + engine.costs.get(name, 0) for name in costs | engine.costs}
     found: _Outcomes = {"all": {"": Counter()}, "model": {}, "level": {}, "corrector": {}, "kind": {}}
     write_jsonl(folder / "corrections.jsonl", _counted(corrections, problems, found))
     outcomes = {part: dict(sorted(own.items())) for part, own in found.items()}
@@ -189,26 +195,6 @@ def _corrected(
     engine, shown = context.engine(settings.model, inputs.weights), inputs.demonstrations.value
     how = (settings.tries, settings.grader, engine, folder / RESUME, settings.may_be_right, settings.agree or 1)
     return model.correct_all(list(wrong), shown, *how, check), engine.costs
-
-
-def _filtered(
-    corrections: Iterable[Correction],
-    problems: dict[str, Problem],
-    costs: dict[str, Any],
-    settings: Settings,
-    inputs: Inputs,
-    context: Context,
-    folder: Path,
-) -> tuple[Iterable[Correction], list[str], dict[str, Any]]:
-    """The same corrections, those that a verifier denies rejected; the whole filter in words; and what all has cost."""
-    told = [f"{settings.agree} of {settings.tries} agree"] if settings.agree else []
-    told += ["structural"] * settings.structural
-    if settings.verifier:
-        engine = context.engine(settings.verifier, inputs.verifier)
-        corrections, names = verifier.verified([*corrections], problems, engine, folder / RESUME / "verdicts")
-        told.append(f"verified by {' and '.join(names)}" if names else "verified")
-        costs = {name: costs.get(name, 0) + engine.costs.get(name, 0) for name in costs | engine.costs}
-    return corrections, told, costs
 
 
 def _by_reference(item: Item, settings: Settings) -> Correction:

@@ -201,10 +201,9 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
 
 def _engine(settings: Settings, inputs: Inputs, context: Context, step: int | None, model: LocalModel) -> Engine:
     """The engine of a merged model or a whole one, of an adapter on the base it was trained on, or of the base."""
-    held, adapter, merge = inputs.base, None, inputs.merge
-    if inputs.train and settings.method and step is not None:
-        held, adapter = chosen(inputs.base, settings.method, inputs.train.path, step, merge and merge.path)
-    return context.engine(model, held, adapter)
+    train, merge = inputs.train, inputs.merge
+    held = chosen(inputs.base, settings.method, train and train.path, step, merge and merge.path)
+    return context.engine(model, *held)
 
 
 def _solve(

@@ -135,7 +135,9 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
         problems = [each for split in _splits(settings.model) for each in inputs.data.rows(f"{split}.jsonl", Problem)]
         asked = [(problem, number) for problem in problems for number in range(settings.samples or 1)]
         wording = Wording(settings.style, inputs.demonstrations and inputs.demonstrations.value)
-        engine = context.engine(settings.model, *_weights(settings, inputs))
+        train, merge = (each and each.path for each in (inputs.train, inputs.merge))
+        held = chosen(inputs.weights, settings.method, train, settings.step, merge)
+        engine = context.engine(settings.model, *held)
         solutions = solve(asked, wording, engine, settings.grader, folder / RESUME / "sample", whole=False)
         costs = engine.costs and engine.costs | {"failed": len(asked) - len(solutions)}  # a text cut off is a solution
     write_jsonl(folder / "solutions.jsonl", solutions)
@@ -143,14 +145,6 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
     wrong = _wrong(made, settings.keep_unanswered, counts, models)
     write_jsonl(folder / "wrong.jsonl", distinct(wrong, counts))
     return {fact: counts.pop(fact, 0) for fact in _FACTS} | dict(counts) | {"models": sorted(models)} | costs
-
-
-def _weights(settings: Settings, inputs: Inputs) -> tuple[Weights | None, Path | None]:
-    """What answers, as weights and adapter."""
-    if not (inputs.weights and inputs.train and settings.method and settings.step is not None):
-        return inputs.weights, None
-    merged = inputs.merge and inputs.merge.path
-    return chosen(inputs.weights, settings.method, inputs.train.path, settings.step, merged)
 
 
 def _wrong(
