@@ -295,12 +295,12 @@ def export(journal_path: Path, folder: Path) -> int:
                     body = json.loads(request)
                 except ValueError:
                     raise UserError(f"{journal_path}: request {key} is damaged; {_COPY}") from None
-                url = "/v1/chat/completions" if "messages" in body else "/v1/completions"
+                chat = "messages" in body
+                url = f"/v1/{'chat/' if chat else ''}completions"
                 row = {"custom_id": key, "method": "POST", "url": url, "body": body}
                 requests.write(json.dumps(row, ensure_ascii=False) + "\n")
                 if answer:
-                    chat, completion = "messages" in body, journal._read(key, answer, tokens[-1])
-                    row = {"custom_id": key, **_response(completion, chat, *tokens)}
+                    row = {"custom_id": key, **_response(journal._read(key, answer, tokens[-1]), chat, *tokens)}
                     responses.write(json.dumps(row, ensure_ascii=False) + "\n")
                 count += 1
     return count

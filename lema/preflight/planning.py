@@ -95,11 +95,7 @@ class _Walk:
         models = self.ways.loaded(cell, stages)
         planned.downloads = dict(sizing.downloads(models, self.ways.is_cached))
         for dataset in (cell.config.task.dataset, cell.config.task.train_dataset) if "data" in stages else ():
-            if (
-                dataset
-                and dataset.path is None
-                and not self.ways.is_cached("dataset", dataset.hub_id, dataset.revision)
-            ):
+            if dataset and not (dataset.path or self.ways.is_cached("dataset", dataset.hub_id, dataset.revision)):
                 planned.downloads[dataset.hub_id] = 0.0
         if sized:
             self._take(cell, makes, planned)
@@ -141,7 +137,7 @@ class _Walk:
             trained = sizing.training(config, parameters, _mean_tokens(cell)) if "train" in stages else None
         except UserError as error:
             planned.missing.append(f"GPU: {error}")
-        planned.gpus = max([trained.gpus if trained else 0, *_answering_gpus(config, stages, parameters)])
+        planned.gpus = sizing.gpus(config, stages, parameters, trained)
         planned.gpu_memory_gb = sizing.memory_gb(config, stages, parameters, trained)
         sources = Counter[str]()
         for step, identity in own:
@@ -207,10 +203,6 @@ def _answering(config: Any, step: str, parameters: int) -> int:
     return (source.weights.parameters or 0) if source and source.weights else parameters
 
 
-def _answering_gpus(config: Any, stages: set[str], parameters: int) -> list[int]:
-    return [config.engine.tensor_parallel if config.engine.name == "vllm" else 1] if parameters and stages else []
-
-
 def _answers(cell: Cell, step: Any) -> int:
     """How many answers a step asks for."""
     if step.stage == "sample" or step.options.get("learnt"):
@@ -228,7 +220,7 @@ def tell(cells: Cells, ways: Ways, name: str, root: Path) -> None:
     """Print what these cells would take, and write it to `reports/NAME/plan.json`."""
     walk = _Walk(ways)
     found = [walk.cell(cell, label) for label, cell in cells.items()]
-    total = _total(found, _budget(cells))
+    total = _total(found, cells)
     for line in [*_table(found), *_words(total)]:
         print(line.rstrip())
     file = own_folder(own_folder(root / "reports") / name) / "plan.json"
@@ -241,13 +233,9 @@ def refuse(cells: Cells, ways: Ways) -> None:
     walk = _Walk(ways)
     found = [walk.cell(cell, label, sized=False) for label, cell in cells.items()]
     if all(each.missing for each in found) and len(found) > 1:
-        missing = _total(found, _budget(cells))["missing"]
+        missing = _total(found, cells)["missing"]
         lines = [_lacked(line, labels, len(found)) for line, labels in missing.items()]
         raise UserError("\n  - ".join([f"none of the {len(found)} cells can start; missing:", *lines]))
-
-
-def _budget(cells: Cells) -> float | None:
-    return next(iter(cells.values())).config.budget_usd
 
 
 def _lacked(line: str, labels: list[str], cells: int) -> str:
@@ -256,7 +244,7 @@ def _lacked(line: str, labels: list[str], cells: int) -> str:
     return line if len(labels) == cells else f"{line} ({labels[0]}{more})"
 
 
-def _total(found: list[Planned], budget: float | None) -> dict[str, Any]:
+def _total(found: list[Planned], cells: Cells) -> dict[str, Any]:
     """All cells together: what several of them share, need or lack counts once."""
     asked = [costs for each in found for costs in each.asked.values()]
     total: dict[str, Any] = {name: [sum(each[name][end] for each in asked) for end in (0, 1)] for name in _RANGES}
@@ -265,10 +253,10 @@ def _total(found: list[Planned], budget: float | None) -> dict[str, Any]:
         for line in each.missing:
             missing.setdefault(line, []).append(each.label)
     most = max(each.budget_usd for each in found)
-    if most and budget is None:
+    if unpaid := [each.label for each in found if each.budget_usd and cells[each.label].config.budget_usd is None]:
         needs = "nothing is paid without consent, budget_usd= or LEMA_BUDGET_USD"
         told = f"budget: {needs}; it is each run's own, and a run here takes at most budget_usd={ceil(most)}"
-        missing[told] = [each.label for each in found if each.budget_usd]
+        missing[told] = unpaid
     known = [each.hours for each in found if each.hours is not None]
     return total | {
         "cells": len(found),

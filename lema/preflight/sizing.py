@@ -151,6 +151,11 @@ def memory_gb(config: Config, stages: set[str], parameters: int, trained: Traini
     return max([*held, *([trained.memory_gb] if trained else [])], default=None)
 
 
+def gpus(config: Config, stages: set[str], parameters: int, trained: Training | None) -> int:
+    """How many GPUs these stages take at once."""
+    return max(trained.gpus if trained else 0, hardware.shares(config) if parameters and stages else 0)
+
+
 def disk(config: Config, stage: str, parameters: int, trained: Training | None) -> float:
     """The bytes that a step adds below the runs folder, those included that go when it ends."""
     train, whole = config.train, parameters * hardware.BYTES[config.backbone.precision]

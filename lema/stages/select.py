@@ -76,42 +76,41 @@ def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) ->
     With one checkpoint, or `last`, none is asked: then the summary's `selection` is `last`, and its `split` null.
     """
     steps, asked = inputs.train.read(Trained).checkpoints, settings.asked
-    answers: dict[int, list[Solution]] = {}
-    answered: dict[str, dict[str, str]] = {}  # what answered, unless all of it was there before this attempt
+    rows, answered = list[dict[str, Any]](), None
     if asked:
         with Progress("checkpoint", len(steps)) as progress:
             for step in steps:
-                before = (folder / RESUME / f"step-{step}.json").is_file()
-                answers[step] = _predictions(asked, inputs, context, folder, step, answered)
-                progress.advance(before=before)
-    accuracies, symbolic = (
-        {step: fmean(getattr(each, rule) for each in predictions) for step, predictions in answers.items()}
-        for rule in ("correct", "symbolic")
-    )
-    rows = [{"step": step, "accuracy": accuracies[step], "accuracy_symbolic": symbolic[step]} for step in answers]
+                answers, about = _predictions(asked, inputs, context, folder, step)
+                official, symbolic = fmean(each.correct for each in answers), fmean(each.symbolic for each in answers)
+                rows.append({"step": step, "accuracy": official, "accuracy_symbolic": symbolic})
+                answered = about or answered
+                progress.advance(before=about is None)
     write_jsonl(folder / "accuracies.jsonl", rows)
-    step = max(accuracies, key=lambda each: (accuracies[each], -each)) if rows else steps[-1]
-    table = {str(each): accuracy for each, accuracy in accuracies.items()}
-    split = asked.split if asked else None
-    return {"step": step, "selection": settings.selection, "split": split, "accuracies": table} | answered
+    best = max(rows, key=lambda row: (row["accuracy"], -row["step"]), default={"step": steps[-1]})
+    return {
+        "step": best["step"],
+        "selection": settings.selection,
+        "split": asked.split if asked else None,
+        "accuracies": {str(row["step"]): row["accuracy"] for row in rows},
+    } | ({"answered": answered} if answered else {})
 
 
 def _predictions(
-    asked: Asked, inputs: Inputs, context: Context, folder: Path, step: int, answered: dict[str, dict[str, str]]
-) -> list[Solution]:
-    """What a checkpoint answers; kept in the folder to resume from until all have answered."""
-    name = f"step-{step}"
-    done = folder / RESUME / f"{name}.json"
-    rows = kept(done)
-    if rows is None:
+    asked: Asked, inputs: Inputs, context: Context, folder: Path, step: int
+) -> tuple[list[Solution], dict[str, str] | None]:
+    """What a checkpoint answers, kept in the folder to resume from until all have answered; and what answered.
+
+    The latter is None when an attempt before this one has asked.
+    """
+    done, about = folder / RESUME / f"step-{step}.json", None
+    if (rows := kept(done)) is None:
         assert inputs.data
         assert inputs.base
         held, adapter = tuned(inputs.base, checkpoint(inputs.train.path, step), asked.method)
         problems = [(each, 0) for each in inputs.data.rows(f"{asked.split}.jsonl", Problem)]
-        engine, resume = context.engine(asked.model, held, adapter), folder / RESUME / f"select {name}"
+        engine, resume = context.engine(asked.model, held, adapter), folder / RESUME / f"select step-{step}"
         predictions = solve(problems, Wording(asked.prompt), engine, asked.grader, resume, whole=True)
-        rows = [vars(each) for each in predictions]
-        answered["answered"] = engine.about
+        rows, about = [vars(each) for each in predictions], engine.about
         keep(done, rows)
-    write_jsonl(folder / f"{name}.jsonl", rows)
-    return [Solution(**row) for row in rows]
+    write_jsonl(folder / f"step-{step}.jsonl", rows)
+    return [Solution(**row) for row in rows], about
