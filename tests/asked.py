@@ -17,6 +17,7 @@ from lema.types import Completion, UserError
 
 KEY = "sk-secret-of-the-tests"
 PRICE = PriceConfig(2.0, 1.0, 10.0)
+TOKENS = 3, 2, 4  # of a bill: the prompt's, those of them that were cached, the completion's
 HELLO, OTHER = "b-hello", "a-other"
 REQUEST = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Größe?"}]}, ensure_ascii=False)
 YES = Completion("yes ä😀", "stop", "m")
@@ -73,10 +74,6 @@ def number_of(body: dict) -> int:
     return int(re.findall(r"\d+", body["messages"][0]["content"])[0])
 
 
-def bill(usd: float) -> Spending:
-    return Spending(1, 3, 4, usd, 2)
-
-
 def written(*writes: Awaitable[None]) -> None:
     """Once all are on the disk."""
 
@@ -88,4 +85,4 @@ def written(*writes: Awaitable[None]) -> None:
 
 def paid(journal: Journal, key: str, usd: float, answer: Completion | None, worst: float = 2.0) -> None:
     written(journal.reserve(key, REQUEST, worst))
-    written(journal.settle(key, REQUEST, worst, bill(usd), answer))
+    written(journal.settle(key, REQUEST, worst, TOKENS, usd, answer))

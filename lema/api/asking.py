@@ -240,14 +240,12 @@ class _Asking:
             sent_at = time.monotonic()
             landed = await self.client.send(text, self.requests[key].path, limit)
             answer, ready_at = self._judge(key, sent_at, landed)
-            (prompt, cached, completion), headers = landed.tokens or (0, 0, 0), landed.headers
-            paid = self.budget.bill(landed.tokens, text, limit, worst)
-            bill = Spending(1, prompt, completion, paid, cached)
+            paid, headers = self.budget.settle(worst, landed.tokens, text, limit), landed.headers
+            prompt, _, completion = billed = landed.tokens or (0, 0, 0)
             used = tokens if landed.tokens is None else prompt + completion
-            await self.journal.settle(key, text, worst, bill, answer)
+            await self.journal.settle(key, text, worst, billed, paid, answer)
         finally:
             self.pace.landed(tokens, used, headers)
-        self.budget.settle(worst, paid)
         if answer is None:
             heapq.heappush(self.waiting, (ready_at, place, key))
             return

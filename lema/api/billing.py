@@ -49,13 +49,8 @@ class Budget:
         """A request leaves."""
         self._reserved += usd
 
-    def settle(self, reserved: float, usd: float) -> None:
-        """It is paid."""
-        self._reserved -= reserved
-        self.paid += usd
-
-    def bill(self, tokens: Tokens | None, request: str, limit: int, worst: float) -> float:
-        """What an attempt has cost: the most, where the server tells no tokens.
+    def settle(self, worst: float, tokens: Tokens | None, request: str, limit: int) -> float:
+        """What an attempt has cost for which `worst` was reserved: that, where the server tells no tokens.
 
         A server that bills more than the request allows will do so again: then more is reserved for what is still sent.
         """
@@ -64,6 +59,8 @@ class Budget:
             self._dearer = paid / allowed
             told = "%-16s a bill of $%.4f, where the request allows $%.4f: it counts, and others may be as high"
             log.warning(told, "asking", paid, allowed)
+        self._reserved -= worst
+        self.paid += paid
         return paid
 
 

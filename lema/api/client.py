@@ -143,12 +143,12 @@ class Client:
                 response = await self.openai.post(path, cast_to=httpx2.Response, content=content)
         except TimeoutError:
             said, remedy = f"no answer within {self.api.request_timeout} s", f"raise {self.section}.request_timeout"
-            return Attempt(None, None, "time-out", said, remedy)
+            return Attempt(failure="time-out", said=said, remedy=remedy)
         except openai.APIStatusError as error:
             return self._refused(error.response, request, limit)
         except _Unread as error:
             failure, said, remedy = error.args
-            return Attempt(None, None, failure, f"{failure}: {refusals.line(said, self.key)}", remedy)
+            return Attempt(failure=failure, said=f"{failure}: {refusals.line(said, self.key)}", remedy=remedy)
         except (openai.APIConnectionError, aiohttp.ClientError) as error:
             return self._lost(error)
         return self._read(response, request, limit)
@@ -163,7 +163,8 @@ class Client:
         said = f"{what}: {re.sub('^400, message: *', '', str(reasons[-1]))[:150]}"
         remedy = f"check it, or {self.section}.base_url"
         tokens = (0, 0, 0) if unsent else None
-        return Attempt(tokens, None, "connection lost", refusals.line(said, self.key), remedy, unsent=unsent)
+        said = refusals.line(said, self.key)
+        return Attempt(tokens, failure="connection lost", said=said, remedy=remedy, unsent=unsent)
 
     def _read(self, response: httpx2.Response, request: str, limit: int) -> Attempt:
         # A server may repeat the key; one that is a mere word ("test") is no secret, and may be in any answer.
@@ -180,7 +181,7 @@ class Client:
         ended = _ENDS.get(ended.lower(), ended)
         if ended.lower() in _BROKEN_OFF:
             tokens = billing.billed(usage, bool(content))
-            return Attempt(tokens, None, BROKEN_OFF, f"{BROKEN_OFF}: {ended}", headers=response.headers)
+            return Attempt(tokens, failure=BROKEN_OFF, said=f"{BROKEN_OFF}: {ended}", headers=response.headers)
         if content and len(content) > (longest := 1000 + _TOKEN_CHARACTERS * limit):
             content, ended = content[:longest], "length"
         # The name is printed, and stands in tables and reports; some servers call a model by its folder.
@@ -207,8 +208,8 @@ class Client:
         section, name = self.section, self.api.limit_name
         if response.is_success and not words.error:
             said, helps = refusals.broken(response.text)
-            said = refusals.line(said, self.key)
-            return Attempt(None, None, "malformed body", said, helps.format(section), headers=headers)
+            said, helps = refusals.line(said, self.key), helps.format(section)
+            return Attempt(failure="malformed body", said=said, remedy=helps, headers=headers)
         status = words.status or own if response.is_success else own
         moved = 300 <= own < 400
         told = f": {words.said}" if words.said.strip() else " to another address" if moved else " without a word"

@@ -156,11 +156,15 @@ class Journal:
                 self._spare.write(bytes(_SPARE_BYTES - self._spare.tell()))
         await self._durably((_RESERVE, (key, worst_usd, request)))
 
-    async def settle(self, key: str, request: str, worst_usd: float, bill: Spending, answer: Completion | None) -> None:
-        """The attempt landed, with `bill` for what was reserved and, if it has one, its answer."""
-        text, rest, new = answer and _to_json(answer), bill.usd - worst_usd, not worst_usd
-        tokens = (bill.prompt_tokens, bill.cached_tokens, bill.completion_tokens)
-        await self._durably((_SETTLE, (new, *tokens, rest, text, key, request)))
+    async def settle(
+        self, key: str, request: str, worst_usd: float, tokens: Sequence[int], usd: float, answer: Completion | None
+    ) -> None:
+        """The attempt landed, with an answer or none: it cost `usd`, in the place of what was reserved.
+
+        `tokens` are those of the prompt, those of them that were cached, and those of the completion.
+        """
+        text, attempts = answer and _to_json(answer), not worst_usd
+        await self._durably((_SETTLE, (attempts, *tokens, usd - worst_usd, text, key, request)))
 
     def close(self) -> None:
         """Commit what landed and is not yet on the disk; a reservation that was not waited for was never sent."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from asked import HELLO, OTHER, REQUEST, YES, bill, paid, written
+from asked import HELLO, OTHER, REQUEST, TOKENS, YES, paid, written
 
 from lema.api.journal import VERSION, Journal, Spending, export, open_journal
 from lema.types import Completion, UserError
@@ -77,7 +77,7 @@ def test_only_a_whole_text_is_usable(answer: Completion, usable: bool, failed: b
 def test_reservation_counts_until_it_is_settled(journal: Journal) -> None:
     written(journal.reserve(HELLO, REQUEST, 1.0))
     assert journal.spending() == Spending(1, 0, 0, 1.0)
-    written(journal.settle(HELLO, REQUEST, 1.0, bill(0.25), YES))
+    written(journal.settle(HELLO, REQUEST, 1.0, TOKENS, 0.25, YES))
     assert journal.spending() == Spending(1, 3, 4, 0.25, 2)
 
 
@@ -174,7 +174,7 @@ def test_full_disk_is_a_user_error_and_loses_nothing(path: Path) -> None:
             written(journal.reserve(HELLO, REQUEST, 1.0))
             pages = journal._db.execute("pragma page_count").fetchone()[0]
             journal._db.execute(f"pragma max_page_count={pages}")
-            written(journal.settle(HELLO, REQUEST, 1.0, bill(0.1), Completion("long" * 10_000, "stop", "m")))
+            written(journal.settle(HELLO, REQUEST, 1.0, TOKENS, 0.1, Completion("long" * 10_000, "stop", "m")))
 
     with pytest.raises(UserError, match=r"no space is left on its disk .* free some, .*; 1 paid answers could not"):
         fill()
@@ -189,7 +189,7 @@ def test_what_a_full_disk_refused_is_written_when_there_is_room_at_the_end(path:
         pages = journal._db.execute("pragma page_count").fetchone()[0]
         journal._db.execute(f"pragma max_page_count={pages}")
         with pytest.raises(sqlite3.OperationalError, match="full"):
-            written(journal.settle(HELLO, REQUEST, 1.0, bill(0.1), Completion("long" * 10_000, "stop", "m")))
+            written(journal.settle(HELLO, REQUEST, 1.0, TOKENS, 0.1, Completion("long" * 10_000, "stop", "m")))
         journal._db.execute("pragma max_page_count=100000")
     with open_journal(path, [HELLO]) as journal:
         assert journal.answers()[HELLO].usable
