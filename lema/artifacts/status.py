@@ -61,8 +61,8 @@ def read(folder: Path) -> Status | None:
         return None
 
 
-def write(folder: Path, status: Status, over: bool = True) -> None:
-    """Write a status, whose words must be safe to show; with `over=False`, unless another attempt is alive.
+def write(folder: Path, status: Status) -> None:
+    """Write a status, whose words must be safe to show, unless another attempt is alive.
 
     Raises `OSError`. It does not wait for the disk: a file that a power cut loses belongs to a run that ended with it.
     """
@@ -71,7 +71,7 @@ def write(folder: Path, status: Status, over: bool = True) -> None:
     del facts["beat"]
     try:
         temporary.write_text(json.dumps(facts, ensure_ascii=False) + "\n", encoding="utf-8")
-        other = None if over else read(folder)
+        other = read(folder)
         ours = other is None or other.attempt == status.attempt or other.state is not State.running
         if ours or (other and other.dead(temporary.stat().st_mtime)):
             os.replace(temporary, folder / FILE)
@@ -136,4 +136,4 @@ class Teller:
             if ended is None and self._over.is_set():
                 return
             told, left = progress.told()
-            write(self.folder, ended or replace(self.status, told=told, left=left), over=False)
+            write(self.folder, ended or replace(self.status, told=told, left=left))

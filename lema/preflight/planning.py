@@ -213,7 +213,8 @@ def _answers(cell: Cell, step: Any) -> int:
         return 0
     if step.stage == "select":
         return cell.num_asked(Split.dev)
-    return cell.num_asked(Split.test) * cell.config.evaluation.answers
+    evaluation = cell.config.evaluation
+    return cell.num_asked(evaluation.split) * evaluation.answers
 
 
 def tell(cells: Cells, ways: Ways, name: str, root: Path) -> None:

@@ -111,13 +111,16 @@ def recipe(cell: Cell, tuned: bool, learnt: bool = False) -> Recipe:
         sampling=Sampling(asked.samples, asked.temperature, asked.seed) if asked.temperature and not learnt else None,
         learnt=Learnt(task.seed, task.max_cot, task.max_extra) if learnt else None,
     )
-    inputs = Inputs(made["data"] if learnt else cell.asked, cell.base, correct=made["correct"] if learnt else None)
-    label = f"{cell.task_label}-{cell.backbone_label}-untuned"
-    if prompt is Ask.few_shot:
-        inputs = replace(inputs, demonstrations=cell.demonstrations(grader))
-    if tuned:
-        inputs = replace(inputs, select=made["select"], train=made["train"], merge=made.get("merge"))
-        label = cell.name
+    inputs = Inputs(
+        data=made["data"] if learnt else cell.asked,
+        base=cell.base,
+        demonstrations=cell.demonstrations(grader) if prompt is Ask.few_shot else None,
+        select=made["select"] if tuned else None,
+        train=made["train"] if tuned else None,
+        merge=made.get("merge") if tuned else None,
+        correct=made["correct"] if learnt else None,
+    )
+    label = cell.name if tuned else f"{cell.task_label}-{cell.backbone_label}-untuned"
     files = (*SHOWN.files, "sampled.jsonl") if settings.sampling else SHOWN.files
     told = replace(SHOWN, files=files, losses=SHOWN.losses if tuned else _UNTUNED)
     if learnt:
