@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.5, 30.0  # seconds, twice as long each time, with jitter
 _SILENT = 20  # answers without a text
+_UNSET = "is not set, and nothing is sent without it"
 _NUMBERS = ("max_concurrent_requests", "max_retries", "request_timeout", "max_wait")  # what nothing is sent without
 
 
@@ -80,13 +81,16 @@ def ask(
                     journal.check()
                     from lema.api.client import Client  # openai takes a second
 
-                    chosen, client = settings(api, section, budget_usd), Client(api, section, key)
-                    budget = Budget(chosen.budget_usd, paid_usd + journal.spending().usd, price)
+                    check_settings(api, section)
+                    if budget_usd is None:
+                        raise UserError(f"budget_usd {_UNSET}: set the most that requests may cost, in $")
+                    client = Client(api, section, key)
+                    budget = Budget(budget_usd, paid_usd + journal.spending().usd, price)
                     if not (whole and budget.free):
                         size = sum(asked[each].size for each in left) / len(left)
                         counted = Requests(section, section, api, (len(left), len(left)), "", size)
                         log.info("%-16s %s", "asking", counted.told(price))
-                    asking = _Asking(journal, held.lost, asked, client, chosen, budget, whole)
+                    asking = _Asking(journal, held.lost, asked, client, budget, whole)
                     asyncio.run(asking.run(left))
         answers, spending = journal.answers(), journal.spending()
     failed = [answer for answer in answers.values() if answer.failed]
@@ -107,13 +111,13 @@ class _Asking:
     lost: Callable[[], str]  # why another process sends too; empty while none does
     requests: dict[str, Request]  # by their keys
     client: "Client"
-    settings: "Settings"
     budget: Budget
     whole: bool
 
     def __post_init__(self) -> None:
-        self.api, self.section = self.client.api, self.client.section
-        self.pace = Pace(self.api.max_requests_per_minute, self.api.max_tokens_per_minute)
+        api, self.section = self.client.api, self.client.section
+        self.api, self.retries, self.max_wait = api, api.max_retries or 0, api.max_wait or 0.0
+        self.pace = Pace(api.max_requests_per_minute, api.max_tokens_per_minute)
         self.pace.trying = not self.whole  # else the first one goes alone; an engine has tried its server already
         answers = self.journal.answers().values()
         self.answered = sum(not answer.failed for answer in answers)
@@ -121,8 +125,8 @@ class _Asking:
         self.silent = 0  # answers of this run before one has a text
         self.waiting: list[tuple[float, int, str]] = []  # a heap: not before, place in order, key
         # The first in the heap is looked at several times.
-        self.text_of = lru_cache(1)(lambda key: text_of(self.requests[key], self.api))
-        self.completion = float(self.settings.completion_tokens)  # tokens of an answer, as it seems
+        self.text_of = lru_cache(1)(lambda key: text_of(self.requests[key], api))
+        self.completion = float(api.limit)  # tokens of an answer, as it seems
         self.failures: Counter[str] = Counter()
         self.failed_since: set[str] = set()  # since the last answer
         self.failed_tries = 0  # likewise, while one request at a time tries
@@ -181,7 +185,7 @@ class _Asking:
     def _stop(self, number: signal.Signals) -> None:
         """Say what is waited for; and no request leaves any more."""
         landing = f"what is on its way, {self.pace.in_flight} requests, is waited for"
-        seconds, again = self.settings.request_timeout, "a second signal leaves at once, and they are paid for again"
+        seconds, again = self.api.request_timeout, "a second signal leaves at once, and they are paid for again"
         if self.pace.in_flight and not self._leaves():
             log.info("%-16s %s: %s, %g s at most; %s", "asking", number.name, landing, seconds, again)
         self.changed.set()
@@ -218,7 +222,7 @@ class _Asking:
 
     def _wait(self, now: float) -> float:
         """Seconds until the next may leave; infinite while that hangs on what is in flight."""
-        if not self.waiting or self.pace.in_flight >= self.settings.max_concurrent_requests:
+        if not self.waiting or self.pace.in_flight >= (self.api.max_concurrent_requests or 1):
             return math.inf
         ready_at, _, key = self.waiting[0]
         if lacks := self.budget.lacks(self._prepared(key)[1]):
@@ -270,13 +274,13 @@ class _Asking:
             self.failed_tries = 0
             if not landed.answer.failed:
                 self._hear(landed.answer)
-        elif (wait := landed.retry_after or 0.0) > self.settings.max_wait:
+        elif (wait := landed.retry_after or 0.0) > self.max_wait:
             back = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + wait))
             self._end(f"{server} takes nothing for {wait:.0f} s ({landed.said}): wait until {back}")
         elif landed.means is Means.LATER:
             ready_at = now + self.pace.refused(now, sent_at, landed.retry_after)
-            if self.pace.trying and now - self.pace.last_accepted > self.settings.max_wait:
-                waited = f"has taken nothing for {self.settings.max_wait:g} s"
+            if self.pace.trying and now - self.pace.last_accepted > self.max_wait:
+                waited = f"has taken nothing for {self.max_wait:g} s"
                 self._end(f"{server} {waited} ({landed.said}): wait for an hour")
             return None, ready_at
         else:
@@ -297,7 +301,7 @@ class _Asking:
         self.failed_since.add(key)
         self.failures[key] += not landed.unsent
         self.failures[key] += 1_000_000 * (landed.means is Means.PROMPT)  # which is not tried again
-        retries, many = self.settings.max_retries, len(self.failed_since) > 8 + len(self.requests) / 100
+        retries, many = self.retries, len(self.failed_since) > 8 + len(self.requests) / 100
         if landed.unsent or many or not self.answered:
             self.failed_tries += self.pace.hold(now, sent_at, landed.retry_after, _LAST_BACKOFF)
             if self.failed_tries > max(1, retries):
@@ -315,26 +319,10 @@ class _Asking:
         return None, now + max(backoff, landed.retry_after or 0.0)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What nothing is sent without."""
-
-    budget_usd: float
-    completion_tokens: int  # at most
-    max_concurrent_requests: int
-    max_retries: int
-    request_timeout: float
-    max_wait: float
-
-
-def settings(api: ApiConfig, section: str, budget_usd: float | None) -> Settings:
-    """The settings of a section, complete; `UserError` names the first that is missing."""
-    unset = "is not set, and nothing is sent without it"
-    values = {f"{section}.{name}": getattr(api, name) for name in (*_NUMBERS, api.limit_name)}
-    if missing := next((name for name, value in values.items() if value is None), None):
-        raise UserError(f"{missing} {unset}")
-    if budget_usd is None:
-        raise UserError(f"budget_usd {unset}: set the most that requests may cost, in $")
+def check_settings(api: ApiConfig, section: str) -> None:
+    """`UserError` names the first setting of a section that is missing."""
+    for name in (*_NUMBERS, api.limit_name):
+        if getattr(api, name) is None:
+            raise UserError(f"{section}.{name} {_UNSET}")
     if not api.model:
         raise UserError(f"{section}.model=null: name the model to ask")
-    return Settings(budget_usd, api.limit, *(getattr(api, name) for name in _NUMBERS))

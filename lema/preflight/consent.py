@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from math import ceil
 
-from lema.api.asking import settings
+from lema.api.asking import check_settings
 from lema.api.estimate import Requests, price
 from lema.config import Config
 from lema.reporting.commands import command
@@ -28,8 +28,8 @@ def missing(config: Config, asked: list[Requests], overrides: list[str], ask: bo
     for each in asked:
         api, section, problem = each.api, each.section, None
         try:
-            cost, consent = price(api, config.prices, section), config.budget_usd
-            settings(api, section, 0.0 if consent is None else consent)
+            cost = price(api, config.prices, section)
+            check_settings(api, section)
             estimates.append(each.told(cost))
             most += each.costs(cost).usd[1]
         except UserError as error:
