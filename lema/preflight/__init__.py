@@ -112,13 +112,13 @@ def _missing(cell: Cell, stages: set[str], ask: bool) -> Iterator[str]:
 def loaded(cell: Cell, stages: set[str]) -> dict[str, ModelConfig]:
     """The published models that these stages load, by their keys in the config."""
     config, models = cell.config, dict[str, ModelConfig | None]()
-    for name, source in config.sampler.models.items() if "sample" in stages else ():
-        models[f"sampler.models.{name}.weights"] = source.weights
-    others = config.mix.extra is Extra.other_corrections
-    if "sample" in stages and others and not cell.builds_base and config.sampler.other:
-        models["sampler.other.weights"] = config.sampler.other.weights
-    for stage, asked in config.writers.items():
-        models |= {f"{key}.weights": each.weights if stage in stages else None for key, each in asked.items()}
+    sampler, others = config.sampler, config.mix.extra is Extra.other_corrections
+    if "sample" in stages:
+        models |= {f"sampler.models.{name}.weights": each.weights for name, each in sampler.models.items()}
+        if others and sampler.other and not cell.builds_base:
+            models["sampler.other.weights"] = sampler.other.weights
+    for asked in (asked for stage, asked in config.writers.items() if stage in stages):
+        models |= {f"{key}.weights": each.weights for key, each in asked.items()}
     served = {"sample", "select", "evaluate"} if config.engine.name == "server" else set[str]()
     if not cell.builds_base and stages - served - {"data", "labelled", "correct", "rationales"}:
         models["backbone"] = config.backbone
