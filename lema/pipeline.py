@@ -173,7 +173,7 @@ def plan(cell: Cell) -> dict[str, list[Step]]:
 
 
 def _ways(imported: Callable[[Cell], bool] = lambda _: False, jobs: bool = False) -> planning.Ways:
-    return planning.Ways(wanted, again, imported, preflight.lacking, preflight.loaded, preflight.hub.is_cached, jobs)
+    return planning.Ways(wanted, again, imported, preflight.lacking, preflight.loaded, jobs)
 
 
 def run(config: Config, overrides: list[str], in_sweep: bool = False) -> None:

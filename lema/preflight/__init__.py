@@ -8,7 +8,6 @@ from pathlib import Path
 from statistics import fmean
 
 from lema import engines
-from lema.api.estimate import Requests
 from lema.cell import Cell
 from lema.config import Config, CotPart, Extra, ModelConfig, Selection, Split
 from lema.models.weights import weights
@@ -16,7 +15,7 @@ from lema.preflight import consent, fitness, hardware, hub, serving
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
-_ANSWERING = {"sample", "select", "merge", "evaluate"}  # in which the backbone does
+_COMPUTING = {"sample", "train", "select", "merge", "evaluate"}  # in which the backbone does
 
 
 def check_runs_dir(folder: Path, make: bool = True) -> None:
@@ -41,7 +40,7 @@ def check_runs(folder: Path, delete: bool) -> None:
         raise UserError(f"{folder / 'cells'}: {lost}; put the folder back, or delete {folder} yourself")
 
 
-def check(cell: Cell, stages: set[str], asked: list[Requests], overrides: list[str]) -> None:
+def check(cell: Cell, stages: set[str], asked: list[engines.Requests], overrides: list[str]) -> None:
     """Raise one `UserError` naming everything that these stages lack, each with its remedy."""
     if missing := lacking(cell, stages, asked, overrides):
         command = f"backbone={cell.config.backbone.name} task={cell.config.task.name}"
@@ -49,7 +48,7 @@ def check(cell: Cell, stages: set[str], asked: list[Requests], overrides: list[s
 
 
 def lacking(
-    cell: Cell, stages: set[str], asked: list[Requests], overrides: Iterable[str] = (), ask: bool = True
+    cell: Cell, stages: set[str], asked: list[engines.Requests], overrides: Iterable[str] = (), ask: bool = True
 ) -> list[str]:
     """Everything that these stages lack, a line each; without `ask`, what is known with no model and no request."""
     tracker = cell.tracker.missing() if stages else ()
@@ -85,25 +84,23 @@ def _missing(cell: Cell, stages: set[str], ask: bool) -> Iterator[str]:
     models = loaded(cell, stages)
     # What the backbone does on this machine.
     stages = stages - {"sample", "select", "evaluate"} if config.engine.name == "server" else stages
-    answers, trains = bool(stages & _ANSWERING), "train" in stages
     for name, model in models.items():
         source, of_backbone = weights(model), name == "backbone"
         whole = [hardware.MemoryNeed("of weights", hardware.BYTES[model.precision] / hardware.shares(config))]
         held = hardware.held(config, stages, hardware.gpus() > 1) if of_backbone else whole
         parameters = hardware.parameters(source, model)
-        lines = [] if of_backbone and not answers and not trains else [*hardware.unsupported(name, model)]
+        lines = [*hardware.unsupported(name, model)] if stages & _COMPUTING or not of_backbone else []
         lines += hub.unloadable(name, model.path, model.hub_id, model.revision, ask)
         if parameters and held:
             lines += hardware.too_large(name, source.location, parameters, held, *hardware.memory())
         if of_backbone and "merge" in stages:
             lines += hardware.too_little_disk(cell.store.root, parameters * hardware.BYTES[model.precision])
-        train = config.train if of_backbone and trains else None
-        yield from lines if lines or not ask else fitness.unfit(name, model, source, train, config, stages)
+        yield from lines if lines or not ask else fitness.unfit(name, model, source, config, stages)
     if models.keys() - {"backbone"} or stages & {"select", "evaluate"} or ("sample" in stages and own):
         yield from engines.missing(config)
-    if cell.builds_base and (answers or trains):
+    if cell.builds_base and stages & _COMPUTING:
         yield from hardware.unsupported("backbone", config.backbone)
-    if trains and config.train.processes:
+    if "train" in stages and config.train.processes:
         yield from hardware.too_few_gpus(config.train.processes)
     if stages & {"train", "evaluate"}:
         yield from hardware.without_bitsandbytes(config.train)

@@ -2,16 +2,14 @@
 
 from collections.abc import Iterator
 
-from lema.config import Config, ModelConfig, TrainConfig
+from lema.config import Config, ModelConfig
 from lema.models.weights import Weights
 from lema.types import UserError
 
 
-def unfit(
-    name: str, model: ModelConfig, source: Weights, train: TrainConfig | None, config: Config, stages: set[str]
-) -> Iterator[str]:
+def unfit(name: str, model: ModelConfig, source: Weights, config: Config, stages: set[str]) -> Iterator[str]:
     """The first thing that the model of this name cannot do: it decides what else can be looked at."""
-    sections = _asking(name, config, stages)
+    sections, train = _asking(name, config, stages), config.train if name == "backbone" and "train" in stages else None
     if train is None and not sections:
         return
     from lema.models import layout, trial

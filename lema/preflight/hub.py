@@ -1,9 +1,10 @@
 """Whether models and data sets are where the config says: in a folder here, in the cache, or on the Hub."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 
 def unloadable(
@@ -81,3 +82,13 @@ def _refusal(status: int, code: str | None) -> str:
     if status in (401, 403):
         return f"is refused by the Hub (HTTP {status}): accept its licence on its page and {log_in}"
     return f"cannot be looked up, as the Hub answers HTTP {status}: try again later"
+
+
+def downloads(models: Iterable[Any], datasets: Iterable[Any]) -> Iterator[tuple[str, float]]:
+    """What of these is not here, by its id, and the bytes of models in 16 bits; some are published in 32."""
+    for model in models:
+        if not model.path and model.hub_id and not is_cached("model", model.hub_id, model.revision):
+            yield model.hub_id, (model.parameters or 0) * 2.0
+    for dataset in datasets:
+        if dataset and not (dataset.path or is_cached("dataset", dataset.hub_id, dataset.revision)):
+            yield dataset.hub_id, 0.0

@@ -17,7 +17,7 @@ from lema.api.estimate import Costs, Requests, between, price
 from lema.artifacts import Artifact, Recipe, Shown, own_folder, write_json
 from lema.cell import Cell
 from lema.config import Split
-from lema.preflight import sizing
+from lema.preflight import hub, sizing
 from lema.types import UserError
 
 CURRENT, SHARED, MAKE, IMPORTED = "current", "shared", "make", "imported"
@@ -37,7 +37,6 @@ class Ways:
     imported: Callable[[Cell], bool]  # whether a cell is left out, as its results were brought here
     lacking: Callable[..., list[str]]  # what preflight misses
     loaded: Callable[[Cell, set[str]], dict[str, Any]]  # the published models that stages load
-    is_cached: Callable[[str, str, str | None], bool]  # whether a model or a data set of the Hub is here
     jobs: bool  # whether cells run on other machines, whose GPUs and packages they check for themselves
 
 
@@ -92,11 +91,9 @@ class _Walk:
             for each in self.ways.lacking(cell, stages, asked, ask=False)
             if each not in planned.missing and not (self.ways.jobs and each.startswith(_OF_A_MACHINE))
         ]
-        models = self.ways.loaded(cell, stages)
-        planned.downloads = dict(sizing.downloads(models, self.ways.is_cached))
-        for dataset in (cell.config.task.dataset, cell.config.task.train_dataset) if "data" in stages else ():
-            if dataset and not (dataset.path or self.ways.is_cached("dataset", dataset.hub_id, dataset.revision)):
-                planned.downloads[dataset.hub_id] = 0.0
+        task = cell.config.task
+        datasets = (task.dataset, task.train_dataset) if "data" in stages else ()
+        planned.downloads = dict(hub.downloads(self.ways.loaded(cell, stages).values(), datasets))
         if sized:
             self._take(cell, makes, planned)
         return planned

@@ -4,7 +4,6 @@ Hours are those that the same step took for another cell here, where one was mad
 """
 
 import json
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -167,10 +166,3 @@ def disk(config: Config, stage: str, parameters: int, trained: Training | None) 
     going_on = train.resume_checkpoints + 1  # and the one that is written before an older one goes
     kept = max(going_on, checkpoints(config))
     return trained.trained * (kept * _SAVED_BYTES + going_on * _MOMENT_BYTES)
-
-
-def downloads(models: dict[str, Any], cached: Any) -> Iterator[tuple[str, float]]:
-    """The published models that are not here, with their bytes in 16 bits; some are published in 32."""
-    for model in models.values():
-        if not model.path and model.hub_id and not cached("model", model.hub_id, model.revision):
-            yield model.hub_id, (model.parameters or 0) * 2.0
