@@ -115,9 +115,8 @@ class _Walk:
         for step, _, shared in makes:
             with suppress(UserError):  # `lacking` names it
                 for requests in step.requests(cell):
-                    cost = price(requests.api, cell.config.prices, requests.section)
                     asked.append(requests)
-                    found = requests.costs(cost)
+                    found = requests.costs(price(requests.api, cell.config.prices, requests.section))
                     planned.budget_usd += found.usd[1]
                     if not shared:
                         named = step.name + (".verifier" if requests.section.endswith(".verifier") else "")

@@ -109,6 +109,15 @@ def test_hours_of_a_step_are_those_that_it_took_for_another_cell(
     assert all(each.startswith("measured on 1 earlier (CPU") for each in cell["hours_from"])
 
 
+def test_a_model_without_a_price_is_missing_from_no_plan(
+    make_config: Callable[..., Config], tmp_path: Path, server: OpenAIServer
+) -> None:
+    arguments = [*ASKING, f"runs_dir={tmp_path}", "corrector.model=mine", "do=plan"]
+    pipeline.run(make_config(*arguments), arguments)
+    [line] = planned(tmp_path)["total"]["missing"]
+    assert line.startswith("requests: corrector.model=mine: conf/prices has no price of it: set corrector.input_usd=")
+
+
 def test_a_data_set_that_is_not_there_is_missing_and_ends_no_plan(
     make_config: Callable[..., Config], tmp_path: Path
 ) -> None:
