@@ -9,7 +9,7 @@ from statistics import fmean
 
 from lema import engines
 from lema.cell import Cell
-from lema.config import Config, CotPart, Extra, ModelConfig, Selection, Split
+from lema.config import Config, CotPart, Extra, ModelConfig, Selection, SourceConfig, Split
 from lema.models.weights import weights
 from lema.preflight import consent, fitness, hardware, hub, serving
 from lema.types import UserError
@@ -76,11 +76,10 @@ def _missing(cell: Cell, stages: set[str], ask: bool) -> Iterator[str]:
     if others and not own:
         instead = f"run mix=lema, which trains on them; sampler=self mix=lema takes {config.backbone.name}'s own"
         yield f"mix: sampler={config.sampler.name} makes mistakes that are another model's already: {instead}"
-    for name, source in config.sampler.models.items() if "sample" in stages else ():
+    for key, source in _sources(cell, stages).items():
         if source.recorded and not (file := Path(source.recorded)).is_file():
-            key = f"sampler.models.{name}.recorded"
             why = "a folder" if file.is_dir() else "not a regular file" if file.exists() else "no such file"
-            yield f"recorded: {key}={source.recorded}: {why}; name a file of JSON lines, plain or .gz"
+            yield f"recorded: {key}.recorded={source.recorded}: {why}; name a file of JSON lines, plain or .gz"
     models = loaded(cell, stages)
     # What the backbone does on this machine.
     stages = stages - {"sample", "select", "evaluate"} if config.engine.name == "server" else stages
@@ -106,14 +105,21 @@ def _missing(cell: Cell, stages: set[str], ask: bool) -> Iterator[str]:
         yield from hardware.without_bitsandbytes(config.train)
 
 
+def _sources(cell: Cell, stages: set[str]) -> dict[str, SourceConfig]:
+    """Whose mistakes these stages collect, by their keys in the config."""
+    if "sample" not in stages:
+        return {}
+    sampler = cell.config.sampler
+    found = {f"sampler.models.{name}": source for name, source in sampler.models.items()}
+    if cell.config.mix.extra is Extra.other_corrections and sampler.other and not cell.builds_base:
+        found["sampler.other"] = sampler.other
+    return found
+
+
 def loaded(cell: Cell, stages: set[str]) -> dict[str, ModelConfig]:
     """The published models that these stages load, by their keys in the config."""
-    config, models = cell.config, dict[str, ModelConfig | None]()
-    sampler, others = config.sampler, config.mix.extra is Extra.other_corrections
-    if "sample" in stages:
-        models |= {f"sampler.models.{name}.weights": each.weights for name, each in sampler.models.items()}
-        if others and sampler.other and not cell.builds_base:
-            models["sampler.other.weights"] = sampler.other.weights
+    config = cell.config
+    models = {f"{key}.weights": each.weights for key, each in _sources(cell, stages).items()}
     for asked in (asked for stage, asked in config.writers.items() if stage in stages):
         models |= {f"{key}.weights": each.weights for key, each in asked.items()}
     served = {"sample", "select", "evaluate"} if config.engine.name == "server" else set[str]()

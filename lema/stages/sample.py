@@ -60,14 +60,14 @@ def recipe(cell: Cell, name: str) -> Recipe:
     label, model, style, tuned = name, None, None, source.kind is SourceKind.tuned
     made = cell.tuned.artifacts if tuned else {}
     if source.kind is SourceKind.recorded:
-        key, published = f"sampler.models.{name}.recorded", tasks.trained_on(config.task)
+        key, published = f"{_place(cell, name)}.recorded", tasks.trained_on(config.task)
         file = Given(recorded.sha256(source.recorded or "", key), source.recorded)
         inputs = Inputs(data, recorded=file, published=Given(published.digest, published))
     else:
         style, demonstrated = _wording(cell, source)
         held = None if source.api else weights(source.weights) if source.weights else cell.base
         inputs = Inputs(data, held, made.get("train"), made.get("merge"), demonstrated)
-        key, label = f"sampler.models.{name}.api", cell.tuned.arm if tuned else held.name if held else name
+        key, label = f"{_place(cell, name)}.api", cell.tuned.arm if tuned else held.name if held else name
         four_bit = tuned and config.train.method is Method.qlora and "merge" not in made
         model = _model(cell, source, key, four_bit)
     settings = Settings(
@@ -83,6 +83,12 @@ def recipe(cell: Cell, name: str) -> Recipe:
     )
     version = 4 + rules_version(settings.grader)
     return Recipe("sample", f"{cell.train_label}-{label}", version, settings=settings, inputs=inputs, shown=SHOWN)
+
+
+def _place(cell: Cell, name: str) -> str:
+    """Where a source stands in the config, for messages."""
+    sampler = cell.config.sampler
+    return "sampler.other" if sampler.models[name] is sampler.other else f"sampler.models.{name}"
 
 
 def _model(cell: Cell, source: SourceConfig, key: str, four_bit: bool = False) -> LocalModel | ServedModel:
@@ -114,7 +120,7 @@ def _wording(cell: Cell, source: SourceConfig) -> tuple[str | None, Given | None
 def requests(cell: Cell, name: str) -> list[Requests]:
     """What is asked of a server that may be paid: each question, as often as it is sampled."""
     source = cell.config.sampler.models[name]
-    model = None if source.kind is SourceKind.recorded else _model(cell, source, f"sampler.models.{name}.api")
+    model = None if source.kind is SourceKind.recorded else _model(cell, source, f"{_place(cell, name)}.api")
     if not (model and (server := served(model))):
         return []
     style, shown = _wording(cell, source)

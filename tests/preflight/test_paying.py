@@ -91,6 +91,13 @@ def test_everything_that_is_missing_is_said_at_once(missing, monkeypatch: pytest
     assert found[0].startswith("key: corrector, rationales send requests; set OPENAI_API_KEY")
 
 
+def test_another_models_mistakes_are_asked_for_by_their_own_key(missing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    real = ["backbone=mistral", "task=gsm8k", "sampler=self", "corrector=reference", "rationales=none"]
+    found = missing(*real, "mix=lema_random", "sampler/model@sampler.other=gpt4")
+    assert found[0].startswith("key: sampler.other.api send requests; ")
+
+
 def test_every_price_is_of_a_model_and_the_dearest_comes_first(make_config) -> None:
     config = make_config()
     for name, each in config.prices.items():

@@ -1,6 +1,7 @@
 """Before anything is downloaded, sent or paid: all that is missing in one message, through the front door."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -203,6 +204,13 @@ def test_mistakes_of_another_model_need_own_ones_to_be_compared_with(refused) ->
     found = refused("mix=lema_random", "sampler=open", "sampler.models.wizardmath_7b.weights.path=nowhere")
     [line] = [line for line in found if line.startswith("mix: ")]
     assert line.startswith("mix: sampler=open makes mistakes that are another model's already: run mix=lema")
+
+
+def test_a_file_of_another_models_mistakes_that_is_not_there_is_named_before_a_run(refused) -> None:
+    recorded = ["sampler=self", "sampler/model@sampler.other=recorded", "sampler.other.recorded=nowhere.jsonl"]
+    found = refused("backbone=mistral", "task=gsm8k", "mix=lema_random", *recorded)
+    [line] = [line for line in found if line.startswith("recorded: ")]
+    assert re.match(r"recorded: sampler\.other\.recorded=.*nowhere\.jsonl: no such file; ", line)
 
 
 @pytest.mark.parametrize(("overrides", "line"), table(__file__, "what needs bitsandbytes asks for it"))
