@@ -57,17 +57,17 @@ class Inputs:
 
 def recipe(cell: Cell, name: str) -> Recipe:
     config, source, data = cell.config, cell.config.sampler.models[name], cell.artifacts["data"]
-    label, model, style, tuned = name, None, None, source.kind is SourceKind.tuned
+    key, label, model, style, tuned = _key(cell, name), name, None, None, source.kind is SourceKind.tuned
     made = cell.tuned.artifacts if tuned else {}
     if source.kind is SourceKind.recorded:
-        key, published = f"{_place(cell, name)}.recorded", tasks.trained_on(config.task)
-        file = Given(recorded.sha256(source.recorded or "", key), source.recorded)
+        published = tasks.trained_on(config.task)
+        file = Given(recorded.sha256(source.recorded or "", f"{key}.recorded"), source.recorded)
         inputs = Inputs(data, recorded=file, published=Given(published.digest, published))
     else:
         style, demonstrated = _wording(cell, source)
         held = None if source.api else weights(source.weights) if source.weights else cell.base
         inputs = Inputs(data, held, made.get("train"), made.get("merge"), demonstrated)
-        key, label = f"{_place(cell, name)}.api", cell.tuned.arm if tuned else held.name if held else name
+        label = cell.tuned.arm if tuned else held.name if held else name
         four_bit = tuned and config.train.method is Method.qlora and "merge" not in made
         model = _model(cell, source, key, four_bit)
     settings = Settings(
@@ -85,7 +85,7 @@ def recipe(cell: Cell, name: str) -> Recipe:
     return Recipe("sample", f"{cell.train_label}-{label}", version, settings=settings, inputs=inputs, shown=SHOWN)
 
 
-def _place(cell: Cell, name: str) -> str:
+def _key(cell: Cell, name: str) -> str:
     """Where a source stands in the config, for messages."""
     sampler = cell.config.sampler
     return "sampler.other" if sampler.models[name] is sampler.other else f"sampler.models.{name}"
@@ -93,7 +93,7 @@ def _place(cell: Cell, name: str) -> str:
 
 def _model(cell: Cell, source: SourceConfig, key: str, four_bit: bool = False) -> LocalModel | ServedModel:
     if source.api:
-        return ServedModel(source.api, key)
+        return ServedModel(source.api, f"{key}.api")
     sampler = cell.config.sampler
     return LocalModel(
         engine=cell.config.engine,
@@ -120,7 +120,7 @@ def _wording(cell: Cell, source: SourceConfig) -> tuple[str | None, Given | None
 def requests(cell: Cell, name: str) -> list[Requests]:
     """What is asked of a server that may be paid: each question, as often as it is sampled."""
     source = cell.config.sampler.models[name]
-    model = None if source.kind is SourceKind.recorded else _model(cell, source, f"{_place(cell, name)}.api")
+    model = None if source.kind is SourceKind.recorded else _model(cell, source, _key(cell, name))
     if not (model and (server := served(model))):
         return []
     style, shown = _wording(cell, source)
@@ -176,7 +176,7 @@ def _recorded(settings: Settings, inputs: Inputs, context: Context, counts: Coun
     number = Counter[str]()
     own = {problem.id for problem in inputs.data.rows("train.jsonl", Problem)}
     official = tasks.published(inputs.published.value)[0]  # those too that are held out, or beyond `limit`
-    rows = recorded.read(inputs.recorded.value, official, context.test_questions(), settings.key, counts)
+    rows = recorded.read(inputs.recorded.value, official, context.test_questions(), f"{settings.key}.recorded", counts)
     for problem, text, model in rows:
         if problem.id in own:
             name, part = model or settings.recorded_as, answer_part(text)
