@@ -1,4 +1,4 @@
-"""What an attempt costs: at most what its request allows, as long as the server bills no more than that."""
+"""What an attempt costs: what the server bills, or where it tells no bill the most that its request allows."""
 
 import logging
 from typing import Any
