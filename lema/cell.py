@@ -209,12 +209,11 @@ class Cell:
         self, model: LocalModel | ServedModel, held: Weights | None = None, adapter: Path | None = None
     ) -> Engine:
         engines.running.logs = self.folder
-        paid = sum(artifact.summary.get("usd", 0.0) for artifact in self.artifacts.values()) + self.spent  # by whomever
         account = Account(
             journal=self.store.root / "journal.sqlite",
             prices=self.config.prices,
             budget_usd=self.config.budget_usd,
-            paid_usd=paid,
+            paid_usd=self.paid + self.spent,
             retry_failed=self.config.retry_failed,
         )
         if isinstance(model, LocalModel):
@@ -232,6 +231,11 @@ class Cell:
         if engine not in self._asked_now:
             self._asked_now.append(engine)
         return engine
+
+    @property
+    def paid(self) -> float:
+        """Dollars of the budget that its artifacts have taken, whoever paid them."""
+        return sum(artifact.summary.get("usd", 0.0) for artifact in self.artifacts.values())
 
     @property
     def spent(self) -> float:

@@ -288,9 +288,9 @@ def _run_cell(cell: Cell, wanted: list[Step], overrides: list[str], begin: Calla
     only = cell.config.only
     if only and (missing := [step.name for step in todo if step.stage != only]):
         raise UserError(f"only={only}: {', '.join(missing)} must be made first; run it without only=")
-    lacking = planning.to_make(cell, todo, again)
+    lacking, paid = planning.to_make(cell, todo, again)
     asked = [requests for step in lacking for requests in step.requests(cell)]
-    preflight.check(cell, {step.stage for step in lacking}, asked, overrides)
+    preflight.check(cell, {step.stage for step in lacking}, asked, overrides, paid)
     preflight.tell_of_older(cell, [step.stage for step in todo])
     begin("")
     if not all(artifact.is_there for artifact in cell.artifacts.values()):  # cleaned before the folder pointed to it

@@ -114,8 +114,10 @@ def scripts(cells: dict[str, Cell], options: dict[str, Any], folder: Path) -> li
 def _is_current(cell: Cell, pipeline: Any) -> bool:
     """Whether nothing is left to be made of it. `UserError` when what is left sends requests."""
     left = pipeline.without_current(cell, pipeline.wanted(cell), tell=False)
-    lacking = pipeline.planning.to_make(cell, left, pipeline.again)
-    if asking := next((each.name for each in lacking if each.requests(cell)), None):
+    lacking, _ = pipeline.planning.to_make(cell, left, pipeline.again)
+    asked = {each.name: [one.section for one in each.requests(cell)] for each in lacking}
+    # What stands for the backbone (`engine`) has a journal in its artifact.
+    if asking := next((name for name, sections in asked.items() if {*sections} - {"engine"}), None):
         where = "on one machine: run the same command with until=mix hydra/launcher=basic there"
         why = f"{asking} of {cell.name} sends requests, whose journal can be written {where}"
         raise UserError(f"hydra/launcher=slurm: {why}")

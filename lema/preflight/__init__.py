@@ -40,22 +40,30 @@ def check_runs(folder: Path, delete: bool) -> None:
         raise UserError(f"{folder / 'cells'}: {lost}; put the folder back, or delete {folder} yourself")
 
 
-def check(cell: Cell, stages: set[str], asked: list[engines.Requests], overrides: list[str]) -> None:
-    """Raise one `UserError` naming everything that these stages lack, each with its remedy."""
-    if missing := lacking(cell, stages, asked, overrides):
+def check(cell: Cell, stages: set[str], asked: list[engines.Requests], overrides: list[str], paid: float) -> None:
+    """Raise one `UserError` naming everything that these stages lack, each with its remedy.
+
+    `paid` are the dollars that artifacts which are there have taken of the budget.
+    """
+    if missing := lacking(cell, stages, asked, overrides, paid):
         command = f"backbone={cell.config.backbone.name} task={cell.config.task.name}"
         raise UserError("\n  - ".join([f"{command} cannot start; missing:", *missing]))
 
 
 def lacking(
-    cell: Cell, stages: set[str], asked: list[engines.Requests], overrides: Iterable[str] = (), ask: bool = True
+    cell: Cell,
+    stages: set[str],
+    asked: list[engines.Requests],
+    overrides: Iterable[str] = (),
+    paid: float = 0.0,
+    ask: bool = True,
 ) -> list[str]:
     """Everything that these stages lack, a line each; without `ask`, what is known with no model and no request."""
     tracker = cell.tracker.missing() if stages else ()
     others = sorted(loaded(cell, stages).keys() - {"backbone"})
     served = serving.missing(cell.config, stages, others) if ask and cell.config.engine.name == "server" else ()
-    paid = consent.missing(cell.config, asked, [*overrides], ask)
-    return [*_missing(cell, stages, ask), *tracker, *served, *paid]
+    paying = consent.missing(cell.config, asked, [*overrides], paid, ask)
+    return [*_missing(cell, stages, ask), *tracker, *served, *paying]
 
 
 def _missing(cell: Cell, stages: set[str], ask: bool) -> Iterator[str]:

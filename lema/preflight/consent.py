@@ -13,8 +13,10 @@ from lema.types import UserError
 _FREE = "sampler=self corrector=reference verifier=none rationales=none ask no server"
 
 
-def missing(config: Config, asked: list[Requests], overrides: list[str], ask: bool = True) -> Iterator[str]:
-    """What these requests lack, each with its remedy.
+def missing(
+    config: Config, asked: list[Requests], overrides: list[str], paid: float = 0.0, ask: bool = True
+) -> Iterator[str]:
+    """What these requests lack, each with its remedy; the budget has paid so many dollars already.
 
     Without `ask` no server is asked for its models, and consent is nobody's business yet.
     """
@@ -44,7 +46,7 @@ def missing(config: Config, asked: list[Requests], overrides: list[str], ask: bo
         if problem:
             yield f"requests: {problem}"
     if config.budget_usd is None and most and ask:
-        goes_on = command(*overrides, f"budget_usd={ceil(most)}")
+        goes_on = command(*overrides, f"budget_usd={ceil(paid + most)}")
         needs = "nothing is paid without consent, budget_usd= or LEMA_BUDGET_USD"
         free = "engine=transformers " * any(each.section == "engine" for each in asked) + _FREE
         yield f"budget: {'; '.join(estimates)}. Go on with: {goes_on} ({needs}), or {free}"

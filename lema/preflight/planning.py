@@ -121,6 +121,7 @@ class _Walk:
                     if not shared:
                         named = step.name + (".verifier" if requests.section.endswith(".verifier") else "")
                         planned.asked[named] = {"model": requests.api.model} | asdict(found)
+        planned.budget_usd += cell.paid if planned.budget_usd else 0.0  # a budget is of a run from its beginning
         return asked
 
     def _take(self, cell: Cell, makes: list[Any], planned: Planned) -> None:
@@ -146,15 +147,21 @@ class _Walk:
         planned.hours_from = [source for source in sources if source != "no GPU"]
 
 
-def to_make(cell: Cell, steps: Sequence[Any], again: Callable[[Cell, Artifact], bool]) -> list[Any]:
-    """Those of the steps behind a cell's artifacts that are not there: behind one that is missing, others may be."""
-    stand = replace(cell, artifacts=dict(cell.artifacts))
+def to_make(cell: Cell, steps: Sequence[Any], again: Callable[[Cell, Artifact], bool]) -> tuple[list[Any], float]:
+    """Those of the steps behind a cell's artifacts that are not there, and the dollars that all that is there has cost.
+
+    Behind a step that is missing, others may be there.
+    """
+    stand, makes, paid = replace(cell, artifacts=dict(cell.artifacts)), [], cell.paid
 
     def find(recipe: Recipe) -> Artifact | None:
         found = cell.store.find(recipe)
         return None if found and again(stand, found) else found
 
-    return [step for step, _, found, _ in _walked(stand, steps, find) if not found]
+    for step, _, found, _ in _walked(stand, steps, find):
+        makes += [] if found else [step]
+        paid += found.summary.get("usd", 0.0) if found else 0.0
+    return makes, paid
 
 
 def _walked(

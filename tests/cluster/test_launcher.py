@@ -109,7 +109,9 @@ def test_a_cell_that_sends_requests_is_refused(make_config: Callable[..., Config
         UserError, match="correct of arithmetic-tiny-lema-seed1 sends requests, whose journal can be written on"
     ):
         slurm._is_current(Cell(make_config(*overrides), Store(tmp_path)), pipeline)
-    assert not slurm._is_current(Cell(make_config(), Store(tmp_path)), pipeline)
+    served = ["engine=server", "engine.model=m", "engine.input_usd=1", "engine.output_usd=1"]
+    for own in ([], served):  # what stands for the backbone has a journal in its artifact
+        assert not slurm._is_current(Cell(make_config(*own), Store(tmp_path)), pipeline)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,22 @@ def test_more_tries_and_more_samples_cost_more(missing, server: OpenAIServer) ->
     assert most("limit=10") < most()
 
 
+def test_the_budget_that_is_named_has_room_for_what_was_paid_before(
+    make_config: Callable[..., Config], tmp_path: Path, server: OpenAIServer
+) -> None:
+    server.reply = lambda prompt: "No."
+    given = [*SMALL, "corrector=gpt4", "corrector.input_usd=10000", "corrector.output_usd=1", f"runs_dir={tmp_path}"]
+    pipeline.run(make_config(*given, "until=correct", "budget_usd=1000000"), given)
+    more = [*given, "rationales=gpt4", "rationales.requests=3", "until=rationales"]
+    with pytest.raises(UserError, match=r"budget: rationales by gpt-6\.2-sol: 3 requests") as refused:
+        pipeline.run(make_config(*more), more)
+    [most] = re.findall(r"budget_usd=(\d+) ", str(refused.value))
+    pipeline.run(make_config(*more, "do=plan"), more)
+    assert f'budget_usd={most}"' in next(tmp_path.glob("reports/*/plan.json")).read_text()
+    pipeline.run(make_config(*more, f"budget_usd={most}"), more)
+    assert len(server.requests) > 3
+
+
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
