@@ -14,7 +14,7 @@ import numpy as np
 
 from lema.reporting.arms import ARMS as ARMS, CONTRASTS as CONTRASTS, STANDARD as STANDARD, UNTUNED as UNTUNED
 from lema.reporting.pairing import Verdicts, aligned, flipped, paired_p
-from lema.reporting.paper import paper_accuracy
+from lema.reporting.paper import paper_accuracy, results
 from lema.reporting.runs import Run
 from lema.reporting.settings import Setting as Setting, once_each, place, told_apart
 from lema.reporting.statistics import (
@@ -234,9 +234,10 @@ def _drawn(runs: Sequence[Run], untuned: bool) -> Drawn | None:
 
 
 def paper(run: Run, arm: str) -> float | None:
-    """The paper's accuracy of an arm in [0, 1]: of the whole test split, so None for a rehearsal."""
-    config = run.config
-    if config["limit"] or run.score.split != "test":
+    """The paper's accuracy of an arm in [0, 1]: of the whole test split, so None for a rehearsal or a part of it."""
+    config, score = run.config, run.score
+    whole = score.split == "test" and score.num_problems == results()["problems"].get(config["task"]["name"])
+    if config["limit"] or not whole:
         return None
     percent = paper_accuracy(config["backbone"]["name"], config["backbone"]["size"], config["task"]["name"], arm)
     return None if percent is None else percent / 100

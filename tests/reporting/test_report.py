@@ -225,9 +225,14 @@ def test_the_papers_numbers_stand_beside_ours_and_mistral_has_none(tmp_path: Pat
     assert paper["mistral 7b", "lema"] is None
 
 
-def test_a_rehearsal_is_not_held_against_the_paper(tmp_path: Path) -> None:
-    run(tmp_path, "lema", 1, answers(50, 20), limit=50)
+@pytest.mark.parametrize(("problems", "limit"), [(50, 50), (600, None), (1319, 2000)])
+def test_a_rehearsal_or_a_part_of_the_test_split_is_not_held_against_the_paper(
+    tmp_path: Path, problems: int, limit: int | None
+) -> None:
+    for mix in ("cot", "lema"):
+        run(tmp_path, mix, 1, answers(problems, 20), limit=limit)
     assert "– the paper" not in published(tmp_path)
+    assert [row["paper"] for row in (*numbers(tmp_path)["arms"], *numbers(tmp_path)["differences"])] == [None] * 4
 
 
 def test_holm_corrects_over_the_rows_of_one_difference(tmp_path: Path) -> None:

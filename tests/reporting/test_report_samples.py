@@ -121,22 +121,22 @@ def test_a_run_that_is_asked_a_further_test_stands_in_the_table_of_that_task_too
         (folder / "run.json").write_text(json.dumps(facts | {"tests": {"svamp_": {"task": task, "setting": "s"}}}))
         selected = contents(json.loads((folder / "select" / "record.json").read_text()))
         (folder / "svamp_test_data").mkdir()
-        record(folder / "svamp_test_data", "data", {"test": 100}, {})
-        evaluation(folder / "svamp_evaluate_untuned", "svamp", answers(100, 5), {})
-        evaluation(folder / "svamp_evaluate", "svamp", answers(100, right // 4), {"select": selected})
+        record(folder / "svamp_test_data", "data", {"test": 1000}, {})
+        evaluation(folder / "svamp_evaluate_untuned", "svamp", answers(1000, 50), {})
+        evaluation(folder / "svamp_evaluate", "svamp", answers(1000, 10 * (right // 4)), {"select": selected})
     # The same cell run as a cell of that task: it is counted once.
-    run(tmp_path, "lema", 1, answers(100, 45), setting="s", task=task)
+    run(tmp_path, "lema", 1, answers(1000, 450), setting="s", task=task)
     text, numbers = published(tmp_path)
     assert "3 evaluated runs." in text
     assert "## gsm8k: 200 problems" in text
-    assert "## svamp: 100 problems" in text
+    assert "## svamp: 1,000 problems" in text
     found = {(row["task"], row["arm"]): (row["accuracy"], row["seeds"], row["problems"]) for row in numbers["arms"]}
     assert found["gsm8k", "lema"] == (0.9, [1], 200)
-    assert found["svamp", "lema"] == (0.45, [1], 100)
-    assert found["svamp", "cot"] == (0.4, [1], 100)
+    assert found["svamp", "lema"] == (0.45, [1], 1000)
+    assert found["svamp", "cot"] == (0.4, [1], 1000)
     assert found["svamp", "untuned"][0] == 0.05
     [svamp] = [row for row in numbers["differences"] if row["task"] == "svamp"]
-    assert len(svamp["flips"]["1"]["gained"]) == 5
+    assert len(svamp["flips"]["1"]["gained"]) == 50
     assert {row["setting"] for row in numbers["arms"]} == {"a", "s"}
     # The paper has numbers of SVAMP: 54.1 for lema on Llama-2 7B.
     assert [row["paper"] for row in numbers["arms"] if (row["task"], row["arm"]) == ("svamp", "lema")] == [0.541]
