@@ -13,9 +13,9 @@ from lema.config import CompareConfig
 from lema.identity import flat, without_paths
 from lema.privacy import shown
 from lema.reporting.markdown import bullets, over, table
-from lema.reporting.pairing import Verdicts, aligned, flipped, paired_p
 from lema.reporting.runs import Run, read_runs
-from lema.reporting.statistics import accuracy_over_problems, over_problems, smallest_effect
+from lema.reporting.statistics import accuracy_over_problems, over_problems, paired_p, smallest_effect
+from lema.reporting.verdicts import Verdicts, aligned, flipped
 from lema.types import SampledScore, UserError
 
 _LISTED = 20  # so many ids stand in the text; compare.json has all
@@ -24,7 +24,7 @@ _LISTED = 20  # so many ids stand in the text; compare.json has all
 def write_comparison(root: Path, config: CompareConfig) -> None:
     """Write `reports/compare-A-B/` (`compare.md`, `compare.json`) and print the text."""
     first, second = _find(root, config.a, "compare.a"), _find(root, config.b, "compare.b")
-    pair = aligned(first.verdicts, second.verdicts)
+    pair = aligned(first.tuned.verdicts, second.tuned.verdicts)
     if pair is None:
         raise UserError(
             f"do=compare: {first.name} and {second.name} were asked no common problem; choose runs of one task"
@@ -59,7 +59,7 @@ def _find(root: Path, named: str | None, key: str) -> Run:
     run = runs[0]
     if run.trouble:
         raise UserError(f"{key}={run.name}: {run.trouble}")
-    if run.verdicts is None:
+    if run.tuned.verdicts is None:
         raise UserError(
             f"{key}={run.name}: its predictions are missing or damaged; delete its evaluate folder and run it again"
         )
@@ -85,23 +85,23 @@ def _numbers(first: Run, second: Run, mine: Verdicts, theirs: Verdicts) -> Itera
         words=3,
     )
     difference = mine.correct.astype(float) - theirs.correct
-    p = paired_p(mine, theirs)
     smallest = smallest_effect(len(difference), float(np.abs(difference).mean()))
     lines = [
         f"a − b: {100 * difference.mean():+.1f} points {over(over_problems(difference), '+')} (95 % over problems), "
-        f"McNemar's exact p {p:.3g}, on {len(difference):,} problems. One run each: how much "
+        f"McNemar's exact p {paired_p(difference):.3g}, on {len(difference):,} problems. One run each: how much "
         "training itself varies is not covered.",
     ]
     if smallest is not None:
         lines.append(
             f"So many problems would have shown a true difference of {100 * smallest:.1f} points four times in five."
         )
-    if (pair := aligned(first.sampled_verdicts, second.sampled_verdicts)) and first.sampled and second.sampled:
+    pair = aligned(first.tuned.sampled_verdicts, second.tuned.sampled_verdicts)
+    if pair and first.tuned.sampled and second.tuned.sampled:
         shares = pair[0].correct - pair[1].correct
-        number = math.lcm(first.sampled.samples, second.sampled.samples)
+        number = math.lcm(first.tuned.sampled.samples, second.tuned.sampled.samples)
         lines.append(
             f"By the means over samples, a − b: {100 * shares.mean():+.1f} points {over(over_problems(shares), '+')} "
-            f"(95 % over problems), sign-flip p {paired_p(*pair, number):.3g}."
+            f"(95 % over problems), sign-flip p {paired_p(shares, number):.3g}."
         )
     if len(engines) > 1:
         lines.append(
@@ -116,7 +116,7 @@ def _numbers(first: Run, second: Run, mine: Verdicts, theirs: Verdicts) -> Itera
 
 def _drawn(first: Run, second: Run) -> Iterator[list[str]]:
     """The rows about samples, where either run has some."""
-    both = [run.sampled for run in (first, second)]
+    both = [run.tuned.sampled for run in (first, second)]
     if any(both):
         yield ["samples", *(f"{each.samples} at {each.temperature:g}" if each else "–" for each in both)]
         yield ["mean of samples, %", *(f"{100 * each.accuracy:.1f}" if each else "–" for each in both)]

@@ -13,9 +13,8 @@ from statistics import fmean
 import numpy as np
 
 from lema.reporting.arms import ARMS as ARMS, CONTRASTS as CONTRASTS, STANDARD as STANDARD, UNTUNED as UNTUNED
-from lema.reporting.pairing import Verdicts, aligned, flipped, paired_p
 from lema.reporting.paper import paper_accuracy, results
-from lema.reporting.runs import Run
+from lema.reporting.runs import Evaluation, Run
 from lema.reporting.settings import Setting as Setting, once_each, place, told_apart
 from lema.reporting.statistics import (
     Crossed,
@@ -27,8 +26,10 @@ from lema.reporting.statistics import (
     holm,
     over_problems,
     over_seeds,
+    paired_p,
     smallest_effect,
 )
+from lema.reporting.verdicts import Verdicts, aligned, flipped
 
 
 @dataclass(frozen=True)
@@ -57,17 +58,22 @@ class Arm:
     paper: float | None
     score: dict[str, float]  # means over seeds: symbolic, differ, unanswered, truncated
     drawn: Drawn | None  # where samples were drawn in each run
+    by_level: dict[str, list[float]]  # level -> the accuracy of each seed; empty where the problems have no level
 
     @property
     def prompt(self) -> str:
         """How the untuned backbone was asked, where this is not how the fine-tuned models are: "few_shot"; else ""."""
-        score = self.runs[0].untuned_score if self.name == UNTUNED else None
-        asked = score and score.prompt
-        return asked if asked and asked != self.runs[0].config["backbone"].get("prompt") else ""
+        run = self.runs[0]
+        asked = run.untuned.score.prompt if run.untuned and not self.tuned else None
+        return asked if asked and asked != run.config["backbone"].get("prompt") else ""
+
+    @property
+    def tuned(self) -> bool:
+        return self.name != UNTUNED
 
     @property
     def seeds(self) -> list[int]:
-        return [] if self.name == UNTUNED else [run.seed for run in self.runs]
+        return [run.seed for run in self.runs] if self.tuned else []
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,10 @@ class Difference:
     crossed: Crossed | None  # for other seeds and other problems; None with one seed, or without all answers
     verdict: Verdict | None = None  # where one is asked for
     samples: int = 0  # of each problem, whose mean it is; 0: it is of the greedy answers
+
+    @property
+    def contrast(self) -> tuple[str, str]:
+        return self.arm, self.other
 
     @property
     def p(self) -> float | None:
@@ -122,11 +132,22 @@ class Comparison:
     def tasks(self) -> list[str]:
         return list(dict.fromkeys(setting.task for setting in self.settings))
 
+    def of(self, part: Setting | str) -> "Comparison":
+        """What is about one setting, or one task."""
+        arms, differences, sampled = (
+            [each for each in all_ if part in (each.setting, each.setting.task)]
+            for all_ in (self.arms, self.differences, self.sampled)
+        )
+        return replace(self, arms=arms, differences=differences, sampled=sampled)
+
     def find(self, setting: Setting, name: str) -> Arm | None:
         return next((arm for arm in self.arms if arm.setting == setting and arm.name == name), None)
 
-    def of(self, setting: Setting) -> list[Arm]:
-        return [arm for arm in self.arms if arm.setting == setting]
+
+def by_contrast(differences: Sequence[Difference]) -> list[Difference]:
+    """In the order of the contrasts that are known, then of the others."""
+    order = list(dict.fromkeys([*CONTRASTS, *(each.contrast for each in differences)]))
+    return sorted(differences, key=lambda each: order.index(each.contrast))
 
 
 def compare(
@@ -155,43 +176,42 @@ def compare(
         arms += [_arm(setting, name, list(by_seed.values())) for name, by_seed in by_arm.items()]
         for arm, other in dict.fromkeys([*CONTRASTS, *(contrasts or ())]):
             first, second = by_arm.get(arm, {}), by_arm.get(other, {})
-            if seeds := sorted(first.keys() & second):
-                differences.append(_difference(setting, arm, other, first, second, seeds))
-                if all(of[seed].sampled for of in (first, second) for seed in seeds):
-                    sampled.append(_difference(setting, arm, other, first, second, seeds, sampled=True))
-    greedy, drawn = (_judged(_corrected(own), margin, contrasts or CONTRASTS) for own in (differences, sampled))
+            if pairs := [(first[seed], second[seed]) for seed in sorted(first.keys() & second)]:
+                differences.append(_difference(setting, arm, other, pairs))
+                if all(run.tuned.sampled for pair in pairs for run in pair):
+                    sampled.append(_difference(setting, arm, other, pairs, sampled=True))
+    greedy, drawn = (_judged(own, margin, contrasts or CONTRASTS) for own in (differences, sampled))
     return Comparison(runs, arms, greedy, drawn, margin, contrasts)
 
 
 def _judged(
     differences: Sequence[Difference], margin: float | None, contrasts: Collection[tuple[str, str]]
 ) -> list[Difference]:
-    """The differences, those of the contrasts with a verdict where there is a margin."""
-
-    def judged(each: Difference) -> Difference:
-        if margin is None or (each.arm, each.other) not in contrasts:
-            return each
-        unknown = Verdict("not decided", "one seed" if len(each.by_seed) == 1 else "answers are missing")
-        return replace(each, verdict=decide(each.crossed, margin) if each.crossed else unknown)
-
-    return list(map(judged, differences))
-
-
-def _corrected(differences: Sequence[Difference]) -> list[Difference]:
-    """The differences with Holm's correction of their p."""
+    """The differences with Holm's correction of their p; where there is a margin, with verdicts on these contrasts."""
     families: dict[tuple[str, str], dict[Setting, float]] = {}  # Holm's correction is over the settings of a contrast
     for each in differences:
         if each.p is not None:
-            families.setdefault((each.arm, each.other), {})[each.setting] = each.p
-    holms = {(*contrast, setting): p for contrast, own in families.items() for setting, p in holm(own).items()}
-    return [replace(each, p_holm=holms.get((each.arm, each.other, each.setting))) for each in differences]
+            families.setdefault(each.contrast, {})[each.setting] = each.p
+    holms = {contrast: holm(own) for contrast, own in families.items()}
+
+    def verdict(each: Difference) -> Verdict | None:
+        if margin is None or each.contrast not in contrasts:
+            return None
+        unknown = Verdict("not decided", "one seed" if len(each.by_seed) == 1 else "answers are missing")
+        return decide(each.crossed, margin) if each.crossed else unknown
+
+    return [
+        replace(each, p_holm=holms.get(each.contrast, {}).get(each.setting), verdict=verdict(each))
+        for each in differences
+    ]
 
 
 def _arm(setting: Setting, name: str, runs: list[Run]) -> Arm:
-    untuned, missing = name == UNTUNED, [float("nan")]  # the base may not have been asked
-    scores = [score for run in runs if (score := run.untuned_score if untuned else run.score)]
-    verdicts = [each for run in runs if (each := run.untuned_verdicts if untuned else run.verdicts)]
-    accuracy, interval = _spread([score.accuracy for score in scores] or missing, verdicts, len(runs))
+    evaluations = [each for run in runs if (each := run.untuned if name == UNTUNED else run.tuned)]
+    scores, missing = [each.score for each in evaluations], [float("nan")]  # the base may not have been asked
+    accuracy, interval = _spread(
+        [score.accuracy for score in scores] or missing, [each.verdicts for each in evaluations]
+    )
     values = {
         "symbolic": [score.accuracy_symbolic for score in scores],
         "differ": [len(score.disagreements) for score in scores],
@@ -199,28 +219,36 @@ def _arm(setting: Setting, name: str, runs: list[Run]) -> Arm:
         "truncated": [score.num_truncated / score.num_problems for score in scores],
     }
     means = {part: fmean(each or missing) for part, each in values.items()}
-    return Arm(setting, name, runs, accuracy, interval, paper(runs[0], name), means, _drawn(runs, untuned))
+    levels = _by_level(evaluations, runs[0].levels)
+    return Arm(setting, name, runs, accuracy, interval, paper(runs[0], name), means, _drawn(evaluations), levels)
 
 
-def _spread(accuracies: Sequence[float], verdicts: Sequence[Verdicts], runs: int) -> tuple[OverSeeds, Interval | None]:
+def _by_level(evaluations: Sequence[Evaluation], levels: dict[str, str]) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for verdicts in (each.verdicts for each in evaluations if each.verdicts and levels):
+        own = np.array([levels.get(problem, "") for problem in verdicts.ids])
+        for level in sorted(set(own.tolist()) - {""}):
+            found.setdefault(level, []).append(float(verdicts.correct[own == level].mean()))
+    return found
+
+
+def _spread(accuracies: Sequence[float], verdicts: Sequence[Verdicts | None]) -> tuple[OverSeeds, Interval | None]:
     """An accuracy over seeds, and its interval over problems at these seeds."""
     accuracy = over_seeds(accuracies)
     if found := accuracy.interval:  # two seeds that differ may have one beyond what an accuracy can be
         accuracy = replace(accuracy, interval=Interval(max(0.0, found.low), min(1.0, found.high)))
-    interval = None  # where a run's predictions are missing, or are of other problems
-    if len(verdicts) == runs and len({each.ids for each in verdicts}) == 1:
-        interval = accuracy_over_problems(np.mean([each.correct for each in verdicts], axis=0))
-    return accuracy, interval
+    there = [each for each in verdicts if each]
+    if len(there) < len(verdicts) or len({each.ids for each in there}) != 1:
+        return accuracy, None  # a run's predictions are missing, or are of other problems
+    return accuracy, accuracy_over_problems(np.mean([each.correct for each in there], axis=0))
 
 
-def _drawn(runs: Sequence[Run], untuned: bool) -> Drawn | None:
-    scores = [score for run in runs if (score := run.untuned_sampled if untuned else run.sampled)]
-    if not scores or len(scores) < len(runs):
+def _drawn(evaluations: Sequence[Evaluation]) -> Drawn | None:
+    scores = [each.sampled for each in evaluations if each.sampled]
+    if not scores or len(scores) < len(evaluations):
         return None
-    verdicts = [run.untuned_sampled_verdicts if untuned else run.sampled_verdicts for run in runs]
-    there, first = [each for each in verdicts if each], scores[0]
-    accuracy, interval = _spread([score.accuracy for score in scores], there, len(runs))
-    problems = (runs[0].untuned_score if untuned else None) or runs[0].score
+    first, problems = scores[0], evaluations[0].score.num_problems
+    accuracy, interval = _spread([score.accuracy for score in scores], [each.sampled_verdicts for each in evaluations])
     return Drawn(
         samples=first.samples,
         temperature=first.temperature,
@@ -229,7 +257,7 @@ def _drawn(runs: Sequence[Run], untuned: bool) -> Drawn | None:
         symbolic=fmean(score.accuracy_symbolic for score in scores),
         pass_at={k: fmean(score.pass_at[k] for score in scores) for k in first.pass_at},
         majority=fmean(score.majority for score in scores),
-        unanswered=fmean(score.num_unanswered for score in scores) / problems.num_problems / first.samples,
+        unanswered=fmean(score.num_unanswered for score in scores) / problems / first.samples,
     )
 
 
@@ -244,56 +272,45 @@ def paper(run: Run, arm: str) -> float | None:
 
 
 def _difference(
-    setting: Setting,
-    arm: str,
-    other: str,
-    first: dict[int, Run],
-    second: dict[int, Run],
-    seeds: Sequence[int],
-    sampled: bool = False,
+    setting: Setting, arm: str, other: str, runs: Sequence[tuple[Run, Run]], sampled: bool = False
 ) -> Difference:
-    samples = score.samples if sampled and (score := first[seeds[0]].sampled) else 0
-    by_seed = {seed: _accuracy(first[seed], sampled) - _accuracy(second[seed], sampled) for seed in seeds}
-    pairs = {seed: pair for seed in seeds if (pair := _pair(first[seed], second[seed], sampled))}
-    flips = {seed: flipped(*pair) for seed, pair in pairs.items()}
-    spread = over_seeds(list(by_seed.values()))
+    """`runs` are the arm's and the other's of each seed; `sampled` takes the means over their samples."""
+    by_seed, verdicts = dict[int, float](), dict[int, tuple[Verdicts, Verdicts]]()
+    for mine, theirs in runs:
+        first, second = (((sampled and run.tuned.sampled) or run.score).accuracy for run in (mine, theirs))
+        by_seed[mine.seed] = first - second
+        answers = (run.tuned.sampled_verdicts if sampled else run.tuned.verdicts for run in (mine, theirs))
+        if pair := aligned(*answers):
+            verdicts[mine.seed] = pair
+    samples = score.samples if sampled and (score := runs[0][0].tuned.sampled) else 0
+    differences = {seed: mine.correct.astype(float) - theirs.correct for seed, (mine, theirs) in verdicts.items()}
     interval, smallest, crossed = None, None, None
-    if len(pairs) == len(seeds) and len({mine.ids for mine, _ in pairs.values()}) == 1:
-        per_problem = np.array([mine.correct.astype(float) - theirs.correct for mine, theirs in pairs.values()])
+    if len(verdicts) == len(runs) and len({mine.ids for mine, _ in verdicts.values()}) == 1:
+        per_problem = np.array(list(differences.values()))
         if discordant := float((per_problem**2).mean()):  # of no difference at all there is no interval
             interval = over_problems(per_problem.mean(axis=0))
-        if len(seeds) == 1:
+        if len(runs) == 1:
             smallest = smallest_effect(per_problem.size, discordant, sampled)
         elif per_problem.shape[1] > 1:
             crossed = Crossed.of(per_problem)
             smallest = crossed.smallest(*per_problem.shape)
-    theirs, others = paper(first[seeds[0]], arm), paper(second[seeds[0]], other)
+    published, others = (paper(run, name) for run, name in zip(runs[0], (arm, other), strict=True))
     return Difference(
         setting=setting,
         arm=arm,
         other=other,
         by_seed=by_seed,
-        over_seeds=spread,
+        over_seeds=over_seeds(list(by_seed.values())),
         over_problems=interval,
-        within={seed: paired_p(*pair, samples) for seed, pair in pairs.items()},
+        within={seed: paired_p(each, samples) for seed, each in differences.items()},
         p_holm=None,
         smallest=smallest,
-        flips=flips,
-        paper=None if theirs is None or others is None or sampled else theirs - others,
-        engines=sorted({run.answered for seed in seeds for run in (first[seed], second[seed])} - {""}),
+        flips={seed: flipped(*pair) for seed, pair in verdicts.items()},
+        paper=None if published is None or others is None or sampled else published - others,
+        engines=sorted({run.answered for pair in runs for run in pair} - {""}),
         crossed=crossed,
         samples=samples,
     )
-
-
-def _accuracy(run: Run, sampled: bool) -> float:
-    return run.sampled.accuracy if sampled and run.sampled else run.accuracy
-
-
-def _pair(first: Run, second: Run, sampled: bool) -> tuple[Verdicts, Verdicts] | None:
-    if sampled:
-        return aligned(first.sampled_verdicts, second.sampled_verdicts)
-    return aligned(first.verdicts, second.verdicts)
 
 
 def once(lines: dict[Setting, list[str]]) -> Iterator[str]:

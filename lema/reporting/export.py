@@ -8,17 +8,16 @@ from typing import Any
 
 from lema.reporting import learnt
 from lema.reporting.commands import shared
-from lema.reporting.comparing import UNTUNED, Arm, Comparison, Difference, Drawn
-from lema.reporting.plots import by_level
+from lema.reporting.comparing import Arm, Comparison, Difference, Drawn
 from lema.reporting.runs import Run
 from lema.reporting.statistics import Interval
 
 
 def as_json(comparison: Comparison) -> str:
     """All numbers, with the ids of the flipped problems; accuracies and differences in [0, 1]."""
-    rows = [row for task in comparison.tasks for row in learnt.found(comparison, task)]
+    rows = learnt.found(comparison)
     values = {
-        "arms": [_arm(arm) | {"by_level": by_level(arm)} for arm in comparison.arms],
+        "arms": [_arm(arm) | {"by_level": arm.by_level} for arm in comparison.arms],
         "differences": list(map(_flips, comparison.differences)),
         **({"sampled_differences": list(map(_flips, comparison.sampled))} if comparison.sampled else {}),
         **({} if comparison.margin is None else {"margin": comparison.margin, "contrasts": comparison.contrasts}),
@@ -50,7 +49,7 @@ def _run(run: Run) -> dict[str, Any]:
         "setting": run.setting,
         "arm": run.arm,
         "seed": run.seed,
-        "accuracy": run.accuracy,
+        "accuracy": run.score.accuracy,
         "accuracy_symbolic": run.score.accuracy_symbolic,
         "tokens": train.get("tokens"),
         "hours": run.hours,
@@ -61,12 +60,12 @@ def _run(run: Run) -> dict[str, Any]:
 
 
 def _arm(arm: Arm) -> dict[str, Any]:
-    run, tuned = arm.runs[0], arm.name != UNTUNED
+    run, tuned = arm.runs[0], arm.tuned
     train = run.records.get("train", {}).get("summary", {}) if tuned else {}
     return {
         **_place(arm),
         "arm": arm.name,
-        "prompt": (run.score if tuned else run.untuned_score or run.score).prompt,
+        "prompt": (run.tuned if tuned else run.untuned or run.tuned).score.prompt,
         "seeds": arm.seeds,
         "problems": run.score.num_problems,
         "accuracy": arm.accuracy.mean,
@@ -81,7 +80,7 @@ def _arm(arm: Arm) -> dict[str, Any]:
         "hours": sum(each.hours for each in arm.runs) / len(arm.runs) if tuned else None,
         "device": run.device or None,
         "usd": run.usd if tuned else None,
-        "accuracies": {each.seed: each.accuracy for each in arm.runs} if tuned else {},
+        "accuracies": {each.seed: each.score.accuracy for each in arm.runs} if tuned else {},
         **(_drawn(arm.drawn) if arm.drawn else {}),
     }
 

@@ -28,18 +28,16 @@ class Learnt:
     another: float
 
 
-def found(comparison: Comparison, task: str) -> list[Learnt]:
-    """What is known of the arms of a task; the untuned backbone first in each setting."""
-    arms = [arm for arm in comparison.arms if arm.setting.task == task]
-    return [row for arm in arms if (row := _learnt(arm, comparison.of(arm.setting)))]
+def found(comparison: Comparison) -> list[Learnt]:
+    """What is known of each arm; the untuned backbone first in each setting."""
+    return [row for arm in comparison.arms if (row := _learnt(arm, comparison.of(arm.setting).arms))]
 
 
 def _learnt(arm: Arm, alike: Sequence[Arm]) -> Learnt | None:
-    untuned = arm.name == UNTUNED
-    step, runs = ("learnt_untuned", [run for each in alike for run in each.runs]) if untuned else ("learnt", arm.runs)
+    step, runs = ("learnt", arm.runs) if arm.tuned else ("learnt_untuned", [run for each in alike for run in each.runs])
     # A further test of a run is of the same model; the untuned backbone is one for all arms.
     there = [run for run in runs if step in run.records and not run.links]
-    records = {run.digests[step] if untuned else run.key: run.records[step] for run in there}
+    records = {run.key if arm.tuned else run.digests[step]: run.records[step] for run in there}
     if not records:
         return None
     dev, corrected = ([record["summary"][part] for record in records.values()] for part in ("dev", "corrected"))

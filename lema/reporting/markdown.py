@@ -16,11 +16,10 @@ from lema.reporting.comparing import (
     Arm,
     Comparison,
     Difference,
-    Setting,
+    by_contrast,
     once,
     paper,
 )
-from lema.reporting.paper import results
 from lema.reporting.runs import Run
 from lema.reporting.statistics import Interval, standard_error
 from lema.reporting.words import warnings
@@ -52,25 +51,22 @@ def render(comparison: Comparison, pictures: dict[str, list[str]]) -> str:
 
 def sections(comparison: Comparison, task: str) -> Iterator[tuple[str, str]]:
     """A task's tables and words, each with its heading."""
-    settings = [setting for setting in comparison.settings if setting.task == task]
-    differences = [each for each in comparison.differences if each.setting.task == task]
-    problems = comparison.of(settings[0])[0].runs[0].score.num_problems
-    told = bullets(
-        [*once({setting: [facts(comparison, setting)] for setting in settings}), *_missing(comparison, settings)]
-    )
-    yield f"{task}: {problems:,} problems", f"{grid(comparison, settings)}\n\n{told}"
-    if comparison.margin is not None:
-        yield f"{task}: verdicts, margin {100 * comparison.margin:g} points", verdicts_table(comparison, settings)
-    if differences:
-        yield f"{task}: differences", differences_table(differences)
-    if drawn := [arm for setting in settings for arm in comparison.of(setting) if arm.drawn]:
+    own = comparison.of(task)
+    problems = own.arms[0].runs[0].score.num_problems
+    told = bullets([*once({setting: [facts(own.of(setting))] for setting in own.settings}), *_missing(own)])
+    yield f"{task}: {problems:,} problems", f"{grid(own)}\n\n{told}"
+    if own.margin is not None:
+        yield f"{task}: verdicts, margin {100 * own.margin:g} points", verdicts_table(own)
+    if own.differences:
+        yield f"{task}: differences", differences_table(own.differences)
+    if drawn := [arm for arm in own.arms if arm.drawn]:
         yield f"{task}: samples", samples_table(drawn)
-    if sampled := [each for each in comparison.sampled if each.setting.task == task]:
-        yield f"{task}: differences of the means over samples", differences_table(sampled)
-    if rows := learnt.found(comparison, task):
+    if own.sampled:
+        yield f"{task}: differences of the means over samples", differences_table(own.sampled)
+    if rows := learnt.found(own):
         yield f"{task}: what was learnt", f"{table(*learnt.lines(rows), words=2)}\n\n{bullets(learnt.NOTES)}"
-    yield f"{task}: what each arm took", took(comparison, settings)
-    yield f"{task}: what follows, and what does not", bullets(warnings(comparison, task))
+    yield f"{task}: what each arm took", took(own.arms)
+    yield f"{task}: what follows, and what does not", bullets(warnings(own))
 
 
 def not_compared(comparison: Comparison) -> str:
@@ -89,18 +85,18 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) ->
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def grid(comparison: Comparison, settings: Sequence[Setting]) -> str:
+def grid(comparison: Comparison) -> str:
     """Backbones by arms: accuracy, interval and number of seeds, and the paper's numbers in the line below."""
-    have = {arm.name for setting in settings for arm in comparison.of(setting)}
+    have = {arm.name for arm in comparison.arms}
     names = [UNTUNED, *(name for name in ARMS if name in have or name in STANDARD), *sorted(have - {UNTUNED, *ARMS})]
     lines = []
-    for setting in settings:
+    for setting in comparison.settings:
         arms = [comparison.find(setting, name) for name in names]
         lines.append([setting.backbone, *(accuracy(arm) if arm else "not run" for arm in arms)])
-        run, theirs = comparison.of(setting)[0].runs[0], {}
+        run, theirs = comparison.of(setting).arms[0].runs[0], {}
         for name in names:
             if (share := paper(run, name)) is not None:
-                problems = results()["problems"][run.config["task"]["name"]]
+                problems = run.score.num_problems
                 error = standard_error(round(share * problems), problems)
                 theirs[name] = f"{100 * share:.1f} ±{100 * error:.1f}"
         if theirs:
@@ -116,7 +112,7 @@ def accuracy(arm: Arm) -> str:
     mean = f"{100 * arm.accuracy.mean:.1f}"
     if arm.accuracy.interval:
         return f"{mean} {interval(arm.accuracy.interval)} ×{len(arm.runs)}"
-    seeds = f" ×{len(arm.runs)}" if arm.name != UNTUNED else f" {arm.prompt}".rstrip()
+    seeds = f" ×{len(arm.runs)}" if arm.tuned else f" {arm.prompt}".rstrip()
     return mean + (f" {over(arm.over_problems)}" if arm.over_problems else "") + seeds
 
 
@@ -129,9 +125,9 @@ def over(of: Interval | None, sign: str = "") -> str:
     return f"{{{interval(of, sign)[1:-1]}}}" if of else "–"
 
 
-def facts(comparison: Comparison, setting: Setting) -> str:
-    """How the runs of a setting were made: sampler, corrector, the models that answered, training, device."""
-    runs = [run for arm in comparison.of(setting) for run in arm.runs]
+def facts(comparison: Comparison) -> str:
+    """How the runs of one setting were made: sampler, corrector, the models that answered, training, device."""
+    runs = [run for arm in comparison.arms for run in arm.runs]
     config, train = runs[0].config, runs[0].config["train"]
     lines = [f"sampler {config['sampler']['name']}"]
     for what, step, models in (("corrector", "correct", "correctors"), ("rationales", "rationales", "models")):
@@ -149,12 +145,12 @@ def _devices(runs: Iterable[Run]) -> list[str]:
     return sorted({run.device for run in runs} - {""})
 
 
-def _missing(comparison: Comparison, settings: Sequence[Setting]) -> Iterator[str]:
+def _missing(comparison: Comparison) -> Iterator[str]:
     """The standard arms that were not run, each with the command that runs it, with the seeds of the others."""
-    own = ("mix", "do", "until", "only", "tracker.group", "runs_dir")
+    own, settings = ("mix", "do", "until", "only", "tracker.group", "runs_dir"), comparison.settings
     for name in STANDARD:
         if lacking := [setting for setting in settings if comparison.find(setting, name) is None]:
-            runs = [run for arm in comparison.of(lacking[0]) for run in arm.runs]
+            runs = [run for arm in comparison.of(lacking[0]).arms for run in arm.runs]
             seeds, first = sorted({run.seed for run in runs}), runs[0]
             keys = {each: each.lstrip("+~").partition("=")[0] for each in first.overrides}
             kept = [each for each, key in keys.items() if key not in own and not key.startswith("mix.")]
@@ -166,16 +162,13 @@ def _missing(comparison: Comparison, settings: Sequence[Setting]) -> Iterator[st
             yield f"{name} was not run{of}, so nothing is compared with it: `{told}`"
 
 
-def verdicts_table(comparison: Comparison, settings: Sequence[Setting]) -> str:
+def verdicts_table(comparison: Comparison) -> str:
     """The verdict on each contrast that was stated, in that order, and what its words mean."""
     lines = []
     for contrast in comparison.contrasts or CONTRASTS:
-        for setting in settings:
-            own = [
-                each
-                for each in (*comparison.differences, *comparison.sampled)
-                if (each.arm, each.other) == contrast and each.setting == setting
-            ]
+        for setting in comparison.settings:
+            of = comparison.of(setting)
+            own = [each for each in (*of.differences, *of.sampled) if each.contrast == contrast]
             name = " − ".join(contrast)
             lines += [
                 [
@@ -207,9 +200,7 @@ def differences_table(differences: Sequence[Difference]) -> str:
     """Each difference with both its intervals, its tests, what it could have shown, and the paper's."""
     head = ["difference", "backbone", "points", "over seeds", "p", "p, Holm", "ahead in", "over problems"]
     head += [f"{differences[0].test} p", "gained / lost", "could show", "paper"]
-    order = dict.fromkeys([*CONTRASTS, *((each.arm, each.other) for each in differences)])
-    ordered = [each for contrast in order for each in differences if (each.arm, each.other) == contrast]
-    lines = []
+    ordered, lines = by_contrast(differences), []
     for each in ordered:
         ahead = sum(points > 0 for points in each.by_seed.values())
         flips = [(len(gained), len(lost)) for lost, gained in each.flips.values()]
@@ -230,7 +221,7 @@ def differences_table(differences: Sequence[Difference]) -> str:
         ])  # fmt: skip
     meanings = [
         f"*{arm} − {other}*: {CONTRASTS[arm, other]}."
-        for arm, other in dict.fromkeys((each.arm, each.other) for each in ordered)
+        for arm, other in dict.fromkeys(each.contrast for each in ordered)
         if (arm, other) in CONTRASTS
     ]
     notes = [
@@ -290,15 +281,14 @@ def _p(p: float | None) -> str:
     return "–" if p is None else f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
 
 
-def took(comparison: Comparison, settings: Sequence[Setting]) -> str:
+def took(arms: Sequence[Arm]) -> str:
     """How each arm's checkpoint was chosen, its scores by other rules, and its cost."""
-    arms = [arm for setting in settings for arm in comparison.of(setting)]
     hours = "GPU hours" if all(run.gpus == 1 for arm in arms for run in arm.runs) else "hours"
     head = ["backbone", "arm", "checkpoint", "over seeds", "over problems", "symbolic (differ)", "no answer, %"]
     head += ["problems", "examples", "tokens", "steps", hours, "dollars"]
     lines = []
     for arm in arms:
-        tuned, score = arm.name != UNTUNED, arm.score
+        tuned, score = arm.tuned, arm.score
         train = arm.runs[0].records["train"]["summary"] if tuned and "train" in arm.runs[0].records else {}
         lines.append([
             arm.setting.backbone,

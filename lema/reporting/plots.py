@@ -12,7 +12,7 @@ import numpy as np
 
 from lema.artifacts.locks import check
 from lema.identity import digest
-from lema.reporting.comparing import ARMS, CONTRASTS, UNTUNED, Arm, Comparison, Difference, Drawn, Setting
+from lema.reporting.comparing import ARMS, UNTUNED, Arm, Comparison, Difference, Drawn, by_contrast
 from lema.reporting.statistics import over_seeds
 
 _COLOURS = ["#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#F0E442", "#000000"]
@@ -34,10 +34,8 @@ def draw(comparison: Comparison, folder: Path) -> None:
     from matplotlib import pyplot
 
     for task in comparison.tasks:
-        settings = [setting for setting in comparison.settings if setting.task == task]
-        differences = [each for each in comparison.differences if each.setting.task == task]
-        arms = {setting: comparison.of(setting) for setting in settings}
-        figures = _accuracy(comparison, settings), _forest(differences), _curves(arms), _levels(arms)
+        own = comparison.of(task)
+        figures = _accuracy(own), _forest(own.differences), _curves(own), _levels(own)
         for name, figure in zip(names(task), figures, strict=True):
             if figure is not None:
                 check()
@@ -69,10 +67,11 @@ def _figure(width: float, height: float, panels: int = 1, shared: bool = False) 
     return figure, list(axes.flat)[:panels]
 
 
-def _accuracy(comparison: Comparison, settings: Sequence[Setting]) -> Any:
-    """Accuracy of each arm with its interval, and the paper's as a diamond."""
+def _accuracy(comparison: Comparison) -> Any:
+    """Accuracy of each arm of a task with its interval, and the paper's as a diamond."""
+    settings = comparison.settings
     figure, [axis] = _figure(max(5.0, 1.6 + 1.9 * len(settings)), 4.2)
-    names = list(dict.fromkeys(arm.name for setting in settings for arm in comparison.of(setting)))
+    names = list(dict.fromkeys(arm.name for arm in comparison.arms))
     width, paper = 0.8 / len(names), None
     labels, drawn = dict[str, Any](), dict[str, Any]()
     for place, setting in enumerate(settings):
@@ -81,11 +80,9 @@ def _accuracy(comparison: Comparison, settings: Sequence[Setting]) -> Any:
                 continue
             x, mean = place + (number - (len(names) - 1) / 2) * width, 100 * arm.accuracy.mean
             labels[name] = axis.bar(x, mean, width * 0.92, color=_colour(name), alpha=0.75)
-            if found := arm.accuracy.interval or arm.over_problems:
-                style = "-" if arm.accuracy.interval else ":"
-                axis.plot([x, x], [100 * side for side in found], color="black", linewidth=1.1, linestyle=style)
+            _interval(axis, x, arm, 1.1)
             if arm.paper is not None:
-                [paper] = axis.plot(x, 100 * arm.paper, "D", color="white", markeredgecolor="black", markersize=5)
+                paper = _mark(axis, x, 100 * arm.paper)
             if arm.drawn:
                 drawn |= _samples(axis, x + 0.3 * width, arm.drawn)
     wrapped = [setting.backbone.replace(" (", "\n(").replace("; ", "\n") for setting in settings]
@@ -98,34 +95,39 @@ def _accuracy(comparison: Comparison, settings: Sequence[Setting]) -> Any:
     return figure
 
 
+def _interval(axis: Any, x: float, of: Arm | Drawn, width: float) -> None:
+    """The interval of an accuracy over seeds; of one seed, dotted, that over problems."""
+    if found := of.accuracy.interval or of.over_problems:
+        style = "-" if of.accuracy.interval else ":"
+        axis.plot([x, x], [100 * side for side in found], color="black", linewidth=width, linestyle=style)
+
+
+def _mark(axis: Any, x: float, y: float, mark: str = "D", size: float = 5) -> Any:
+    [drawn] = axis.plot(x, y, mark, color="white", markeredgecolor="black", markersize=size)
+    return drawn
+
+
 def _samples(axis: Any, x: float, drawn: Drawn) -> dict[str, Any]:
     """The mean over samples with its interval, maj@k and pass@k, at a place of a bar; and their labels."""
-    if found := drawn.accuracy.interval or drawn.over_problems:
-        style = "-" if drawn.accuracy.interval else ":"
-        axis.plot([x, x], [100 * side for side in found], color="black", linewidth=0.8, linestyle=style)
-    shown = {
-        "mean of samples": (drawn.accuracy.mean, "o"),
-        f"maj@{drawn.samples}": (drawn.majority, "s"),
-        f"pass@{drawn.samples}": (drawn.pass_at[str(drawn.samples)], "^"),
-    }
+    _interval(axis, x, drawn, 0.8)
     return {
-        label: axis.plot(x, 100 * value, mark, color="white", markeredgecolor="black", markersize=4)[0]
-        for label, (value, mark) in shown.items()
+        "mean of samples": _mark(axis, x, 100 * drawn.accuracy.mean, "o", 4),
+        f"maj@{drawn.samples}": _mark(axis, x, 100 * drawn.majority, "s", 4),
+        f"pass@{drawn.samples}": _mark(axis, x, 100 * drawn.pass_at[str(drawn.samples)], "^", 4),
     }
 
 
 def _forest(differences: Sequence[Difference]) -> Any | None:
     """Each headline difference with its interval over seeds (thick) and over problems (thin), and the paper's."""
-    shown = [each for each in differences if (each.arm, each.other) in _HEADLINES] or list(differences)
+    shown = [each for each in differences if each.contrast in _HEADLINES] or list(differences)
     if not shown:
         return None
     figure, [axis] = _figure(7.5, 1.2 + 0.42 * len(shown))
     axis.grid(axis="x", color="#DDDDDD", linewidth=0.6)
     axis.grid(axis="y", visible=False)
     axis.axvline(0, color="black", linewidth=0.8)
-    contrasts = dict.fromkeys([*CONTRASTS, *((each.arm, each.other) for each in shown)])
-    ordered = [each for contrast in contrasts for each in shown if (each.arm, each.other) == contrast]
-    for place, each in enumerate(reversed(ordered)):
+    ordered = by_contrast(shown)[::-1]  # from the bottom to the top
+    for place, each in enumerate(ordered):
         colour = _colour(each.other)
         if each.over_problems:
             axis.plot([100 * side for side in each.over_problems], [place, place], color="black", linewidth=0.9)
@@ -133,8 +135,8 @@ def _forest(differences: Sequence[Difference]) -> Any | None:
             axis.plot([100 * side for side in within], [place, place], color=colour, linewidth=4, alpha=0.6)
         axis.plot(100 * each.over_seeds.mean, place, "o", color=colour, markersize=6)
         if each.paper is not None:
-            axis.plot(100 * each.paper, place, "D", color="white", markeredgecolor="black", markersize=5)
-    labels = [f"{each.setting.backbone}: {each.arm} − {each.other} ×{len(each.by_seed)}" for each in reversed(ordered)]
+            _mark(axis, 100 * each.paper, place)
+    labels = [f"{each.setting.backbone}: {each.arm} − {each.other} ×{len(each.by_seed)}" for each in ordered]
     axis.set_yticks(range(len(ordered)), labels, fontsize=8)
     axis.set_xlabel("points. Thick: 95 % over seeds; thin: over problems; ◇ the paper", fontsize=9)
     axis.set_title(f"{ordered[0].setting.task}: paired differences", fontsize=10)
@@ -149,22 +151,26 @@ def _clip(axis: Any, differences: Sequence[Difference]) -> None:
     reach = 3 * max(1.0, *map(abs, inner))
     low, high = max(axis.get_xlim()[0], -reach), min(axis.get_xlim()[1], reach)
     axis.set_xlim(low, high)
-    for place, each in enumerate(reversed(differences)):
+    for place, each in enumerate(differences):
         for side, edge, mark in zip(each.over_seeds.interval or (), (low, high), "<>", strict=False):
             if not low <= 100 * side <= high:
                 axis.plot(edge, place, mark, color=_colour(each.other), markersize=7, clip_on=False)
 
 
 def _panels(
-    found: dict[Setting, dict[str, Any]], x: str, y: str, fill: Callable[..., None], shared: bool = False
+    comparison: Comparison, of: Callable[[Arm], Any], x: str, y: str, fill: Callable[..., None], shared: bool = False
 ) -> Any | None:
-    """A panel for each setting that has something to show; `fill(axis, arms)` draws in it."""
-    found = {setting: arms for setting, arms in found.items() if arms}
+    """A panel for each setting that has something to show: `fill(axis, shown)` draws what there is `of` each arm."""
+    found = {
+        setting: shown
+        for setting in comparison.settings
+        if (shown := {arm.name: part for arm in comparison.of(setting).arms if (part := of(arm))})
+    }
     if not found:
         return None
     figure, axes = _figure(4.2, 3.2, len(found), shared)
-    for axis, (setting, arms) in zip(axes, found.items(), strict=True):
-        fill(axis, arms)
+    for axis, (setting, shown) in zip(axes, found.items(), strict=True):
+        fill(axis, shown)
         axis.set_title(f"{setting.task}, {setting.backbone}", fontsize=9)
         axis.set_xlabel(x)
         axis.set_ylabel(y)
@@ -172,20 +178,19 @@ def _panels(
     return figure
 
 
-def _curves(arms: dict[Setting, list[Arm]]) -> Any | None:
+def _curves(comparison: Comparison) -> Any | None:
     """The training loss of each arm, averaged over seeds and smoothed."""
 
     def fill(axis: Any, curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
         for name, (steps, losses) in curves.items():
             axis.plot(steps, losses, color=_colour(name), label=name, linewidth=1.3)
 
-    found = {each: {arm.name: curve for arm in own if (curve := _curve(arm))} for each, own in arms.items()}
-    return _panels(found, "step", "training loss", fill)
+    return _panels(comparison, _curve, "step", "training loss", fill)
 
 
 def _curve(arm: Arm) -> tuple[np.ndarray, np.ndarray] | None:
     """Steps and losses, averaged over seeds, then over windows of steps."""
-    curves = [curve for run in arm.runs if arm.name != UNTUNED and (curve := run.curve())]
+    curves = [curve for run in arm.runs if arm.tuned and (curve := run.curve())]
     if not curves:
         return None
     length = min(map(len, curves))
@@ -196,7 +201,7 @@ def _curve(arm: Arm) -> tuple[np.ndarray, np.ndarray] | None:
     return steps[:whole].reshape(-1, window).mean(1), losses[:whole].reshape(-1, window).mean(1)
 
 
-def _levels(arms: dict[Setting, list[Arm]]) -> Any | None:
+def _levels(comparison: Comparison) -> Any | None:
     """Accuracy by level, where the problems have one: mean over seeds, with Student's interval over them."""
 
     def fill(axis: Any, by_arm: dict[str, dict[str, list[float]]]) -> None:
@@ -212,17 +217,4 @@ def _levels(arms: dict[Setting, list[Arm]]) -> Any | None:
         axis.set_xticks(range(len(labels)), [label.removeprefix("Level ") for label in labels])
         axis.set_ylim(0, 100)
 
-    found = {each: {arm.name: levels for arm in own if (levels := by_level(arm))} for each, own in arms.items()}
-    return _panels(found, "level", "accuracy, %", fill, shared=True)
-
-
-def by_level(arm: Arm) -> dict[str, list[float]]:
-    """Level -> the accuracy of each seed on its problems, in [0, 1]; empty where the problems have no level."""
-    levels = arm.runs[0].levels
-    verdicts = [run.untuned_verdicts if arm.name == UNTUNED else run.verdicts for run in arm.runs]
-    found: dict[str, list[float]] = {}
-    for each in (each for each in verdicts if each and levels):
-        own = np.array([levels.get(problem, "") for problem in each.ids])
-        for level in sorted(set(own.tolist()) - {""}):
-            found.setdefault(level, []).append(float(each.correct[own == level].mean()))
-    return found
+    return _panels(comparison, lambda arm: arm.by_level, "level", "accuracy, %", fill, shared=True)

@@ -36,7 +36,7 @@ def _several(comparison: Comparison) -> Iterator[Difference]:
     """The differences of the report's contrasts with several seeds, by greedy answers and by means over samples."""
     for contrast in comparison.contrasts or CONTRASTS:
         for each in (*comparison.differences, *comparison.sampled):
-            if (each.arm, each.other) == contrast and each.crossed:
+            if each.contrast == contrast and each.crossed:
                 yield each
 
 
@@ -78,8 +78,8 @@ def _chance(comparison: Comparison, each: Difference) -> float | None:
     if each.samples < 2:
         return None
     shares = [
-        [run.sampled_verdicts.correct for run in arm.runs if run.seed in each.by_seed and run.sampled_verdicts]
-        for name in (each.arm, each.other)
+        [found.correct for run in arm.runs if run.seed in each.by_seed and (found := run.tuned.sampled_verdicts)]
+        for name in each.contrast
         if (arm := comparison.find(each.setting, name))
     ]
     once = [fmean(float((share * (1 - share)).mean()) for share in own) for own in shares]
@@ -88,13 +88,13 @@ def _chance(comparison: Comparison, each: Difference) -> float | None:
 
 def _hours(comparison: Comparison, each: Difference) -> tuple[float, float]:
     """The hours of both arms, as measured: of a seed without its evaluation, and of one answer."""
-    found = [comparison.find(each.setting, name) for name in (each.arm, each.other)]
+    found = [comparison.find(each.setting, name) for name in each.contrast]
     both = [[run for run in arm.runs if run.seed in each.by_seed] for arm in found if arm]
     training, answer = fmean(_before(own) for own in zip(*both, strict=True)), 0.0
     for runs in both:
         spent = [run.records["evaluate"]["made"]["seconds"] / 3600 for run in runs]
         training += fmean(run.hours - hours for run, hours in zip(runs, spent, strict=True))
-        asked = [run.score.num_problems * (1 + (run.sampled.samples if run.sampled else 0)) for run in runs]
+        asked = [run.score.num_problems * (1 + (drawn.samples if (drawn := run.tuned.sampled) else 0)) for run in runs]
         answer += fmean(hours / answers for hours, answers in zip(spent, asked, strict=True))
     return training, answer
 

@@ -9,7 +9,7 @@ from lema.artifacts import Artifact, check, fingerprint, keep, kept, lock, own_f
 from lema.identity import without_paths
 from lema.privacy import shown
 from lema.reporting import commands, export, markdown, plots
-from lema.reporting.comparing import UNTUNED, Comparison, compare
+from lema.reporting.comparing import Comparison, compare
 from lema.reporting.runs import DAMAGE, Run, read_runs
 from lema.tracking.reports import Content, Task, publish_report
 from lema.tracking.runs import SHARED, run_id
@@ -125,7 +125,7 @@ def at_wandb(comparison: Comparison, root: Path, title: str) -> Content:
 
     tasks = []
     for task in comparison.tasks:
-        runs = [run for arm in comparison.arms if arm.setting.task == task and arm.name != UNTUNED for run in arm.runs]
+        runs = [run for arm in comparison.of(task).arms if arm.tuned for run in arm.runs]
         found = markdown.sections(comparison, task)
         sections = [(heading, _shared(comparison, text)) for heading, text in found]
         metrics = sorted({f"{run.links.get('evaluate', 'evaluate')}/accuracy" for run in runs})

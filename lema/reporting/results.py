@@ -17,7 +17,7 @@ from lema.artifacts import IMPORTED, contents, is_whole, own_folder, read, refus
 from lema.identity import digest, placeless, portable, without_paths
 from lema.privacy import shown
 from lema.reporting.packed import packed, unpacked
-from lema.reporting.runs import DAMAGE, Run, read_runs, told
+from lema.reporting.runs import DAMAGE, Evaluation, Run, read_runs, told
 from lema.types import UserError
 
 _POINTS = 200  # of a training curve, at most
@@ -154,9 +154,9 @@ def read_results(root: Path, file: Path | None, of_sweep: Callable[[Kept], Kept 
         there, *others = read_runs(root, [cells / cell])
         ours, brought = ([run for run in runs if run.trouble is None] for runs in ((there, *others), (now, *further)))
         for mine, theirs in ((a, b) for a in ours for b in brought if a.score.task == b.score.task):
-            if not _agree(mine, theirs):
+            if not _agree(mine.tuned, theirs.tuned):
                 whose = "imported" if mine.imported is not None else "run"
-                rates = f"{mine.score.task} {mine.accuracy:.1%}, now {theirs.accuracy:.1%}"
+                rates = f"{mine.score.task} {mine.score.accuracy:.1%}, now {theirs.score.accuracy:.1%}"
                 why = f"it was {whose} here with other verdicts ({rates})"
                 remedy = "delete its folder, or import into another runs_dir"
                 raise UserError(f"{file}: {cell}: {why}; nothing was imported; {remedy}")
@@ -242,14 +242,14 @@ def _there(path: Path) -> Kept | None:
         return None
 
 
-def _agree(first: Run, second: Run) -> bool:
-    """Whether two runs have the same verdicts; where either's are missing, the same accuracy."""
-    if first.verdicts is None or second.verdicts is None:
-        return first.accuracy == second.accuracy
-    pairs = [(first.verdicts, second.verdicts), (first.sampled_verdicts, second.sampled_verdicts)]
+def _agree(mine: Evaluation, theirs: Evaluation) -> bool:
+    """Whether two evaluations have the same verdicts; where either's are missing, the same accuracy."""
+    if mine.verdicts is None or theirs.verdicts is None:
+        return mine.score.accuracy == theirs.score.accuracy
+    pairs = [(mine.verdicts, theirs.verdicts), (mine.sampled_verdicts, theirs.sampled_verdicts)]
     return all(
-        mine.ids == theirs.ids and np.array_equal(getattr(mine, rule), getattr(theirs, rule))
-        for mine, theirs in pairs
-        if mine and theirs
+        first.ids == second.ids and np.array_equal(getattr(first, rule), getattr(second, rule))
+        for first, second in pairs
+        if first and second
         for rule in ("correct", "symbolic")
     )

@@ -67,23 +67,18 @@ class Run:
         return int(self.config["seed"])
 
     @cached_property
+    def tuned(self) -> "Evaluation":
+        """Of the model that it trained."""
+        return Evaluation(self, "evaluate")
+
+    @cached_property
+    def untuned(self) -> "Evaluation | None":
+        """Of its backbone; None where that was not asked."""
+        return Evaluation(self, "evaluate_untuned") if "evaluate_untuned" in self.records else None
+
+    @property
     def score(self) -> Score:
-        return Score(**self.records["evaluate"]["summary"])
-
-    @cached_property
-    def untuned_score(self) -> Score | None:
-        record = self.records.get("evaluate_untuned")
-        return Score(**record["summary"]) if record else None
-
-    @cached_property
-    def sampled(self) -> SampledScore | None:
-        """The score of its samples, where there are any."""
-        return SampledScore(**self.score.sampled) if self.score.sampled else None
-
-    @cached_property
-    def untuned_sampled(self) -> SampledScore | None:
-        score = self.untuned_score
-        return SampledScore(**score.sampled) if score and score.sampled else None
+        return self.tuned.score
 
     @property
     def answered(self) -> str:
@@ -91,46 +86,11 @@ class Run:
         return ", ".join((self.score.answered or {}).values())
 
     @property
-    def accuracy(self) -> float:
-        return self.score.accuracy
-
-    @property
     def chosen(self) -> str:
         """How its checkpoint was chosen: `last`, `best on dev`; `…: optimistic` on the split of its score."""
         selection, split = self.score.selection, self.score.split
         on = split if selection == "paper" else selection
         return "last" if selection == "last" else f"best on {on}" + (": optimistic" if on == split else "")
-
-    @cached_property
-    def verdicts(self) -> Verdicts | None:
-        """None when the predictions are missing or damaged: then the score counts, but is paired with no other."""
-        return self._verdicts("evaluate")
-
-    @cached_property
-    def untuned_verdicts(self) -> Verdicts | None:
-        return self._verdicts("evaluate_untuned")
-
-    @cached_property
-    def sampled_verdicts(self) -> Verdicts | None:
-        """Of its samples; None when it has none too."""
-        return self._verdicts("evaluate", "sampled.jsonl") if self.sampled else None
-
-    @cached_property
-    def untuned_sampled_verdicts(self) -> Verdicts | None:
-        return self._verdicts("evaluate_untuned", "sampled.jsonl") if self.untuned_sampled else None
-
-    def _verdicts(self, step: str, file: str = "predictions.jsonl") -> Verdicts | None:
-        try:
-            rows = self.rows(step, file)
-            ids = tuple(row["problem_id"] for row in rows)
-            kind, of = (float, "samples") if file == "sampled.jsonl" else (bool, None)
-            correct, symbolic = (
-                np.array([row[rule] / row[of] if of else row[rule] for row in rows], dtype=kind)
-                for rule in ("correct", "symbolic")
-            )
-        except (OSError, *DAMAGE):
-            return None
-        return Verdicts(_same(ids), correct, symbolic)
 
     def rows(self, step: str, file: str, changed: bool = False) -> list[dict[str, Any]]:
         """The rows of a step's file. Raises `OSError` or one of `DAMAGE`, also of a file that was `changed` since."""
@@ -219,6 +179,45 @@ class Run:
     def usd(self) -> float:
         """The cost of all paid requests that it depends on; other runs may depend on the same requests."""
         return sum(record["summary"].get("usd", 0.0) for record in self.records.values())
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's answers to a split: greedy ones, and samples where there are any."""
+
+    run: Run
+    step: str
+
+    @cached_property
+    def score(self) -> Score:
+        return Score(**self.run.records[self.step]["summary"])
+
+    @cached_property
+    def sampled(self) -> SampledScore | None:
+        """The score of its samples; None where there are none."""
+        return SampledScore(**self.score.sampled) if self.score.sampled else None
+
+    @cached_property
+    def verdicts(self) -> Verdicts | None:
+        """None when the predictions are missing or damaged: then the score counts, but is paired with no other."""
+        return self._verdicts("predictions.jsonl", bool)
+
+    @cached_property
+    def sampled_verdicts(self) -> Verdicts | None:
+        """Of its samples; None also where there are none."""
+        return self._verdicts("sampled.jsonl", float) if self.sampled else None
+
+    def _verdicts(self, file: str, kind: type) -> Verdicts | None:
+        try:
+            rows = self.run.rows(self.step, file)
+            ids = tuple(row["problem_id"] for row in rows)
+            correct, symbolic = (
+                np.array([row[rule] / row["samples"] if kind is float else row[rule] for row in rows], dtype=kind)
+                for rule in ("correct", "symbolic")
+            )
+        except (OSError, *DAMAGE):
+            return None
+        return Verdicts(_same(ids), correct, symbolic)
 
 
 def read_runs(root: Path, folders: Iterable[Path] | None = None) -> list[Run]:
@@ -331,8 +330,7 @@ def _trouble(run: Run) -> str | None:
         return f"its score is of version {made['version']} of the evaluation, now {now}; run its command again"
     for step in sorted({"evaluate", "evaluate_untuned"} & run.records.keys()):
         try:
-            if (score := Score(**run.records[step]["summary"])).sampled:
-                SampledScore(**score.sampled)
+            _ = Evaluation(run, step).sampled
         except TypeError:
             remedy = f"delete what {step} links to and run its command again"
             return f"its {step}/record.json has not the fields of a score; {remedy}"

@@ -134,6 +134,16 @@ def sign_flip(differences: Sequence[int] | np.ndarray) -> float:
     return min(1.0, float(ways[np.abs(sums) >= abs(int(np.sum(differences)))].sum()))
 
 
+def paired_p(differences: np.ndarray, samples: int = 0) -> float:
+    """Of two models on the same problems: McNemar's p of greedy answers, the sign-flip test's of so many samples each.
+
+    `differences` has the share of a problem's answers that the first has right, less the second's.
+    """
+    if samples:
+        return sign_flip(np.rint(differences * samples))
+    return mcnemar(int(np.sum(differences > 0)), int(np.sum(differences < 0)))
+
+
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     """Holm's step-down adjusted p (1979): reject what is below 0.05, and at most 5 % of families have a false one."""
     adjusted: dict[Key, float] = {}

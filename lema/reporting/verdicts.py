@@ -1,4 +1,4 @@
-"""Which problems one model has right."""
+"""Which problems one model has right, and two models side by side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,3 +19,20 @@ class Verdicts:
         place = {problem: number for number, problem in enumerate(self.ids)}
         chosen = [place[problem] for problem in ids]
         return Verdicts(tuple(ids), self.correct[chosen], self.symbolic[chosen])
+
+
+def aligned(first: Verdicts | None, second: Verdicts | None) -> tuple[Verdicts, Verdicts] | None:
+    """The verdicts of two models on their common problems, in the first one's order; None without a common problem."""
+    if first is None or second is None:
+        return None
+    if first.ids == second.ids:
+        return first, second
+    common = set(first.ids) & set(second.ids)
+    order = [problem for problem in first.ids if problem in common]
+    return (first.of(order), second.of(order)) if order else None
+
+
+def flipped(mine: Verdicts, theirs: Verdicts) -> tuple[list[str], list[str]]:
+    """The problems that the second alone has right (of samples, more often), and those that the first has."""
+    lost, gained = mine.correct < theirs.correct, mine.correct > theirs.correct
+    return [mine.ids[each] for each in np.flatnonzero(lost)], [mine.ids[each] for each in np.flatnonzero(gained)]

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from lema.artifacts.records import Shown
-from lema.reporting.comparing import UNTUNED, Arm, Comparison, Difference, Setting, once
+from lema.reporting.comparing import Arm, Comparison, Difference, once
 from lema.reporting.runs import STOPPED, Run
 
 _FORMLESS = 0.5  # a larger share of problems without an answer is said; ours
@@ -15,24 +15,20 @@ VERDICTS = {
 }
 
 
-def warnings(comparison: Comparison, task: str) -> Iterator[str]:
-    """The sentences below a task's tables."""
-    settings = [setting for setting in comparison.settings if setting.task == task]
-    for contrast, what in VERDICTS.items():
-        for each in (each for each in comparison.differences if each.setting.task == task):
-            if (each.arm, each.other) == contrast and not each.verdict:  # which is by a wider interval
-                of = f" ({each.setting.backbone})" if len(settings) > 1 else ""
-                yield f"{what}{of}: {verdict(each)}."
-    for each in (each for each in comparison.sampled if each.setting.task == task):
-        if (what := VERDICTS.get((each.arm, each.other))) and not each.verdict:
-            of = f" ({each.setting.backbone})" if len(settings) > 1 else ""
-            yield f"{what}{of}, by the mean over {each.samples} samples of a problem: {verdict(each)}."
+def warnings(comparison: Comparison) -> Iterator[str]:
+    """The sentences below the tables of one task."""
+    greedy = [each for contrast in VERDICTS for each in comparison.differences if each.contrast == contrast]
+    for each in (*greedy, *comparison.sampled):
+        if each.contrast in VERDICTS and not each.verdict:  # which is by a wider interval
+            of = f" ({each.setting.backbone})" if len(comparison.settings) > 1 else ""
+            by = f", by the mean over {each.samples} samples of a problem" if each.samples else ""
+            yield f"{VERDICTS[each.contrast]}{of}{by}: {verdict(each)}."
     for what in (_alone, _unpaired, _seeds, _untuned, _runs):
-        yield from once({setting: list(what(comparison, setting)) for setting in settings})
+        yield from once({setting: list(what(comparison.of(setting))) for setting in comparison.settings})
 
 
-def _alone(comparison: Comparison, setting: Setting) -> Iterator[str]:
-    found = {(each.arm, each.other) for each in comparison.differences if each.setting == setting}
+def _alone(setting: Comparison) -> Iterator[str]:
+    found = {each.contrast for each in setting.differences}
     if ("lema", "cot") in found and ("lema", "cot_matched") not in found:
         yield "lema − cot alone cannot tell more data from learning from mistakes: run mix=cot_matched."
 
@@ -57,9 +53,9 @@ def verdict(difference: Difference) -> str:
     return f"no difference shown, {size} {within}{could}"
 
 
-def _unpaired(comparison: Comparison, setting: Setting) -> Iterator[str]:
+def _unpaired(setting: Comparison) -> Iterator[str]:
     """The seeds that an arm lacks and another arm has."""
-    seeds = {arm.name: set(arm.seeds) for arm in comparison.of(setting) if arm.name != UNTUNED}
+    seeds = {arm.name: set(arm.seeds) for arm in setting.arms if arm.tuned}
     everyone = set().union(*seeds.values())
     for name, own in seeds.items():
         if lacking := sorted(everyone - own):
@@ -67,8 +63,8 @@ def _unpaired(comparison: Comparison, setting: Setting) -> Iterator[str]:
             yield f"{name} has no seed {which}: the other arms' runs of {them} pair with none."
 
 
-def _seeds(comparison: Comparison, setting: Setting) -> Iterator[str]:
-    arms = [arm for arm in comparison.of(setting) if arm.name != UNTUNED]
+def _seeds(setting: Comparison) -> Iterator[str]:
+    arms = [arm for arm in setting.arms if arm.tuned]
     if single := [arm.name for arm in arms if len(arm.runs) == 1]:
         seed = next(arm for arm in arms if arm.name in single).seeds[0]
         only = "" if len(single) == len(arms) else f" of {', '.join(single)}"
@@ -80,9 +76,9 @@ def _seeds(comparison: Comparison, setting: Setting) -> Iterator[str]:
         yield f"The interval over seeds covers {varied}. {same} are the same for all seeds, as are the test problems."
 
 
-def _untuned(comparison: Comparison, setting: Setting) -> Iterator[str]:
+def _untuned(setting: Comparison) -> Iterator[str]:
     """The untuned backbone may fail by the form of its answers alone, and may be asked otherwise than the arms."""
-    arm = comparison.of(setting)[0]
+    arm = setting.arms[0]
     if arm.prompt:
         yield f"The untuned backbone was asked otherwise ({arm.prompt}) than the fine-tuned models."
     elif (unanswered := arm.score["unanswered"]) > _FORMLESS:
@@ -93,9 +89,9 @@ def _untuned(comparison: Comparison, setting: Setting) -> Iterator[str]:
         )
 
 
-def _runs(comparison: Comparison, setting: Setting) -> Iterator[str]:
+def _runs(setting: Comparison) -> Iterator[str]:
     """What weakens the numbers in the runs themselves."""
-    arms = [arm for arm in comparison.of(setting) if arm.name != UNTUNED]
+    arms = [arm for arm in setting.arms if arm.tuned]
     runs = [run for arm in arms for run in arm.runs]
     config = runs[0].config
     if split := next((run.score.split for run in runs if run.score.selection in ("paper", run.score.split)), None):
@@ -119,7 +115,7 @@ def _runs(comparison: Comparison, setting: Setting) -> Iterator[str]:
     yield from _made_apart(runs)
     for run in (run for run in runs if run.state != "finished" and not run.state.startswith(STOPPED)):
         yield f"The last attempt of {run.name} ended otherwise ({run.state}): its earlier score stands."
-    if damaged := [run.name for run in runs if run.verdicts is None]:
+    if damaged := [run.name for run in runs if run.tuned.verdicts is None]:
         yield (
             f"The predictions of {', '.join(damaged)} are missing or damaged: the scores stand, but these runs pair "
             "with no other and have no interval over problems; delete their evaluate folder and run them again."

@@ -90,14 +90,17 @@ def test_the_tests_that_a_model_was_asked_beside_its_own_come_along(tmp_path: Pa
     kept["recipe"]["inputs"] = {}
     record.write_text(json.dumps(kept))
     root = brought(tmp_path / "b", exported(tmp_path / "a"))
-    assert {each.key: each.accuracy for each in read_runs(root)} == {folder.name: 0.6, f"{folder.name} svamp": 0.4}
+    assert {each.key: each.score.accuracy for each in read_runs(root)} == {
+        folder.name: 0.6,
+        f"{folder.name} svamp": 0.4,
+    }
     assert reported(root)["report.json"] == reported(tmp_path / "a")["report.json"]
 
 
 def test_what_was_run_here_goes_before_what_was_imported_and_twice_is_once(tmp_path: Path) -> None:
     last = study(tmp_path / "a")
     file, root = exported(tmp_path / "a"), tmp_path / "b"
-    own = run(root, "lema", 1, read_runs(tmp_path / "a")[2].verdicts.correct)  # pyright: ignore
+    own = run(root, "lema", 1, read_runs(tmp_path / "a")[2].tuned.verdicts.correct)  # pyright: ignore
     dead = root / "cells" / last.name
     dead.mkdir()
     (dead / "run.json").write_text(json.dumps(facts := json.loads((last / "run.json").read_text()) | {"state": "x"}))
