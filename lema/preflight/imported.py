@@ -70,12 +70,12 @@ def _of_sweep(cells: Iterable[Cell]) -> Callable[[dict[str, Any]], dict[str, Any
     named = {cell.folder.name: cell for cell in cells}
     placed: dict[str, list[Cell]] = {}
     for cell in named.values():
-        placed.setdefault(results.command(cell.identity), []).append(cell)
+        placed.setdefault(results.portable_key(cell.identity), []).append(cell)
 
     def as_cells(kept: dict[str, Any]) -> dict[str, Any] | None:
         if kept["cell"] in named:
             return kept
-        if not (alike := placed.get(results.command(kept["run"]["config"]))):
+        if not (alike := placed.get(results.portable_key(kept["run"]["config"]))):
             return None
         if len(alike) > 1:
             names = ", ".join(each.folder.name for each in alike)

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,18 @@ class _Audited:
     usd: float
     seconds: float
 
+    def on(self, positions: Iterable[int]) -> Measures:
+        """How good it is on some of the solutions."""
+        return measure([self.readings[k] for k in positions], self.says_none)
+
+    @property
+    def costs(self) -> dict[str, Any]:
+        """What it cost in all, and for each accepted correction of a wrong solution."""
+        accepted = measure(self.readings, self.says_none).answered.part
+        costs = {"usd": self.usd, "seconds": self.seconds}
+        per = {name: cost / accepted for name, cost in costs.items()} if accepted else None
+        return {"says_none": self.says_none, **costs, "accepted": accepted, "each_accepted": per}
+
 
 def write_audit(root: Path, labelled: Artifact) -> Path:
     """Write `reports/audit-NAME/` (`audit.md`, `audit.json`), print the text, and return the folder."""
@@ -49,19 +61,21 @@ def write_audit(root: Path, labelled: Artifact) -> Path:
     folder = own_folder(root / "reports" / f"audit-{labelled.path.name}")
     text, found = [f"# Audit of correctors: {labelled.path.name.rpartition('-')[0]}", labelled.facts + "."], {}
     for kind, positions in groups.items():
-        measures = {each.name: measure([each.readings[k] for k in positions], each.says_none) for each in audited}
+        measures = {each.name: each.on(positions) for each in audited}
         pairs = paired(
             {each.name: [each.readings[k] for k in positions] for each in audited},
             {each.name: each.says_none for each in audited},
         )
         text += [f"## {kind or 'All solutions'}: {len(positions):,}", _measured(audited, measures), *_pairs(pairs)]
-        found[kind or "all"] = {name: plain(each) for name, each in measures.items()} | {"pairs": [*map(vars, pairs)]}
+        found[kind or "all"] = plain(measures) | {"pairs": [*map(vars, pairs)]}
     for name, values in parts(solutions).items():
-        rows, found[name] = _by_part(audited, values)
+        by_value = {value: {each.name: each.on(positions) for each in audited} for value, positions in values.items()}
+        found[name] = {value: plain(measures) for value, measures in by_value.items()}
         head = [name, "wrong", *(each.name for each in audited)]
-        text += [f"## First wrong step named, by {name}", table(head, rows)]
-    text.append(bullets(_notes(audited)))
-    write_json(folder / "audit.json", {"solutions": labelled.summary, "correctors": _costs(audited), "measured": found})
+        text += [f"## First wrong step named, by {name}", table(head, map(_exact, by_value.items()))]
+    costs = {each.name: each.costs for each in audited}
+    text.append(bullets(_notes(costs)))
+    write_json(folder / "audit.json", {"solutions": labelled.summary, "correctors": costs, "measured": found})
     write_text(folder / "audit.md", "\n\n".join(text) + "\n")
     print("\n" + "\n\n".join(text) + f"\n\nwritten to {folder}", flush=True)
     return folder
@@ -75,10 +89,8 @@ def _audited(root: Path, labelled: Artifact, solutions: list[Labelled]) -> Itera
             record = json.loads(file.read_bytes())
             if record["recipe"]["inputs"].get("labelled") != labelled.digest:
                 continue
-            made, says_none = (
-                Artifact.recorded(file.parent, record),
-                bool(record["recipe"]["config"].get("may_be_right")),
-            )
+            made = Artifact.recorded(file.parent, record)
+            says_none = bool(record["recipe"]["config"].get("may_be_right"))
             said = {each.problem_id: each for each in made.stream("corrections.jsonl", Correction)}
             readings = [Reading(each, said[each.problem_id]) for each in solutions]
             name = ", ".join(made.summary["correctors"])
@@ -86,23 +98,19 @@ def _audited(root: Path, labelled: Artifact, solutions: list[Labelled]) -> Itera
             name += f", {filtered}" if (filtered := made.summary.get("filter")) else ""
             name = f"{name} ({file.parent.name[-12:]})" if name in names else name
             names.add(name)
-            usd, seconds = made.summary.get("usd", 0.0), record["made"]["seconds"]
-            yield _Audited(name, says_none, readings, usd, seconds)
+            yield _Audited(name, says_none, readings, made.summary.get("usd", 0.0), record["made"]["seconds"])
 
 
 def _measured(audited: Sequence[_Audited], measures: Mapping[str, Measures]) -> str:
-    rows = []
-    for field, words in _ROWS.items():
-        cells = []
-        for each in audited:
-            of = measures[each.name]
-            value: Any = getattr(of, field)
-            if isinstance(value, Share):
-                cells.append(_percent(value))
-            else:
-                none = "–" if each.says_none else _CANNOT
-                cells.append(none if value is None else f"{100 * value:.1f} {over(of.f1_interval)}")
-        rows.append([words, *cells])
+    def cell(each: _Audited, field: str) -> str:
+        value: Any = getattr(measures[each.name], field)
+        if isinstance(value, Share):
+            return _percent(value)
+        if value is None:
+            return "–" if each.says_none else _CANNOT
+        return f"{100 * value:.1f} {over(measures[each.name].f1_interval)}"
+
+    rows = [[words, *(cell(each, field) for each in audited)] for field, words in _ROWS.items()]
     return table(["", *(each.name for each in audited)], rows)
 
 
@@ -122,43 +130,20 @@ def _pairs(pairs: Sequence[Pair]) -> list[str]:
     return [table(head, rows, words=2)] if pairs else []
 
 
-def _by_part(audited: Sequence[_Audited], values: dict[str, list[int]]) -> tuple[list[list[str]], dict[str, Any]]:
-    """A row for each value of a property, and the same for JSON."""
-    rows, found = [], {}
-    for value, positions in values.items():
-        measures = {each.name: measure([each.readings[k] for k in positions], each.says_none) for each in audited}
-        wrong = next((each.exact.whole for each in measures.values()), 0)
-        rows.append([value, f"{wrong:,}", *(_percent(each.exact) for each in measures.values())])
-        found[value] = {name: plain(each) for name, each in measures.items()}
-    return rows, found
+def _exact(part: tuple[str, dict[str, Measures]]) -> list[str]:
+    """A row for one value of a property."""
+    value, measures = part
+    wrong = next((each.exact.whole for each in measures.values()), 0)
+    return [value, f"{wrong:,}", *(_percent(each.exact) for each in measures.values())]
 
 
-def _costs(audited: Sequence[_Audited]) -> dict[str, dict[str, Any]]:
-    """By corrector: what it cost in all, and for each accepted correction of a wrong solution."""
-    found = {}
-    for each in audited:
-        accepted = measure(each.readings, each.says_none).answered.part
-        per = {"usd": each.usd / accepted, "seconds": each.seconds / accepted} if accepted else None
-        found[each.name] = {
-            "says_none": each.says_none,
-            "usd": each.usd,
-            "seconds": each.seconds,
-            "accepted": accepted,
-            "each_accepted": per,
-        }
-    return found
-
-
-def _notes(audited: Sequence[_Audited]) -> Iterator[str]:
-    for name, cost in _costs(audited).items():
-        per = cost["each_accepted"]
-        each = (
-            f"${per['usd']:.4g} and {per['seconds']:.3g} seconds for each accepted correction"
-            if per
-            else "none accepted"
-        )
+def _notes(costs: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    for name, cost in costs.items():
+        each = "none accepted"
+        if per := cost["each_accepted"]:
+            each = f"${per['usd']:.4g} and {per['seconds']:.3g} seconds for each accepted correction"
         yield f"{name}: ${cost['usd']:.4g}, {cost['seconds']:,.1f} seconds; {each}."
-    if without := [each.name for each in audited if not each.says_none]:
+    if without := [name for name, cost in costs.items() if not cost["says_none"]]:
         yield f"{' and '.join(without)}: {_CANNOT}, so neither F1 nor false alarms; corrector.prompt=may_be_right asks."
     yield "`{low, high}` is a 95 % interval over solutions: Wilson's, of F1 by the bootstrap."
     yield "Where no others are named, shares are of the wrong solutions. What is accepted ends in the right answer."

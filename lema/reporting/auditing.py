@@ -42,6 +42,12 @@ class Reading:
         label = self.solution.label
         return self.said.reason == NO_ERROR if label is None else self.said.incorrect_step == label
 
+    @property
+    def near(self) -> bool:
+        """Whether it names the first wrong step, or one beside it."""
+        label, named = self.solution.label, self.said.incorrect_step
+        return bool(label and named) and abs(named - (label or 0)) <= 1
+
 
 @dataclass(frozen=True)
 class Measures:
@@ -70,7 +76,7 @@ def measure(readings: Sequence[Reading], says_none: bool) -> Measures:
     score = f1((exact.part, exact.whole), (kept.part, kept.whole)) if wrong and right else (None, None)
     return Measures(
         exact=exact,
-        near=_share(wrong, _is_near),
+        near=_share(wrong, lambda each: each.near),
         kept=kept,
         alarms=_share(right, lambda each: each.said.incorrect_step > 0),
         f1=score[0],
@@ -85,11 +91,6 @@ def measure(readings: Sequence[Reading], says_none: bool) -> Measures:
 
 def _share(readings: Sequence[Reading], holds: Callable[[Reading], bool]) -> Share:
     return Share(sum(map(holds, readings)), len(readings))
-
-
-def _is_near(each: Reading) -> bool:
-    label, named = each.solution.label, each.said.incorrect_step
-    return bool(label and named) and abs(named - (label or 0)) <= 1
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,8 @@ def parts(solutions: Iterable[Labelled]) -> dict[str, dict[str, list[int]]]:
     Lengths and numbers of steps are cut where they halve, and halve again, the solutions.
     """
     rows = list(solutions)
-    found: dict[str, dict[str, list[int]]] = {"generator": {}}
-    for position, each in enumerate(rows):
-        found["generator"].setdefault(each.generator, []).append(position)
+    generators = sorted({each.generator for each in rows})
+    found = {"generator": {of: [k for k, each in enumerate(rows) if each.generator == of] for of in generators}}
     counted = {
         "steps": [len(each.steps) for each in rows],
         "words": [sum(len(step.split()) for step in each.steps) for each in rows],
@@ -139,15 +139,15 @@ def parts(solutions: Iterable[Labelled]) -> dict[str, dict[str, list[int]]]:
         for low, end in zip([ordered[0], *(each + 1 for each in ends)], ends, strict=False):
             value = f"{low} to {end}" if low < end else str(end)
             found.setdefault(name, {})[value] = [k for k, each in enumerate(values) if low <= each <= end]
-    found["generator"] = dict(sorted(found["generator"].items()))
     return {name: groups for name, groups in found.items() if len(groups) > 1}
 
 
-def plain(measures: Measures) -> dict[str, Any]:
-    """For JSON: of each share its parts, value and interval."""
-    return {
-        name: {"part": each.part, "of": each.whole, "value": each.value, "interval": each.interval}
-        if isinstance(each, Share)
-        else each
-        for name, each in vars(measures).items()
-    }
+def plain(measures: Mapping[str, Measures]) -> dict[str, Any]:
+    """For JSON, by corrector: of each share its parts, value and interval."""
+
+    def share(each: Any) -> Any:
+        if not isinstance(each, Share):
+            return each
+        return {"part": each.part, "of": each.whole, "value": each.value, "interval": each.interval}
+
+    return {name: {field: share(each) for field, each in vars(own).items()} for name, own in measures.items()}

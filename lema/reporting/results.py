@@ -6,7 +6,7 @@ A run that was brought here lies in its folder as `imported.json`, and `runs.py`
 import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from lema.artifacts import IMPORTED, contents, is_whole, own_folder, read, refus
 from lema.identity import digest, placeless, portable, without_paths
 from lema.privacy import shown
 from lema.reporting.packed import packed, unpacked
-from lema.reporting.runs import DAMAGE, Evaluation, Run, read_runs, told
+from lema.reporting.runs import DAMAGE, Evaluation, Run, as_runs, read_runs
 from lema.types import UserError
 
 _POINTS = 200  # of a training curve, at most
@@ -64,8 +64,6 @@ def _exported(run: Run, further: list[Run]) -> Kept:
         "wandb": run.wandb,
         **({"tests": tests} if tests else {}),
     }
-    records = dict(run.records)
-    records |= {link: each.records[step] for each in further for step, link in each.links.items()}
     rows: dict[str, dict[str, Any]] = {}
     for each in (run, *further):
         for step, file, found in _rows(each):
@@ -73,7 +71,7 @@ def _exported(run: Run, further: list[Run]) -> Kept:
     return {
         "cell": run.folder.name,
         "run": portable(facts),
-        "records": {step: _record(record) for step, record in records.items()},
+        "records": {step: _record(record) for step, record in _records(run, further).items()},
         "rows": rows,
     }
 
@@ -115,12 +113,11 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _from_columns(columns: dict[str, Any]) -> list[dict[str, Any]]:
-    values = {name: _numbers(**each) if isinstance(each, dict) else each for name, each in columns.items()}
+    def numbers(wide: int, digits: str) -> list[int]:
+        return [int(digits[start : start + wide]) for start in range(0, len(digits), wide)]
+
+    values = {name: numbers(**each) if isinstance(each, dict) else each for name, each in columns.items()}
     return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
-
-
-def _numbers(wide: int, digits: str) -> list[int]:
-    return [int(digits[start : start + wide]) for start in range(0, len(digits), wide)]
 
 
 def read_results(root: Path, file: Path | None, of_sweep: Callable[[Kept], Kept | None] | None = None) -> None:
@@ -150,24 +147,21 @@ def read_results(root: Path, file: Path | None, of_sweep: Callable[[Kept], Kept 
         if not of_sweep and kept["of"] in places:
             kept = _as_before(kept, before[places[kept["of"]]])
         cell = str(kept["cell"])
-        now, *further = told(cells / cell, kept["run"], kept["records"], kept["rows"])
-        there, *others = read_runs(root, [cells / cell])
-        ours, brought = ([run for run in runs if run.trouble is None] for runs in ((there, *others), (now, *further)))
-        for mine, theirs in ((a, b) for a in ours for b in brought if a.score.task == b.score.task):
-            if not _agree(mine.tuned, theirs.tuned):
-                whose = "imported" if mine.imported is not None else "run"
-                rates = f"{mine.score.task} {mine.score.accuracy:.1%}, now {theirs.score.accuracy:.1%}"
-                why = f"it was {whose} here with other verdicts ({rates})"
-                remedy = "delete its folder, or import into another runs_dir"
-                raise UserError(f"{file}: {cell}: {why}; nothing was imported; {remedy}")
-        if there.trouble is None and there.imported is None:
+        theirs, ours = (
+            as_runs(cells / cell, kept["run"], kept["records"], kept["rows"]),
+            read_runs(root, [cells / cell]),
+        )
+        if why := _contradicted(ours, theirs):
+            remedy = "delete its folder, or import into another runs_dir"
+            raise UserError(f"{file}: {cell}: {why}; nothing was imported; {remedy}")
+        if ours[0].trouble is None and ours[0].imported is None:
             own += 1
         elif before.get(cell) == kept:
             same += 1
         else:
             new.append(kept)
-        if now.trouble:
-            print(f"{'not counted':<16} {cell}: {now.trouble}")
+        if theirs[0].trouble:
+            print(f"{'not counted':<16} {cell}: {theirs[0].trouble}")
     for kept in new:
         write_json(own_folder(cells / kept["cell"]) / IMPORTED, kept | {"hash": sealed(kept)})
         old = cells / str(places.get(kept["of"], kept["cell"]))
@@ -199,30 +193,28 @@ def _kept(file: Path, values: Any) -> Kept:
         if Path(name).name != name or name.startswith(".") or not name.isprintable() or len(name) > 200:
             raise ValueError(name)
         kept = {"cell": name, "of": name, "run": values["run"], "records": values["records"], "rows": rows}
-        told(Path(name), kept["run"], kept["records"], rows)
+        as_runs(Path(name), kept["run"], kept["records"], rows)
         return kept
     except DAMAGE:
         raise UserError(f"{file}: its runs are not as lema writes them; fetch it again") from None
 
 
-@dataclass(frozen=True)
-class Brought:
-    """What was imported of a cell: its records by their links, and why its score cannot be used."""
+def brought(folder: Path) -> Run | None:
+    """What was imported of a cell, the records of its further tests by their links; None where nothing was imported.
 
-    records: dict[str, dict[str, Any]]
-    trouble: str | None
-
-
-def brought(folder: Path) -> Brought | None:
-    """What was imported of a cell; None where nothing was, or the cell has a score from here."""
+    None also where the cell has a score from here.
+    """
     if not (folder / IMPORTED).is_file():
         return None
     run, *further = read_runs(folder, [folder])
-    records = run.records | {link: each.records[step] for each in further for step, link in each.links.items()}
-    return None if run.imported is None else Brought(records, run.trouble)
+    return None if run.imported is None else replace(run, records=_records(run, further))
 
 
-def command(config: dict[str, Any]) -> str:
+def _records(run: Run, further: Iterable[Run]) -> dict[str, dict[str, Any]]:
+    return run.records | {link: each.records[step] for each in further for step, link in each.links.items()}
+
+
+def portable_key(config: dict[str, Any]) -> str:
     """A digest of a run's config without where data and weights lie: the same for one command on two machines."""
     return digest(_without_places(portable(config)))
 
@@ -240,6 +232,17 @@ def _there(path: Path) -> Kept | None:
         return {name: kept[name] for name in ("cell", "of", "run", "records", "rows")} if is_whole(kept) else None
     except (OSError, *DAMAGE):
         return None
+
+
+def _contradicted(ours: Iterable[Run], theirs: Iterable[Run]) -> str | None:
+    """Which verdicts are others here than in a file, for the same test of a cell; None where none are."""
+    usable = [[run for run in runs if run.trouble is None] for runs in (ours, theirs)]
+    for mine, other in product(*usable):
+        if mine.score.task == other.score.task and not _agree(mine.tuned, other.tuned):
+            whose = "imported" if mine.imported is not None else "run"
+            rates = f"{mine.score.task} {mine.score.accuracy:.1%}, now {other.score.accuracy:.1%}"
+            return f"it was {whose} here with other verdicts ({rates})"
+    return None
 
 
 def _agree(mine: Evaluation, theirs: Evaluation) -> bool:

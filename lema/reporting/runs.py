@@ -239,10 +239,10 @@ def _read(file: Path) -> list[Run]:
     try:
         facts = json.loads(read(file))
         if file.name != IMPORTED:
-            return told(folder, facts, _records(folder))
+            return as_runs(folder, facts, _records(folder))
         if not is_whole(facts):
             raise ValueError(file)
-        return told(folder, facts["run"], facts["records"], facts["rows"])
+        return as_runs(folder, facts["run"], facts["records"], facts["rows"])
     except FileNotFoundError:
         state, why = "not started", "it was not started; run its command"
     except (OSError, *DAMAGE):
@@ -253,7 +253,7 @@ def _read(file: Path) -> list[Run]:
     return [Run(folder, folder.name, {}, None, [], state, trouble=why)]
 
 
-def told(
+def as_runs(
     folder: Path, facts: dict[str, Any], records: dict[str, dict[str, Any]], rows: dict[str, Any] | None = None
 ) -> list[Run]:
     """The run, and one for each further test, that run.json and records tell of; `rows` of an imported one."""
@@ -269,7 +269,7 @@ def told(
         wandb=facts.get("wandb", {}),
         imported=rows,
     )
-    further = [_asked(run, test, facts, records) for test, facts in tests.items() if f"{test}evaluate" in records]
+    further = [_asked(run, test, about, records) for test, about in tests.items() if f"{test}evaluate" in records]
     return [replace(each, trouble=_trouble(each)) for each in (run, *further)]
 
 
@@ -280,15 +280,15 @@ def _own(records: dict[str, dict[str, Any]], tests: tuple[str, ...]) -> dict[str
     return {step: own[step] for step in own if step not in _LEARNT or not _earlier(step, own, present)}
 
 
-def _asked(run: Run, test: str, told: dict[str, Any], records: dict[str, dict[str, Any]]) -> Run:
+def _asked(run: Run, test: str, about: dict[str, Any], records: dict[str, dict[str, Any]]) -> Run:
     """A run as one of a further test, which begins the names of its own steps: `svamp_`."""
     links = {step.removeprefix(test): step for step in records if step.startswith(test)}
     shared = {step: each for step, each in run.records.items() if step not in _OF_TEST}
     return replace(
         run,
-        name=f"{run.name} asked {told['task']['name']}",
-        config=run.config | {"task": told["task"]},
-        setting=told["setting"] and str(told["setting"]),
+        name=f"{run.name} asked {about['task']['name']}",
+        config=run.config | {"task": about["task"]},
+        setting=about["setting"] and str(about["setting"]),
         records=shared | {step: records[link] for step, link in links.items()},
         wandb=run.wandb | {step: run.wandb[link] for step, link in links.items() if link in run.wandb},
         links=links,
