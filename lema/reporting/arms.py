@@ -47,10 +47,7 @@ CONTRASTS = {
     ("lema", "corrections"): "what the CoT examples add",
     ("lema", "lema_random"): "as many corrections: whose mistakes they are",
     ("mistakes", "cot"): "what wrong solutions teach, uncorrected",
-    (
-        "mistakes",
-        "cot_random",
-    ): "size-matched: wrong solutions of failed questions, or CoT of random ones",
+    ("mistakes", "cot_random"): "size-matched: wrong solutions of failed questions, or CoT of random ones",
     ("mistakes_marked", "mistakes"): "what the word that they are incorrect adds",
     ("cot_matched", "mistakes"): "the same failed questions, as CoT: right solutions against wrong ones",
     ("lema", "mistakes"): "the same wrong solutions: corrected, or trained on as they are",

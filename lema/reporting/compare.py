@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -45,18 +44,18 @@ def _find(root: Path, named: str | None, key: str) -> Run:
         raise UserError(
             f"{key}=null: name a run, {key}=RUN: a folder of {root / 'cells'}, or the beginning of its name"
         )
-    begun = (each for each in sorted((root / "cells").glob("*/")) if each.name.startswith(named))
+    cells = sorted((root / "cells").glob("*/"))
+    begun = [folder for folder in cells if folder.name.startswith(named)]
     is_run = any((Path(named) / name).is_file() for name in ("run.json", IMPORTED))
-    found = [Path(named)] if is_run else list(begun)
-    exact = [folder for folder in found if folder.name == named]
-    runs = [run for run in read_runs(root, exact or found) if not run.links]
+    found = [Path(named)] if is_run else [folder for folder in begun if folder.name == named] or begun
+    runs = [run for run in read_runs(root, found) if not run.links]
     if not runs:
-        have = ", ".join(folder.name for folder in islice(sorted((root / "cells").glob("*/")), 5)) or "none"
+        have = ", ".join(folder.name for folder in cells[:5]) or "none"
         raise UserError(f"{key}={named}: no such run in {root / 'cells'}, which has {have}")
     if len(runs) > 1:
         several = ", ".join(run.folder.name for run in runs[:5])
         raise UserError(f"{key}={named}: {len(runs)} runs begin so ({several}); name one of them")
-    run = runs[0]
+    [run] = runs
     if run.trouble:
         raise UserError(f"{key}={run.name}: {run.trouble}")
     if run.tuned.verdicts is None:
@@ -116,16 +115,15 @@ def _numbers(first: Run, second: Run, mine: Verdicts, theirs: Verdicts) -> Itera
 
 def _drawn(first: Run, second: Run) -> Iterator[list[str]]:
     """The rows about samples, where either run has some."""
+
+    def told(of: SampledScore) -> str:
+        return f"{100 * of.pass_at[str(of.samples)]:.1f}, {100 * of.majority:.1f} (k = {of.samples})"
+
     both = [run.tuned.sampled for run in (first, second)]
     if any(both):
         yield ["samples", *(f"{each.samples} at {each.temperature:g}" if each else "–" for each in both)]
         yield ["mean of samples, %", *(f"{100 * each.accuracy:.1f}" if each else "–" for each in both)]
-        yield ["pass@k, maj@k, %", *(_together(each) if each else "–" for each in both)]
-
-
-def _together(sampled: SampledScore) -> str:
-    best = sampled.pass_at[str(sampled.samples)]
-    return f"{100 * best:.1f}, {100 * sampled.majority:.1f} (k = {sampled.samples})"
+        yield ["pass@k, maj@k, %", *(told(each) if each else "–" for each in both)]
 
 
 def _differ(first: Run, second: Run) -> dict[str, tuple[str, str]]:

@@ -101,13 +101,9 @@ def _drawn(folder: Path) -> dict[str, str]:
 def evaluations(comparison: Comparison) -> list[Artifact]:
     """The evaluations that a report is made from."""
     runs = [run for arm in comparison.arms for run in arm.runs if run.imported is None]
-    steps = {run.at(step): (run, step) for run in runs for step in ("evaluate_untuned", "evaluate")}
-    found = {
-        path.resolve(): Artifact.recorded(path.resolve(), run.records[step])
-        for path, (run, step) in steps.items()
-        if step in run.records
-    }
-    return list(found.values())
+    steps = [(run, step) for run in runs for step in ("evaluate_untuned", "evaluate") if step in run.records]
+    found = {run.at(step).resolve(): run.records[step] for run, step in steps}  # each once, whoever shares it
+    return [Artifact.recorded(path, record) for path, record in found.items()]
 
 
 def publish(root: Path, label: str, project: str, folder: Path, comparison: Comparison) -> str:
@@ -119,9 +115,9 @@ def at_wandb(comparison: Comparison, root: Path, title: str) -> Content:
     """The report's tables and words for W&B, with the ids of their runs."""
 
     def ids(runs: Iterable[Run], step: str) -> list[str]:
-        made = [(run, run.wandb.get(step)) for run in runs if step in run.records]
-        keys = [(known, run.at(step).resolve().name) for run, known in made if known or run.imported is None]
-        return [known or run_id(root, step, name.rpartition("-")[2]) for known, name in keys]
+        made = [run for run in runs if step in run.records and (step in run.wandb or run.imported is None)]
+        keys = [run.at(step).resolve().name.rpartition("-")[2] for run in made]
+        return [run.wandb.get(step) or run_id(root, step, key) for run, key in zip(made, keys, strict=True)]
 
     tasks = []
     for task in comparison.tasks:

@@ -51,11 +51,10 @@ def once_each(runs: Sequence[Run]) -> list[Run]:
     A run from here goes before an imported one.
     """
     used: dict[Any, Run] = {}
-    told = dict[int, str]()
-    for number in sorted(range(len(runs)), key=lambda number: runs[number].imported is not None):
-        run = runs[number]
-        first = used.setdefault((place(run), run.setting, run.arm, run.seed) if run.trouble is None else run.key, run)
-        if first is not run and first.digests["evaluate"] != run.digests["evaluate"]:
+    troubles = dict[str, str]()  # by `Run.key`
+    for run in sorted((run for run in runs if run.trouble is None), key=lambda run: run.imported is not None):
+        first = used.setdefault((place(run), run.setting, run.arm, run.seed), run)
+        if first.digests["evaluate"] != run.digests["evaluate"]:
             same = f"it has the setting, arm and seed of {first.name} ({first.folder.name}), which counts"
-            told[number] = f"{same}; delete the folder of one of them"
-    return [replace(run, trouble=told[number]) if number in told else run for number, run in enumerate(runs)]
+            troubles[run.key] = f"{same}; delete the folder of one of them"
+    return [replace(run, trouble=troubles[run.key]) if run.key in troubles else run for run in runs]

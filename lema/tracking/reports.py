@@ -67,8 +67,10 @@ def publish_report(content: Content, project: str, state: Path) -> str:
 
 def _published(content: Content, project: str, state: Path) -> str:
     import wandb
+    import wandb_workspaces.reports.v2 as workspaces  # slow to import
 
-    api, wr = wandb.Api(timeout=_TIMEOUT), _workspaces()
+    api = wandb.Api(timeout=_TIMEOUT)
+    wr: Any = workspaces  # whose types do not name all that it has
     entity = os.environ.get("WANDB_ENTITY") or api.default_entity
     if not entity:
         raise UserError("do=wandb_report: W&B names no entity for this login: set WANDB_ENTITY")
@@ -92,7 +94,7 @@ def _published(content: Content, project: str, state: Path) -> str:
         blocks.append(wr.H1(task.name))
         for heading, text in task.sections:
             blocks += [wr.H2(heading), wr.MarkdownBlock(text)]
-        blocks += [wr.H2(f"{task.name}: runs"), *_panels(task, project, entity)]
+        blocks += [wr.H2(f"{task.name}: runs"), *_panels(wr, task, project, entity)]
     report.blocks = [*blocks, wr.MarkdownBlock(content.closing)] if content.closing else blocks
     before = _read(state)
     if before.get("entity") == entity and before.get("project") == project and _exists(api, before["id"]):
@@ -102,9 +104,8 @@ def _published(content: Content, project: str, state: Path) -> str:
     return report.url
 
 
-def _panels(task: Task, project: str, entity: str) -> list[Any]:
+def _panels(wr: Any, task: Task, project: str, entity: str) -> list[Any]:
     """Accuracy by backbone and arm, the curves, and the comparer of runs, each over the runs of the task."""
-    wr = _workspaces()
     layout = wr.Layout(x=0, y=0, w=24, h=_HEIGHT)
 
     def runs(name: str, ids: Sequence[str], **options: Any) -> Any:
@@ -137,13 +138,6 @@ def _panels(task: Task, project: str, entity: str) -> list[Any]:
         comparer = wr.RunComparer(diff_only="split", layout=layout)
         grids.append(wr.PanelGrid(runsets=[runs("evaluations", task.evaluated)], panels=[comparer]))
     return grids
-
-
-def _workspaces() -> Any:
-    """W&B's package for reports: it is slow to import, and its types do not name all that it has."""
-    import wandb_workspaces.reports.v2 as workspaces
-
-    return workspaces
 
 
 def _read(state: Path) -> dict[str, str]:
