@@ -23,7 +23,7 @@ def command(*overrides: str) -> list[str]:
     return [sys.executable, str(ROOT / "run.py"), *SMALL, "tracker=wandb", *overrides]
 
 
-def track(tracker: Tracker, root: Path, steps: range, during: Callable[[int], None] = lambda _: None) -> None:
+def track(tracker: Tracker, steps: range, during: Callable[[int], None] = lambda _: None) -> None:
     """A training step of one small artifact, whose curve has these steps; `during` is called after each."""
     recipe = Recipe("train", "a-label", 1, {}, {}, Shown("model"))
 
@@ -35,7 +35,7 @@ def track(tracker: Tracker, root: Path, steps: range, during: Callable[[int], No
         return {"final_loss": 0.5}
 
     with tracker.step("train", recipe, {}) as run:
-        artifact, _ = Store(root).make(recipe, run.starting(build), lambda _: True)
+        artifact, _ = Store(tracker.root).make(recipe, run.starting(build), lambda _: True)
         run.complete(artifact)
 
 

@@ -1,12 +1,16 @@
-"""A W&B server of one's own, and wandb's variables in this process."""
+"""A W&B server of one's own, wandb's variables in this process, and what is said of its runs."""
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from small import SMALL
 from wandb_server import WandbServer, serving
 
+from lema.config import Config
 from lema.tracking import service
+from lema.tracking.runs import Tracker
 
 
 @pytest.fixture
@@ -31,3 +35,27 @@ def wandb_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 
     yield use
     service.end()
+
+
+@pytest.fixture
+def tracker(
+    tmp_path: Path, make_config: Callable[..., Config], wandb_in: Callable[..., None]
+) -> Callable[..., Tracker]:
+    """`tracker(WANDB_MODE="online")`: of the small cell, in the test's own folder, with these variables for wandb."""
+
+    def made(**variables: str) -> Tracker:
+        wandb_in(**variables)
+        return Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path)
+
+    return made
+
+
+@pytest.fixture
+def warned(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """The warnings so far, less what is said once a process of its folder."""
+
+    def lines() -> list[str]:
+        found = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        return [line for line in found if not line.startswith("W&B is shown the path ")]
+
+    return lines

@@ -1,56 +1,29 @@
 """A sweep from the front door: its own report, one cell dead; then online, and W&B's report of exactly its runs."""
 
 import json
-import os
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small import ROOT, SMALL
-from wandb_server import WandbServer, serving
+from tracked import USER, command, environment
+from wandb_server import WandbServer
 from wandb_views import add_views, found
-
-USER = "alicesmith"
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def server() -> Iterator[WandbServer]:
-    with serving() as started:
-        yield started
-
-
 def sweep(runs: Path, *overrides: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     home = runs.parent / USER
     home.mkdir(exist_ok=True)
-    plain |= {
-        "USER": USER,
-        "LOGNAME": USER,
-        "HOME": str(home),
-        "OPENAI_API_KEY": "sk-secret-1",
-        "HF_TOKEN": "hf_secret_2",
-    }
-    command = [
-        *(sys.executable, str(ROOT / "run.py"), "-m"),
-        *SMALL,
-        *("mix=cot,lema", "seed=1,2", f"runs_dir={runs}"),
-        *overrides,
-    ]
-    return subprocess.run(command, cwd=home, env=plain | variables, capture_output=True, text=True, timeout=300)
+    env = environment(home, OPENAI_API_KEY="sk-secret-1", HF_TOKEN="hf_secret_2", **variables)
+    arguments = command("-m", "mix=cot,lema", "seed=1,2", f"runs_dir={runs}", *overrides)
+    return subprocess.run(arguments, cwd=home, env=env, capture_output=True, text=True, timeout=300)
 
 
 def test_a_sweep_reports_on_its_own_cells_and_names_the_one_that_failed(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    alone = subprocess.run(
-        [sys.executable, str(ROOT / "run.py"), *SMALL, "tracker=none", "seed=7", f"runs_dir={runs}"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    own = command("tracker=none", "seed=7", f"runs_dir={runs}")
+    alone = subprocess.run(own, capture_output=True, text=True, timeout=300)
     assert alone.returncode == 0, alone.stderr
     assert "written to" in alone.stdout
     done = sweep(runs, "tracker=none", "until=train")

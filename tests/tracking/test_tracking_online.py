@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from small import ROOT, SMALL
+from small import ROOT
 from tracked import USER, command, curve, environment, track
 from wandb_log import offline_runs
 from wandb_server import KEY, WandbServer, serving
 
 from lema.artifacts import Artifact, Recipe, Shown, Store, write_json, write_jsonl
-from lema.config import Config
 from lema.tracking.runs import Tracker
 from lema.types import Solution, UserError
 
@@ -97,13 +96,9 @@ def test_load_of_the_system_is_kept(online: Finished) -> None:
     )
 
 
-def test_rows_that_the_server_has_are_not_logged_again(
-    tmp_path: Path, make_config: Callable[..., Config], server: WandbServer, wandb_in: Callable[..., None]
-) -> None:
-    wandb_in(**server.environment)
-    config = make_config(*SMALL, "tracker=wandb")
-    track(Tracker(config, tmp_path), tmp_path, range(1, 4))
-    track(Tracker(config, tmp_path), tmp_path, range(1, 7))  # as training does that goes on from a checkpoint
+def test_rows_that_the_server_has_are_not_logged_again(server: WandbServer, tracker: Callable[..., Tracker]) -> None:
+    track(tracker(**server.environment), range(1, 4))
+    track(tracker(**server.environment), range(1, 7))  # as training does that goes on from a checkpoint
     [run] = server.runs.values()
     assert curve(run.history) == [(step, 1 / step) for step in range(1, 7)]
     assert run.state == "finished"
@@ -111,80 +106,58 @@ def test_rows_that_the_server_has_are_not_logged_again(
 
 
 def test_id_of_a_run_that_was_deleted_is_no_reason_to_stop(
-    tmp_path: Path,
-    make_config: Callable[..., Config],
-    server: WandbServer,
-    wandb_in: Callable[..., None],
-    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, server: WandbServer, tracker: Callable[..., Tracker], caplog: pytest.LogCaptureFixture
 ) -> None:
-    wandb_in(**server.environment, WANDB_INIT_TIMEOUT="3")  # wandb asks again until then
-    tracker = Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path)
-    track(tracker, tmp_path, range(1, 4))
-    server.deleted.add(tracker.ids["train"])
-    track(tracker, tmp_path, range(1, 4))
+    tracked = tracker(**server.environment, WANDB_INIT_TIMEOUT="3")  # wandb asks again until then
+    track(tracked, range(1, 4))
+    server.deleted.add(tracked.ids["train"])
+    track(tracked, range(1, 4))
     assert "previously created and deleted" in caplog.text
     assert list((tmp_path / "wandb").glob("offline-run-*"))
 
 
 def test_what_is_lost_on_the_way_is_written_again_offline_and_said_in_one_line(
-    tmp_path: Path,
-    make_config: Callable[..., Config],
-    server: WandbServer,
-    wandb_in: Callable[..., None],
-    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, server: WandbServer, tracker: Callable[..., Tracker], warned: Callable[[], list[str]]
 ) -> None:
-    wandb_in(**server.environment, WANDB_FINISH_TIMEOUT="2")
-    tracker = Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path)
-
     def lose(step: int) -> None:
         if step == 3:
             server.close()
         if step == 5:
             raise UserError("it failed too")  # without a result there is less to wait for
 
+    tracked = tracker(**server.environment, WANDB_FINISH_TIMEOUT="2")
     with pytest.raises(UserError, match="it failed too"):
-        track(tracker, tmp_path, range(1, 7), lose)
-    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    [line] = [line for line in lines if not line.startswith("W&B is shown the path ")]  # once a process, of its folder
+        track(tracked, range(1, 7), lose)
+    [line] = warned()
     assert "W&B did not take all of train" in line
     [run] = offline_runs(tmp_path)
     assert line.endswith(f"wandb sync -n 1 {tmp_path}/wandb/offline-run-*")
     assert curve(run["history"]) == [(step, 1 / step) for step in range(1, 6)]
-    assert tracker.offline  # the steps that follow do not wait again
+    assert tracked.offline  # the steps that follow do not wait again
 
 
 def test_evaluation_is_the_run_that_an_agent_waits_for_and_no_other_step_is_in_the_sweep(
-    cell_artifact: Artifact,
-    tmp_path: Path,
-    make_config: Callable[..., Config],
-    server: WandbServer,
-    wandb_in: Callable[..., None],
+    cell_artifact: Artifact, tmp_path: Path, server: WandbServer, tracker: Callable[..., Tracker]
 ) -> None:
     parameters = tmp_path / "parameters.yaml"
     parameters.write_text("wandb_version: 1\nseed:\n  value: 7\n")
     agent = {"WANDB_SWEEP_ID": "sweep1", "WANDB_RUN_ID": "agents", "WANDB_SWEEP_PARAM_PATH": str(parameters)}
-    wandb_in(**server.environment, WANDB_PROJECT="lema", WANDB_ENTITY="team", **agent)
-    tracker = Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path)
-    track(tracker, tmp_path, range(1, 4))
-    with tracker.step("evaluate", EVALUATION, {}) as run:
+    tracked = tracker(**server.environment, WANDB_PROJECT="lema", WANDB_ENTITY="team", **agent)
+    track(tracked, range(1, 4))
+    with tracked.step("evaluate", EVALUATION, {}) as run:
         run.start()
         run.complete(cell_artifact)
-    assert {run.id: run.sweep for run in server.runs.values()} == {"agents": "sweep1", tracker.ids["train"]: None}
-    assert tracker.ids["evaluate"] == "agents"
+    assert {run.id: run.sweep for run in server.runs.values()} == {"agents": "sweep1", tracked.ids["train"]: None}
+    assert tracked.ids["evaluate"] == "agents"
     assert server.runs["agents"].summary["evaluate/accuracy"] == 0.5
     assert server.runs["agents"].job_type == "evaluate"
 
 
 def test_score_that_was_there_already_is_shown_to_the_agent_too(
-    cell_artifact: Artifact,
-    tmp_path: Path,
-    make_config: Callable[..., Config],
-    server: WandbServer,
-    wandb_in: Callable[..., None],
+    cell_artifact: Artifact, server: WandbServer, tracker: Callable[..., Tracker]
 ) -> None:
-    wandb_in(**server.environment, WANDB_PROJECT="lema", WANDB_SWEEP_ID="sweep1", WANDB_RUN_ID="agents")
-    tracker = Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path)
-    tracker.show_current("evaluate", cell_artifact)
+    agent = {"WANDB_SWEEP_ID": "sweep1", "WANDB_RUN_ID": "agents"}
+    tracker(**server.environment, WANDB_PROJECT="lema", **agent).show_current("evaluate", cell_artifact)
     assert server.runs["agents"].summary["evaluate/accuracy"] == 0.5
     assert "WANDB_RUN_ID" not in os.environ  # the next cell of the process is not the agent's
 
@@ -194,9 +167,8 @@ def cell_artifact(tmp_path: Path) -> Artifact:
     """An evaluation."""
 
     def build(folder: Path) -> dict[str, float]:
-        write_jsonl(
-            folder / "predictions.jsonl", [Solution("arithmetic-test-1", "tiny", 0, "4", "4", True, True, False)]
-        )
+        answer = Solution("arithmetic-test-1", "tiny", 0, "4", "4", True, True, False)
+        write_jsonl(folder / "predictions.jsonl", [answer])
         write_json(folder / "score.json", {"accuracy": 0.5})
         return {"accuracy": 0.5}
 
@@ -205,20 +177,14 @@ def cell_artifact(tmp_path: Path) -> Artifact:
 
 @pytest.mark.parametrize("part", ["file_stream", "CreateArtifact", "/upload/artifact/"])
 def test_what_the_server_refuses_after_the_start_is_written_again_offline_and_said(
-    part: str,
-    tmp_path: Path,
-    make_config: Callable[..., Config],
-    server: WandbServer,
-    wandb_in: Callable[..., None],
-    caplog: pytest.LogCaptureFixture,
+    part: str, tmp_path: Path, server: WandbServer, tracker: Callable[..., Tracker], warned: Callable[[], list[str]]
 ) -> None:
     """wandb itself says nothing of it."""
-    wandb_in(**server.environment)
     answer = server.answer
     refused = (403, {"errors": [{"message": "no permission"}]})
     server.answer = lambda path, body: refused if part in path or part.encode() in body else answer(path, body)
-    track(Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path), tmp_path, range(1, 4))
-    [line] = [line for line in caplog.messages if "upload it later" in line]
+    track(tracker(**server.environment), range(1, 4))
+    [line] = [line for line in warned() if "upload it later" in line]
     assert line.startswith("W&B did not take all of train (")
     assert "403" in line
     [run] = offline_runs(tmp_path)

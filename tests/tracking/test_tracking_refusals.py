@@ -42,24 +42,19 @@ def test_settings_that_wandb_refuses_are_refused_before_anything_is_made(
 
 
 @pytest.mark.parametrize("mode", ["online", "offline", "shared", "disabled", "dryrun", "run"])
-def test_modes_that_wandb_knows_are_taken(
-    mode: str, tmp_path: Path, make_config: Callable[..., Config], wandb_in: Callable[..., None]
-) -> None:
-    wandb_in(WANDB_MODE=mode, WANDB_SOMETHING_ELSE="x")
-    assert not list(Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path).missing())
+def test_modes_that_wandb_knows_are_taken(mode: str, tracker: Callable[..., Tracker]) -> None:
+    assert not list(tracker(WANDB_MODE=mode, WANDB_SOMETHING_ELSE="x").missing())
 
 
 def test_a_key_that_is_also_that_of_the_login_is_where_it_belongs(
-    tmp_path: Path, make_config: Callable[..., Config], wandb_in: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tracker: Callable[..., Tracker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".netrc").write_text(f"machine api.wandb.ai\n  login user\n  password {KEY}\n")
     (tmp_path / ".netrc").chmod(0o600)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("NETRC", raising=False)
-    wandb_in(WANDB_API_KEY=KEY, WANDB_MODE="offline")
-    assert not list(Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path).missing())
-    wandb_in(WANDB_API_KEY=KEY, WANDB_MODE="offline", WANDB_NOTES=f"asked with {KEY}")
-    [line] = Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path).missing()
+    assert not list(tracker(WANDB_API_KEY=KEY, WANDB_MODE="offline").missing())
+    [line] = tracker(WANDB_API_KEY=KEY, WANDB_MODE="offline", WANDB_NOTES=f"asked with {KEY}").missing()
     assert "WANDB_NOTES holds the secret of " in line
 
 
@@ -83,17 +78,15 @@ def test_what_the_server_refuses_is_said_in_its_words_and_logged_offline(
     refusal: int | None,
     said: str,
     tmp_path: Path,
-    make_config: Callable[..., Config],
     server: WandbServer,
-    wandb_in: Callable[..., None],
-    caplog: pytest.LogCaptureFixture,
+    tracker: Callable[..., Tracker],
+    warned: Callable[[], list[str]],
 ) -> None:
-    wandb_in(**server.environment, WANDB_INIT_TIMEOUT="2" if refusal is None else "20")
     server.refusal = refusal
     if refusal is None:
         server.close()
-    track(Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path), tmp_path, range(1, 4))
-    [line] = [line for line in warnings(caplog) if "upload it later" in line]
+    track(tracker(**server.environment, WANDB_INIT_TIMEOUT="2" if refusal is None else "20"), range(1, 4))
+    [line] = [line for line in warned() if "upload it later" in line]
     assert line.startswith(f"{said} (")
     assert f"train is logged offline; upload it later with wandb sync -n 1 {tmp_path}/wandb/offline-run-*" in line
     assert line.isprintable()
@@ -102,44 +95,34 @@ def test_what_the_server_refuses_is_said_in_its_words_and_logged_offline(
 
 
 def test_what_is_not_logged_is_not_said_to_be(
-    tmp_path: Path,
-    make_config: Callable[..., Config],
     server: WandbServer,
-    wandb_in: Callable[..., None],
+    tracker: Callable[..., Tracker],
+    warned: Callable[[], list[str]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    wandb_in(**server.environment)
     caplog.set_level(logging.INFO)
-    config = make_config(*SMALL, "tracker=wandb")
-    config.tracker.project = "a/b"  # which a config that is composed cannot be
-    tracker = Tracker(config, tmp_path)
-    track(tracker, tmp_path, range(1, 4))
-    [line] = warnings(caplog)
+    tracked = tracker(**server.environment)
+    tracked.config.tracker.project = "a/b"  # which a config that is composed cannot be
+    track(tracked, range(1, 4))
+    [line] = warned()
     assert line.startswith("W&B started no run (Invalid project name 'a/b'")
     assert line.endswith("train is not logged at all")
     assert "offline" not in caplog.text
-    assert not tracker.ids
+    assert not tracked.ids
     assert not server.runs
-    assert not list((tmp_path / "wandb").glob("*run-*"))
+    assert not list((tracked.root / "wandb").glob("*run-*"))
 
 
 def test_a_run_whose_id_was_deleted_can_still_be_uploaded(
-    tmp_path: Path, make_config: Callable[..., Config], server: WandbServer, wandb_in: Callable[..., None]
+    tmp_path: Path, server: WandbServer, tracker: Callable[..., Tracker]
 ) -> None:
-    wandb_in(**server.environment, WANDB_INIT_TIMEOUT="2")
-    tracker = Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path)
-    track(tracker, tmp_path, range(1, 3))
-    deleted = tracker.ids["train"]
+    first, *later = (tracker(**server.environment, WANDB_INIT_TIMEOUT="2") for _ in range(3))
+    track(first, range(1, 3))
+    deleted = first.ids["train"]
     server.deleted.add(deleted)
-    for _ in range(2):
-        track(Tracker(make_config(*SMALL, "tracker=wandb"), tmp_path), tmp_path, range(1, 4))
+    for each in later:
+        track(each, range(1, 4))
     ids = {run["id"] for run in offline_runs(tmp_path)}
     assert len(ids) == 1, "it is the same when it is made again"
     assert deleted not in ids
     assert run_id(tmp_path, "train", "key") not in ids
-
-
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was warned of, less what is said once a process of its folder."""
-    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    return [line for line in lines if not line.startswith("W&B is shown the path ")]

@@ -5,11 +5,11 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from wandb_server import ENTITY, KEY, Run, WandbServer, serving
+from wandb_server import ENTITY, KEY, Run, WandbServer
 from wandb_views import Views, add_views, found
 
 from lema.tracking import service
@@ -21,16 +21,8 @@ METRICS = ["evaluate/accuracy"]
 CONTENT = Content(
     "main_table",
     [
-        Task(
-            "gsm8k", [("gsm8k: 1,319 problems", TABLE)], ["train-a", "train-b"], ["evaluate-a", "evaluate-b"], METRICS
-        ),
-        Task(
-            "math",
-            [("math: 5,000 problems", TABLE), ("what follows", "- one seed")],
-            ["train-c"],
-            ["evaluate-c"],
-            METRICS,
-        ),
+        Task("gsm8k", [("1,319 problems", TABLE)], ["train-a", "train-b"], ["evaluate-a", "evaluate-b"], METRICS),
+        Task("math", [("5,000", TABLE), ("what follows", "- one seed")], ["train-c"], ["evaluate-c"], METRICS),
     ],
     "## Not compared\n\n- a run: it failed",
 )
@@ -38,15 +30,10 @@ RUNS = [run for task in CONTENT.tasks for run in (*task.trained, *task.evaluated
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbServer]:
-    with serving() as started:
-        for name, value in started.environment.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-        for name in RUNS:
-            started.runs[name] = Run(name, "lema")
-        yield started
-    service.end()  # W&B's process keeps the key and the address
+def server(server: WandbServer, wandb_in: Callable[..., None], tmp_path: Path) -> WandbServer:
+    wandb_in(**server.environment, WANDB_DIR=str(tmp_path))
+    server.runs |= {name: Run(name, "lema") for name in RUNS}
+    return server
 
 
 @pytest.fixture
