@@ -13,6 +13,7 @@ import numpy as np
 
 from lema.grading import several
 from lema.identity import digest
+from lema.reporting import report
 from lema.types import SCORE_VERSION
 
 CONFIG: dict[str, Any] = {
@@ -187,3 +188,14 @@ TINY: dict[str, Any] = {
     "corrector": {"name": "reference"},
     "train": {"method": "full", "learning_rate": 0.001},
 }
+
+
+def tiny(root: Path, mix: str, seed: int, right: int, **changes: Any) -> Path:
+    """A run of the tiny backbone with so many of 200 problems right."""
+    return run(root, mix, seed, answers(200, right), **(TINY | changes))
+
+
+def published(root: Path) -> tuple[str, dict[str, Any]]:
+    """The report on all runs: its text and its numbers."""
+    folder, *_ = report.write_report(root)
+    return (folder / "report.md").read_text(), json.loads((folder / "report.json").read_text())

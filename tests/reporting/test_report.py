@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from simulated import TINY, answers, evaluation, record, run
+import simulated
+from simulated import answers, evaluation, record, run, tiny
 from tables import some, table
 
 from lema.artifacts import Recipe, Shown, Store, contents
@@ -29,13 +30,8 @@ from lema.stages import base
 from lema.types import SCORE_VERSION
 
 
-def tiny(root: Path, mix: str, seed: int, right: int, **changes: Any) -> Path:
-    return run(root, mix, seed, answers(200, right), **(TINY | changes))
-
-
 def published(root: Path) -> str:
-    folder, *_ = report.write_report(root)
-    return (folder / "report.md").read_text()
+    return simulated.published(root)[0]
 
 
 def numbers(root: Path) -> dict[str, Any]:

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulated import TINY, answers, record, run
+from simulated import published, record, tiny
 
 from lema.artifacts import contents
-from lema.reporting import report
 
 
 def learnt(wrong: dict[str, int], right: int, same: int) -> dict[str, Any]:
@@ -17,9 +16,9 @@ def learnt(wrong: dict[str, int], right: int, same: int) -> dict[str, Any]:
     return {"dev": {"questions": 100, "wrong": sum(wrong.values()), "kinds": wrong}, "corrected": corrected}
 
 
-def tiny(root: Path, mix: str, seed: int, *made: dict[str, Any]) -> Path:
+def asked(root: Path, mix: str, seed: int, *made: dict[str, Any]) -> Path:
     """A run, and what was learnt by it, and what its untuned backbone knew."""
-    folder = run(root, mix, seed, answers(200, 150), **TINY)
+    folder = tiny(root, mix, seed, 150)
     selected = contents(json.loads((folder / "select" / "record.json").read_text()))
     for step, facts, inputs in zip(("learnt", "learnt_untuned"), made, ({"select": selected}, {}), strict=False):
         (folder / step).mkdir()
@@ -27,17 +26,12 @@ def tiny(root: Path, mix: str, seed: int, *made: dict[str, Any]) -> Path:
     return folder
 
 
-def published(root: Path) -> tuple[str, dict[str, Any]]:
-    folder, *_ = report.write_report(root)
-    return (folder / "report.md").read_text(), json.loads((folder / "report.json").read_text())
-
-
 def test_kinds_and_corrected_mistakes_are_means_over_seeds(tmp_path: Path) -> None:
     base = learnt({"wrong result": 40, "missing step": 8}, 1, 45)
-    tiny(tmp_path, "lema", 1, learnt({"wrong result": 16, "extra step": 2}, 40, 4), base)
-    last = tiny(tmp_path, "lema", 2, learnt({"wrong result": 20}, 30, 10), base)
-    tiny(tmp_path, "cot", 1, learnt({"wrong result": 30, "missing step": 3}, 20, 25), base)
-    tiny(tmp_path, "cot_random", 1)
+    asked(tmp_path, "lema", 1, learnt({"wrong result": 16, "extra step": 2}, 40, 4), base)
+    last = asked(tmp_path, "lema", 2, learnt({"wrong result": 20}, 30, 10), base)
+    asked(tmp_path, "cot", 1, learnt({"wrong result": 30, "missing step": 3}, 20, 25), base)
+    asked(tmp_path, "cot_random", 1)
     text, numbers = published(tmp_path)
     section = text.partition("## arithmetic: what was learnt")[2].partition("\n## ")[0]
     head, _, *lines = [line for line in section.splitlines() if line.startswith("|")]
@@ -61,7 +55,7 @@ def test_kinds_and_corrected_mistakes_are_means_over_seeds(tmp_path: Path) -> No
 
 
 def test_without_it_the_report_says_nothing_of_it(tmp_path: Path) -> None:
-    tiny(tmp_path, "lema", 1)
+    asked(tmp_path, "lema", 1)
     text, numbers = published(tmp_path)
     assert "learnt" not in text
     assert "learnt" not in numbers

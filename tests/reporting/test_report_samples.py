@@ -8,24 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from simulated import TINY, answers, evaluation, record, run
+from simulated import answers, evaluation, published, record, run, tiny
 
 from lema import pipeline
 from lema.artifacts import contents
 from lema.config import Config
-from lema.reporting import report
 from lema.reporting.statistics import over_problems, over_seeds, sign_flip
 
 SETTING: dict[str, Any] = {"evaluation": {"split": "test", "samples": 4, "temperature": 0.7}}
-
-
-def tiny(root: Path, mix: str, seed: int, right: int, **changes: Any) -> Path:
-    return run(root, mix, seed, answers(200, right), **(TINY | changes))
-
-
-def published(root: Path) -> tuple[str, dict[str, Any]]:
-    folder, *_ = report.write_report(root)
-    return (folder / "report.md").read_text(), json.loads((folder / "report.json").read_text())
 
 
 def drawn(seed: int, share: float) -> np.ndarray:
