@@ -166,20 +166,18 @@ def compare(
         for (task, backbone), by_key in alike.items()
         for key, own in by_key.items()
     }
-    rank = {arm: place for place, arm in enumerate(ARMS)}
+    rank = {arm: number for number, arm in enumerate(ARMS)}
     arms, differences, sampled = list[Arm](), list[Difference](), list[Difference]()
     for setting in sorted(settings, key=lambda each: (each.task, each.backbone)):
         by_arm: dict[str, dict[int, Run]] = {}
         for run in sorted(settings[setting], key=lambda run: (rank.get(run.arm, len(rank)), run.arm, run.seed)):
             by_arm.setdefault(run.arm, {}).setdefault(run.seed, run)
-        arms.append(_arm(setting, UNTUNED, settings[setting][:1]))
-        arms += [_arm(setting, name, list(by_seed.values())) for name, by_seed in by_arm.items()]
-        for arm, other in dict.fromkeys([*CONTRASTS, *(contrasts or ())]):
-            first, second = by_arm.get(arm, {}), by_arm.get(other, {})
-            if pairs := [(first[seed], second[seed]) for seed in sorted(first.keys() & second)]:
-                differences.append(_difference(setting, arm, other, pairs))
-                if all(run.tuned.sampled for pair in pairs for run in pair):
-                    sampled.append(_difference(setting, arm, other, pairs, sampled=True))
+        tuned = {name: _arm(setting, name, list(by_seed.values())) for name, by_seed in by_arm.items()}
+        arms += [_arm(setting, UNTUNED, settings[setting][:1]), *tuned.values()]
+        known = dict.fromkeys([*CONTRASTS, *(contrasts or ())])
+        pairs = [(tuned[arm], tuned[other]) for arm, other in known if arm in tuned and other in tuned]
+        differences += filter(None, (_difference(*pair, sampled=False) for pair in pairs))
+        sampled += filter(None, (_difference(*pair, sampled=True) for pair in pairs))
     greedy, drawn = (_judged(own, margin, contrasts or CONTRASTS) for own in (differences, sampled))
     return Comparison(runs, arms, greedy, drawn, margin, contrasts)
 
@@ -271,10 +269,11 @@ def paper(run: Run, arm: str) -> float | None:
     return None if percent is None else percent / 100
 
 
-def _difference(
-    setting: Setting, arm: str, other: str, runs: Sequence[tuple[Run, Run]], sampled: bool = False
-) -> Difference:
-    """`runs` are the arm's and the other's of each seed; `sampled` takes the means over their samples."""
+def _difference(arm: Arm, other: Arm, sampled: bool) -> Difference | None:
+    """Of the greedy answers or of the means over samples; None without a seed of both, or where one has no samples."""
+    runs = [(mine, theirs) for mine in arm.runs for theirs in other.runs if mine.seed == theirs.seed]
+    if not runs or (sampled and not all(run.tuned.sampled for pair in runs for run in pair)):
+        return None
     by_seed, verdicts = dict[int, float](), dict[int, tuple[Verdicts, Verdicts]]()
     for mine, theirs in runs:
         first, second = (((sampled and run.tuned.sampled) or run.score).accuracy for run in (mine, theirs))
@@ -294,11 +293,10 @@ def _difference(
         elif per_problem.shape[1] > 1:
             crossed = Crossed.of(per_problem)
             smallest = crossed.smallest(*per_problem.shape)
-    published, others = (paper(run, name) for run, name in zip(runs[0], (arm, other), strict=True))
     return Difference(
-        setting=setting,
-        arm=arm,
-        other=other,
+        setting=arm.setting,
+        arm=arm.name,
+        other=other.name,
         by_seed=by_seed,
         over_seeds=over_seeds(list(by_seed.values())),
         over_problems=interval,
@@ -306,7 +304,7 @@ def _difference(
         p_holm=None,
         smallest=smallest,
         flips={seed: flipped(*pair) for seed, pair in verdicts.items()},
-        paper=None if published is None or others is None or sampled else published - others,
+        paper=None if arm.paper is None or other.paper is None or sampled else arm.paper - other.paper,
         engines=sorted({run.answered for pair in runs for run in pair} - {""}),
         crossed=crossed,
         samples=samples,
