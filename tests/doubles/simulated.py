@@ -3,7 +3,8 @@
 import copy
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 from types import MappingProxyType
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lema.artifacts import contents
 from lema.grading import several
 from lema.identity import digest
 from lema.reporting import report
@@ -188,6 +190,19 @@ TINY: dict[str, Any] = {
     "corrector": {"name": "reference"},
     "train": {"method": "full", "learning_rate": 0.001},
 }
+
+
+@contextmanager
+def changing(file: Path) -> Iterator[dict[str, Any]]:
+    """`with changing(folder / "run.json") as facts:` what is done to them there is written back."""
+    facts = json.loads(file.read_text())
+    yield facts
+    file.write_text(json.dumps(facts))
+
+
+def made(folder: Path) -> str:
+    """The digest of the artifact in a folder."""
+    return contents(json.loads((folder / "record.json").read_text()))
 
 
 def tiny(root: Path, mix: str, seed: int, right: int, **changes: Any) -> Path:

@@ -1,12 +1,11 @@
 """Imported cells of a sweep: whose they are where files lie elsewhere, and which count as done."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from simulated import answers, run
+from simulated import answers, changing, run
 from small import SMALL
 
 from lema import pipeline
@@ -30,12 +29,12 @@ def test_a_cell_is_known_again_where_its_weights_lie_elsewhere_and_counts_by_its
     other = Cell(make_config(*SMALL, "mix=cot", "seed=2", "backbone.path=w"), Store(tmp_path / "here"))
     assert there.folder.name != here.folder.name
     made = run(tmp_path / "there", "cot", 1, answers(20, 9))
-    facts = json.loads((made / "run.json").read_text()) | {"config": portable(there.identity)}
-    (made / "run.json").write_text(json.dumps(facts))
+    with changing(made / "run.json") as facts:
+        facts["config"] = portable(there.identity)
     selected = {"step": 50, "selection": "dev", "split": "dev", "accuracies": {"50": 0.4}}
     for step, summary in (("train", {"checkpoints": [50]}), ("select", selected)):
-        record = json.loads((made / step / "record.json").read_text())
-        (made / step / "record.json").write_text(json.dumps(record | {"summary": record["summary"] | summary}))
+        with changing(made / step / "record.json") as record:
+            record["summary"] |= summary
     made.rename(there.folder)
     write_results(there.store.root, "all", None, file := tmp_path / "file.jsonl")
     imported.move(False, here.store.root, str(file), "sweep", None, {"seed=1": here, "seed=2": other})
@@ -49,18 +48,18 @@ def test_a_cell_is_known_again_where_its_weights_lie_elsewhere_and_counts_by_its
         step, now = re.findall(
             r"its (\w+) is of version \d+, now (\d+); it counts as not run", capsys.readouterr().out
         )[0]
-        facts = json.loads(kept.read_text())
-        facts["records"][step]["recipe"]["version"] = int(now)
-        facts["records"][step] |= {"hash": sealed(facts["records"][step])}
-        kept.write_text(json.dumps(facts | {"hash": sealed(facts)}))
+        with changing(kept) as facts:
+            facts["records"][step]["recipe"]["version"] = int(now)
+            facts["records"][step]["hash"] = sealed(facts["records"][step])
+            facts["hash"] = sealed(facts)
         told.append(step)
     assert told[0] == "data"
     assert len(told) == len(set(told))
     assert pipeline.is_imported(here)
-    facts = json.loads(kept.read_text())
-    del facts["records"]["train"]["summary"]["checkpoints"]
-    facts["records"]["train"] |= {"hash": sealed(facts["records"]["train"])}
-    kept.write_text(json.dumps(facts | {"hash": sealed(facts)}))
+    with changing(kept) as facts:
+        del facts["records"]["train"]["summary"]["checkpoints"]
+        facts["records"]["train"]["hash"] = sealed(facts["records"]["train"])
+        facts["hash"] = sealed(facts)
     assert not pipeline.is_imported(here)
     assert "its records are not as lema writes them; it counts as not run" in capsys.readouterr().out
     assert not pipeline.is_imported(other)

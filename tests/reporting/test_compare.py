@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from simulated import answers, run
+from simulated import answers, changing, run
 
 from lema import pipeline
 from lema.config import Config
@@ -51,13 +51,12 @@ def test_what_a_model_wrote_cannot_write_to_a_terminal_or_a_page(
 ) -> None:
     run(tmp_path, "lema", 1, answers(4, 1))
     folder = run(tmp_path, "cot", 1, answers(4, 0))
-    file, record = folder / "evaluate" / "predictions.jsonl", folder / "evaluate" / "record.json"
+    file = folder / "evaluate" / "predictions.jsonl"
     hostile = "2 < 3\x1b[2J | a\r\nb\u2028c <img src=x>"
     rows = [json.loads(line) | {"text": hostile} for line in file.read_text().splitlines()]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    facts = json.loads(record.read_text())
-    facts["files"]["predictions.jsonl"] = hashlib.sha256(file.read_bytes()).hexdigest()
-    record.write_text(json.dumps(facts))
+    with changing(folder / "evaluate" / "record.json") as facts:
+        facts["files"]["predictions.jsonl"] = hashlib.sha256(file.read_bytes()).hexdigest()
     text, _ = compared("gsm8k-llama2-7b-lema", "gsm8k-llama2-7b-cot")
     assert "| 2 < 3[2J \\| a<br>b<br>c &lt;img src=x> |" in text
     assert "\x1b" not in text

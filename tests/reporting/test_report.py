@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import simulated
-from simulated import answers, evaluation, record, run, tiny
+from simulated import answers, changing, evaluation, made, record, run, tiny
 from tables import some, table
 
-from lema.artifacts import Recipe, Shown, Store, contents
+from lema.artifacts import Recipe, Shown, Store
 from lema.reporting import report
 from lema.reporting.commands import command
 from lema.reporting.comparing import compare
@@ -50,14 +50,11 @@ def test_an_open_cell_names_its_command_and_nothing_is_compared_with_the_base(tm
 
 def test_an_untuned_backbone_that_fails_by_its_form_is_told_and_one_asked_otherwise_is_named(tmp_path: Path) -> None:
     folder = tiny(tmp_path, "lema", 1, 180)
-    shutil.rmtree(folder / "evaluate_untuned")
     evaluation(folder / "evaluate_untuned", "arithmetic", answers(200, 10), {}, num_unanswered=150)
     assert "wrote no answer that can be read to 75% of the problems" in published(tmp_path)
-    shutil.rmtree(folder / "evaluate_untuned")
     evaluation(folder / "evaluate_untuned", "arithmetic", answers(200, 40), {}, num_unanswered=150, prompt="few_shot")
-    facts = json.loads((folder / "run.json").read_text())
-    facts["config"]["backbone"]["prompt"] = "lema"
-    (folder / "run.json").write_text(json.dumps(facts))
+    with changing(folder / "run.json") as facts:
+        facts["config"]["backbone"]["prompt"] = "lema"
     text = published(tmp_path)
     assert "| tiny | 20.0 {15.0, 26.1} few_shot | not run" in text
     assert "| tiny | untuned: few_shot |" in text
@@ -198,10 +195,7 @@ def test_settings_are_rows_told_apart_by_what_differs_and_never_compared_with_ea
 def test_real_tasks_say_why_the_tiny_backbone_fails_and_limit_is_shown(tmp_path: Path) -> None:
     folder = run(tmp_path, "lema", 1, answers(50, 2), limit=50, backbone={"name": "tiny", "size": None})
     (folder / "base").mkdir()
-    shutil.copy(folder / "data" / "record.json", folder / "base" / "record.json")
-    facts = json.loads((folder / "base" / "record.json").read_text())
-    facts |= {"summary": {"parameters": 400_000, "texts_too_long": 3}, "shown": asdict(base.SHOWN)}
-    (folder / "base" / "record.json").write_text(json.dumps(facts))
+    record(folder / "base", "base", {"parameters": 400_000, "texts_too_long": 3}, {}, shown=asdict(base.SHOWN))
     text = published(tmp_path)
     assert "## gsm8k, first 50: 50 problems" in text
     assert "0.4 million parameters" in text
@@ -280,9 +274,8 @@ def test_a_score_of_an_older_version_or_of_an_earlier_mix_is_named_and_not_compa
         (stale, "mix", {"version": 9}),
         (rules, "evaluate", csqa),
     ):
-        facts = json.loads((folder / step / "record.json").read_text())
-        facts["recipe"] |= change
-        (folder / step / "record.json").write_text(json.dumps(facts))
+        with changing(folder / step / "record.json") as facts:
+            facts["recipe"] |= change
     text = published(tmp_path)
     assert "its score is of version 3 of the evaluation, now 5; run its command again" in text
     assert "its score is of version 5 of the evaluation, now 6; run its command again" in text
@@ -293,10 +286,9 @@ def test_a_score_of_an_older_version_or_of_an_earlier_mix_is_named_and_not_compa
 def test_a_step_that_no_code_here_names_is_a_runs_own_counted_and_checked(tmp_path: Path) -> None:
     folder = tiny(tmp_path, "lema", 1, 180)
     (folder / "average").mkdir()
-    trained = json.loads((folder / "train" / "record.json").read_text())
     shown = {"type": "model", "losses": {"skipped": "{arm}: checkpoints that were skipped"}}
-    made = record(folder / "average", "average", {"skipped": 2}, {"train": contents(trained)}, shown=shown)
-    evaluation(folder / "evaluate", "arithmetic", answers(200, 180), {"average": made})
+    average = record(folder / "average", "average", {"skipped": 2}, {"train": made(folder / "train")}, shown=shown)
+    evaluation(folder / "evaluate", "arithmetic", answers(200, 180), {"average": average})
     text = published(tmp_path)
     assert "Counted: lema: checkpoints that were skipped 2." in text
     assert numbers(tmp_path)["runs"][folder.name]["hours"] == 2.0  # of train, average, select and evaluate
@@ -308,10 +300,8 @@ def test_a_step_that_no_code_here_names_is_a_runs_own_counted_and_checked(tmp_pa
 @pytest.mark.parametrize("damage", [lambda it: it.pop("accuracy"), lambda it: it.update(bleu=0.5)])
 def test_a_score_of_other_fields_is_named_and_not_compared(tmp_path: Path, step: str, damage: Any) -> None:
     tiny(tmp_path, "cot", 1, 160)
-    file = tiny(tmp_path, "lema", 1, 180) / step / "record.json"
-    facts = json.loads(file.read_text())
-    damage(facts["summary"])
-    file.write_text(json.dumps(facts))
+    with changing(tiny(tmp_path, "lema", 1, 180) / step / "record.json") as facts:
+        damage(facts["summary"])
     text = published(tmp_path)
     assert f"its {step}/record.json has not the fields of a score; delete what {step} links to and run" in text
     assert "1 evaluated run, and 1 that" in text
@@ -409,9 +399,8 @@ def test_different_versions_and_devices_are_said(tmp_path: Path) -> None:
     tiny(tmp_path, "cot", 1, 180)
     folder = tiny(tmp_path, "lema", 1, 180)
     for step in ("train", "evaluate"):
-        facts = json.loads((folder / step / "record.json").read_text())
-        facts["made"] |= {"device": "NVIDIA H100", "versions": {"torch": "2.11.0"}}
-        (folder / step / "record.json").write_text(json.dumps(facts))
+        with changing(folder / step / "record.json") as facts:
+            facts["made"] |= {"device": "NVIDIA H100", "versions": {"torch": "2.11.0"}}
     text = published(tmp_path)
     assert "trained on different devices (NVIDIA A100, NVIDIA H100)" in text
     assert "torch 2.11.0 and 2.13.0" in text
@@ -419,7 +408,7 @@ def test_different_versions_and_devices_are_said(tmp_path: Path) -> None:
 
 def test_an_empty_folder_says_what_to_run(tmp_path: Path) -> None:
     assert "No run has been evaluated yet" in published(tmp_path)
-    assert json.loads((tmp_path / "reports" / "all" / "report.json").read_text())["arms"] == []
+    assert numbers(tmp_path)["arms"] == []
 
 
 def test_tables_for_other_programs_hold_the_same_numbers(tmp_path: Path) -> None:
@@ -477,9 +466,8 @@ def test_accuracy_by_level_is_counted_by_level(tmp_path: Path) -> None:
 def test_a_report_has_paths_in_its_commands_and_what_is_shared_of_it_has_none(tmp_path: Path) -> None:
     folder = tiny(tmp_path, "lema", 1, 180)
     tiny(tmp_path, "lema", 2, 180, state="no disk left at /home/jane/runs")
-    facts = json.loads((folder / "run.json").read_text())
-    facts["overrides"] += ["task.dataset.path=/home/jane/my data/gsm8k", "backbone.path='/home/jane/[a] b$c'"]
-    (folder / "run.json").write_text(json.dumps(facts))
+    with changing(folder / "run.json") as facts:
+        facts["overrides"] += ["task.dataset.path=/home/jane/my data/gsm8k", "backbone.path='/home/jane/[a] b$c'"]
     reported, comparison, _ = report.write_report(tmp_path)
     text, shared = ((reported / name).read_text() for name in ("report.md", ".shared.md"))
     assert "-m backbone=tiny" in text, "for all seeds of the other arms"

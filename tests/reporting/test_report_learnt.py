@@ -1,13 +1,10 @@
 """What the report says of the mistakes that models make, where runs were asked about them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from simulated import published, record, tiny
-
-from lema.artifacts import contents
+from simulated import made, published, record, tiny
 
 
 def learnt(wrong: dict[str, int], right: int, same: int) -> dict[str, Any]:
@@ -16,11 +13,11 @@ def learnt(wrong: dict[str, int], right: int, same: int) -> dict[str, Any]:
     return {"dev": {"questions": 100, "wrong": sum(wrong.values()), "kinds": wrong}, "corrected": corrected}
 
 
-def asked(root: Path, mix: str, seed: int, *made: dict[str, Any]) -> Path:
+def asked(root: Path, mix: str, seed: int, *told: dict[str, Any]) -> Path:
     """A run, and what was learnt by it, and what its untuned backbone knew."""
     folder = tiny(root, mix, seed, 150)
-    selected = contents(json.loads((folder / "select" / "record.json").read_text()))
-    for step, facts, inputs in zip(("learnt", "learnt_untuned"), made, ({"select": selected}, {}), strict=False):
+    selected = {"select": made(folder / "select")}
+    for step, facts, inputs in zip(("learnt", "learnt_untuned"), told, (selected, {}), strict=False):
         (folder / step).mkdir()
         record(folder / step, "evaluate", facts, inputs)
     return folder

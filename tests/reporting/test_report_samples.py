@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from simulated import answers, evaluation, published, record, run, tiny
+from simulated import answers, changing, evaluation, made, published, record, run, tiny
 
 from lema import pipeline
-from lema.artifacts import contents
 from lema.config import Config
 from lema.reporting.statistics import over_problems, over_seeds, sign_flip
 
+SVAMP = {"svamp_": {"task": {"name": "svamp", "real": True, "grader": "svamp"}, "setting": "s"}}
 SETTING: dict[str, Any] = {"evaluation": {"split": "test", "samples": 4, "temperature": 0.7}}
 
 
@@ -106,16 +106,16 @@ def test_damaged_samples_leave_the_score_of_the_samples(tmp_path: Path) -> None:
 def test_a_run_that_is_asked_a_further_test_stands_in_the_table_of_that_task_too(tmp_path: Path) -> None:
     for mix, right in (("lema", 180), ("cot", 160)):
         folder = run(tmp_path, mix, 1, answers(200, right))
-        facts = json.loads((folder / "run.json").read_text())
-        task = {"name": "svamp", "real": True, "grader": "svamp"}
-        (folder / "run.json").write_text(json.dumps(facts | {"tests": {"svamp_": {"task": task, "setting": "s"}}}))
-        selected = contents(json.loads((folder / "select" / "record.json").read_text()))
+        with changing(folder / "run.json") as facts:
+            facts["tests"] = SVAMP
         (folder / "svamp_test_data").mkdir()
         record(folder / "svamp_test_data", "data", {"test": 1000}, {})
         evaluation(folder / "svamp_evaluate_untuned", "svamp", answers(1000, 50), {})
-        evaluation(folder / "svamp_evaluate", "svamp", answers(1000, 10 * (right // 4)), {"select": selected})
+        evaluation(
+            folder / "svamp_evaluate", "svamp", answers(1000, 10 * (right // 4)), {"select": made(folder / "select")}
+        )
     # The same cell run as a cell of that task: it is counted once.
-    run(tmp_path, "lema", 1, answers(1000, 450), setting="s", task=task)
+    run(tmp_path, "lema", 1, answers(1000, 450), **SVAMP["svamp_"])
     text, numbers = published(tmp_path)
     assert "3 evaluated runs." in text
     assert "## gsm8k: 200 problems" in text
@@ -134,9 +134,8 @@ def test_a_run_that_is_asked_a_further_test_stands_in_the_table_of_that_task_too
 
 def test_a_further_test_of_an_earlier_model_is_named_and_its_run_still_counts(tmp_path: Path) -> None:
     folder = run(tmp_path, "lema", 1, answers(200, 180))
-    facts = json.loads((folder / "run.json").read_text())
-    task = {"name": "svamp", "real": True, "grader": "svamp"}
-    (folder / "run.json").write_text(json.dumps(facts | {"tests": {"svamp_": {"task": task, "setting": "s"}}}))
+    with changing(folder / "run.json") as facts:
+        facts["tests"] = SVAMP
     evaluation(folder / "svamp_evaluate", "svamp", answers(100, 5), {"select": "an earlier one"})
     text, numbers = published(tmp_path)
     assert "1 evaluated run." in text

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from simulated import TEXT, TINY, answers, record, run
+from simulated import TEXT, TINY, answers, changing, record, run
 from small import SMALL, texts
 
-from lema.artifacts import IMPORTED, contents, status
+from lema.artifacts import IMPORTED, status
 from lema.artifacts.cleaning import clean
 from lema.artifacts.records import sealed
 from lema.config import CompareConfig
@@ -55,8 +55,8 @@ def test_a_report_is_rebuilt_from_the_file_alone(tmp_path: Path) -> None:
     home = f"task.dataset.path={tmp_path}/gsm8k"
     levels = ["Level 1", "Level 2"]
     last = study(tmp_path / "a", levels=levels, overrides=[home, f"runs_dir={tmp_path / 'a'}"], curve=450)
-    facts = json.loads((last / "run.json").read_text())
-    (last / "run.json").write_text(json.dumps(facts | {"state": f"OSError: {tmp_path}/a/x: no room"}))
+    with changing(last / "run.json") as facts:
+        facts["state"] = f"OSError: {tmp_path}/a/x: no room"
     file, again = exported(tmp_path / "a"), exported(tmp_path / "a", "again")
     assert file.read_bytes() == again.read_bytes()
     for private in (TEXT[:20], "How many", str(tmp_path)):
@@ -82,13 +82,9 @@ def test_the_tests_that_a_model_was_asked_beside_its_own_come_along(tmp_path: Pa
     other = run(tmp_path / "other", "lema", 1, answers(50, 20), task={"name": "svamp", "grader": "svamp", "real": True})
     for step in ("evaluate", "evaluate_untuned", "data"):
         (other / step).rename(folder / f"svamp_{step.replace('data', 'test_data')}")
-    facts = json.loads((folder / "run.json").read_text())
-    tests = {"svamp_": {"task": {"name": "svamp", "grader": "svamp", "real": True}, "setting": "s"}}
-    (folder / "run.json").write_text(json.dumps(facts | {"tests": tests}))
-    record = folder / "svamp_evaluate" / "record.json"
-    kept = json.loads(record.read_text())
-    kept["recipe"]["inputs"] = {}
-    record.write_text(json.dumps(kept))
+    with changing(folder / "run.json") as facts, changing(folder / "svamp_evaluate" / "record.json") as kept:
+        facts["tests"] = {"svamp_": {"task": {"name": "svamp", "grader": "svamp", "real": True}, "setting": "s"}}
+        kept["recipe"]["inputs"] = {}
     root = brought(tmp_path / "b", exported(tmp_path / "a"))
     assert {each.key: each.score.accuracy for each in read_runs(root)} == {
         folder.name: 0.6,
@@ -148,11 +144,10 @@ def test_runs_that_do_not_stand_on_the_same_mistakes_are_told(tmp_path: Path) ->
 def test_models_that_were_tuned_to_make_mistakes_differ_by_seed(tmp_path: Path) -> None:
     for seed in (1, 2):
         folder = run(tmp_path / "a", "lema", seed, answers(50, 30), untuned=answers(50, 3))
-        made = {"base": f"of seed {seed}"}
+        inputs = {"base": f"of seed {seed}"}
         for step, stage in (("tuned_train", "train"), ("sample_tuned", "sample")):
             (folder / step).mkdir()
-            record(folder / step, stage, {}, made)
-            made = {stage: contents(json.loads((folder / step / "record.json").read_text()))}
+            inputs = {stage: record(folder / step, stage, {}, inputs)}
     text = reported(brought(tmp_path / "b", exported(tmp_path / "a")))["report.md"]
     assert b"2 evaluated runs." in text
     assert b"not all stand on the same" not in text
@@ -283,10 +278,10 @@ def test_a_study_goes_on_on_another_machine(
     assert re.findall(ended, output) == [("1", "imported"), ("2", "imported"), ("3", "made")]
     assert "3 evaluated runs." in output
     imported = next(there.glob(f"cells/*seed2*/{IMPORTED}"))
-    facts = json.loads(imported.read_text())
-    facts["records"]["train"]["recipe"]["version"] = 0
-    facts["records"]["train"] |= {"hash": sealed(facts["records"]["train"])}
-    imported.write_text(json.dumps(facts | {"hash": sealed(facts)}))
+    with changing(imported) as facts:
+        facts["records"]["train"]["recipe"]["version"] = 0
+        facts["records"]["train"]["hash"] = sealed(facts["records"]["train"])
+        facts["hash"] = sealed(facts)
     assert f"{imported.parent}: its train is of version 0, now 3; it counts as not run" in told(*sweep, "do=plan")
     assert ("2", "made") in re.findall(ended, told(*sweep))
     assert [each.imported is None for each in read_runs(there)] == [False, True, True]
