@@ -58,6 +58,11 @@ CONTRASTS = {
     ("corrections", "explanation"): "without CoT examples: what the corrected solution adds",
     ("lema_no_solution", "explanation"): "what the CoT examples add to steps and explanations",
 }
+HEADLINES = {  # what is said of them in words, and drawn
+    ("lema", "cot"): "Learning from mistakes, with more data than CoT alone",
+    ("cot_matched", "cot_random"): "Choosing questions by the model's mistakes, same size, plain CoT",
+    ("lema", "cot_matched"): "Training on the text of the corrections, same questions, same size",
+}
 UNTUNED = "untuned"
 
 

@@ -12,10 +12,10 @@ from statistics import fmean
 
 import numpy as np
 
-from lema.reporting.arms import ARMS as ARMS, CONTRASTS as CONTRASTS, STANDARD as STANDARD, UNTUNED as UNTUNED
+from lema.reporting.arms import ARMS, CONTRASTS, HEADLINES as HEADLINES, STANDARD as STANDARD, UNTUNED
 from lema.reporting.paper import paper_accuracy, results
 from lema.reporting.runs import Evaluation, Run
-from lema.reporting.settings import Setting as Setting, once_each, place, told_apart
+from lema.reporting.settings import Setting, once_each, place, told_apart
 from lema.reporting.statistics import (
     Crossed,
     Interval,
@@ -83,6 +83,7 @@ class Difference:
     setting: Setting
     arm: str
     other: str
+    runs: list[tuple[Run, Run]]  # the arm's and the other's of each seed
     by_seed: dict[int, float]
     over_seeds: OverSeeds
     over_problems: Interval | None
@@ -91,7 +92,6 @@ class Difference:
     smallest: float | None  # the smallest effect that would have been shown, with several seeds on other problems too
     flips: dict[int, tuple[list[str], list[str]]]  # seed -> problems that only `other` had right, that only `arm` had
     paper: float | None
-    engines: list[str]  # what answered: several make a difference by themselves
     crossed: Crossed | None  # for other seeds and other problems; None with one seed, or without all answers
     verdict: Verdict | None = None  # where one is asked for
     samples: int = 0  # of each problem, whose mean it is; 0: it is of the greedy answers
@@ -99,6 +99,11 @@ class Difference:
     @property
     def contrast(self) -> tuple[str, str]:
         return self.arm, self.other
+
+    @property
+    def engines(self) -> list[str]:
+        """What answered: several make a difference by themselves."""
+        return sorted({run.answered for pair in self.runs for run in pair} - {""})
 
     @property
     def p(self) -> float | None:
@@ -297,6 +302,7 @@ def _difference(arm: Arm, other: Arm, sampled: bool) -> Difference | None:
         setting=arm.setting,
         arm=arm.name,
         other=other.name,
+        runs=runs,
         by_seed=by_seed,
         over_seeds=over_seeds(list(by_seed.values())),
         over_problems=interval,
@@ -305,7 +311,6 @@ def _difference(arm: Arm, other: Arm, sampled: bool) -> Difference | None:
         smallest=smallest,
         flips={seed: flipped(*pair) for seed, pair in verdicts.items()},
         paper=None if arm.paper is None or other.paper is None or sampled else arm.paper - other.paper,
-        engines=sorted({run.answered for pair in runs for run in pair} - {""}),
         crossed=crossed,
         samples=samples,
     )

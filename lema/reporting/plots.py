@@ -12,12 +12,11 @@ import numpy as np
 
 from lema.artifacts.locks import check
 from lema.identity import digest
-from lema.reporting.comparing import ARMS, UNTUNED, Arm, Comparison, Difference, Drawn, by_contrast
+from lema.reporting.comparing import ARMS, HEADLINES, UNTUNED, Arm, Comparison, Difference, Drawn, by_contrast
 from lema.reporting.statistics import over_seeds
 
 _COLOURS = ["#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#F0E442", "#000000"]
 _POINTS = 200  # a learning curve has at most so many: more cannot be told apart
-_HEADLINES = (("lema", "cot"), ("lema", "cot_matched"), ("cot_matched", "cot_random"))
 
 
 def names(task: str) -> list[str]:
@@ -119,7 +118,7 @@ def _samples(axis: Any, x: float, drawn: Drawn) -> dict[str, Any]:
 
 def _forest(differences: Sequence[Difference]) -> Any | None:
     """Each headline difference with its interval over seeds (thick) and over problems (thin), and the paper's."""
-    shown = [each for each in differences if each.contrast in _HEADLINES] or list(differences)
+    shown = [each for each in differences if each.contrast in HEADLINES] or list(differences)
     if not shown:
         return None
     figure, [axis] = _figure(7.5, 1.2 + 0.42 * len(shown))

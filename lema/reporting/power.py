@@ -21,7 +21,7 @@ def write_power(
     samples: Sequence[int] | None = None,
 ) -> None:
     """Write `power.md` and `power.json` into a report's folder, and print the text; None is what the runs had."""
-    rows = [row for each in _several(comparison) for row in _designs(comparison, each, seeds, problems, samples)]
+    rows = [row for each in _several(comparison) for row in _designs(each, seeds, problems, samples)]
     if not rows:
         raise UserError("do=power: no contrast has two seeds yet; run both of its arms, -m mix=ARM,OTHER seed=1,2")
     text = (
@@ -41,16 +41,12 @@ def _several(comparison: Comparison) -> Iterator[Difference]:
 
 
 def _designs(
-    comparison: Comparison,
-    each: Difference,
-    seeds: Sequence[int],
-    problems: Sequence[int] | None,
-    samples: Sequence[int] | None,
+    each: Difference, seeds: Sequence[int], problems: Sequence[int] | None, samples: Sequence[int] | None
 ) -> Iterator[dict[str, Any]]:
     """A row for each number of problems, samples and seeds; of greedy answers the number of samples is 0."""
     now = each.crossed
     assert now
-    chance, (training, answer) = _chance(comparison, each), _hours(comparison, each)
+    chance, (training, answer) = _chance(each), _hours(each)
     drawn = (samples or [each.samples]) if each.samples else [0]
     for of_problems, of_samples, of_seeds in product(problems or [now.num_problems], drawn, seeds):
         rest: float | None = now.rest
@@ -70,28 +66,24 @@ def _designs(
         }
 
 
-def _chance(comparison: Comparison, each: Difference) -> float | None:
+def _chance(each: Difference) -> float | None:
     """The variance that drawing alone gives a difference of one sample of each arm; None where it is not known.
 
     Of a share p of k samples p (1 - p) k / (k - 1) is its unbiased estimate, here a mean over problems and seeds.
     """
     if each.samples < 2:
         return None
-    shares = [
-        [found.correct for run in arm.runs if run.seed in each.by_seed and (found := run.tuned.sampled_verdicts)]
-        for name in each.contrast
-        if (arm := comparison.find(each.setting, name))
+    once = [
+        fmean(float((of.correct * (1 - of.correct)).mean()) for run in runs if (of := run.tuned.sampled_verdicts))
+        for runs in zip(*each.runs, strict=True)
     ]
-    once = [fmean(float((share * (1 - share)).mean()) for share in own) for own in shares]
     return sum(once) * each.samples / (each.samples - 1)
 
 
-def _hours(comparison: Comparison, each: Difference) -> tuple[float, float]:
+def _hours(each: Difference) -> tuple[float, float]:
     """The hours of both arms, as measured: of a seed without its evaluation, and of one answer."""
-    found = [comparison.find(each.setting, name) for name in each.contrast]
-    both = [[run for run in arm.runs if run.seed in each.by_seed] for arm in found if arm]
-    training, answer = fmean(_before(own) for own in zip(*both, strict=True)), 0.0
-    for runs in both:
+    training, answer = fmean(map(_before, each.runs)), 0.0
+    for runs in zip(*each.runs, strict=True):
         spent = [run.records["evaluate"]["made"]["seconds"] / 3600 for run in runs]
         training += fmean(run.hours - hours for run, hours in zip(runs, spent, strict=True))
         asked = [run.score.num_problems * (1 + (drawn.samples if (drawn := run.tuned.sampled) else 0)) for run in runs]

@@ -4,25 +4,20 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from lema.artifacts.records import Shown
-from lema.reporting.comparing import Arm, Comparison, Difference, once
+from lema.reporting.comparing import HEADLINES, Arm, Comparison, Difference, once
 from lema.reporting.runs import STOPPED, Run
 
 _FORMLESS = 0.5  # a larger share of problems without an answer is said; ours
-VERDICTS = {
-    ("lema", "cot"): "Learning from mistakes, with more data than CoT alone",
-    ("cot_matched", "cot_random"): "Choosing questions by the model's mistakes, same size, plain CoT",
-    ("lema", "cot_matched"): "Training on the text of the corrections, same questions, same size",
-}
 
 
 def warnings(comparison: Comparison) -> Iterator[str]:
     """The sentences below the tables of one task."""
-    greedy = [each for contrast in VERDICTS for each in comparison.differences if each.contrast == contrast]
+    greedy = [each for contrast in HEADLINES for each in comparison.differences if each.contrast == contrast]
     for each in (*greedy, *comparison.sampled):
-        if each.contrast in VERDICTS and not each.verdict:  # which is by a wider interval
+        if each.contrast in HEADLINES and not each.verdict:  # which is by a wider interval
             of = f" ({each.setting.backbone})" if len(comparison.settings) > 1 else ""
             by = f", by the mean over {each.samples} samples of a problem" if each.samples else ""
-            yield f"{VERDICTS[each.contrast]}{of}{by}: {verdict(each)}."
+            yield f"{HEADLINES[each.contrast]}{of}{by}: {verdict(each)}."
     for what in (_alone, _unpaired, _seeds, _untuned, _runs):
         yield from once({setting: list(what(comparison.of(setting))) for setting in comparison.settings})
 
