@@ -135,8 +135,14 @@ def _differ(first: Run, second: Run) -> dict[str, tuple[str, str]]:
 
 def _flips(first: Run, second: Run, lost: list[str], gained: list[str], examples: int) -> Iterator[str]:
     """The problems that only one of them has right, and both answers to some of these."""
-    problems = {row["id"]: row for row in first.asked()}
-    answers = [{row["problem_id"]: str(row["text"]) for row in run.predictions()} for run in (first, second)]
+    problems = {row["id"]: row for row in first.having(*first.asked_in, "id", "question", "answer")}
+    answers = [
+        {
+            row["problem_id"]: str(row["text"])
+            for row in run.having("evaluate", "predictions.jsonl", "problem_id", "text")
+        }
+        for run in (first, second)
+    ]
     for heading, ids in (("Right only in a", gained), ("Right only in b", lost)):
         more = f" and {len(ids) - _LISTED:,} more (compare.json)" if len(ids) > _LISTED else ""
         yield f"## {heading}: {len(ids):,}\n\n{', '.join(ids[:_LISTED]) or 'none'}{more}"

@@ -44,14 +44,13 @@ def _run(run: Run) -> dict[str, Any]:
     """A run's score, its cost and the digests of its artifacts; of a run that is not compared the reason."""
     if run.trouble:
         return {"trouble": shared(run.trouble, run.overrides, run.folder.parents[1]), "artifacts": run.digests}
-    train = run.records.get("train", {}).get("summary", {})
     return {
         "setting": run.setting,
         "arm": run.arm,
         "seed": run.seed,
         "accuracy": run.score.accuracy,
         "accuracy_symbolic": run.score.accuracy_symbolic,
-        "tokens": train.get("tokens"),
+        "tokens": run.trained.get("tokens"),
         "hours": run.hours,
         "gpus": run.gpus,
         "usd": run.usd,
@@ -61,7 +60,7 @@ def _run(run: Run) -> dict[str, Any]:
 
 def _arm(arm: Arm) -> dict[str, Any]:
     run, tuned = arm.runs[0], arm.tuned
-    train = run.records.get("train", {}).get("summary", {}) if tuned else {}
+    train = run.trained if tuned else {}
     return {
         **_place(arm),
         "arm": arm.name,

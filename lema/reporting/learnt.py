@@ -54,21 +54,22 @@ def _learnt(arm: Arm, alike: Sequence[Arm]) -> Learnt | None:
     )
 
 
-def lines(rows: Sequence[Learnt]) -> tuple[list[str], list[list[str]]]:
-    """Head and lines of the table, in percent; the kinds with most mistakes have a column each."""
+def cells(rows: Sequence[Learnt]) -> list[dict[str, str]]:
+    """The rows of the table, in percent; the kinds with most mistakes have a column each."""
     total = {kind: sum(row.kinds.get(kind, 0) for row in rows) for row in rows for kind in row.kinds}
     kinds = sorted(total, key=lambda kind: (-total[kind], kind))[:_KINDS]
-    head = ["backbone", "arm", "seeds", "dev wrong, %", *kinds]
-    head += ["corrected questions", "right now, %", "same mistake, %", "another, %"]
-    return head, [
-        [
-            row.setting.backbone,
-            row.arm,
-            "–" if row.arm == UNTUNED else f"{row.seeds}",
-            *(f"{100 * share:.1f}" for share in (row.wrong, *(row.kinds.get(kind, 0) for kind in kinds))),
-            f"{row.corrected:.0f}",
-            *(f"{100 * share:.1f}" for share in (row.right, row.same, row.another)),
-        ]
+    return [
+        {
+            "backbone": row.setting.backbone,
+            "arm": row.arm,
+            "seeds": "–" if row.arm == UNTUNED else f"{row.seeds}",
+            "dev wrong, %": f"{100 * row.wrong:.1f}",
+            **{kind: f"{100 * row.kinds.get(kind, 0):.1f}" for kind in kinds},
+            "corrected questions": f"{row.corrected:.0f}",
+            "right now, %": f"{100 * row.right:.1f}",
+            "same mistake, %": f"{100 * row.same:.1f}",
+            "another, %": f"{100 * row.another:.1f}",
+        }
         for row in rows
     ]
 

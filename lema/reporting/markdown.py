@@ -3,7 +3,7 @@
 Accuracies and differences are shown in percent and points.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 
 from lema.reporting import learnt
@@ -64,7 +64,7 @@ def sections(comparison: Comparison, task: str) -> Iterator[tuple[str, str]]:
     if own.sampled:
         yield f"{task}: differences of the means over samples", differences_table(own.sampled)
     if rows := learnt.found(own):
-        yield f"{task}: what was learnt", f"{table(*learnt.lines(rows), words=2)}\n\n{bullets(learnt.NOTES)}"
+        yield f"{task}: what was learnt", f"{columns(learnt.cells(rows), words=2)}\n\n{bullets(learnt.NOTES)}"
     yield f"{task}: what each arm took", took(own.arms)
     yield f"{task}: what follows, and what does not", bullets(warnings(own))
 
@@ -83,6 +83,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) ->
     """A Markdown table; the first `words` columns hold words, the others numbers."""
     lines = [head, ["---"] * words + ["--:"] * (len(head) - words), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def columns(rows: Sequence[Mapping[str, str]], words: int) -> str:
+    """A Markdown table of rows that have their cells by the heads of the columns."""
+    return table([*rows[0]], [[*row.values()] for row in rows], words)
 
 
 def grid(comparison: Comparison) -> str:
@@ -198,27 +203,25 @@ def verdicts_table(comparison: Comparison) -> str:
 
 def differences_table(differences: Sequence[Difference]) -> str:
     """Each difference with both its intervals, its tests, what it could have shown, and the paper's."""
-    head = ["difference", "backbone", "points", "over seeds", "p", "p, Holm", "ahead in", "over problems"]
-    head += [f"{differences[0].test} p", "gained / lost", "could show", "paper"]
-    ordered, lines = by_contrast(differences), []
+    ordered, rows = by_contrast(differences), []
     for each in ordered:
         ahead = sum(points > 0 for points in each.by_seed.values())
         flips = [(len(gained), len(lost)) for lost, gained in each.flips.values()]
         mean_flips = " / ".join(f"{fmean(side):.0f}" for side in zip(*flips, strict=True)) if flips else "–"
-        lines.append([
-            f"{each.arm} − {each.other}" + (" ‡" if len(each.engines) > 1 else ""),
-            each.setting.backbone,
-            f"{100 * each.over_seeds.mean:+.1f}",
-            interval(each.over_seeds.interval, "+"),
-            _p(each.p) + ("*" if len(each.by_seed) == 1 and each.p is not None else ""),
-            _p(each.p_holm),
-            f"{ahead} of {len(each.by_seed)}",
-            over(each.over_problems, "+"),
-            ", ".join(map(_p, each.within.values())) or "–",
-            mean_flips,
-            f"{100 * each.smallest:.1f}" if each.smallest is not None else "–",
-            f"{100 * each.paper:+.1f}" if each.paper is not None else "",
-        ])  # fmt: skip
+        rows.append({
+            "difference": f"{each.arm} − {each.other}" + (" ‡" if len(each.engines) > 1 else ""),
+            "backbone": each.setting.backbone,
+            "points": f"{100 * each.over_seeds.mean:+.1f}",
+            "over seeds": interval(each.over_seeds.interval, "+"),
+            "p": _p(each.p) + ("*" if len(each.by_seed) == 1 and each.p is not None else ""),
+            "p, Holm": _p(each.p_holm),
+            "ahead in": f"{ahead} of {len(each.by_seed)}",
+            "over problems": over(each.over_problems, "+"),
+            f"{each.test} p": ", ".join(map(_p, each.within.values())) or "–",
+            "gained / lost": mean_flips,
+            "could show": f"{100 * each.smallest:.1f}" if each.smallest is not None else "–",
+            "paper": f"{100 * each.paper:+.1f}" if each.paper is not None else "",
+        })  # fmt: skip
     meanings = [
         f"*{arm} − {other}*: {CONTRASTS[arm, other]}."
         for arm, other in dict.fromkeys(each.contrast for each in ordered)
@@ -236,7 +239,7 @@ def differences_table(differences: Sequence[Difference]) -> str:
     notes = _SAMPLED_NOTES if differences[0].samples else [*meanings, *notes]
     mixed = dict.fromkeys(" and ".join(each.engines) for each in ordered if len(each.engines) > 1)
     notes = [*notes, *(f"‡ Their answers came from different engines: {engines}." for engines in mixed)]
-    return table(head, lines, words=2) + "\n\n" + bullets(notes)
+    return columns(rows, words=2) + "\n\n" + bullets(notes)
 
 
 _SAMPLED_NOTES = [
@@ -249,24 +252,23 @@ _SAMPLED_NOTES = [
 def samples_table(arms: Sequence[Arm]) -> str:
     """What the samples of each arm are worth, beside its greedy answers."""
     ks = sorted({int(k) for arm in arms if arm.drawn for k in arm.drawn.pass_at} - {1})
-    head = ["backbone", "arm", "samples", "greedy", "mean", "over problems", *(f"pass@{k}" for k in ks), "maj@k"]
-    lines = []
+    rows = []
     for arm in arms:
         drawn = arm.drawn
         assert drawn
         mean = f"{100 * drawn.accuracy.mean:.1f}"
-        lines.append([
-            arm.setting.backbone,
-            arm.name,
-            f"{drawn.samples} at {drawn.temperature:g}",
-            f"{100 * arm.accuracy.mean:.1f}",
-            f"{mean} {interval(drawn.accuracy.interval)}" if drawn.accuracy.interval else mean,
-            over(drawn.over_problems),
-            *(f"{100 * drawn.pass_at[str(k)]:.1f}" if str(k) in drawn.pass_at else "–" for k in ks),
-            f"{100 * drawn.majority:.1f}",
-            f"{100 * drawn.symbolic:.1f}",
-            f"{100 * drawn.unanswered:.1f}",
-        ])  # fmt: skip
+        rows.append({
+            "backbone": arm.setting.backbone,
+            "arm": arm.name,
+            "samples": f"{drawn.samples} at {drawn.temperature:g}",
+            "greedy": f"{100 * arm.accuracy.mean:.1f}",
+            "mean": f"{mean} {interval(drawn.accuracy.interval)}" if drawn.accuracy.interval else mean,
+            "over problems": over(drawn.over_problems),
+            **{f"pass@{k}": f"{100 * drawn.pass_at[str(k)]:.1f}" if str(k) in drawn.pass_at else "–" for k in ks},
+            "maj@k": f"{100 * drawn.majority:.1f}",
+            "symbolic": f"{100 * drawn.symbolic:.1f}",
+            "no answer, %": f"{100 * drawn.unanswered:.1f}",
+        })  # fmt: skip
     notes = [
         "*mean* is the share of samples that are right, which is pass@1; its intervals are as in the first table.",
         "*pass@k* is the chance that one of k samples is right (Chen et al. 2021, unbiased), *maj@k* the share of "
@@ -274,7 +276,7 @@ def samples_table(arms: Sequence[Arm]) -> str:
         "official rules call them so, t answers that lead together count 1/t, and a sample without an answer votes "
         "for nothing.",
     ]
-    return table([*head, "symbolic", "no answer, %"], lines, words=3) + "\n\n" + bullets(notes)
+    return columns(rows, words=3) + "\n\n" + bullets(notes)
 
 
 def _p(p: float | None) -> str:
@@ -284,26 +286,24 @@ def _p(p: float | None) -> str:
 def took(arms: Sequence[Arm]) -> str:
     """How each arm's checkpoint was chosen, its scores by other rules, and its cost."""
     hours = "GPU hours" if all(run.gpus == 1 for arm in arms for run in arm.runs) else "hours"
-    head = ["backbone", "arm", "checkpoint", "over seeds", "over problems", "symbolic (differ)", "no answer, %"]
-    head += ["problems", "examples", "tokens", "steps", hours, "dollars"]
-    lines = []
+    rows = []
     for arm in arms:
-        tuned, score = arm.tuned, arm.score
-        train = arm.runs[0].records["train"]["summary"] if tuned and "train" in arm.runs[0].records else {}
-        lines.append([
-            arm.setting.backbone,
-            ": ".join(filter(None, [arm.name, ARMS.get(arm.name, arm.prompt)])),
-            ", ".join(sorted({run.chosen for run in arm.runs})) if tuned else "–",
-            interval(arm.accuracy.interval),
-            over(arm.over_problems),
-            f"{100 * score['symbolic']:.1f} ({score['differ']:.0f})",
-            f"{100 * score['unanswered']:.1f}",
-            f"{arm.runs[0].score.num_problems:,}",
-            *(f"{train[count]:,}" if count in train else "–" for count in ("examples", "tokens", "steps")),
-            f"{fmean(run.hours for run in arm.runs):.2g}" if tuned else "–",
-            f"{_paid(arm.runs):,.2f}".removesuffix(".00") if tuned else "–",
-        ])  # fmt: skip
-    return table(head, lines, words=3) + "\n\n" + bullets(_costs(arms))
+        tuned, score, run = arm.tuned, arm.score, arm.runs[0]
+        train = run.trained if tuned else {}
+        rows.append({
+            "backbone": arm.setting.backbone,
+            "arm": ": ".join(filter(None, [arm.name, ARMS.get(arm.name, arm.prompt)])),
+            "checkpoint": ", ".join(sorted({run.chosen for run in arm.runs})) if tuned else "–",
+            "over seeds": interval(arm.accuracy.interval),
+            "over problems": over(arm.over_problems),
+            "symbolic (differ)": f"{100 * score['symbolic']:.1f} ({score['differ']:.0f})",
+            "no answer, %": f"{100 * score['unanswered']:.1f}",
+            "problems": f"{run.score.num_problems:,}",
+            **{what: f"{train[what]:,}" if what in train else "–" for what in ("examples", "tokens", "steps")},
+            hours: f"{fmean(run.hours for run in arm.runs):.2g}" if tuned else "–",
+            "dollars": f"{_paid(arm.runs):,.2f}".removesuffix(".00") if tuned else "–",
+        })  # fmt: skip
+    return columns(rows, words=3) + "\n\n" + bullets(_costs(arms))
 
 
 def _costs(arms: Sequence[Arm]) -> Iterator[str]:

@@ -101,8 +101,8 @@ class Run:
             raise ValueError(f"{file} was changed")
         return [json.loads(line) for line in data.splitlines()]
 
-    def _fields(self, step: str, file: str, *fields: str) -> list[dict[str, Any]]:
-        """The rows of a file, if each has these fields; none when the file is missing or damaged."""
+    def having(self, step: str, file: str, *fields: str) -> list[dict[str, Any]]:
+        """The rows of a step's file, if each has these fields; none when the file is missing or damaged."""
         try:
             rows = self.rows(step, file, changed=True)
             return rows if all(field in row for row in rows for field in fields) else []
@@ -115,22 +115,14 @@ class Run:
         own_test = "test_data" in self.records and self.score.split == "test"
         return "test_data" if own_test else "data", f"{self.score.split}.jsonl"
 
-    def asked(self) -> list[dict[str, Any]]:
-        """The problems that it was evaluated on; none when their file is missing or damaged, or has no texts."""
-        return self._fields(*self.asked_in, "id", "question", "answer")
-
-    def predictions(self) -> list[dict[str, Any]]:
-        """Its answers; none when their file is missing or damaged, or has no texts."""
-        return self._fields("evaluate", "predictions.jsonl", "problem_id", "text")
-
     @cached_property
     def levels(self) -> dict[str, str]:
         """Problem id -> level, for the problems that have a level."""
-        return {row["id"]: row["level"] for row in self._fields(*self.asked_in, "id") if row.get("level")}
+        return {row["id"]: row["level"] for row in self.having(*self.asked_in, "id") if row.get("level")}
 
     def curve(self) -> list[tuple[int, float]]:
         """(step, training loss); empty when the file is missing or damaged."""
-        rows = self._fields("train", "metrics.jsonl", "step", "loss")
+        rows = self.having("train", "metrics.jsonl", "step", "loss")
         try:
             return [(int(row["step"]), float(row["loss"])) for row in rows]
         except DAMAGE:
@@ -155,6 +147,11 @@ class Run:
         return sum(self.records[step]["made"]["seconds"] for step in self.own_steps) / 3600
 
     @property
+    def trained(self) -> dict[str, Any]:
+        """The summary of its training; empty where there is none."""
+        return self.records.get("train", {}).get("summary", {})
+
+    @property
     def device(self) -> str:
         """The device that trained it; empty where the record has none."""
         return self.records.get("train", {}).get("made", {}).get("device", "")
@@ -162,8 +159,7 @@ class Run:
     @property
     def gpus(self) -> int:
         """The number of GPUs that trained it."""
-        record = self.records.get("train", {})
-        return record.get("made", {}).get("gpus", 0) * record.get("summary", {}).get("ranks", 1)
+        return self.records.get("train", {}).get("made", {}).get("gpus", 0) * self.trained.get("ranks", 1)
 
     @property
     def versions(self) -> dict[str, str]:
