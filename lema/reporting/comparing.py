@@ -6,7 +6,7 @@ the same is said of the means over each problem's samples, with the sign-flip te
 stated beforehand, so is the verdict, which is for other seeds and other problems.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -15,7 +15,7 @@ import numpy as np
 from lema.reporting.arms import ARMS, CONTRASTS, HEADLINES as HEADLINES, STANDARD as STANDARD, UNTUNED
 from lema.reporting.paper import paper_accuracy, results
 from lema.reporting.runs import Evaluation, Run
-from lema.reporting.settings import Setting, once_each, place, told_apart
+from lema.reporting.settings import Setting, once_each, task_and_backbone, told_apart
 from lema.reporting.statistics import (
     Crossed,
     Interval,
@@ -165,7 +165,7 @@ def compare(
     runs = once_each(runs)
     alike: dict[tuple[str, str], dict[str, list[Run]]] = {}  # task and backbone -> the key of a setting -> its runs
     for run in (run for run in runs if run.trouble is None):
-        alike.setdefault(place(run), {}).setdefault(run.setting or "", []).append(run)
+        alike.setdefault(task_and_backbone(run), {}).setdefault(run.setting or "", []).append(run)
     settings = {
         Setting(task, backbone + told_apart(key, by_key), key): own
         for (task, backbone), by_key in alike.items()
@@ -314,10 +314,3 @@ def _difference(arm: Arm, other: Arm, sampled: bool) -> Difference | None:
         crossed=crossed,
         samples=samples,
     )
-
-
-def once(lines: dict[Setting, list[str]]) -> Iterator[str]:
-    """Each line once, after the backbones that it is about where it is not about all of them."""
-    for line in dict.fromkeys(line for own in lines.values() for line in own):
-        about = [setting.backbone for setting, own in lines.items() if line in own]
-        yield line if len(about) == len(lines) else f"{', '.join(about)}: {line}"

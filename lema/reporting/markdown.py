@@ -8,21 +8,10 @@ from statistics import fmean
 
 from lema.reporting import learnt
 from lema.reporting.commands import command
-from lema.reporting.comparing import (
-    ARMS,
-    CONTRASTS,
-    STANDARD,
-    UNTUNED,
-    Arm,
-    Comparison,
-    Difference,
-    by_contrast,
-    once,
-    paper,
-)
+from lema.reporting.comparing import ARMS, CONTRASTS, STANDARD, UNTUNED, Arm, Comparison, Difference, by_contrast, paper
 from lema.reporting.runs import Run
 from lema.reporting.statistics import Interval, standard_error
-from lema.reporting.words import warnings
+from lema.reporting.words import once, warnings
 
 LEGEND = """\
 Accuracy is the percentage of problems answered right by the official rules, which the paper's numbers are by.

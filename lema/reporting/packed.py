@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 _KIND, _FORMAT = "lema results", 1
@@ -53,31 +54,33 @@ def unpacked(content: bytes) -> list[Any]:
 
 def _values(lines: list[Any]) -> list[Any]:
     table = {line[_AGAIN]: line["is"] for line in lines if _AGAIN in line}
-    whole: dict[str, Any] = {}
-    sizes: dict[str, int] = {}
+
+    def is_again(value: Any) -> bool:
+        return isinstance(value, dict) and value.keys() == {_AGAIN}
 
     def size(value: Any) -> int:
-        if isinstance(value, dict) and value.keys() == {_AGAIN}:
-            if (key := value[_AGAIN]) not in sizes:
-                sizes[key] = size(table[key])
-            return sizes[key]
+        if is_again(value):
+            return size_of(value[_AGAIN])
         parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
         return 1 + sum(map(size, parts))
 
+    def filled(value: Any) -> Any:
+        if is_again(value):
+            return filled_of(value[_AGAIN])
+        if isinstance(value, dict):
+            return {name: filled(part) for name, part in value.items()}
+        return [filled(part) for part in value] if isinstance(value, list) else value
+
+    @cache
+    def size_of(key: str) -> int:
+        return size(table[key])
+
+    @cache
+    def filled_of(key: str) -> Any:
+        return filled(table[key])
+
     if sum(map(size, lines)) > _MOST:  # a few lines may stand for more than any memory holds
         raise ValueError
-
-    def filled(value: Any) -> Any:
-        if isinstance(value, list):
-            return [filled(part) for part in value]
-        if not isinstance(value, dict):
-            return value
-        if value.keys() != {_AGAIN}:
-            return {name: filled(part) for name, part in value.items()}
-        if (key := value[_AGAIN]) not in whole:
-            whole[key] = filled(table[key])
-        return whole[key]
-
     return [filled(line) for line in lines if _AGAIN not in line]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lema.artifacts import own_folder, write_json, write_text
 from lema.reporting.comparing import CONTRASTS, Comparison, Difference
-from lema.reporting.markdown import bullets, table
+from lema.reporting.markdown import bullets, columns
 from lema.reporting.runs import Run
 from lema.types import UserError
 
@@ -102,24 +102,20 @@ def _before(runs: Sequence[Run]) -> float:
 
 def _table(rows: list[dict[str, Any]], margin: float | None) -> str:
     """A line for each contrast, number of problems and number of samples; a column for each number of seeds."""
-    keys = ("task", "backbone", "arm", "other", "problems", "samples")
-    lines: dict[tuple[Any, ...], dict[int, str]] = {}
+    lines: dict[tuple[Any, ...], dict[str, str]] = {}
     for row in rows:
-        shows, hours = row["smallest_effect"], f"{row['hours']:.2g} h"
+        line = {
+            "task": row["task"],
+            "backbone": row["backbone"],
+            "difference": f"{row['arm']} − {row['other']}",
+            "answers": f"mean of {row['samples']}" if row["samples"] else "greedy",
+            "problems": f"{row['problems']:,}",
+        }
+        shows = row["smallest_effect"]
         points = "–" if shows is None else f"{100 * shows:.1f}"
         points = f"**{points}**" if margin and shows and shows <= margin else points
-        lines.setdefault(tuple(row[key] for key in keys), {})[row["seeds"]] = f"{points}, {hours}"
-    seeds = list(dict.fromkeys(row["seeds"] for row in rows))
-    head = ["task", "backbone", "difference", "answers", "problems", *(f"{each} seeds" for each in seeds)]
-    return table(
-        head,
-        [
-            [task, backbone, f"{arm} − {other}", f"mean of {samples}" if samples else "greedy", f"{problems:,}"]
-            + [cells[each] for each in seeds]
-            for (task, backbone, arm, other, problems, samples), cells in lines.items()
-        ],
-        words=4,
-    )
+        lines.setdefault(tuple(line.values()), line)[f"{row['seeds']} seeds"] = f"{points}, {row['hours']:.2g} h"
+    return columns(list(lines.values()), words=4)
 
 
 def _notes(rows: list[dict[str, Any]], comparison: Comparison) -> Iterator[str]:

@@ -17,7 +17,7 @@ class Setting:
     key: str  # `Run.setting` of its runs
 
 
-def place(run: Run) -> tuple[str, str]:
+def task_and_backbone(run: Run) -> tuple[str, str]:
     """The task and the backbone of a run, as they are shown."""
     config = run.config
     task = config["task"]["name"] + (f", first {config['limit']}" if config["limit"] else "")
@@ -53,7 +53,7 @@ def once_each(runs: Sequence[Run]) -> list[Run]:
     used: dict[Any, Run] = {}
     troubles = dict[str, str]()  # by `Run.key`
     for run in sorted((run for run in runs if run.trouble is None), key=lambda run: run.imported is not None):
-        first = used.setdefault((place(run), run.setting, run.arm, run.seed), run)
+        first = used.setdefault((task_and_backbone(run), run.setting, run.arm, run.seed), run)
         if first.digests["evaluate"] != run.digests["evaluate"]:
             same = f"it has the setting, arm and seed of {first.name} ({first.folder.name}), which counts"
             troubles[run.key] = f"{same}; delete the folder of one of them"

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from lema.artifacts.records import Shown
-from lema.reporting.comparing import HEADLINES, Arm, Comparison, Difference, once
+from lema.reporting.comparing import HEADLINES, Arm, Comparison, Difference, Setting
 from lema.reporting.runs import STOPPED, Run
 
 _FORMLESS = 0.5  # a larger share of problems without an answer is said; ours
@@ -20,6 +20,13 @@ def warnings(comparison: Comparison) -> Iterator[str]:
             yield f"{HEADLINES[each.contrast]}{of}{by}: {verdict(each)}."
     for what in (_alone, _unpaired, _seeds, _untuned, _runs):
         yield from once({setting: list(what(comparison.of(setting))) for setting in comparison.settings})
+
+
+def once(lines: dict[Setting, list[str]]) -> Iterator[str]:
+    """Each line once, after the backbones that it is about where it is not about all of them."""
+    for line in dict.fromkeys(line for own in lines.values() for line in own):
+        about = [setting.backbone for setting, own in lines.items() if line in own]
+        yield line if len(about) == len(lines) else f"{', '.join(about)}: {line}"
 
 
 def _alone(setting: Comparison) -> Iterator[str]:
