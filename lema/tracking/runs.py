@@ -123,37 +123,25 @@ class Tracker:
         run.close()
 
 
+@dataclass
 class StepRun:
     """One run, online or offline. An error of W&B becomes one warning: tracking never costs a result.
 
     When W&B fails during the run, the whole run is written again offline at its end, from what is kept here.
     """
 
-    def __init__(
-        self, tracker: Tracker, step: str, stage: str, label: str, key: str, inputs: dict[str, Artifact]
-    ) -> None:
-        self.tracker, self.step, self.inputs = tracker, step, inputs
-        config = tracker.config
-        self._config: dict[str, Any] = {"inputs": {name: artifact.digest for name, artifact in inputs.items()}}
-        self._place: dict[str, Any] = {
-            "project": config.tracker.project,
-            "dir": os.path.expanduser(os.environ.get("WANDB_DIR") or artifacts.here(tracker.root)),
-            "group": os.environ.get("WANDB_RUN_GROUP") or config.tracker.group,
-            "job_type": stage,
-            "name": f"{stage} {label}",
-            "resume": "allow",
-        }
-        if stage != "report":  # a report is of many cells
-            tags = [config.backbone.name, config.task.name, config.mix.name]
-            self._place["tags"] = [tag[:_MAX_TAG] for tag in tags]
-            self._config |= portable(identity(config)) | {"recipe": key}
-        self._key, self._stage = key, stage
-        self._rows: list[dict[str, Any]] = []
-        self._logged_until = -1  # the last step of the curve that W&B has
-        self._show: Callable[[Any], None] | None = None
-        self._run: Any = None
-        self._lost: Exception | None = None
-        self._renamed = False  # its usual id is that of a deleted run
+    tracker: Tracker
+    step: str
+    stage: str
+    label: str
+    key: str  # of its recipe
+    inputs: dict[str, Artifact]
+    _rows: list[dict[str, Any]] = field(default_factory=list)  # of the curve
+    _logged_until: int = -1  # the last step of the curve that W&B has
+    _show: Callable[[Any], None] | None = None
+    _run: Any = None
+    _lost: Exception | None = None
+    _renamed: bool = False  # its usual id is that of a deleted run
 
     def starting(self, build: Callable[[Path], dict[str, Any]]) -> Callable[[Path], dict[str, Any]]:
         """`build`, with the run started first: under the artifact's lock, so one process starts it."""
@@ -251,11 +239,22 @@ class StepRun:
     def _start(self) -> None:
         import wandb
 
-        own = run_id(self.tracker.root, self._stage, self._key)
+        root, config = self.tracker.root, self.tracker.config
+        own, tags = run_id(root, self.stage, self.key), None
+        about: dict[str, Any] = {"inputs": {name: artifact.digest for name, artifact in self.inputs.items()}}
+        if self.stage != "report":  # a report is of many cells
+            about |= portable(identity(config)) | {"recipe": self.key}
+            tags = [tag[:_MAX_TAG] for tag in (config.backbone.name, config.task.name, config.mix.name)]
         run = wandb.init(
-            **self._place,
+            project=config.tracker.project,
+            dir=os.path.expanduser(os.environ.get("WANDB_DIR") or artifacts.here(root)),
+            group=os.environ.get("WANDB_RUN_GROUP") or config.tracker.group,
+            job_type=self.stage,
+            name=f"{self.stage} {self.label}",
+            tags=tags,
+            config=about,
             id=digest([own, "instead"]) if self._renamed else own,
-            config=self._config,
+            resume="allow",
             mode="offline" if self.tracker.offline else None,
             settings=wandb.Settings(console="off", program="run.py", **PRIVATE, **FLUSH),
         )
