@@ -66,64 +66,60 @@ def _find(root: Path, named: str | None, key: str) -> Run:
 
 
 def _numbers(first: Run, second: Run, mine: Verdicts, theirs: Verdicts) -> Iterator[str]:
-    engines = sorted({first.answered, second.answered} - {""})
+    both = first, second
     accuracies = [(each.correct, over(accuracy_over_problems(each.correct))) for each in (mine, theirs)]
+    rows = [
+        ["run", *(run.name for run in both)],
+        *([name, *pair] for name, pair in _differ(first, second).items()),
+        ["checkpoint", *(run.chosen for run in both)],
+        ["accuracy, %", *(f"{100 * correct.mean():.1f} {interval}" for correct, interval in accuracies)],
+        ["symbolic, %", *(f"{100 * each.symbolic.mean():.1f}" for each in (mine, theirs))],
+        ["no answer", *(f"{run.score.num_unanswered:,}" for run in both)],
+        *_drawn(*(run.tuned.sampled for run in both)),
+    ]
+    if any(run.answered for run in both):
+        rows.append(["answered by", *(run.answered or "not noted" for run in both)])
     yield f"# {first.name} against {second.name}"
-    yield table(
-        ["", "a", "b"],
-        [
-            ["run", first.name, second.name],
-            *([name, *pair] for name, pair in _differ(first, second).items()),
-            ["checkpoint", first.chosen, second.chosen],
-            ["accuracy, %", *(f"{100 * correct.mean():.1f} {interval}" for correct, interval in accuracies)],
-            ["symbolic, %", *(f"{100 * each.symbolic.mean():.1f}" for each in (mine, theirs))],
-            ["no answer", *(f"{run.score.num_unanswered:,}" for run in (first, second))],
-            *_drawn(first, second),
-            *([["answered by", *(run.answered or "not noted" for run in (first, second))]] if engines else []),
-        ],
-        words=3,
-    )
+    yield table(["", "a", "b"], rows, words=3)
+    yield bullets(_said(first, second, mine, theirs))
+
+
+def _drawn(*both: SampledScore | None) -> Iterator[list[str]]:
+    """The rows about samples, where either run has some."""
+
+    def best(of: SampledScore) -> str:
+        return f"{100 * of.pass_at[str(of.samples)]:.1f}, {100 * of.majority:.1f} (k = {of.samples})"
+
+    if any(both):
+        yield ["samples", *(f"{each.samples} at {each.temperature:g}" if each else "–" for each in both)]
+        yield ["mean of samples, %", *(f"{100 * each.accuracy:.1f}" if each else "–" for each in both)]
+        yield ["pass@k, maj@k, %", *(best(each) if each else "–" for each in both)]
+
+
+def _said(first: Run, second: Run, mine: Verdicts, theirs: Verdicts) -> Iterator[str]:
+    """The difference with its intervals and tests, and what weakens it."""
     difference = mine.correct.astype(float) - theirs.correct
-    smallest = smallest_effect(len(difference), float(np.abs(difference).mean()))
-    lines = [
+    yield (
         f"a − b: {100 * difference.mean():+.1f} points {over(over_problems(difference), '+')} (95 % over problems), "
         f"McNemar's exact p {paired_p(difference):.3g}, on {len(difference):,} problems. One run each: how much "
-        "training itself varies is not covered.",
-    ]
-    if smallest is not None:
-        lines.append(
-            f"So many problems would have shown a true difference of {100 * smallest:.1f} points four times in five."
-        )
+        "training itself varies is not covered."
+    )
+    if (least := smallest_effect(len(difference), float(np.abs(difference).mean()))) is not None:
+        yield f"So many problems would have shown a true difference of {100 * least:.1f} points four times in five."
     pair = aligned(first.tuned.sampled_verdicts, second.tuned.sampled_verdicts)
     if pair and first.tuned.sampled and second.tuned.sampled:
         shares = pair[0].correct - pair[1].correct
         number = math.lcm(first.tuned.sampled.samples, second.tuned.sampled.samples)
-        lines.append(
+        yield (
             f"By the means over samples, a − b: {100 * shares.mean():+.1f} points {over(over_problems(shares), '+')} "
             f"(95 % over problems), sign-flip p {paired_p(shares, number):.3g}."
         )
-    if len(engines) > 1:
-        lines.append(
-            f"Their answers came from different engines ({' and '.join(engines)}): they may differ by that alone."
-        )
+    if len(engines := sorted({first.answered, second.answered} - {""})) > 1:
+        yield f"Their answers came from different engines ({' and '.join(engines)}): they may differ by that alone."
     if len(mine.ids) < max(run.score.num_problems for run in (first, second)):
-        lines.append("Only the problems that both were asked are compared.")
+        yield "Only the problems that both were asked are compared."
     if named := [run.name for run in (first, second) if run.imported is not None]:
-        lines.append(f"No texts are here of {' and '.join(named)}: imported results have none.")
-    yield bullets(lines)
-
-
-def _drawn(first: Run, second: Run) -> Iterator[list[str]]:
-    """The rows about samples, where either run has some."""
-
-    def told(of: SampledScore) -> str:
-        return f"{100 * of.pass_at[str(of.samples)]:.1f}, {100 * of.majority:.1f} (k = {of.samples})"
-
-    both = [run.tuned.sampled for run in (first, second)]
-    if any(both):
-        yield ["samples", *(f"{each.samples} at {each.temperature:g}" if each else "–" for each in both)]
-        yield ["mean of samples, %", *(f"{100 * each.accuracy:.1f}" if each else "–" for each in both)]
-        yield ["pass@k, maj@k, %", *(told(each) if each else "–" for each in both)]
+        yield f"No texts are here of {' and '.join(named)}: imported results have none."
 
 
 def _differ(first: Run, second: Run) -> dict[str, tuple[str, str]]:

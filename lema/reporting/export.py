@@ -21,7 +21,7 @@ def as_json(comparison: Comparison) -> str:
         "differences": list(map(_flips, comparison.differences)),
         **({"sampled_differences": list(map(_flips, comparison.sampled))} if comparison.sampled else {}),
         **({} if comparison.margin is None else {"margin": comparison.margin, "contrasts": comparison.contrasts}),
-        **({"learnt": [_place(row) | {**vars(row), "setting": row.setting.key} for row in rows]} if rows else {}),
+        **({"learnt": [_setting(row) | {**vars(row), "setting": row.setting.key} for row in rows]} if rows else {}),
         "runs": {run.key: _run(run) for run in comparison.runs},
     }
     return json.dumps(_without_nan(values), indent=1, ensure_ascii=False) + "\n"
@@ -62,7 +62,7 @@ def _arm(arm: Arm) -> dict[str, Any]:
     run, tuned = arm.runs[0], arm.tuned
     train = run.trained if tuned else {}
     return {
-        **_place(arm),
+        **_setting(arm),
         "arm": arm.name,
         "prompt": (run.tuned if tuned else run.untuned or run.tuned).score.prompt,
         "seeds": arm.seeds,
@@ -101,7 +101,7 @@ def _drawn(drawn: Drawn) -> dict[str, Any]:
 
 def _difference(each: Difference) -> dict[str, Any]:
     return {
-        **_place(each),
+        **_setting(each),
         "arm": each.arm,
         "other": each.other,
         "seeds": list(each.by_seed),
@@ -130,7 +130,7 @@ def _verdict(each: Difference) -> dict[str, Any]:
     return {"verdict": each.verdict.word, "verdict_why": each.verdict.why, **_interval("over_both_90", narrow)}
 
 
-def _place(each: Arm | Difference | learnt.Learnt) -> dict[str, Any]:
+def _setting(each: Arm | Difference | learnt.Learnt) -> dict[str, Any]:
     return {"task": each.setting.task, "backbone": each.setting.backbone, "setting": each.setting.key}
 
 

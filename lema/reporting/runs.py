@@ -265,7 +265,7 @@ def as_runs(
         wandb=facts.get("wandb", {}),
         imported=rows,
     )
-    further = [_asked(run, test, about, records) for test, about in tests.items() if f"{test}evaluate" in records]
+    further = [_of_further(run, test, about, records) for test, about in tests.items() if f"{test}evaluate" in records]
     return [replace(each, trouble=_trouble(each)) for each in (run, *further)]
 
 
@@ -276,7 +276,7 @@ def _own(records: dict[str, dict[str, Any]], tests: tuple[str, ...]) -> dict[str
     return {step: own[step] for step in own if step not in _LEARNT or not _earlier(step, own, present)}
 
 
-def _asked(run: Run, test: str, about: dict[str, Any], records: dict[str, dict[str, Any]]) -> Run:
+def _of_further(run: Run, test: str, about: dict[str, Any], records: dict[str, dict[str, Any]]) -> Run:
     """A run as one of a further test, which begins the names of its own steps: `svamp_`."""
     links = {step.removeprefix(test): step for step in records if step.startswith(test)}
     shared = {step: each for step, each in run.records.items() if step not in _OF_TEST}

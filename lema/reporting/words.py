@@ -14,7 +14,9 @@ def warnings(comparison: Comparison) -> Iterator[str]:
     """The sentences below the tables of one task."""
     greedy = [each for contrast in HEADLINES for each in comparison.differences if each.contrast == contrast]
     for each in (*greedy, *comparison.sampled):
-        if each.contrast in HEADLINES and not each.verdict:  # which is by a wider interval
+        if (
+            each.contrast in HEADLINES and not each.verdict
+        ):  # a verdict has a table, by a wider interval than these words
             of = f" ({each.setting.backbone})" if len(comparison.settings) > 1 else ""
             by = f", by the mean over {each.samples} samples of a problem" if each.samples else ""
             yield f"{HEADLINES[each.contrast]}{of}{by}: {verdict(each)}."
