@@ -308,7 +308,7 @@ def _run_cell(cell: Cell, wanted: list[Step], overrides: list[str], begin: Calla
                 tracked.complete(artifact)
         cell.artifacts[step.name] = artifact
         _log(step, artifact, "made" if made else "current")
-    cell.tracker.show_current("evaluate", cell.artifacts.get("evaluate"))
+    cell.tracker.show_current(cell.artifacts.get("evaluate"))
 
 
 def is_imported(cell: Cell) -> bool:

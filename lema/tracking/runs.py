@@ -94,13 +94,13 @@ class Tracker:
         if self._run:
             self._run.log({**values, STEP: step})
 
-    def show_current(self, name: str, artifact: Artifact | None) -> None:
-        """Under `wandb agent`, log also a result that was made earlier, as the agent's run."""
-        if self.on and artifact and name == "evaluate" and os.environ.get("WANDB_SWEEP_ID"):
-            stage, (label, _, key) = artifact.path.parent.name, artifact.path.name.rpartition("-")
-            run = StepRun(self, name, stage, label, key, {})
+    def show_current(self, evaluation: Artifact | None) -> None:
+        """Under `wandb agent`, log also an evaluation that was made earlier, as the agent's run."""
+        if self.on and evaluation and os.environ.get("WANDB_SWEEP_ID"):
+            label, _, key = evaluation.path.name.rpartition("-")
+            run = StepRun(self, "evaluate", evaluation.path.parent.name, label, key, {})
             run.start()
-            run.complete(artifact)
+            run.complete(evaluation)
             run.close()
 
     def report(self, folder: Path, inputs: Iterable[Artifact]) -> None:

@@ -157,7 +157,7 @@ def test_score_that_was_there_already_is_shown_to_the_agent_too(
     cell_artifact: Artifact, server: WandbServer, tracker: Callable[..., Tracker]
 ) -> None:
     agent = {"WANDB_SWEEP_ID": "sweep1", "WANDB_RUN_ID": "agents"}
-    tracker(**server.environment, WANDB_PROJECT="lema", **agent).show_current("evaluate", cell_artifact)
+    tracker(**server.environment, WANDB_PROJECT="lema", **agent).show_current(cell_artifact)
     assert server.runs["agents"].summary["evaluate/accuracy"] == 0.5
     assert "WANDB_RUN_ID" not in os.environ  # the next cell of the process is not the agent's
 
