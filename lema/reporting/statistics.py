@@ -8,6 +8,7 @@ covers the other. `Crossed` has both at once, for other seeds and other problems
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ Key = TypeVar("Key", bound=Hashable)
 _LEVEL = 0.05  # the size of a test; an interval has 1 - _LEVEL
 _POWER = 0.8  # Cohen's convention
 _QUANTILES = 4_000  # so many represent a distribution
+_DRAWS = 10_000  # of a bootstrap
 
 
 class Interval(NamedTuple):
@@ -51,7 +53,7 @@ def wilson(correct: int, total: int) -> Interval:
     return Interval(low if correct else 0.0, high if correct < total else 1.0)
 
 
-def f1(found: tuple[int, int], kept: tuple[int, int], draws: int = 10_000, seed: int = 0) -> tuple[float, Interval]:
+def f1(found: tuple[int, int], kept: tuple[int, int]) -> tuple[float, Interval]:
     """ProcessBench's F1 (arXiv 2412.06559, section 3.1), with the percentile bootstrap over either kind of solution.
 
     The harmonic mean of two accuracies, each as (right, all): `found` of the solutions with an error, `kept` of those
@@ -61,11 +63,16 @@ def f1(found: tuple[int, int], kept: tuple[int, int], draws: int = 10_000, seed:
     def mean(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         return np.divide(2 * first * second, first + second, out=np.zeros_like(first), where=first + second > 0)
 
-    random, shares = np.random.default_rng(seed), [right / all_ for right, all_ in (found, kept)]
-    drawn = [random.binomial(n, share, draws) / n for (_, n), share in zip((found, kept), shares, strict=True)]
-    low, high = np.quantile(mean(*drawn), [_LEVEL / 2, 1 - _LEVEL / 2])
+    random, shares = np.random.default_rng(0), [right / all_ for right, all_ in (found, kept)]
+    drawn = [random.binomial(n, share, _DRAWS) / n for (_, n), share in zip((found, kept), shares, strict=True)]
     [value] = mean(*(np.array([share]) for share in shares))
-    return float(value), Interval(float(low), float(high))
+    return float(value), _middle(mean(*drawn))
+
+
+def _middle(drawn: np.ndarray) -> Interval:
+    """Between its outer 2.5 % on either side."""
+    low, high = np.quantile(drawn, [_LEVEL / 2, 1 - _LEVEL / 2])
+    return Interval(float(low), float(high))
 
 
 def over_seeds(values: Sequence[float]) -> OverSeeds:
@@ -82,21 +89,18 @@ def over_seeds(values: Sequence[float]) -> OverSeeds:
         return OverSeeds(mean, 0.0, None, None)
     freedom, error = len(values) - 1, sd / math.sqrt(len(values))
     half = error * _t(freedom, _LEVEL)
-    return OverSeeds(
-        mean, sd, Interval(mean - half, mean + half), 2 * float(special.stdtr(freedom, -abs(mean) / error))
-    )
+    p = 2 * float(special.stdtr(freedom, -abs(mean) / error))
+    return OverSeeds(mean, sd, Interval(mean - half, mean + half), p)
 
 
-def over_problems(values: Sequence[float] | np.ndarray, draws: int = 10_000, seed: int = 0) -> Interval:
+def over_problems(values: Sequence[float] | np.ndarray, draws: int = _DRAWS) -> Interval:
     """The percentile bootstrap over problems; `values` has each problem's mean over the seeds (shape: problems).
 
     Drawing n problems with replacement is one multinomial draw over the distinct values, of which there are few.
     """
     distinct, counts = np.unique(np.asarray(values, dtype=float), return_counts=True)
     total = int(counts.sum())
-    means = np.random.default_rng(seed).multinomial(total, counts / total, size=draws) @ distinct / total
-    low, high = np.quantile(means, [_LEVEL / 2, 1 - _LEVEL / 2])
-    return Interval(float(low), float(high))
+    return _middle(np.random.default_rng(0).multinomial(total, counts / total, size=draws) @ distinct / total)
 
 
 def accuracy_over_problems(values: Sequence[float] | np.ndarray) -> Interval:
@@ -146,11 +150,9 @@ def paired_p(differences: np.ndarray, samples: int = 0) -> float:
 
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     """Holm's step-down adjusted p (1979): reject what is below 0.05, and at most 5 % of families have a false one."""
-    adjusted: dict[Key, float] = {}
-    least = 0.0
-    for rank, (key, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        least = max(least, min(1.0, (len(p_values) - rank) * p))
-        adjusted[key] = least
+    ranked = sorted(p_values, key=lambda key: p_values[key])
+    steps = (min(1.0, (len(ranked) - rank) * p_values[key]) for rank, key in enumerate(ranked))
+    adjusted = dict(zip(ranked, accumulate(steps, max), strict=True))
     return {key: adjusted[key] for key in p_values}
 
 
