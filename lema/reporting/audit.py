@@ -72,7 +72,8 @@ def write_audit(root: Path, labelled: Artifact) -> Path:
         by_value = {value: {each.name: each.on(positions) for each in audited} for value, positions in values.items()}
         found[name] = {value: plain(measures) for value, measures in by_value.items()}
         head = [name, "wrong", *(each.name for each in audited)]
-        text += [f"## First wrong step named, by {name}", table(head, map(_exact, by_value.items()))]
+        rows = [_exact(value, measures) for value, measures in by_value.items()]
+        text += [f"## First wrong step named, by {name}", table(head, rows)]
     costs = {each.name: each.costs for each in audited}
     text.append(bullets(_notes(costs)))
     write_json(folder / "audit.json", {"solutions": labelled.summary, "correctors": costs, "measured": found})
@@ -130,9 +131,8 @@ def _pairs(pairs: Sequence[Pair]) -> list[str]:
     return [table(head, rows, words=2)] if pairs else []
 
 
-def _exact(part: tuple[str, dict[str, Measures]]) -> list[str]:
-    """A row for one value of a property."""
-    value, measures = part
+def _exact(value: str, measures: Mapping[str, Measures]) -> list[str]:
+    """The row of one value of a property."""
     wrong = next((each.exact.whole for each in measures.values()), 0)
     return [value, f"{wrong:,}", *(_percent(each.exact) for each in measures.values())]
 

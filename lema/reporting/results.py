@@ -147,10 +147,8 @@ def read_results(root: Path, file: Path | None, of_sweep: Callable[[Kept], Kept 
         if not of_sweep and kept["of"] in places:
             kept = _as_before(kept, before[places[kept["of"]]])
         cell = str(kept["cell"])
-        theirs, ours = (
-            as_runs(cells / cell, kept["run"], kept["records"], kept["rows"]),
-            read_runs(root, [cells / cell]),
-        )
+        theirs = as_runs(cells / cell, kept["run"], kept["records"], kept["rows"])
+        ours = read_runs(root, [cells / cell])
         if why := _contradicted(ours, theirs):
             remedy = "delete its folder, or import into another runs_dir"
             raise UserError(f"{file}: {cell}: {why}; nothing was imported; {remedy}")
