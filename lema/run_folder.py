@@ -12,11 +12,10 @@ from typing import Any
 
 from lema.artifacts import DAMAGED, TakenOver, follow, own_folder, point, read, refuse_links, write_json, write_jsonl
 from lema.artifacts.faults import explained
-from lema.artifacts.status import State, Teller
+from lema.artifacts.status import STOPPED, State, Teller
 from lema.cell import Cell
 from lema.identity import portable
 from lema.privacy import shown
-from lema.reporting.runs import STOPPED
 from lema.stopping import Stopped
 from lema.types import UserError
 

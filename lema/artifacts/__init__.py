@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from lema.artifacts.links import (
     IMPORTED as IMPORTED,
+    STOPPED as STOPPED,
     duplicate as duplicate,
     follow as follow,
     own_folder as own_folder,

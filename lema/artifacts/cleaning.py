@@ -26,6 +26,7 @@ from lema.artifacts import (
     FORMAT,
     IMPORTED,
     RESUME,
+    STOPPED,
     contents,
     follow,
     keep,
@@ -89,7 +90,7 @@ def _making(folder: Path) -> set[str]:
     """The places of what a run was making when it ended, and has not finished since."""
     try:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        ended = facts["state"].startswith(("finished", "stopped after"))
+        ended = facts["state"].startswith(("finished", STOPPED))
         return set(facts.get("making", [] if ended else [_UNKNOWN]))
     except FileNotFoundError:  # an imported one has made nothing here
         return set() if (folder / IMPORTED).is_file() else {_UNKNOWN}

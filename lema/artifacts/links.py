@@ -18,6 +18,7 @@ from lema.config.files import read as read
 from lema.types import UserError
 
 _POINTER = "-> "
+STOPPED = "stopped after"  # begins the state, in run.json, of a run that was asked to end before its evaluation
 IMPORTED = "imported.json"  # in the folder of a run that was made elsewhere: what it left there, less all texts
 
 

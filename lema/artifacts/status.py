@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
 
-from lema.artifacts.links import IMPORTED as IMPORTED, read as read_file
+from lema.artifacts.links import IMPORTED as IMPORTED, STOPPED as STOPPED, read as read_file
 from lema.artifacts.locks import has_ended
 from lema.console import progress
 

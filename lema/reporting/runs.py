@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from lema.artifacts.links import IMPORTED, follow, read
+from lema.artifacts.links import IMPORTED, STOPPED as STOPPED, follow, read
 from lema.artifacts.records import contents, is_whole, used
 from lema.reporting import arms
 from lema.reporting.verdicts import Verdicts
 from lema.types import SCORE_VERSION, SampledScore, Score, UserError, rules_version
 
-STOPPED = "stopped after"  # begins the state of a run that was asked to end before its evaluation
 # What may be raised by a record that is not as we wrote it.
 DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 _LEARNT = {"learnt", "learnt_untuned"}  # the steps that no score depends on

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from lema.artifacts.status import IMPORTED, State, clock, read
+from lema.artifacts.status import IMPORTED, STOPPED, State, clock, read
 from lema.console.progress import duration
 
 # In the order of a table's last line. `waiting` has not begun; `dead` ended without a word; `imported` ran elsewhere.
@@ -57,5 +57,5 @@ def _by_run(folder: Path) -> tuple[str, str]:
         return "waiting", ""
     if state == "running":
         return "dead", "it ended without a word; the same command goes on"
-    ended = state == "finished" or state.startswith("stopped after")
+    ended = state == "finished" or state.startswith(STOPPED)
     return ("done", "") if ended else ("failed", state)
