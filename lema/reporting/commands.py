@@ -41,5 +41,5 @@ def shared(text: str, overrides: Iterable[str], root: Path) -> str:
     for override in sorted({*overrides, *_on(root)}, key=len, reverse=True):
         if (told := placeless(override)) != override:
             text = text.replace(shlex.quote(override), told)
-    told = "\n\nFOLDER stands for a path of the machine that wrote this: name yours." if "=FOLDER" in text else ""
-    return without_paths(text) + told
+    note = "\n\nFOLDER stands for a path of the machine that wrote this: name yours." if "=FOLDER" in text else ""
+    return without_paths(text) + note

@@ -141,13 +141,13 @@ def _devices(runs: Iterable[Run]) -> list[str]:
 
 def _missing(comparison: Comparison) -> Iterator[str]:
     """The standard arms that were not run, each with the command that runs it, with the seeds of the others."""
-    own, settings = ("mix", "do", "until", "only", "tracker.group", "runs_dir"), comparison.settings
+    dropped, settings = ("mix", "do", "until", "only", "tracker.group", "runs_dir"), comparison.settings
     for name in STANDARD:
         if lacking := [setting for setting in settings if comparison.find(setting, name) is None]:
             runs = [run for arm in comparison.of(lacking[0]).arms for run in arm.runs]
             seeds, first = sorted({run.seed for run in runs}), runs[0]
             keys = {each: each.lstrip("+~").partition("=")[0] for each in first.overrides}
-            kept = [each for each, key in keys.items() if key not in own and not key.startswith("mix.")]
+            kept = [each for each, key in keys.items() if key not in dropped and not key.startswith("mix.")]
             if len(seeds) > 1:
                 kept = [each for each in kept if keys[each] != "seed"] + [f"seed={','.join(map(str, seeds))}"]
                 kept = kept if "sweeps" in keys.values() else ["-m", *kept]

@@ -23,8 +23,8 @@ def tell(root: Path, cells: Mapping[str, str] | None = None) -> None:
     for label, (state, told) in found.items():
         print(f"{state:<16} {label:<{width}}  {told}".rstrip())
     counts = Counter(state for state, _ in found.values())
-    told = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
-    print(f"{'status':<16} {told or f'no run is below {root}'}")
+    in_all = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    print(f"{'status':<16} {in_all or f'no run is below {root}'}")
 
 
 def standing(folder: Path, now: float) -> tuple[str, str]:

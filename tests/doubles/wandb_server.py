@@ -218,9 +218,7 @@ class WandbServer:
     def create_artifact(self, sent: Variables) -> dict[str, Any]:
         """A new version; the present one where the digest is the same, as the real server does."""
         [sent] = sent.values()
-        name = (
-            sent["artifactCollectionName"] if "artifactCollectionName" in sent else sent["artifactCollectionNames"][0]
-        )
+        name = sent.get("artifactCollectionName") or sent["artifactCollectionNames"][0]
         versions = [each for each in self.artifacts.values() if each.name == name]
         same = [each for each in versions if each.digest == sent["digest"] and each.state == "COMMITTED"]
         number = len(self.artifacts) + 1
@@ -296,12 +294,9 @@ class WandbServer:
         project = _project(artifact.project)
         sequence = {"__typename": "ArtifactSequence", "name": artifact.name, "project": project}
         found = {"__typename": "Artifact", "id": artifact.id, "versionIndex": artifact.version, "state": artifact.state}
-        found |= {
-            "metadata": json.dumps(artifact.metadata),
-            "digest": artifact.digest,
-            "digestAlgorithm": "MANIFEST_MD5",
-        }
-        found |= {"artifactSequence": sequence, "artifactType": {"name": artifact.type}, "tags": [], "aliases": []}
+        found |= {"metadata": json.dumps(artifact.metadata), "digest": artifact.digest}
+        found |= {"digestAlgorithm": "MANIFEST_MD5", "artifactSequence": sequence}
+        found |= {"artifactType": {"name": artifact.type}, "tags": [], "aliases": []}
         found |= {"fileCount": len(artifact.files), "size": 0, "createdAt": CREATED, "updatedAt": None}
         found |= {"ttlDurationSeconds": -2, "ttlIsInherited": True, "commitHash": "c"}
         return found | {"description": None, "historyStep": None}
@@ -319,10 +314,9 @@ class WandbServer:
     def heartbeat(self, sent: Variables) -> dict[str, Any]:
         """The next of `agent_runs` when the agent has none running; when there is none left, the end."""
         busy = json.loads(sent.get("runState") or "{}")
-        next_run = (
-            {"type": "run", "program": "run.py", **self.agent_runs.pop(0)} if self.agent_runs and not busy else None
-        )
-        commands = [next_run] if next_run else [] if busy else [{"type": "exit"}]
+        commands = [] if busy else [{"type": "exit"}]
+        if self.agent_runs and not busy:
+            commands = [{"type": "run", "program": "run.py", **self.agent_runs.pop(0)}]
         return {"agentHeartbeat": {"agent": {"id": "agent-1"}, "commands": json.dumps(commands)}}
 
     def _upload_url(self, kind: str, of: str, name: str) -> str:
