@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lema.artifacts import DAMAGED, Artifact, own_folder, write_json, write_text
+from lema.artifacts import DAMAGED, Artifact
 from lema.reporting.auditing import Measures, Pair, Reading, Share, measure, paired, parts, plain
-from lema.reporting.markdown import bullets, over, table
+from lema.reporting.markdown import bullets, over, publish, table
 from lema.types import Correction, Labelled
 
 _ROWS = {  # of the table: a field of `Measures`, and what it says
@@ -50,15 +50,14 @@ class _Audited:
         return {"says_none": self.says_none, **costs, "accepted": accepted, "each_accepted": per}
 
 
-def write_audit(root: Path, labelled: Artifact) -> Path:
-    """Write `reports/audit-NAME/` (`audit.md`, `audit.json`), print the text, and return the folder."""
+def write_audit(root: Path, labelled: Artifact) -> None:
+    """Write `reports/audit-NAME/` (`audit.md`, `audit.json`) and print the text."""
     solutions = labelled.rows("labels.jsonl", Labelled)
     audited = list(_audited(root, labelled, solutions))
     kinds = sorted({each.kind for each in solutions})
     groups = {"": list(range(len(solutions)))}  # kinds of question are told apart, as MR-GSM8K's differ in the task
     if len(kinds) > 1:
         groups |= {kind or "other": [k for k, each in enumerate(solutions) if each.kind == kind] for kind in kinds}
-    folder = own_folder(root / "reports" / f"audit-{labelled.path.name}")
     text, found = [f"# Audit of correctors: {labelled.path.name.rpartition('-')[0]}", labelled.facts + "."], {}
     for kind, positions in groups.items():
         measures = {each.name: each.on(positions) for each in audited}
@@ -76,10 +75,8 @@ def write_audit(root: Path, labelled: Artifact) -> Path:
         text += [f"## First wrong step named, by {name}", table(head, rows)]
     costs = {each.name: each.costs for each in audited}
     text.append(bullets(_notes(costs)))
-    write_json(folder / "audit.json", {"solutions": labelled.summary, "correctors": costs, "measured": found})
-    write_text(folder / "audit.md", "\n\n".join(text) + "\n")
-    print("\n" + "\n\n".join(text) + f"\n\nwritten to {folder}", flush=True)
-    return folder
+    facts = {"solutions": labelled.summary, "correctors": costs, "measured": found}
+    publish(root / "reports" / f"audit-{labelled.path.name}", "audit", "\n\n".join(text) + "\n", facts)
 
 
 def _audited(root: Path, labelled: Artifact, solutions: list[Labelled]) -> Iterator[_Audited]:

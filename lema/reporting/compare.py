@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lema.artifacts import IMPORTED, own_folder, write_json, write_text
+from lema.artifacts import IMPORTED
 from lema.config import CompareConfig
 from lema.identity import flat, without_paths
 from lema.privacy import shown
-from lema.reporting.markdown import bullets, over, table
+from lema.reporting.markdown import bullets, over, publish, table
 from lema.reporting.runs import Run, read_runs
 from lema.reporting.statistics import accuracy_over_problems, over_problems, paired_p, smallest_effect
 from lema.reporting.verdicts import Verdicts, aligned, flipped
@@ -29,13 +29,11 @@ def write_comparison(root: Path, config: CompareConfig) -> None:
             f"do=compare: {first.name} and {second.name} were asked no common problem; choose runs of one task"
         )
     lost, gained = flipped(*pair)
-    folder = own_folder(root / "reports" / f"compare-{first.folder.name}-{second.folder.name}"[:200])
     parts = [*_numbers(first, second, *pair), *_flips(first, second, lost, gained, config.examples)]
     text = shown("\n\n".join(parts) + "\n")
     facts = {"a": first.name, "b": second.name, "problems": len(pair[0].ids), "differ": _differ(first, second)}
-    write_json(folder / "compare.json", facts | {"right_only_in_b": lost, "right_only_in_a": gained})
-    write_text(folder / "compare.md", text)
-    print(f"\n{text}\nwritten to {folder}", flush=True)
+    facts |= {"right_only_in_b": lost, "right_only_in_a": gained}
+    publish(root / "reports" / f"compare-{first.folder.name}-{second.folder.name}"[:200], "compare", text, facts)
 
 
 def _find(root: Path, named: str | None, key: str) -> Run:

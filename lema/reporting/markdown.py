@@ -4,8 +4,11 @@ Accuracies and differences are shown in percent and points.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
+from typing import Any
 
+from lema.artifacts import own_folder, write_json, write_text
 from lema.reporting import learnt
 from lema.reporting.commands import command
 from lema.reporting.comparing import ARMS, CONTRASTS, STANDARD, UNTUNED, Arm, Comparison, Difference, by_contrast, paper
@@ -62,6 +65,13 @@ def not_compared(comparison: Comparison) -> str:
     """The runs whose scores are not used, each with its reason; empty when all are used."""
     amiss = [f"{run.name}: {run.trouble}" for run in comparison.runs if run.trouble]
     return f"## Not compared\n\n{bullets(amiss)}" if amiss else ""
+
+
+def publish(folder: Path, name: str, text: str, facts: dict[str, Any]) -> None:
+    """Write `NAME.json` and `NAME.md` into a folder, which is made if it is missing, and print the text."""
+    write_json(own_folder(folder) / f"{name}.json", facts)
+    write_text(folder / f"{name}.md", text)
+    print(f"\n{text}\nwritten to {folder}", flush=True)
 
 
 def bullets(lines: Iterable[str]) -> str:

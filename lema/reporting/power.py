@@ -6,9 +6,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lema.artifacts import own_folder, write_json, write_text
 from lema.reporting.comparing import CONTRASTS, Comparison, Difference
-from lema.reporting.markdown import bullets, columns
+from lema.reporting.markdown import bullets, columns, publish
 from lema.reporting.runs import Run
 from lema.types import UserError
 
@@ -27,9 +26,7 @@ def write_power(
     text = (
         f"# What other designs would show\n\n{_table(rows, comparison.margin)}\n\n{bullets(_notes(rows, comparison))}\n"
     )
-    write_json(own_folder(folder) / "power.json", {"margin": comparison.margin, "designs": rows})
-    write_text(folder / "power.md", text)
-    print(f"\n{text}\nwritten to {folder}", flush=True)
+    publish(folder, "power", text, {"margin": comparison.margin, "designs": rows})
 
 
 def _several(comparison: Comparison) -> Iterator[Difference]:
