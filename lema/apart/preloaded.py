@@ -1,5 +1,6 @@
 """What Python's fork server imports before it starts the process of a cell: what a cell on a CPU needs, in seconds."""
 
+import logging
 import signal
 import warnings
 from contextlib import suppress
@@ -14,6 +15,7 @@ for _number in SIGNALS:
     if signal.getsignal(_number) is not signal.SIG_IGN:
         signal.signal(_number, lambda *_: None)
 
+logging.disable(logging.WARNING)  # as conf/config.yaml does; here nothing has set up logging yet
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     for _name in (
@@ -23,3 +25,4 @@ with warnings.catch_warnings():
     ):
         with suppress(ImportError):  # the cell itself says what it lacks
             import_module(_name)
+logging.disable(logging.NOTSET)
