@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lema import stopping
-from lema.api.billing import FREE, Budget
+from lema.api.billing import FREE as FREE, Budget
 from lema.api.estimate import Requests
 from lema.api.journal import Journal, Spending, open_journal
 from lema.api.pacing import Pace
@@ -49,11 +49,11 @@ _NUMBERS = ("max_concurrent_requests", "max_retries", "request_timeout", "max_wa
 def ask(
     requests: Sequence[Request],
     api: ApiConfig,
-    price: PriceConfig = FREE,
+    price: PriceConfig,
     *,
     section: str,
     journal_path: Path,
-    budget_usd: float | None = 0.0,
+    budget_usd: float | None,
     paid_usd: float = 0.0,
     retry_failed: bool = False,
     key: str | None = None,

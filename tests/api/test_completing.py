@@ -9,7 +9,7 @@ import pytest
 from asked import KEY, api_for
 from openai_server import OpenAIServer, asked
 
-from lema.api.asking import ask
+from lema.api.asking import FREE, ask
 from lema.api.client import attempt
 from lema.api.journal import export
 from lema.api.requests import VLLM, Exact, Message, key, plain
@@ -25,7 +25,7 @@ def exact(count: int, **changes: object) -> list[Exact]:
 
 def completed(requests: list[Exact], server: OpenAIServer | str, journal: Path, **changes: object) -> list:
     api = api_for(server, max_completion_tokens=None, max_tokens=500, **changes)
-    completions, spending = ask(requests, api, section="engine", journal_path=journal, whole=True)
+    completions, spending = ask(requests, api, FREE, section="engine", budget_usd=0.0, journal_path=journal, whole=True)
     assert spending.usd == 0
     return completions
 
@@ -107,7 +107,7 @@ def test_a_prompt_longer_than_the_context_is_told_apart_and_not_cut(journal: Pat
 def test_an_exported_journal_has_the_form_of_each_request(journal: Path, tmp_path: Path) -> None:
     with OpenAIServer() as server:
         completed(exact(1), server, journal)
-        ask([Message("Hi")], api_for(server), section="s", journal_path=journal)
+        ask([Message("Hi")], api_for(server), FREE, section="s", budget_usd=0.0, journal_path=journal)
     assert export(journal, tmp_path) == 2
     rows = [
         [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lema import stopping
-from lema.api.asking import ask
+from lema.api.asking import FREE, ask
 from lema.api.requests import Exact, Message
 from lema.config import ApiConfig, PriceConfig
 
@@ -110,7 +110,7 @@ def main() -> None:
     start, before = time.monotonic(), time.process_time()
     where = {"section": "corrector", "journal_path": Path(given["journal"])}
     if given.get("ids"):
-        answers, spending = ask(wanted, replace(api, max_tokens=1000), whole=True, **where)
+        answers, spending = ask(wanted, replace(api, max_tokens=1000), FREE, budget_usd=0.0, whole=True, **where)
     else:
         answers, spending = ask(wanted, api, price, budget_usd=given.get("budget", 1e6), **where)
     told = {

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
-from lema.api.asking import Exact, ask
+from lema.api.asking import FREE, Exact, ask
 from lema.config import IF_SET, NO_EFFECT, ApiConfig, Count, Path as PathText, Range
 from lema.engines import LocalModel, sample_seed
 from lema.engines.vllm.checks import FIELDS
@@ -113,7 +113,17 @@ class Engine:
         )
         journal = resume.with_name(f"{resume.name} answers.sqlite")
         try:
-            return ask(asked, api, section="engine", journal_path=journal, key=server.server.key, whole=True)[0]
+            completions, _ = ask(
+                asked,
+                api,
+                FREE,
+                section="engine",
+                budget_usd=0.0,
+                journal_path=journal,
+                key=server.server.key,
+                whole=True,
+            )
+            return completions
         except UserError as error:
             if server.server.lives(_DYING):
                 raise
