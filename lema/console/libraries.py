@@ -3,6 +3,7 @@
 Warnings of Python that arise in our own code are shown. `hydra.verbose=true` leaves the libraries as they are.
 """
 
+import logging
 import os
 import sys
 import warnings
@@ -14,6 +15,8 @@ _BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
 
 def quiet() -> None:
     """Silence what is no error; call it before they are imported."""
+    if logging.lastResort:  # which speaks where no logging is set up, as before the cells of a sweep
+        logging.lastResort.setLevel(logging.ERROR)
     for name in _VERBOSITY:
         os.environ.setdefault(name, "error")
     for name in _BARS if not (sys.stderr and sys.stderr.isatty()) else ():

@@ -7,7 +7,6 @@ bytes are those of the whole model loaded, merged and saved by them.
 
 import copy
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from lema.artifacts import check
 from lema.config import Attention, Computation, Precision
 from lema.console.progress import Progress
 from lema.models.adapters import foreign
+from lema.models.continuous import Row
 from lema.models.encoding import encode_prompt
 from lema.models.huggingface import check_widths, load_adapter, load_model, load_to_answer, load_tokenizer
 from lema.models.shards import Shards
@@ -27,14 +27,13 @@ from lema.models.sizes import MARGIN, available_memory, release_memory
 from lema.models.streaming import load, stored_blocks
 from lema.models.trial import raise_positions
 from lema.models.weights import Weights
-from lema.models.writing import Onlooker, generate
+from lema.models.writing import answering, end_tokens, placed
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
 SHARD = 5_000_000_000  # bytes of a file at most, unless one tensor has more
 _MIN_POSITIONS = 4096  # the official script raises the merged model's limit to it
 _CHECKED_TOKENS = 64  # new ones a prompt: to see that two models agree, not to solve the problem
-_CHECKED_AT_ONCE = 20  # prompts; at most 64 x 20 x vocabulary logits are on the device
 
 
 def merge(
@@ -141,9 +140,9 @@ def agreement(
 ) -> dict[str, Any]:
     """How far the merged model answers as the adapter does on its base (in NF4 when `four_bit`), greedily.
 
-    `equal_outputs` is the share of the prompts with the same tokens, in [0, 1]; `largest_logit_difference` is taken
-    over all tokens up to the first at which two answers part: from there on they are asked different things. Nothing
-    is asked (`prompts` is 0) where the merged model does not fit on one device, as it does not for vLLM on several.
+    Both read the adapter's answers. `equal_outputs` is the share of these of which both give each token the same
+    likeliest one, in [0, 1], and `largest_logit_difference` is over all their tokens. Nothing is asked (`prompts` is 0)
+    where the merged model does not fit on one device, as it does not for vLLM on several.
     """
     made = Weights(base.name, str(merged), None, "")
     need = MARGIN * sum(file.stat().st_size for file in made.files)
@@ -155,37 +154,27 @@ def agreement(
         )
         return {"prompts": 0}
     tokenizer = load_tokenizer(base)
-    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     adapted = load_adapter(load_to_answer(base, computation, four_bit=four_bit), adapter).eval()
-    onlooker = Onlooker()
-
-    def partly() -> float:
-        return min(_CHECKED_AT_ONCE, len(encoded) - progress.done % len(encoded)) * onlooker.steps / _CHECKED_TOKENS
-
-    with Progress("compared answer", 2 * len(encoded), partly=partly) as progress:
-        expected = list(progress.over(_replies(adapted, tokenizer, encoded, onlooker)))
+    rows = [Row(*placed(adapted, encode_prompt(tokenizer, prompt), _CHECKED_TOKENS)) for prompt in prompts]
+    with Progress("compared answer", 2 * len(rows)) as progress:
+        for finished in answering(adapted, end_tokens(adapted, tokenizer), 0.0, None, str).answer(rows):
+            check()
+            progress.advance(len(finished))
+        expected = [_logits(adapted, row) for row in rows]
         del adapted  # the two need not fit on the device together
         release_memory()
         whole = load_to_answer(made, computation, four_bit=False)
-        equal, largest, found = 0, 0.0, progress.over(_replies(whole, tokenizer, encoded, onlooker))
-        for (ours, our_logits), (theirs, their_logits) in zip(found, expected, strict=True):
-            equal += ours == theirs
-            pairs = zip(ours, theirs, strict=False)
-            same = next((number for number, (one, other) in enumerate(pairs) if one != other), len(ours) - 1)
-            largest = max(largest, float((our_logits[: same + 1] - their_logits[: same + 1]).abs().max()))
+        equal, largest = 0, 0.0
+        for row, theirs in progress.over(zip(rows, expected, strict=True)):
+            check()
+            ours = _logits(whole, row)
+            equal += torch.equal(ours.argmax(-1), theirs.argmax(-1))
+            largest = max(largest, float((ours - theirs).abs().max()))
     return {"prompts": len(prompts), "equal_outputs": equal / len(prompts), "largest_logit_difference": largest}
 
 
-def _replies(
-    model: Any, tokenizer: Any, prompts: list[list[int]], onlooker: Onlooker
-) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """The tokens of a greedy answer to each prompt, EOS included, and their logits, (tokens, vocabulary) in fp32."""
-    options: dict[str, Any] = {"max_new_tokens": _CHECKED_TOKENS, "do_sample": False, "logits": True}
-    options |= {"onlooker": onlooker}
-    for start in range(0, len(prompts), _CHECKED_AT_ONCE):
-        check()
-        rows, logits = generate(model, tokenizer, prompts[start : start + _CHECKED_AT_ONCE], **options)
-        assert logits is not None
-        onlooker.begin()  # its answers are counted now
-        for (tokens, _), of_row in zip(rows, logits, strict=True):
-            yield tokens, of_row[: len(tokens)].clone()
+@torch.inference_mode()
+def _logits(model: Any, row: Row) -> torch.Tensor:
+    """What a model expects at each token of an answer, (tokens, vocabulary) in fp32, on the CPU."""
+    ids = torch.tensor([[*row.prompt, *row.tokens]], device=model.device)
+    return model(input_ids=ids).logits[0, len(row.prompt) - 1 : -1].float().cpu()
