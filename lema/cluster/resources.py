@@ -5,7 +5,6 @@ from math import ceil
 from typing import Any
 
 from lema.config import Config, Method
-from lema.models.weights import weights
 from lema.preflight import hardware, sizing
 from lema.types import UserError
 
@@ -33,7 +32,7 @@ def resources(config: Config, card: Mapping[str, Any], hours: float, most_hours:
     at_most_minutes = max(1, int(60 * most_hours))
     if backbone.tiny is not None and backbone.path is None:
         return _SMALL | {"timeout_min": min(_SMALL["timeout_min"], at_most_minutes)}
-    parameters = hardware.parameters(weights(backbone), backbone)
+    parameters = hardware.parameters(backbone)
     size = f"{backbone.name}-{backbone.size}" if backbone.size else backbone.name
     at_most, memory = int(card["gpus"]), card["memory_gb"] * 1e9
     for need in hardware.held(config, _STAGES, several=at_most > 1):

@@ -37,7 +37,7 @@ class LabelSource:
 
     name: str
     problems: tasks.ProblemSource
-    limit: int | None  # the first so many rows that can be used
+    limit: int | None  # rows at most, from all parts of the file: many have all wrong solutions first
     path: str | None  # a file; None: ProcessBench on the Hub
 
     @property
@@ -90,7 +90,9 @@ def load(where: LabelSource) -> tuple[list[Problem], list[Labelled], dict[str, A
         solutions.append(Labelled(problem.id, generator, kind, steps, label, gradable))
     _check(where, solutions, left_out, behind)
     counts = {"labels": dict(bases), "left_out": {reason.replace(" ", "_"): n for reason, n in left_out.items()}}
-    return problems[: where.limit], solutions[: where.limit], counts
+    few = min(where.limit or len(solutions), len(solutions))
+    spread = [number * len(solutions) // few for number in range(few)]
+    return [problems[each] for each in spread], [solutions[each] for each in spread], counts
 
 
 def _rows(where: LabelSource) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -95,9 +95,10 @@ def _missing(cell: Cell, stages: set[str], ask: bool) -> Iterator[str]:
         source, of_backbone = weights(model), name == "backbone"
         whole = [hardware.MemoryNeed("of weights", hardware.BYTES[model.precision] / hardware.shares(config))]
         held = hardware.held(config, stages, hardware.gpus() > 1) if of_backbone else whole
-        parameters = hardware.parameters(source, model)
+        parameters = hardware.parameters(model)
         lines = [*hardware.unsupported(name, model)] if stages & _COMPUTING or not of_backbone else []
         lines += hub.unloadable(name, model.path, model.hub_id, model.revision, ask)
+        lines += hardware.misnamed(name, model, source)
         if parameters and held:
             lines += hardware.too_large(name, source.location, parameters, held, *hardware.memory())
         if of_backbone and "merge" in stages:

@@ -1,6 +1,7 @@
 """What models need of this machine: memory, disk, packages, a GPU that computes in their precision."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,9 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lema.config import Attention, Config, Method, ModelConfig, Precision, TrainConfig
-from lema.models.weights import NF4_BYTES, Weights
+from lema.models.weights import NF4_BYTES, Weights, weights
 
 BYTES = {Precision.bf16: 2.0, Precision.fp32: 4.0}  # a parameter
+_OTHER_SIZE = 0.1  # from which share of difference on a model is another one, not one with a few more tokens
 _CPU_PARAMETERS = 500_000_000  # up to here a CPU is slow but possible; ours
 
 
@@ -51,9 +53,19 @@ def shares(config: Config) -> int:
     return config.engine.tensor_parallel if config.engine.name == "vllm" else 1
 
 
-def parameters(source: Weights, model: ModelConfig) -> int:
+def parameters(model: ModelConfig) -> int:
     """The number that the files' own headers count, else of a published model its config's; 0 when it is not known."""
-    return source.parameters or (0 if model.path else model.parameters or 0)
+    return weights(model).parameters or (0 if model.path else model.parameters or 0)
+
+
+def misnamed(name: str, model: ModelConfig, source: Weights) -> Iterator[str]:
+    """Weights of another size than the published model has whose name they would bear in every table."""
+    published, found = model.parameters, source.parameters
+    if published and found and abs(found - published) > _OTHER_SIZE * published:
+        sizes = f"has {found:,} parameters, and {model.name} has {published:,}"
+        own = re.sub(r"[^A-Za-z0-9_.-]", "-", Path(source.location).name)[:40] or "NAME"
+        remedy = f"give it its own name, {name}.name={own} {name}.parameters=null"
+        yield f"model: {source.location} {sizes}, so it is another model: {remedy}"
 
 
 def gpus() -> int:

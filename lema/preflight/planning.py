@@ -17,7 +17,7 @@ from lema.api.estimate import Costs, Requests, between, price
 from lema.artifacts import Artifact, Recipe, Shown, own_folder, write_json
 from lema.cell import Cell
 from lema.config import Split
-from lema.preflight import hub, sizing
+from lema.preflight import hardware, hub, sizing
 from lema.types import UserError
 
 CURRENT, SHARED, MAKE, IMPORTED = "current", "shared", "make", "imported"
@@ -128,7 +128,7 @@ class _Walk:
         """Hours, GPUs, memory and disk of what the cell makes itself."""
         own = [(step, identity) for step, identity, shared in makes if not shared]
         config, stages = cell.config, {step.stage for step, _ in own}
-        parameters = 0 if cell.builds_base else config.backbone.parameters or 0
+        parameters = 0 if cell.builds_base else hardware.parameters(config.backbone)
         trained = None
         try:
             trained = sizing.training(config, parameters, _mean_tokens(cell)) if "train" in stages else None

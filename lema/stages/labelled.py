@@ -16,7 +16,7 @@ class Settings:
     """How many of them."""
 
     name: str
-    limit: int | None  # the first so many that can be used
+    limit: int | None  # at most, from all parts of the file
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def recipe(cell: Cell) -> Recipe:
     source = labelled.source(config.audit.data or "", cell.test_rows, config.limit)
     settings, inputs = Settings(source.name, source.limit), Inputs(Given(source.digest, source))
     label = source.name + (f"-limit{source.limit}" if source.limit else "")
-    return Recipe("labelled", label, version=1, settings=settings, inputs=inputs, shown=SHOWN)
+    return Recipe("labelled", label, version=2, settings=settings, inputs=inputs, shown=SHOWN)
 
 
 def build(settings: Settings, inputs: Inputs, context: Context, folder: Path) -> dict[str, Any]:

@@ -33,11 +33,11 @@ def load(tmp_path: Path, make_config: Callable[..., Config]) -> Callable[..., An
     for split in ("train", "test"):
         (tmp_path / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
 
-    def loaded(*rows: dict[str, Any]) -> Any:
+    def loaded(*rows: dict[str, Any], limit: int | None = None) -> Any:
         file = tmp_path / "labels.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         source = tasks.tested_on(make_config("task=gsm8k", f"task.dataset.path={tmp_path}").task)
-        return labelled.load(labelled.source(str(file), source, None))
+        return labelled.load(labelled.source(str(file), source, limit))
 
     return loaded
 
@@ -55,6 +55,16 @@ def test_both_layouts_are_read_with_their_own_base(load: Callable[..., Any]) -> 
     ]
     assert [each.problem_id for each in solutions] == [each.id for each in problems]
     assert counts["labels"] == {"from_0": 2, "from_1": 2}
+
+
+def test_a_limit_takes_from_all_parts_of_a_file(load: Callable[..., Any]) -> None:
+    wrong = [BENCH | {"steps": [f"{number} apples.", *STEPS]} for number in range(6)]
+    right = [each | {"label": -1, "steps": each["steps"][:1]} for each in wrong[:3]]
+    for limit, labels in ((3, [2, 2, None]), (8, [2] * 6 + [None] * 2), (20, [2] * 6 + [None] * 3)):
+        problems, solutions, _ = load(*wrong, *right, limit=limit)
+        assert [each.label for each in solutions] == labels
+        assert [each.problem_id for each in solutions] == [each.id for each in problems]
+        assert len({each.problem_id for each in solutions}) == len(labels)
 
 
 def test_what_a_table_lacks_or_writes_otherwise_is_read(load: Callable[..., Any]) -> None:

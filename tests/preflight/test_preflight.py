@@ -17,7 +17,6 @@ from lema import pipeline, preflight
 from lema.artifacts import Store
 from lema.cell import Cell
 from lema.config import Method
-from lema.models.weights import Weights
 from lema.preflight import hardware
 from lema.preflight.hardware import MemoryNeed
 from lema.types import UserError
@@ -285,11 +284,23 @@ def test_each_form_of_the_backbone_must_fit_on_the_gpu(make_config, overrides, s
 
 def test_a_folder_without_a_size_of_its_own_has_no_other_models(make_config, tmp_path: Path) -> None:
     published = make_config("backbone=mistral").backbone
-    assert hardware.parameters(Weights("hub", "org/model", None, ""), published) == 7_241_732_096
+    assert hardware.parameters(published) == 7_241_732_096
     for path in (str(tmp_path), "org/another"):
         other = make_config("backbone=mistral", f"backbone.path={path}").backbone
-        assert hardware.parameters(Weights("other", path, None, ""), other) == 0
-    assert hardware.parameters(Weights("small", str(local_model(tmp_path, 0.4)), None, ""), published) == 400_000_000
+        assert hardware.parameters(other) == 0
+    other = make_config("backbone=mistral", f"backbone.path={local_model(tmp_path, 0.4)}").backbone
+    assert hardware.parameters(other) == 400_000_000
+
+
+def test_a_model_of_another_size_does_not_bear_a_published_name(refused, tmp_path: Path) -> None:
+    asked = ["backbone=mistral", "engine=transformers", "train=lora", "corrector=reference", "rationales=none"]
+    for name, billions in (("mistral with chat tokens", 7.3), ("qwen 0.4b", 0.4)):
+        folder = local_model(tmp_path / name, billions)
+        lines = [each for each in refused(*asked, f"backbone.path={folder}") if "another model" in each]
+    other = "has 400,000,000 parameters, and mistral has 7,241,732,096, so it is another model"
+    own = ["backbone.name=qwen-0.4b", "backbone.parameters=null"]
+    assert lines == [f"model: {folder} {other}: give it its own name, {' '.join(own)}"]
+    assert "another model" not in " ".join(refused(*asked, *own, f"backbone.path={folder}"))
 
 
 @pytest.mark.parametrize(("width", "fits"), [(2.0, True), (1e9, False)])

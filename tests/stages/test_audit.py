@@ -230,13 +230,16 @@ def test_a_small_model_that_is_loaded_here_is_audited(audit) -> None:
     if not (model := os.environ.get("LEMA_TEST_MODEL")):
         pytest.skip("set LEMA_TEST_MODEL to the folder of a small pretrained model, as SmolLM2-135M")
     verified = ["verifier=local", f"corrector.filter.verifier.weights.path={model}"]
+    own = ["weights.name=smollm2", "weights.parameters=null"]
+    verified += [f"corrector.filter.verifier.{each}" for each in own]
     verified += [
         "corrector.filter.verifier.max_completion_tokens=8",
         "corrector.filter.verifier.weights.precision=fp32",
     ]
     checked = audit(*verified, "limit=3")
-    assert "reference, verified by mistral-7b" in checked["measured"]["all"]
+    assert "reference, verified by smollm2" in checked["measured"]["all"]
     loaded = ["corrector=local", f"corrector.weights.path={model}", "corrector.max_completion_tokens=40"]
+    loaded += [f"corrector.{each}" for each in own]
     found = audit(*loaded, OR_NONE, "limit=3", "corrector.temperature=0")
     [name] = found["correctors"]
     assert name.endswith(", or none")

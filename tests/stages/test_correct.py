@@ -154,6 +154,7 @@ def test_a_model_that_is_loaded_here_corrects(make_config: Callable[..., Config]
     [base] = (tmp_path / "runs/base").iterdir()
     overrides += [
         *("corrector=local", f"corrector.weights.path={base}", "corrector.weights.precision=fp32", "corrector.tries=2"),
+        *("corrector.weights.name=own", "corrector.weights.parameters=null"),
     ]
     overrides += [f"corrector.prompt={shown}", "corrector.max_completion_tokens=8"]
     pipeline.run(make_config(*overrides), overrides)
@@ -162,4 +163,4 @@ def test_a_model_that_is_loaded_here_corrects(make_config: Callable[..., Config]
     assert (
         counts["corrections"] == counts["rejected"]["unparsable"] + counts["rejected"].get("cut off by length", 0) > 0
     )
-    assert counts["correctors"] == ["mistral-7b"]
+    assert counts["correctors"] == ["own"]
