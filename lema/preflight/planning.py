@@ -16,7 +16,7 @@ from typing import Any
 from lema.api.estimate import Costs, Requests, between, price
 from lema.artifacts import Artifact, Recipe, Shown, own_folder, write_json
 from lema.cell import Cell
-from lema.config import Split
+from lema.config import Config, ModelConfig, Selection, Split
 from lema.preflight import hardware, hub, sizing
 from lema.types import UserError
 
@@ -127,7 +127,8 @@ class _Walk:
     def _take(self, cell: Cell, makes: list[Any], planned: Planned) -> None:
         """Hours, GPUs, memory and disk of what the cell makes itself."""
         own = [(step, identity) for step, identity, shared in makes if not shared]
-        config, stages = cell.config, {step.stage for step, _ in own}
+        config, models = cell.config, {step.name: _loaded(cell.config, step) for step, _ in own}
+        stages = {step.stage for step, _ in own if models[step.name]}
         parameters = 0 if cell.builds_base else hardware.parameters(config.backbone)
         trained = None
         try:
@@ -138,13 +139,16 @@ class _Walk:
         planned.gpu_memory_gb = sizing.memory_gb(config, stages, parameters, trained)
         sources = Counter[str]()
         for step, identity in own:
-            model = _answering(config, step.name, parameters)
             hours = identity and sizing.measured(cell.store.root, step.stage, identity)
-            hours = hours or sizing.estimated(config, step.stage, model, _answers(cell, step), trained)
+            if not hours and (model := models[step.name]):
+                of_model = parameters if model is config.backbone else hardware.parameters(model)
+                hours = sizing.estimated(config, step.stage, of_model, _answers(cell, step), trained)
+            elif not hours:
+                hours = sizing.NONE
             planned.hours = None if hours is None or planned.hours is None else planned.hours + hours.hours
             sources[hours.source if hours else f"{step.name} is not known before one was made"] += 1
             planned.disk_bytes += sizing.disk(config, step.stage, parameters, trained)
-        planned.hours_from = [source for source in sources if source != "no GPU"]
+        planned.hours_from = [source for source in sources if source != sizing.NONE.source]
 
 
 def to_make(cell: Cell, steps: Sequence[Any], again: Callable[[Cell, Artifact], bool]) -> tuple[list[Any], float]:
@@ -200,10 +204,17 @@ def _mean_tokens(cell: Cell) -> float | None:
     return sum(sizes) / len(sizes) / 4 if sizes else None
 
 
-def _answering(config: Any, step: str, parameters: int) -> int:
-    """The parameters of the model that a step asks."""
-    source = config.sampler.models.get(step.removeprefix("sample_"))
-    return (source.weights.parameters or 0) if source and source.weights else parameters
+def _loaded(config: Config, step: Any) -> ModelConfig | None:
+    """The model that a step loads here; None where it reads files, or asks a server that somebody runs."""
+    if step.stage in ("data", "labelled", "mix") or (step.stage == "select" and config.selection is Selection.last):
+        return None
+    if writers := config.writers.get(step.stage):
+        return next((each.weights for each in writers.values() if each.weights), None)
+    source = config.sampler.models.get(step.options.get("name", ""), config.sampler.other)
+    if step.stage == "sample" and source and not source.is_own:
+        return source.weights
+    served = step.stage in ("sample", "select", "evaluate") and config.engine.name == "server"
+    return None if served else config.backbone
 
 
 def _answers(cell: Cell, step: Any) -> int:

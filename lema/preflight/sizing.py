@@ -36,6 +36,9 @@ class Hours:
     source: str  # "measured on 3 earlier (NVIDIA H100)", "estimate for one A100"
 
 
+NONE = Hours(0.0, "no model is loaded")
+
+
 @dataclass(frozen=True)
 class Training:
     """What the training of a cell takes of each card, or of the machine's memory."""
@@ -116,12 +119,10 @@ def training(config: Config, parameters: int, mean_tokens: float | None) -> Trai
 
 
 def estimated(config: Config, stage: str, parameters: int, answers: int, trained: Training | None) -> Hours | None:
-    """About how long a step takes on an A100 that gives so many answers; None where nothing says so."""
+    """About how long a step takes on A100s that loads a model and asks it so much; None where nothing says so."""
     gpus = trained.gpus if trained and stage == "train" else hardware.shares(config)
     source = f"estimate for {gpus} {_DEVICE}"
-    if stage in ("data", "mix", "correct", "rationales") or (stage == "select" and config.selection is Selection.last):
-        return Hours(0.0, "no GPU")
-    if not parameters:
+    if not parameters or stage in ("correct", "rationales"):  # how many mistakes there will be is not known
         return None
     if stage == "train":
         return Hours(trained.seconds / 3600 + _LOADING, source) if trained else None

@@ -109,6 +109,29 @@ def test_hours_of_a_step_are_those_that_it_took_for_another_cell(
     assert all(each.startswith("measured on 1 earlier (CPU") for each in cell["hours_from"])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "hours"),
+    [
+        (["sampler=recorded", "sampler.file=FILE"], 0.0),
+        (["sampler=server", "sampler.model=m", "sampler.base_url=http://127.0.0.1:1/v1"], 0.0),
+        (["sampler=self", "engine=transformers"], 1.0),
+        (["sampler=self", "engine=server", "engine.base_url=http://127.0.0.1:1/v1", "engine.model=m"], 0.0),
+        (["sampler=recorded", "sampler.file=FILE", "corrector=local", "until=correct"], None),
+    ],
+)
+def test_only_what_loads_a_model_here_takes_hours(
+    make_config: Callable[..., Config], tmp_path: Path, overrides: list[str], hours: float | None
+) -> None:
+    (file := tmp_path / "FILE").write_text('{"question": "?", "generation": "The answer is 1."}\n')
+    asked = [each.replace("FILE", str(file)) for each in overrides]
+    arguments = ["backbone=mistral", "task=arithmetic", "tracker=none", f"runs_dir={tmp_path / 'runs'}", "do=plan"]
+    until = [] if "until=correct" in asked else ["until=sample"]
+    pipeline.run(make_config(*arguments, *until, *asked), arguments)
+    [cell] = planned(tmp_path / "runs")["cells"]
+    assert cell["hours"] is None if hours is None else bool(cell["hours"]) == bool(hours)
+    assert cell["gpus"] == (hours != 0)
+
+
 def test_a_model_without_a_price_is_missing_from_no_plan(
     make_config: Callable[..., Config], tmp_path: Path, server: OpenAIServer
 ) -> None:
