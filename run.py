@@ -112,7 +112,7 @@ def _run_apart(config: Config, overrides: list[str], context: HydraConf, worker:
         logs = (OmegaConf.to_container(context.job_logging, resolve=True), context.verbose)
         make = partial(pipeline.run, config, overrides, in_sweep=True)
         try:
-            with apart.card(cell.store.root) as card:
+            with apart.card() as card:
                 how = apart.run(make, output, logs, variables(config) | card)
             if how:
                 run_folder.died(cell, overrides, how)

@@ -2,9 +2,11 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -137,6 +139,31 @@ def test_nothing_outlives_a_sweep_and_no_finished_cell_runs_again(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.skipif(not (sys.platform == "linux" and shutil.which("cc")), reason="needs a C compiler on Linux")
+def test_two_commands_need_no_locks_of_the_file_system(
+    tmp_path: Path, undisturbed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library, runs = tmp_path / "no_locks.so", tmp_path / "runs"
+    source = ROOT / "tests/doubles/no_locks.c"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    monkeypatch.setenv("WITHOUT_LOCKS", str(runs))
+    monkeypatch.setenv("LD_PRELOAD", str(library))
+    refused = "import fcntl, sys; fcntl.flock(open(sys.argv[1] + '/file', 'w'), fcntl.LOCK_EX)"
+    runs.mkdir()
+    assert (
+        "No locks available"
+        in subprocess.run([sys.executable, "-c", refused, str(runs)], capture_output=True, text=True).stderr
+    )
+    (runs / "file").unlink()
+    first, second = start(runs), start(runs)
+    assert Counter(lines(first) + lines(second)).keys() <= {"made", "current"}
+    made = re.findall(r" made +(\S+)", "".join(file.read_text() for file in runs.glob("cells/*/run.log")))
+    assert len(made) == len(set(made))
+    assert results(runs) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_cells_at_once_share_what_they_have_in_common(tmp_path: Path, undisturbed: dict[str, str]) -> None:
     sweep = start(tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     out, errors = sweep.communicate(timeout=600)
@@ -145,3 +172,12 @@ def test_cells_at_once_share_what_they_have_in_common(tmp_path: Path, undisturbe
     made = re.findall(r" made +(\S+)", "".join(file.read_text() for file in tmp_path.glob("cells/*/run.log")))
     assert len(made) == len(set(made))
     assert results(tmp_path) == undisturbed
+
+
+def test_cells_at_once_have_a_gpu_each_whatever_it_is_called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(apart, "_launcher", [os.getppid()])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,MIG-GPU-1a2b/3/0")
+    for _ in range(2):
+        with apart.card() as one, apart.card() as other:
+            assert [one, other] == [{"CUDA_VISIBLE_DEVICES": each} for each in apart.cards()]

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from socket import gethostname
+from tempfile import gettempdir
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -103,12 +103,16 @@ def enter_worker() -> None:
 
 
 @contextmanager
-def card(folder: Path) -> Iterator[dict[str, str]]:
-    """The variable that leaves a cell one GPU, which no other worker of this machine has; locks are in this folder."""
+def card() -> Iterator[dict[str, str]]:
+    """The variable that leaves a cell one GPU, which no other worker of this machine has.
+
+    Locks are in the machine's own temporary folder: a runs folder may lie on a file system without locks.
+    """
     free, waits = cards() if _launcher else [], False
     while len(free) > 1:
         for each in free:
-            with suppress(Timeout), FileLock(folder / f".gpu-{gethostname()}-{each}.lock", timeout=0):
+            name = f"lema-gpu-{os.getuid()}-{each.replace('/', '-')}.lock"
+            with suppress(Timeout), FileLock(Path(gettempdir()) / name, timeout=0):
                 yield {"CUDA_VISIBLE_DEVICES": each}
                 return
         if not waits:

@@ -35,7 +35,10 @@ _RIGHTS = "give this user the right to write it, its -wal, -shm and folder (ls -
 _COPY = "put a copy of the journal in its place"
 _FAULTS = {
     sqlite3.SQLITE_FULL: ("no space is left on its disk", "free some"),
-    sqlite3.SQLITE_BUSY: ("another process has locked it", "end that process, or wait for it (fuser {0} names it)"),
+    sqlite3.SQLITE_BUSY: (
+        "another process has locked it, or its file system has no locks",
+        "end that process, or wait for it (fuser {0} names it); if there is none, take a runs_dir on a local disk",
+    ),
     sqlite3.SQLITE_READONLY: ("it cannot be written", _RIGHTS),
     sqlite3.SQLITE_CANTOPEN: ("it cannot be opened", _RIGHTS),
     sqlite3.SQLITE_IOERR: ("its disk fails", "look for a quota (ulimit -f, quota, dmesg); it needs a local disk"),

@@ -132,7 +132,9 @@ def test_a_file_that_another_process_holds_is_waited_for_and_named(path: Path, m
     with sqlite3.connect(path, isolation_level=None) as other:
         other.execute("pragma locking_mode=exclusive")
         other.execute("begin exclusive")
-        assert re.search(rf"^{path}: another process has locked it .*; end that process, or wait for it", line(path))
+        assert re.search(
+            rf"^{path}: another process has locked it, or .*; end that process, or wait for it", line(path)
+        )
         other.execute("rollback")
     other.close()
     assert line(path) == ""
