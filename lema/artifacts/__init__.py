@@ -40,6 +40,7 @@ from lema.artifacts.machine import made_on
 from lema.artifacts.records import (
     Shown,
     contents as contents,
+    foreseen as foreseen,
     is_whole as is_whole,
     numbers,
     sealed as sealed,

@@ -1,7 +1,10 @@
 """What record.json says of an artifact: its contents, what it was made from, what is shown of it."""
 
 import json
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lema.identity import digest
@@ -56,3 +59,12 @@ def numbers(summary: dict[str, Any]) -> str:
     ]
     nested = {name: numbers(part) for name, part in summary.items() if isinstance(part, dict)}
     return ", ".join([*told, *(f"{name} ({facts})" for name, facts in nested.items() if facts)])
+
+
+def foreseen(plans: Iterable[Path]) -> dict[str, dict[str, float]]:
+    """Hours by a run's folder and the link of its step, as files of `do=plan` tell them."""
+    hours: dict[str, dict[str, float]] = {}
+    for plan in plans:
+        with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):  # damaged, or of an earlier version
+            hours |= {str(each["run"]): dict(each["hours_of"]) for each in json.loads(plan.read_bytes())["cells"]}
+    return hours

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lema.api.estimate import Costs, Requests, between, price
-from lema.artifacts import Artifact, Recipe, Shown, own_folder, write_json
+from lema.artifacts import Artifact, Recipe, Shown, foreseen, own_folder, write_json
 from lema.cell import Cell
 from lema.config import Config, ModelConfig, Selection, Split
 from lema.preflight import hardware, hub, sizing
@@ -45,11 +45,13 @@ class Planned:
     """One cell: each step's state, and what it adds to what the cells before it take."""
 
     label: str
+    run: str  # its folder's name
     steps: dict[str, str] = field(default_factory=dict)  # step -> `CURRENT`, `SHARED`, `MAKE` or `IMPORTED`
     # Step that it makes, or `correct.verifier` -> its `Costs`, and the model.
     asked: dict[str, dict[str, Any]] = field(default_factory=dict)
     budget_usd: float = 0.0  # at most, shared ones too: a budget is each run's own
     hours: float | None = 0.0  # of the steps that it makes; None where some are not known
+    hours_of: dict[str, float] = field(default_factory=dict)  # of each step of which they are known, for the report
     hours_from: list[str] = field(default_factory=list)
     gpus: int = 0
     gpu_memory_gb: float | None = None  # a card, at the peak; None where no step of it needs one
@@ -68,7 +70,7 @@ class _Walk:
 
     def cell(self, cell: Cell, label: str, sized: bool = True) -> Planned:
         """What one cell adds, of the machine only when `sized`; `cell` gets the artifacts that are there."""
-        planned, stand = Planned(label), replace(cell, artifacts={})
+        planned, stand = Planned(label, cell.folder.name), replace(cell, artifacts={})
         if self.ways.imported(cell):
             planned.steps = dict.fromkeys((step.name for step in self.ways.wanted(cell)), IMPORTED)
             return planned
@@ -146,6 +148,7 @@ class _Walk:
             elif not hours:
                 hours = sizing.NONE
             planned.hours = None if hours is None or planned.hours is None else planned.hours + hours.hours
+            planned.hours_of |= {step.name: hours.hours} if hours else {}
             sources[hours.source if hours else f"{step.name} is not known before one was made"] += 1
             planned.disk_bytes += sizing.disk(config, step.stage, parameters, trained)
         planned.hours_from = [source for source in sources if source != sizing.NONE.source]
@@ -239,6 +242,9 @@ def tell(cells: Cells, ways: Ways, name: str, root: Path) -> None:
     for line in [*_table(found), *_words(total)]:
         print(line.rstrip())
     file = own_folder(own_folder(root / "reports") / name) / "plan.json"
+    before = foreseen([file])
+    for each in found:  # what was made since then is still compared with what an earlier plan said of it
+        each.hours_of = before.get(each.run, {}) | each.hours_of
     write_json(file, {"total": total, "cells": [asdict(each) for each in found]})
     print(f"{'plan':<16} {file}")
 

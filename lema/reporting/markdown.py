@@ -285,7 +285,7 @@ def _p(p: float | None) -> str:
 def took(arms: Sequence[Arm]) -> str:
     """How each arm's checkpoint was chosen, its scores by other rules, and its cost."""
     hours = "GPU hours" if all(run.gpus == 1 for arm in arms for run in arm.runs) else "hours"
-    rows = []
+    rows, planned = [], any(run.planned for arm in arms for run in arm.runs)
     for arm in arms:
         tuned, score, run = arm.tuned, arm.score, arm.runs[0]
         train = run.trained if tuned else {}
@@ -300,9 +300,16 @@ def took(arms: Sequence[Arm]) -> str:
             "problems": f"{run.score.num_problems:,}",
             **{what: f"{train[what]:,}" if what in train else "–" for what in ("examples", "tokens", "steps")},
             hours: f"{fmean(run.hours for run in arm.runs):.2g}" if tuned else "–",
+            **({"planned": _planned(arm)} if planned else {}),
             "dollars": f"{_paid(arm.runs):,.2f}".removesuffix(".00") if tuned else "–",
         })  # fmt: skip
     return columns(rows, words=3) + "\n\n" + bullets(_costs(arms))
+
+
+def _planned(arm: Arm) -> str:
+    """The mean of what `do=plan` said of the hours of its runs."""
+    said = [hours for run in arm.runs if (hours := run.planned_hours) is not None]
+    return f"{fmean(said):.2g}" if arm.tuned and len(said) == len(arm.runs) else "–"
 
 
 def _costs(arms: Sequence[Arm]) -> Iterator[str]:
@@ -318,6 +325,8 @@ def _costs(arms: Sequence[Arm]) -> Iterator[str]:
         f"Hours are a run's own, training to evaluation{on} (mean over seeds); what runs may share (data, base, "
         f"sampling, corrections, mixes, untuned answers), each counted once, took {hours:.2g} hours more."
     )
+    if any(run.planned for run in runs):
+        yield "*planned* is what `do=plan` said of these hours before; `plan.json` says for which device."
     if paid := _paid(runs):
         yield f"*dollars* are of all requests that an arm stands on; arms share them: ${paid:,.2f} were paid in all."
 

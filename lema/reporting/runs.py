@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from lema.artifacts.links import IMPORTED, STOPPED as STOPPED, follow, read
-from lema.artifacts.records import contents, is_whole, used
+from lema.artifacts.records import contents, foreseen, is_whole, used
 from lema.reporting import arms
 from lema.reporting.verdicts import Verdicts
 from lema.types import SCORE_VERSION, SampledScore, Score, UserError, rules_version
@@ -44,6 +44,7 @@ class Run:
     # Of a run that is read as one of a further test: step -> its link, where the two have different names
     links: dict[str, str] = field(default_factory=dict)
     trouble: str | None = None  # why its score cannot be used
+    planned: dict[str, float] = field(default_factory=dict)  # link of a step -> its hours, as `do=plan` said
     # Of an imported run: link of a step -> file -> its rows, without texts
     imported: dict[str, dict[str, list[dict[str, Any]]]] | None = None
 
@@ -146,6 +147,12 @@ class Run:
         return sum(self.records[step]["made"]["seconds"] for step in self.own_steps) / 3600
 
     @property
+    def planned_hours(self) -> float | None:
+        """What a plan said of these hours; None where it did not speak of all these steps."""
+        links = [self.links.get(step, step) for step in self.own_steps]
+        return sum(self.planned[link] for link in links) if self.planned.keys() >= {*links} else None
+
+    @property
     def trained(self) -> dict[str, Any]:
         """The summary of its training; empty where there is none."""
         return self.records.get("train", {}).get("summary", {})
@@ -222,10 +229,11 @@ def read_runs(root: Path, folders: Iterable[Path] | None = None) -> list[Run]:
     """
     if folders is None:
         folders = sorted({file.parent for name in ("run.json", IMPORTED) for file in root.glob(f"cells/*/{name}")})
-    runs: list[Run] = []
+    runs, planned = list[Run](), foreseen(root.glob("reports/*/plan.json"))
     for folder in folders:
         found = _read(folder / "run.json")
-        runs += _read(folder / IMPORTED) if found[0].trouble and (folder / IMPORTED).is_file() else found
+        found = _read(folder / IMPORTED) if found[0].trouble and (folder / IMPORTED).is_file() else found
+        runs += [replace(each, planned=planned.get(folder.name, {})) for each in found]
     return runs
 
 

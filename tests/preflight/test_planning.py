@@ -107,6 +107,18 @@ def test_hours_of_a_step_are_those_that_it_took_for_another_cell(
     assert 0 < cell["hours"] < 1
     assert cell["hours_from"]
     assert all(each.startswith("measured on 1 earlier (CPU") for each in cell["hours_from"])
+    assert sum(cell["hours_of"].values()) == cell["hours"]
+    pipeline.run(make_config(*arguments, "do=run"), arguments)
+    pipeline.run(make_config(*arguments), arguments)  # once more planned, when nothing is left to make
+    [again] = planned(tmp_path)["cells"]
+    assert (again["hours"], again["hours_of"]) == (0, cell["hours_of"])
+    pipeline.run(make_config(*arguments, "do=report"), arguments)
+    own = sum(cell["hours_of"][step] for step in ("train", "select", "evaluate"))
+    table = (tmp_path / "reports/all/report.md").read_text().split("what each arm took")[1]
+    head, _, *rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    said = {row[1].partition(":")[0]: row[head.index("planned")] for row in rows if len(row) == len(head)}
+    assert said["cot"] == f"{own:.2g}"
+    assert said["lema"] == "–"
 
 
 @pytest.mark.parametrize(
