@@ -59,6 +59,7 @@ def test_a_server_gets_no_secret_but_the_hubs_and_nothing_of_our_python(tmp_path
     assert all(f"{name}={name} of the tests\n" in lines for name in ours)
     assert "VLLM_BATCH_INVARIANT=1" in lines
     assert "VLLM_NO_USAGE_STATS=1" in lines
+    assert "VLLM_ENGINE_READY_TIMEOUT_S=86400" in lines
     assert not [name for name in kept_back if f"\n{name}={name} of" in lines]
 
 

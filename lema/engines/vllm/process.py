@@ -176,5 +176,7 @@ def _environment() -> dict[str, str]:
     """What the server gets of our environment: no secret but the Hub's, and nothing of our Python's."""
     kept = {name: value for name, value in os.environ.items() if not is_secret(name) or re.fullmatch(_ITS_OWN, name)}
     kept = {name: value for name, value in kept.items() if name not in _PYTHON}
+    # It gives up on weights that take more than ten minutes to read, as 140 GB from a network disk do.
+    kept.setdefault("VLLM_ENGINE_READY_TIMEOUT_S", "86400")
     # It would tell its makers of this machine.
     return kept | {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
