@@ -8,6 +8,7 @@ import pytest
 from lema import engines
 from lema.config import Config
 from lema.engines.vllm import found
+from lema.models import sizes
 
 
 @pytest.fixture
@@ -70,3 +71,23 @@ def test_without_vllm_or_with_an_old_one_the_remedy_is_named(command, make_confi
     assert line.endswith("name it, engine.command=~/vllm/bin/vllm, or engine=transformers")
     [line] = lines(make_config, f"engine.command={command('vllm-0.11.2')}")
     assert line.endswith("is vLLM 0.11.2, older than 0.12: update it, or engine=transformers")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "overrides", "told"),
+    [
+        (1, [], True),
+        (1, ["train=full"], False),
+        (1, ["train.merge=original", "selection=last"], False),
+        (1, ["backbone.precision=bf16"], False),
+        (0, [], False),
+    ],
+)
+def test_adapters_in_32_bits_are_refused_on_a_gpu(command, make_config, monkeypatch, gpus, overrides, told) -> None:
+    """Its kernels assert 16 bits; on a CPU other ones compute in 32."""
+    monkeypatch.setattr(sizes, "visible_gpus", lambda: gpus)
+    vllm = f"engine.command={command('vllm-0.32.0')}"
+    found = lines(make_config, vllm, "selection=dev", "train.merge=null", "backbone.precision=fp32", *overrides)
+    assert [line.startswith("engine: backbone.precision=fp32, and on a GPU vLLM takes adapters") for line in found] == (
+        [True] if told else []
+    )

@@ -213,4 +213,5 @@ def test_a_step_takes_the_memory_estimated(
     share = torch.cuda.max_memory_allocated() / (found.memory(checkpointing) / MARGIN)
     measured("peak over the estimate without its margin", share, "at most 1.1, its margin")
     del model
+    shutil.rmtree(tmp_path)  # 15 GB of it where all weights are trained
     assert 0.5 < share < MARGIN

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from lema.config import Config, Method, Selection
+from lema.config import Config, Method, Precision, Selection
 
 # 0.12 is the first without adapters' own vocabularies, whose adapters load as ours do here; the newest option that is
 # used, VLLM_BATCH_INVARIANT, came with 0.11.1, and token ids in replies (`return_token_ids`) with 0.10.2.
@@ -57,6 +57,8 @@ def version(command: str) -> str | None:
 
 def missing(config: Config) -> Iterator[str]:
     """Why vLLM could not answer what a config asks, with the remedies."""
+    from lema.models.sizes import visible_gpus
+
     settings, train, instead = config.engine, config.train, "or engine=transformers"
     command = settings.command
     if shutil.which(command) is None:
@@ -70,12 +72,12 @@ def missing(config: Config) -> Iterator[str]:
         yield f"engine: engine.command={command} is vLLM {found}, older than {oldest}: update it, {instead}"
     if own := [each for each in settings.options or () if each.lstrip("-").partition("=")[0].replace("_", "-") in OWN]:
         yield f"engine: engine.options has {own[0]}, which the suite says itself: leave it out"
-    if settings.tensor_parallel > 1:
-        from lema.models.sizes import visible_gpus
-
-        if settings.tensor_parallel > (gpus := visible_gpus()):
-            yield f"engine: engine.tensor_parallel={settings.tensor_parallel}, and {gpus} GPUs are visible: lower it"
-    unmerged = train.merge is None or config.selection is not Selection.last
-    if train.method is not Method.full and unmerged and train.lora_rank > RANKS[-1]:
-        remedy = f"train.merge=original selection=last, which merges it before it answers, {instead}"
-        yield f"engine: train.lora_rank={train.lora_rank}, and vLLM takes adapters up to {RANKS[-1]}: {remedy}"
+    if settings.tensor_parallel > max(1, gpus := visible_gpus()):
+        yield f"engine: engine.tensor_parallel={settings.tensor_parallel}, and {gpus} GPUs are visible: lower it"
+    if train.method is Method.full or not (train.merge is None or config.selection is not Selection.last):
+        return
+    merged = f"train.merge=original selection=last, which merges it before it answers, {instead}"
+    if train.lora_rank > RANKS[-1]:
+        yield f"engine: train.lora_rank={train.lora_rank}, and vLLM takes adapters up to {RANKS[-1]}: {merged}"
+    if gpus and config.backbone.precision is Precision.fp32:
+        yield f"engine: backbone.precision=fp32, and on a GPU vLLM takes adapters in 16 bits alone: {merged}"
