@@ -10,9 +10,10 @@ import sys
 import time
 
 # The variables of the number of processes, and of the number of this process.
+_TORCH = ("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK")  # torchrun, accelerate launch, deepspeed
 _VARIABLES = (
-    ("WORLD_SIZE", "RANK"),  # torchrun, accelerate launch, deepspeed
-    ("LOCAL_WORLD_SIZE", "LOCAL_RANK"),
+    _TORCH[:2],
+    _TORCH[2:],
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),  # Open MPI's mpirun
     ("PMI_SIZE", "PMI_RANK"),  # mpirun of MPICH and Intel MPI
     ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),  # mpirun of MVAPICH
@@ -22,7 +23,10 @@ _SECONDS = 5.0  # torchrun ends all processes once one has ended, so the others 
 
 
 def refuse_several() -> None:
-    """Exit if this is one of several processes; the first of them prints the reason."""
+    """Exit if this is one of several processes; the first of them prints the reason.
+
+    Of torchrun with one process its variables go, as our own ranks would take them for theirs.
+    """
     for size, number in (*_VARIABLES, ("SLURM_NTASKS", "SLURM_PROCID")):
         count, rank = (os.environ.get(name, "") for name in (size, number))
         if not (count.isdecimal() and rank.isdecimal() and int(count) > 1):
@@ -35,3 +39,5 @@ def refuse_several() -> None:
             sys.exit(1)
         reason = f"{size}={count}: started as {count} processes, but one process makes a cell and starts its own ranks"
         sys.exit(f"{reason}, one for each visible GPU; start python run.py … without the launcher")
+    for name in _TORCH:
+        os.environ.pop(name, None)
