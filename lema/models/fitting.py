@@ -1,7 +1,6 @@
 """Fitting: the part of training that needs the machine. One process does it, or each of several ranks."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from lema.models.layout import Plan, rank_memory
 from lema.models.ranks import ALONE, Ranks
 from lema.models.sharding import sharded
 from lema.models.sizes import measured_peak
-from lema.models.trainer import train
+from lema.models.trainer import Track as Track, train
 from lema.models.weights import Weights
 
 log = logging.getLogger(__name__)
@@ -33,15 +32,11 @@ class Fit:
     plan: Plan
 
 
-def fit(job: Fit, track: Callable[[dict[str, float], int], None], ranks: Ranks = ALONE) -> list[dict[str, float]]:
+def fit(job: Fit, track: Track, ranks: Ranks = ALONE) -> list[dict[str, float]]:
     """Load the base, prove its packing, train; the curve, one row a step. `UserError` and `Stopped` as `train`."""
     settings, config, precision = job.settings, job.settings.train, job.settings.computation.precision
     run, checkpointing, ranks = job.plan.size, job.plan.checkpointing, replace(ranks, sharded=job.plan.sharded)
-    peak, packed, memory = (
-        measured_peak(precision) * ranks.count,
-        config.batches is Batches.packed,
-        rank_memory(ranks.count),
-    )
+    peak, memory = measured_peak(precision) * ranks.count, rank_memory(ranks.count)
     if ranks.number == 0:
         layout = f", on each of {ranks.count} ranks{', sharded' * ranks.sharded}" if ranks.count > 1 else ""
         log.info("train: %s%s", run.words(peak, checkpointing, job.plan.shards), layout)
@@ -55,7 +50,7 @@ def fit(job: Fit, track: Callable[[dict[str, float], int], None], ranks: Ranks =
         return load_trainable(job.base, settings.computation, config, settings.seed, checkpointing, device)
 
     model = sharded(load, ranks.number) if ranks.sharded else load()
-    if packed:
+    if config.batches is Batches.packed:
         with Progress("checking that packed examples do not see each other"):
             check_packing(model, job.rows, config, tokenizer, precision)
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,13 +24,12 @@ import torch
 from lema import stopping
 from lema.artifacts import check
 from lema.models.checkpoints import CONTENTS, saved
-from lema.models.fitting import Fit, fit
+from lema.models.fitting import Fit, Track, fit
 from lema.types import UserError
 
 _LOOK = 0.1  # seconds between two looks at the ranks
 _LAST = 5.0  # seconds in which the others may say themselves why they end, once one of them has ended
 _LINES = 5  # of a rank's output in our error
-Track = Callable[[dict[str, float], int], None]
 
 
 def fit_by(job: Fit, track: Track) -> list[dict[str, float]]:

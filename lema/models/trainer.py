@@ -8,7 +8,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from lema.models.sharding import whole_weights, with_whole_state
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
+Track = Callable[[dict[str, float], int], None]  # is given each row of the curve, and its step
 
 _PRIME = 1_000_003  # between the seeds of two runs: more than a run has epochs, steps or passes
 
@@ -65,9 +66,10 @@ class CompletionTrainer(Trainer):
     To the Hugging Face Trainer each rank is a process by itself, as gradients are added up before it sees them.
     """
 
-    def __init__(self, sampler: EpochSampler, ranks: Ranks, **options: Any) -> None:
+    def __init__(self, sampler: EpochSampler, training: Training, track: Track, ranks: Ranks, **options: Any) -> None:
         super().__init__(**options)
-        self.sampler, self.ranks, self.counts, self.logged = sampler, ranks, {}, time.monotonic()
+        self.sampler, self.training, self.track, self.ranks = sampler, training, track, ranks
+        self.counts, self.logged = {}, time.monotonic()
         self.weights: Any = None  # what a checkpoint has, where that is not the model's own state: of a sharded one
         self.stop: torch.Tensor | None = None  # of several ranks: above 0 when one of them has got a stop signal
         self.share, self.passes, self.last = 0.0, (0, 0), list[str]()  # of the present step; the last one in words
@@ -102,10 +104,13 @@ class CompletionTrainer(Trainer):
         return with_whole_state(made) if self.ranks.sharded else made
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Rank 0 writes; all ranks of a sharded model give it what it writes."""
+        """Rank 0 writes, signs, and prunes older ones; all ranks of a sharded model give it what it writes."""
         self.weights = whole_weights(model) if self.ranks.sharded else None
         if self.ranks.number == 0:
             super()._save_checkpoint(model, trial)
+            folder = Path(self._get_output_dir(trial=trial))
+            checkpoints.sign(folder / f"checkpoint-{self.state.global_step}")
+            checkpoints.prune(folder, self.training.train.resume_checkpoints, self.training.last_only)
         else:
             made: Any = self.optimizer
             made.state_dict()
@@ -129,7 +134,7 @@ class CompletionTrainer(Trainer):
             raise UserError(f"train: the {examples}; look at these examples, or lower train.learning_rate")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds to a step's row of the curve what it was made of and how fast it was."""
+        """Adds to a step's row of the curve what it was made of and how fast it was, and tracks it."""
         if "loss" in logs:
             # Before such weights are saved: a run would go on from them. The first of a step that waits for the GPU.
             self._check_finite("loss", logs["loss"], self.state.global_step)
@@ -143,65 +148,32 @@ class CompletionTrainer(Trainer):
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
             logs["peak_memory_gb"] = (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak) / 1e9
         super().log(logs, start_time)
+        self.track_rows(self.state.log_history[-1:])
+
+    def track_rows(self, rows: Iterable[dict[str, float]]) -> None:
+        for row in rows:
+            if "loss" in row:
+                self.track({f"train/{name}": each for name, each in row.items() if name != "step"}, int(row["step"]))
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # ours are estimated before the start
 
 
-class CurveCallback(TrainerCallback):
-    """Tracks each row of the curve; of training that goes on from a checkpoint first those until then."""
+class StepCallback(TrainerCallback):
+    """Goes on with the curve of an earlier attempt, counts the steps, and ends training after a stop signal's step."""
 
-    def __init__(self, track: Callable[[dict[str, float], int], None]) -> None:
-        self.track = track
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        for row in state.log_history:
-            self._row(row)
-
-    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._row(state.log_history[-1])
-
-    def _row(self, row: dict[str, float]) -> None:
-        if "loss" in row:
-            values = {f"train/{name}": value for name, value in row.items() if name != "step"}
-            self.track(values, int(row["step"]))
-
-
-class ProgressCallback(TrainerCallback):
-    """Counts the steps, and those that an earlier attempt made."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+    def __init__(self, trainer: CompletionTrainer, progress: Progress) -> None:
+        self.trainer, self.progress = trainer, progress
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.progress.advance(state.global_step, before=True)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.progress.advance()
-
-
-class StopCallback(TrainerCallback):
-    """Stops the loop after the step in which a signal came, with a checkpoint where this rank `saves`."""
-
-    def __init__(self, stopped: Callable[[], bool], saves: bool) -> None:
-        self.stopped, self.saves = stopped, saves
+        self.trainer.track_rows(state.log_history)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         check()
-        if self.stopped():
-            control.should_save, control.should_training_stop = self.saves, True
-
-
-class CheckpointCallback(TrainerCallback):
-    """Signs each checkpoint, and prunes older ones."""
-
-    def __init__(self, keep: int, weights_too: bool) -> None:
-        self.keep, self.weights_too = keep, weights_too
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        folder = Path(args.output_dir)
-        checkpoints.sign(folder / f"checkpoint-{state.global_step}")
-        checkpoints.prune(folder, self.keep, self.weights_too)
+        self.progress.advance()
+        if self.trainer.stopped():
+            control.should_save, control.should_training_stop = args.save_strategy != "no", True
 
 
 def train(
@@ -211,7 +183,7 @@ def train(
     steps: int,
     folder: Path,
     training: Training,
-    track: Callable[[dict[str, float], int], None],
+    track: Track,
     ranks: Ranks = ALONE,
 ) -> list[dict[str, float]]:
     """Train `model` for `steps`, with checkpoints in `folder`, from the newest whole one on; one row a step.
@@ -219,27 +191,24 @@ def train(
     Of several ranks the first alone writes. Raises `Stopped` when a stop signal came (a checkpoint is saved then),
     `UserError` when memory runs out, or when the loss is not a number.
     """
-    recipe, curve, first = training.train, CurveCallback(track), ranks.number == 0
-    saves = first or ranks.sharded
+    recipe, first = training.train, ranks.number == 0
     by_length = recipe.batches is Batches.padded and recipe.group_by_length
     trainer = CompletionTrainer(
         EpochSampler(rows, recipe.batch_size, training.seed, by_length),
+        training,
+        track,
         ranks,
         model=model,
-        args=_arguments(training, steps, folder, saves=saves),
+        args=_arguments(training, steps, folder, saves=first or ranks.sharded),
         train_dataset=rows,
         data_collator=StepCollator(recipe, tokenizer),
         processing_class=tokenizer,
     )
-    trainer.add_callback(StopCallback(trainer.stopped, saves=saves))
-    if first:
-        trainer.add_callback(CheckpointCallback(recipe.resume_checkpoints, training.last_only))
-        trainer.add_callback(curve)
     trainer.remove_callback(PrinterCallback)
     newest = ranks.told(checkpoints.begun(folder, ranks.count) if first else None)
     if newest and newest.endswith(f"checkpoint-{steps}"):  # the Trainer would go one step beyond it
         trainer.state = TrainerState.load_from_json(f"{newest}/trainer_state.json")
-        curve.on_train_begin(None, trainer.state, None)
+        trainer.track_rows(trainer.state.log_history)
     else:
         tell = "%-16s %s: training ends after this step, with a checkpoint; a second signal leaves at once, without it"
         try:
@@ -247,7 +216,7 @@ def train(
                 Progress("step", steps, trainer.told, lambda: trainer.share) as progress,
                 stopping.landing(lambda number: log.info(tell, "train", number.name)),
             ):
-                trainer.add_callback(ProgressCallback(progress))
+                trainer.add_callback(StepCallback(trainer, progress))
                 # Ranks take slices of a checkpoint's file: mapped, it is in memory once for all of them.
                 with loading.patch("load.mmap", ranks.sharded):  # pyright: ignore[reportAttributeAccessIssue]
                     trainer.train(resume_from_checkpoint=newest)
