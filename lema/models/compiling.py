@@ -5,16 +5,14 @@ are, and dropout draws the same numbers, so only rounding differs.
 """
 
 import logging
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from lema.config import Batches, Precision, TrainConfig
-from lema.models.kernels import DOCUMENTS, FAULTS, TOLERANCE, blocks, laid_out, small
+from lema.models.kernels import DOCUMENTS, FAULTS, TOLERANCE, blocks, build, documents, laid_out, short, small
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
@@ -47,7 +45,7 @@ def compiled(model: Any, train: TrainConfig, precision: Precision, seconds: floa
     except RuntimeError as error:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
-        why = f"the model's blocks cannot be compiled ({_short(error)})"
+        why = f"the model's blocks cannot be compiled ({short(error)})"
         raise UserError(f"train.compile: {why}: train.compile=false") from error
     finally:
         if wanted:
@@ -70,14 +68,8 @@ def _fault(model: Any, packed: bool, precision: Precision) -> str | None:
 
     Right is as near as an uncompiled one's to that in 32 bits of eager attention, one document by itself.
     """
-    kernel, device = model.config._attn_implementation, model.device
-    draw = torch.Generator().manual_seed(0)
-    documents = [torch.randint(3, 64, (length,), generator=draw) for length in DOCUMENTS]
-
-    def build(attention: str, dtype: torch.dtype) -> Any:
-        torch.manual_seed(0)
-        config = small(model.config)  # which keeps the attention that it was built with
-        return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype).to(device).eval()
+    kernel, device, texts = model.config._attn_implementation, model.device, documents()
+    dtype = torch.bfloat16 if precision is Precision.bf16 else torch.float32
 
     def gradient(tried: Any, batches: list[list[torch.Tensor]], packed: bool) -> torch.Tensor:
         tried.zero_grad()
@@ -90,19 +82,15 @@ def _fault(model: Any, packed: bool, precision: Precision) -> str | None:
 
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         try:
-            exact = build("eager", torch.float32)
-            tried = build(kernel, torch.bfloat16 if precision is Precision.bf16 else torch.float32)
+            exact = build(small(model.config), device=device)
+            tried = build(small(model.config), kernel, dtype, device)
             exact.load_state_dict(tried.state_dict())
-            expected = gradient(exact, [[each] for each in documents], packed=False)
-            plain = gradient(tried, [documents], packed)
+            expected = gradient(exact, [[each] for each in texts], packed=False)
+            plain = gradient(tried, [texts], packed)
             _compile(tried)
-            found = gradient(tried, [documents], packed)
+            found = gradient(tried, [texts], packed)
         except FAULTS as error:
-            return f"fails ({_short(error)})"
+            return f"fails ({short(error)})"
     off, usual = (float((each - expected).norm() / expected.norm()) for each in (found, plain))
     within = max(1.5 * usual, TOLERANCE[torch.float32])
     return None if off <= within else f"is another one (its gradient is {off:.0e} off, uncompiled {usual:.0e})"
-
-
-def _short(error: BaseException) -> str:
-    return textwrap.shorten(f"{type(error).__name__}: {error}", 100)

@@ -9,8 +9,9 @@ import copy
 import functools
 import logging
 import textwrap
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import AttentionInterface, AutoModelForCausalLM, DataCollatorWithFlattening
@@ -22,6 +23,7 @@ from lema.types import UserError
 
 AttentionInterface.register(Attention.varlen, varlen)
 _warn = functools.cache(logging.getLogger(__name__).warning)  # one line a process
+Found = TypeVar("Found")
 
 DOCUMENTS = (21, 13, 5)  # tokens of each: two of them are longer than the window
 _WINDOW = 8
@@ -38,7 +40,7 @@ _MIXERS = (
     ("mamba_n_heads", "mamba_d_head", "mamba_expand", "mamba_n_groups"),
     ("n_mamba_heads", "mamba_headdim", "mamba_expand", "mamba_ngroups"),
 )
-_found: dict[tuple[str, Attention, bool], str | None] = {}
+_found: dict[tuple[Any, ...], Any] = {}
 
 
 def choose(computation: Computation, architecture: Any, packed: bool, key: str = "backbone") -> tuple[Attention, str]:
@@ -88,11 +90,16 @@ def _wanted(attention: Attention, precision: Precision, packed: bool) -> tuple[l
 
 
 def _fault(architecture: Any, kernel: Attention, packed: bool) -> str | None:
-    """What is wrong with a kernel for an architecture; tried once in a process."""
+    """What is wrong with a kernel for an architecture."""
     config = small(architecture)
-    tried = (config.to_json_string(), kernel, packed)
+    return once(lambda: _try(config, kernel, packed), config, kernel, packed)
+
+
+def once(run: Callable[[], Found], config: Any, *what: Any) -> Found:
+    """What `run` finds of a small config; tried once in a process."""
+    tried = (config.to_json_string(), *what)
     if tried not in _found:
-        _found[tried] = _try(config, kernel, packed)
+        _found[tried] = run()
     return _found[tried]
 
 
@@ -133,6 +140,24 @@ def small(architecture: Any) -> Any:
     return config
 
 
+def build(config: Any, attention: str = "eager", dtype: torch.dtype = torch.float32, device: str = "cpu") -> Any:
+    """A small model that answers, with the same weights each time."""
+    torch.manual_seed(0)
+    model: Any = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
+    return model.to(device).eval()
+
+
+def documents() -> list[torch.Tensor]:
+    """Texts for a small model, (tokens,) each."""
+    draw = torch.Generator().manual_seed(0)
+    return [torch.randint(3, _VOCABULARY, (length,), generator=draw) for length in DOCUMENTS]
+
+
+def short(error: BaseException) -> str:
+    """An error in a few words."""
+    return textwrap.shorten(f"{type(error).__name__}: {error}".removeprefix("UserError: "), 100)
+
+
 def blocks(model: Any) -> list[Any]:
     """The model's repeated blocks, of the kinds that its class names (`_no_split_modules`)."""
     kinds = set(getattr(model, "_no_split_modules", None) or ())
@@ -152,27 +177,19 @@ def _try(config: Any, kernel: Attention, packed: bool) -> str | None:
     """How a kernel fails on a small model; None when it computes what eager does, one document by itself."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     flash = device == "cuda" and kernel in (Attention.flash_attention_2, Attention.varlen)
-    dtype = torch.bfloat16 if flash else torch.float32
-
-    def build(kind: Attention) -> Any:
-        model: Any = AutoModelForCausalLM.from_config(config, attn_implementation=kind.value, dtype=dtype)
-        return model.to(device).eval()
-
+    dtype, texts = torch.bfloat16 if flash else torch.float32, documents()
     with torch.random.fork_rng(range(torch.cuda.device_count())), torch.no_grad():
-        torch.manual_seed(0)
-        documents = [torch.randint(3, _VOCABULARY, (length,)) for length in DOCUMENTS]
         try:
-            eager = build(Attention.eager)
-            alone = [eager(input_ids=each.to(device)[None], use_cache=False).logits[0] for each in documents]
+            eager = build(config, "eager", dtype, device)
+            alone = [eager(input_ids=each.to(device)[None], use_cache=False).logits[0] for each in texts]
         except FAULTS as error:
             _warn(f"no kernel could be tried on a small {config.model_type} ({error}): only training is checked")
             return None
         try:
-            model = build(kernel)
-            model.load_state_dict(eager.state_dict())
-            found, expected = _logits(model, documents, packed), torch.cat(alone)[int(packed) :]
+            model = build(config, str(kernel), dtype, device)
+            found, expected = _logits(model, texts, packed), torch.cat(alone)[int(packed) :]
         except FAULTS as error:
-            return textwrap.shorten(f"{type(error).__name__}: {error}".removeprefix("UserError: "), 100)
+            return short(error)
     if found.shape != expected.shape:
         return "it does not take logits_to_keep"
     off = float((found - expected).float().norm() / expected.float().norm())

@@ -3,10 +3,9 @@
 Each trial is held against a plain one on the same small model: where that fails too, the model is too small to tell.
 """
 
-import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,30 +18,22 @@ from transformers.utils import logging
 from lema.config import Batches, Computation, Merge, Method, TrainConfig
 from lema.models.adapters import adapted
 from lema.models.continuous import Answering, Row
-from lema.models.kernels import FAULTS, choose, small
+from lema.models.kernels import FAULTS, build, choose, once, short, size, small
 from lema.types import UserError
 
 _TEXT = torch.arange(3, 24)[None]  # tokens of a small model, (1, 21)
 _POSITIONS = 24  # of a small model whose positions may end: more than the text has
 _OFF = 1e-3  # of the logits' norm, relative
 _LIMITS = ("max_position_embeddings", "max_seq_len")  # the second is MPT's
-_ends, _joins = dict[str, bool](), dict[str, bool]()  # by the small model's config
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a section of the config asks of a model: new tokens at most, and by which key."""
-
-    key: str
-    most: int
 
 
 def check(
-    architecture: Any, computation: Computation, key: str, train: TrainConfig | None, answers: dict[str, Answers]
+    architecture: Any, computation: Computation, key: str, train: TrainConfig | None, answers: dict[str, int]
 ) -> None:
     """Raise `UserError`, in one line, for the first thing that a model of this architecture cannot do.
 
-    `key` is the model's in the config, `train` how it is to be trained, `answers` what each section asks of it.
+    `key` is the model's in the config, `train` how it is to be trained, `answers` the most new tokens that it is
+    asked for, by the key of each limit.
     """
     check_kind(architecture)
     layouts = [train.batches is Batches.packed] if train else []
@@ -50,7 +41,7 @@ def check(
         choose(computation, architecture, packed, key)
     if train:
         check_training(architecture, train)
-    check_positions(architecture, train, {f"{section}.{each.key}": each.most for section, each in answers.items()})
+    check_positions(architecture, train, answers)
 
 
 def check_kind(architecture: Any) -> None:
@@ -70,7 +61,7 @@ def check_kind(architecture: Any) -> None:
 def check_training(architecture: Any, train: TrainConfig) -> None:
     """Raise `UserError` when a model of this architecture cannot be trained so; its attention is not looked at."""
     kind, how = architecture.model_type, f"train.method={train.method}"
-    if _seen(lambda: _loss(_model(small(architecture)))) is not None:
+    if _seen(lambda: _loss(build(small(architecture)))) is not None:
         return
     if train.method is not Method.full and (fault := _seen(lambda: _step(architecture, train))):
         raise UserError(f"{how}: a small {kind} with an adapter does not train ({fault}): train=full")
@@ -90,7 +81,7 @@ def _check_four_bits(architecture: Any, train: TrainConfig) -> None:
 
     def load(quantization: Any) -> None:
         with TemporaryDirectory() as folder, _without_bars():
-            _model(config).save_pretrained(folder)
+            build(config).save_pretrained(folder)
             options: Any = {"quantization_config": quantization, "dtype": torch.float32, "device_map": {"": "cpu"}}
             loaded.append(AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", **options).train())
         for part in loaded[-1].modules():  # as `load_model` does: that kernel wants sizes which a small model has not
@@ -119,38 +110,27 @@ def _check_four_bits(architecture: Any, train: TrainConfig) -> None:
 
 def joins(architecture: Any) -> bool:
     """Whether rows may come to and leave a batch of a model of this architecture, and each answer stay its own."""
-    found: list[list[list[int]]] = []
-
-    def answer(allowed: int, joined: bool) -> None:
-        sizes = ((21, 5), (13, 12), (17, 9), (5, 3), (3, 14))
-        rows = [Row(_TEXT[0, -length:].tolist(), most) for length, most in sizes]
-        for _ in Answering(_model(small(architecture)), (), allowed, joined=joined, padded=False).answer(rows):
-            pass
-        found.append([row.tokens for row in rows])
-
-    tried = small(architecture).to_json_string()
-    if tried not in _joins:
-        fault = _seen(lambda: answer(1, joined=False)) or _seen(lambda: answer(90, joined=True))
-        _joins[tried] = fault is None and found[0] == found[1]
-    return _joins[tried]
+    alone = _answers(architecture, 1, joined=False)
+    return alone is not None and alone == _answers(architecture, 90, joined=True)
 
 
 def pads(architecture: Any) -> bool:
     """Whether the answers of a model of this architecture are the same with padding before their prompts."""
+    alone = _answers(architecture, 1, joined=False)
+    return alone is not None and alone == _answers(architecture, 90, joined=False)
+
+
+def _answers(architecture: Any, allowed: int, joined: bool) -> list[list[int]] | None:
+    """What a small model answers to five prompts, in batches of so many tokens; None where it fails."""
     config = small(architecture)
+    sizes = ((21, 5), (13, 12), (17, 9), (5, 3), (3, 14))
 
-    def answer(padded: bool) -> torch.Tensor:
-        rows = torch.nn.functional.pad(_TEXT, (5, 0)) if padded else _TEXT
-        options: Any = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
-        options |= {"output_logits": True, "return_dict_in_generate": True}
-        with torch.inference_mode():
-            made = _model(config).generate(input_ids=rows, attention_mask=(rows != 0).long(), **options)
-        return torch.stack(made.logits)
+    def answer() -> list[list[int]] | None:
+        rows = [Row(_TEXT[0, -length:].tolist(), most) for length, most in sizes]
+        fault = _seen(lambda: list(Answering(build(config), (), allowed, joined=joined).answer(rows)))
+        return None if fault else [row.tokens for row in rows]
 
-    found: list[torch.Tensor] = []
-    if any(_seen(lambda padded=padded: found.append(answer(padded))) for padded in (False, True)):
-        return False
-    return float((found[1] - found[0]).norm() / found[0].norm()) <= _OFF
+    return once(answer, config, allowed, joined)
 
 
 def check_positions(architecture: Any, train: TrainConfig | None, answers: dict[str, int]) -> None:
@@ -173,24 +153,25 @@ def check_positions(architecture: Any, train: TrainConfig | None, answers: dict[
 def positions(architecture: Any) -> int | None:
     """The most tokens that a model of this architecture can place; None where its positions do not end."""
     text = architecture.get_text_config(decoder=True)
-    name = next((each for each in _LIMITS if isinstance(_value(text, each), int)), None)
+    name = next((each for each in _LIMITS if size(text, each, 0)), None)
     if name is None:
         return None
     config = small(architecture)
-    tried = config.to_json_string()
-    if tried not in _ends:
-        # A small model that has fewer positions reads a text within them, and fails on one that is longer.
+
+    def end() -> bool:
+        """A small model that has fewer positions reads a text within them, and fails on one that is longer."""
         with suppress(*FAULTS):
             setattr(config, name, _POSITIONS)
         longer = torch.cat([_TEXT, _TEXT], dim=1)
-        _ends[tried] = _seen(lambda: _read(config, _TEXT)) is None and _seen(lambda: _read(config, longer)) is not None
-    return _value(text, name) if _ends[tried] else None
+        return _seen(lambda: _read(config, _TEXT)) is None and _seen(lambda: _read(config, longer)) is not None
+
+    return size(text, name, 0) if once(end, config, "positions") else None
 
 
 def named_positions(architecture: Any) -> int | None:
     """The most tokens that the model's config names; None where it names no number."""
     text = architecture.get_text_config(decoder=True)
-    return next((most for name in _LIMITS if isinstance(most := _value(text, name), int)), None)
+    return next((most for name in _LIMITS if (most := size(text, name, 0))), None)
 
 
 def raise_positions(architecture: Any, least: int) -> None:
@@ -199,8 +180,8 @@ def raise_positions(architecture: Any, least: int) -> None:
     The number alone: the rotary embedding, its base and its scaling stay.
     """
     text = architecture.get_text_config(decoder=True)
-    most = _value(text, _LIMITS[0])
-    if isinstance(most, int) and positions(architecture) is None:
+    most = size(text, _LIMITS[0], 0)
+    if most and positions(architecture) is None:
         text.max_position_embeddings = max(least, most)
 
 
@@ -216,22 +197,9 @@ def _without_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _value(config: Any, name: str) -> Any:
-    with suppress(*FAULTS):
-        return getattr(config, name, None)
-    return None
-
-
-def _model(config: Any) -> Any:
-    """A small model that answers, with the same weights each time."""
-    torch.manual_seed(0)
-    model: Any = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
-    return model.eval()
-
-
 def _read(config: Any, tokens: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        return _model(config)(input_ids=tokens, use_cache=False).logits
+        return build(config)(input_ids=tokens, use_cache=False).logits
 
 
 def _loss(model: Any) -> torch.Tensor:
@@ -240,7 +208,7 @@ def _loss(model: Any) -> torch.Tensor:
 
 def _step(architecture: Any, train: TrainConfig, checkpointing: bool = False) -> None:
     """A forward and a backward pass as in training."""
-    model = _model(small(architecture))
+    model = build(small(architecture))
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if train.method is not Method.full:
@@ -256,5 +224,5 @@ def _seen(run: Callable[[], object]) -> str | None:
     except UserError:
         raise
     except FAULTS as error:
-        return textwrap.shorten(f"{type(error).__name__}: {error}", 100)
+        return short(error)
     return None
