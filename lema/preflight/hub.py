@@ -28,7 +28,7 @@ def is_cached(kind: str, hub_id: str, revision: str | None) -> bool:
     """Whether a model, with its weights, or a data set of the Hub has been downloaded."""
     from huggingface_hub import errors, snapshot_download
 
-    from lema.models.files import weight_files
+    from lema.models.weights import weight_files
 
     # The last three are of a damaged index of weights.
     with suppress(errors.LocalEntryNotFoundError, errors.HFValidationError, ValueError, LookupError, TypeError):

@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lema.config import ModelConfig
-from lema.models.files import count, weight_files
-from lema.models.weights import Weights, weights
+from lema.models.weights import Weights, count, weight_files, weights
 
 SIZE: Any = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
