@@ -22,9 +22,8 @@ from lema.models.adapters import foreign
 from lema.models.continuous import Row
 from lema.models.encoding import encode_prompt
 from lema.models.huggingface import check_widths, load_adapter, load_model, load_to_answer, load_tokenizer
-from lema.models.shards import Shards
 from lema.models.sizes import MARGIN, available_memory, release_memory
-from lema.models.streaming import load, stored_blocks
+from lema.models.streaming import Shards, load, stored_blocks
 from lema.models.trial import raise_positions
 from lema.models.weights import Weights
 from lema.models.writing import answering, end_tokens, placed
@@ -89,11 +88,8 @@ def _stream(base: Weights, plain: Any, folder: Path, layers: dict[str, Any], fou
     if four_bit and device == "cpu":
         check_widths(plain, base)
     plain.save_pretrained(folder, state_dict={})  # its config and its generation settings
-    written, parts, ignored = (
-        Shards(folder, shard),
-        stored_blocks(base, plain),
-        set(plain._keys_to_ignore_on_save or ()),
-    )
+    written, parts = Shards(folder, shard), stored_blocks(base, plain)
+    ignored = set(plain._keys_to_ignore_on_save or ())
     with Progress("written block", len(parts)) as progress, torch.no_grad():
         for block, files in progress.over(parts.items()):
             check()
