@@ -18,8 +18,8 @@ from lema.models.reading import reading
 from lema.models.weights import Weights
 
 
-def own_settings(source: Weights) -> GenerationConfig:
-    """The ids of the model's end tokens, from the first of its two files that names some, and nothing else.
+def end_ids(source: Weights) -> list[int]:
+    """The ids of the model's end tokens, from the first of its two files that names some.
 
     Raises `UserError` when a file is damaged, or names what is no id.
     """
@@ -37,7 +37,7 @@ def own_settings(source: Weights) -> GenerationConfig:
             if wrong := [each for each in ids if type(each) is not int]:
                 raise ValueError(f"eos_token_id={wrong[0]!r} in {name} is no token's id")
             ends = [each for each in ids if 0 <= each < 2**31] or ends  # -1 and the like: none ever comes
-    return GenerationConfig(eos_token_id=ends or None)
+    return ends
 
 
 def without_settings(config: Any) -> None:

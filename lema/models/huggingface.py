@@ -17,6 +17,7 @@ from transformers import (
     AutoTokenizer,
     BitsAndBytesConfig,
     FineGrainedFP8Config,
+    GenerationConfig,
 )
 from transformers.trainer_utils import set_seed
 from transformers.utils.quantization_config import Mxfp4Config
@@ -24,7 +25,7 @@ from transformers.utils.quantization_config import Mxfp4Config
 from lema.config import Attention, Batches, Computation, Method, Precision, TrainConfig
 from lema.console.progress import Progress
 from lema.models.adapters import adapted, experts
-from lema.models.generating import own_settings, without_settings
+from lema.models.generating import end_ids, without_settings
 from lema.models.kernels import choose
 from lema.models.reading import reading
 from lema.models.weights import Weights, quantised
@@ -105,7 +106,7 @@ def load_model(
     if source.folder and (source.folder / "adapter_config.json").is_file():  # transformers would load its base instead
         beside = "an adapter lies beside its weights (adapter_config.json)"
         raise UserError(f"{source.location}: {beside}: merge it into them, or move it away")
-    architecture, settings = load_architecture(source), own_settings(source)
+    architecture, settings = load_architecture(source), GenerationConfig(eos_token_id=end_ids(source) or None)
     quantization = held_as(source, architecture, precision, four_bit)
     with reading(source, "model"), Progress("loading the model"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -153,7 +154,7 @@ def check_files(source: Weights, precision: Precision, train: TrainConfig | None
 
     Weights are loaded without their numbers, and only where all of them are here already.
     """
-    own_settings(source)
+    end_ids(source)
     load_tokenizer(source)
     four_bit = train is not None and train.method is Method.qlora
     held_as(source, load_architecture(source), precision, four_bit)

@@ -14,8 +14,7 @@ _warn = functools.cache(logging.getLogger(__name__).warning)  # one line a proce
 
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:
     """The ids of the tokens that end a text: the tokenizer's EOS, and those that the model names."""
-    named = model.generation_config.eos_token_id
-    return {tokenizer.eos_token_id, *(named if isinstance(named, list) else [] if named is None else [named])}
+    return {tokenizer.eos_token_id, *(model.generation_config.eos_token_id or ())}
 
 
 def placed(model: Any, prompt: list[int], most: int) -> tuple[list[int], int]:

@@ -31,8 +31,8 @@ from lema import engines
 from lema.artifacts import Store
 from lema.cell import Cell
 from lema.config import Attention, Config, Precision
+from lema.engines.vllm import _kept
 from lema.engines.vllm.process import Server
-from lema.engines.vllm.serving import _kept
 from lema.grading import grade
 from lema.models.huggingface import load_model
 from lema.models.weights import Weights

@@ -13,10 +13,9 @@ from safetensors.torch import save_file
 from small import ROOT
 
 from lema.config import Precision
-from lema.engines.vllm import checks
+from lema.engines.vllm import Base, _command, _rank, checks
 from lema.engines.vllm.found import OWN
 from lema.engines.vllm.process import Server
-from lema.engines.vllm.serving import Base, _command, _rank
 from lema.models import adapters, sizes
 from lema.models.weights import Weights
 from lema.types import UserError

@@ -22,7 +22,7 @@ from lema.engines.transformers import Settings
 from lema.models import checkpoints, merge, trainer
 from lema.models.continuous import Row
 from lema.models.encoding import encode_prompt
-from lema.models.generating import own_settings
+from lema.models.generating import end_ids
 from lema.models.huggingface import load_to_answer, load_tokenizer, load_trainable
 from lema.models.weights import Weights
 from lema.models.writing import answering
@@ -178,7 +178,7 @@ def test_a_trained_model_is_saved_whatever_its_base_shipped(make_config, backbon
     rows = [{"id": "one", "input_ids": [1, 9, 8, 2], "labels": [-100, -100, 8, 2]}]
     trainer.train(model, tokenizer, rows, 1, tmp_path / "out", training(config), lambda *_: None)
     [checkpoint] = checkpoints.saved(tmp_path / "out")
-    assert own_settings(Weights("trained", str(checkpoint), None, "")).eos_token_id == [2, 4]
+    assert end_ids(Weights("trained", str(checkpoint), None, "")) == [2, 4]
 
 
 def cut_at(rows: list[list[int]], ends: set[int]) -> list[list[int]]:
