@@ -46,11 +46,7 @@ class Engine:
 
         kernel, _ = choose(self.model.computation, load_architecture(self.weights), packed=False)
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-        return {
-            "engine": f"transformers {version('transformers')}",
-            "device": device,
-            "attention": str(kernel),
-        }
+        return {"engine": f"transformers {version('transformers')}", "device": device, "attention": str(kernel)}
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:

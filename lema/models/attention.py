@@ -13,15 +13,9 @@ from lema.types import UserError
 GROUPED = "enable_gqa" in inspect.signature(varlen_attn).parameters
 # What models pass along that leaves attention as it is: where documents begin, and what is to be returned.
 _PASSED = {
-    "cu_seq_lens_q",
-    "cu_seq_lens_k",
-    "max_length_q",
-    "max_length_k",
-    "position_ids",
-    "cache_position",
-    "seq_idx",
+    *("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "position_ids", "cache_position", "seq_idx"),
+    *("use_cache", "return_dict", "output_attentions", "output_hidden_states", "output_router_logits"),
 }
-_PASSED |= {"use_cache", "return_dict", "output_attentions", "output_hidden_states", "output_router_logits"}
 
 
 def varlen(

@@ -19,7 +19,7 @@ from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
-from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import DynamicCache, LogitsProcessorList, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer
 
 from lema.types import UserError
@@ -291,38 +291,26 @@ class Answering:
         self.rows, columns = [], max(row.needs(row.most) for row in waiting)
         while waiting and (not self.rows or (self._padded and (len(self.rows) + 1) * columns <= self._allowed)):
             self.rows.append(waiting.popleft())
-        rows, width = self.rows, max(row.size for row in self.rows)
+        rows, width, device = self.rows, max(row.size for row in self.rows), self._model.device
+
+        def alone(_: Any, scores: Any) -> Any:
+            """Leaves the chosen token of each row alone, where greedy search then finds it."""
+            chosen = choose(scores, rows, self._temperature)
+            return torch.full_like(scores, -math.inf).scatter_(1, chosen[:, None], 0.0)
+
+        def taken(ids: Any, *_: Any, **__: Any) -> Any:
+            """Gives the rows their tokens as they come, and says which rows are whole."""
+            self._take(ids[:, -1], rows)
+            return torch.tensor([bool(row.ended) for row in rows], device=device)
+
         ids = torch.tensor([[0] * (width - row.size) + [*row.prompt, *row.tokens] for row in rows])
         mask = torch.tensor([[0] * (width - row.size) + [1] * row.size for row in rows])
         options: dict[str, Any] = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None}
         options |= {"max_new_tokens": max(row.most - len(row.tokens) for row in rows)}
-        options |= {"logits_processor": LogitsProcessorList([_Choice(rows, self._temperature)])}
-        options |= {"stopping_criteria": StoppingCriteriaList([_Taking(self, rows)])}
-        device = self._model.device
+        options |= {"logits_processor": LogitsProcessorList([alone])}
+        options |= {"stopping_criteria": StoppingCriteriaList([taken])}
         self._model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), **options)
         self.rows = []
-
-
-class _Choice(LogitsProcessor):
-    """Leaves the chosen token of each row alone, where greedy search then finds it."""
-
-    def __init__(self, rows: list[Row], temperature: float) -> None:
-        self._rows, self._temperature = rows, temperature
-
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
-        chosen = choose(scores, self._rows, self._temperature)
-        return torch.full_like(scores, -math.inf).scatter_(1, chosen[:, None], 0.0)
-
-
-class _Taking(StoppingCriteria):
-    """Gives the rows of a batch their tokens as they come, and says which rows are whole."""
-
-    def __init__(self, answering: Answering, rows: list[Row]) -> None:
-        self._answering, self._rows = answering, rows
-
-    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
-        self._answering._take(input_ids[:, -1], self._rows)
-        return torch.tensor([bool(row.ended) for row in self._rows], device=input_ids.device)
 
 
 def _ran_out(error: BaseException) -> bool:

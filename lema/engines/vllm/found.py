@@ -17,17 +17,8 @@ _SECONDS = 120.0  # for the command itself to say its version: it imports all of
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of adapters, that vLLM has room for
 # The options of `vllm serve` that are said here already.
 OWN = {
-    *(
-        "model",
-        "dtype",
-        "host",
-        "port",
-        "api-key",
-        "served-model-name",
-        "generation-config",
-        "max-model-len",
-        "revision",
-    ),
+    *("model", "revision", "dtype", "host", "port", "api-key"),
+    *("served-model-name", "generation-config", "max-model-len"),
     *("tensor-parallel-size", "data-parallel-size", "api-server-count", "gpu-memory-utilization"),
     *("enable-lora", "max-lora-rank"),
     *("tp", "dp", "config"),  # short forms, and a file that may say any of them

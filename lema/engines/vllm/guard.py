@@ -65,9 +65,7 @@ def main(command: list[str]) -> int:
     _prctl(_ADOPT_ORPHANS, 1)
     parent, code = os.getppid(), None
     server = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        preexec_fn=lambda: _prctl(_DIE_WITH_PARENT, signal.SIGKILL),
+        command, stdin=subprocess.DEVNULL, preexec_fn=lambda: _prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     ).pid
     while code is None and os.getppid() == parent and not select.select([sys.stdin], [], [], _LOOK)[0]:
         code = _reaped().get(server)
