@@ -27,7 +27,7 @@ from lema.models.batches import TokenizedExample, encode
 from lema.models.compiling import compiled
 from lema.models.huggingface import load_trainable
 from lema.models.sizes import available_memory, measured_peak, training_size
-from lema.models.tiny_corpus import NUMBERS, make_tokenizer
+from lema.models.tiny import NUMBERS, make_tokenizer
 from lema.models.trainer import train
 from lema.models.weights import Weights
 from lema.prompts.formats import cot

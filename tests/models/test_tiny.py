@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lema.data.arithmetic import make_problems, true_facts
 from lema.models import tiny
 from lema.models.muon import orthogonalise
-from lema.models.tiny_corpus import NUMBERS, arithmetic_corpus, make_tokenizer, own_facts
+from lema.models.tiny import NUMBERS, arithmetic_corpus, make_tokenizer, own_facts
 from lema.prompts.formats import cot, cot_prompt, split_steps
 from lema.prompts.replies import read_correction
 from lema.types import Problem
