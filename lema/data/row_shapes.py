@@ -91,10 +91,6 @@ def asked(row: dict[str, Any], where: str) -> list[str]:
     found, refused = [], None
     for field in own.questions:
         value = row[field]
-        if isinstance(value, str):
-            if value and not value.isspace():
-                found.append(value)
-            continue
         try:
             text = _turn(value) if isinstance(value, list) and _is_chat(value) else value
             text = " ".join(map(_string, text)) if isinstance(text, list) else _string(text)
