@@ -22,8 +22,7 @@ from lema.engines.transformers import Settings
 from lema.models import checkpoints, merge, trainer
 from lema.models.continuous import Row
 from lema.models.encoding import encode_prompt
-from lema.models.generating import end_ids
-from lema.models.huggingface import load_to_answer, load_tokenizer, load_trainable
+from lema.models.huggingface import end_ids, load_to_answer, load_tokenizer, load_trainable
 from lema.models.weights import Weights
 from lema.models.writing import answering
 from lema.prompts.formats import cot_prompt

@@ -94,7 +94,7 @@ class Engine:
     @cached_property
     def _fields(self) -> dict[str, Any]:
         """Of each request: all that shapes an answer, but what is its own."""
-        from lema.models.generating import end_ids
+        from lema.models.huggingface import end_ids
 
         ends = sorted({self._tokenizer.eos_token_id, *end_ids(self.weights)})
         # What ends an answer is what ends it in every engine, and not what vLLM would add to that.
