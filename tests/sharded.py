@@ -12,8 +12,7 @@ from torch.nn import functional
 
 from lema.models.fitting import Fit
 from lema.models.huggingface import load_trainable
-from lema.models.ranks import join
-from lema.models.sharding import sharded, whole_weights
+from lema.models.ranks import join, sharded, whole_weights
 
 
 def loaded(job: Fit, device: str | None = None) -> Any:

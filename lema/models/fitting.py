@@ -11,8 +11,7 @@ from lema.models.batches import TokenizedExample, check_packing
 from lema.models.compiling import compiled
 from lema.models.huggingface import load_tokenizer, load_trainable
 from lema.models.layout import Plan, rank_memory
-from lema.models.ranks import ALONE, Ranks
-from lema.models.sharding import sharded
+from lema.models.ranks import ALONE, Ranks, sharded
 from lema.models.sizes import measured_peak
 from lema.models.trainer import Track as Track, train
 from lema.models.weights import Weights

@@ -2,12 +2,14 @@
 
 Each rank sees all examples of a step, lays them out in the same passes, and runs its share of these. Where weights are
 replicated, they and their optimiser are whole on each rank, and gradients are added up once, after a step's last pass.
-Where they are sharded, a rank has slices of them all (`lema.models.sharding`), and each pass adds gradients to these.
+Where they are sharded, a rank holds a slice of every tensor, gathers a block's weights to compute with them, and each
+pass adds gradients to the slices. PyTorch's `fully_shard` (FSDP2) does it, on the blocks that the model's class names.
+Files stay whole: what is saved is gathered, and what is loaded is sliced, so a checkpoint is the same in either layout.
 """
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +17,12 @@ from typing import Any, TypeVar
 
 import torch
 from torch import distributed
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from lema.models.kernels import blocks
 
 _PATIENCE = timedelta(hours=1)  # with which a rank waits for the others, while rank 0 saves; the parent ends all sooner
 Item = TypeVar("Item")
@@ -73,3 +81,78 @@ def gradients(model: Any) -> list[torch.Tensor]:
         if each.grad is None:
             each.grad = torch.zeros_like(each)
     return [each.grad for each in trained]
+
+
+def sharded(build: Callable[[str], Any], number: int) -> Any:
+    """The model that `build(device)` makes, sharded over all ranks: rank 0 reads its numbers, and hands them out.
+
+    A rank needs room for its slices and one tensor, rank 0 for the whole model in the machine's memory.
+    """
+    model, device = build("meta"), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    whole = build("cpu") if number == 0 else None
+    mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
+    for part in [*blocks(model), model]:
+        fully_shard(part, mesh=mesh)
+    model.to_empty(device=device)
+    one_by_one = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    set_model_state_dict(model, whole.state_dict() if whole else {}, options=one_by_one)
+    own = dict(whole.named_buffers()) if whole else {}  # those too that no file has, as the frequencies of positions
+    for name, buffer in model.named_buffers():
+        if whole:
+            buffer.copy_(own[name])
+        distributed.broadcast(buffer, src=0)
+    for part in model.modules():
+        if isinstance(part, FSDPModule):  # a pass has its weight in the step's loss already, so gradients are added up
+            part.set_gradient_divide_factor(1.0)
+            part.set_force_sum_reduction_for_comms(True)
+    model.register_load_state_dict_pre_hook(_slice_weights)
+    return model
+
+
+def whole_weights(model: Any) -> dict[str, Any]:
+    """What is trained of a model's state, whole on rank 0. All ranks must ask for it together."""
+    frozen = {name for name, each in model.named_parameters(remove_duplicate=False) if not each.requires_grad}
+    return {name: _gathered(each) for name, each in model.state_dict().items() if name not in frozen}
+
+
+def with_whole_state(optimizer: Any) -> Any:
+    """The optimiser, whose `state_dict()` has whole tensors on rank 0, and which takes such.
+
+    All ranks must ask for it together.
+    """
+    optimizer.register_state_dict_post_hook(_gather_state)
+    optimizer.register_load_state_dict_pre_hook(_slice_state)
+    return optimizer
+
+
+def _gathered(value: Any) -> Any:
+    """A tensor whole on rank 0, in the machine's memory; of no size on the others, which must call this too."""
+    if not isinstance(value, DTensor):
+        return value
+    whole = value.full_tensor()
+    return whole.cpu() if distributed.get_rank() == 0 else whole.new_empty(0)
+
+
+def _sliced(value: Any, like: Any) -> Any:
+    """This rank's slice of a whole tensor, as `like` is sliced; nothing is sent."""
+    if isinstance(value, DTensor) or not isinstance(like, DTensor) or value.shape != like.shape:
+        return value  # as the step number, which is whole everywhere
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def _slice_weights(model: Any, state: dict[str, Any], *_: Any) -> None:
+    of_model = dict(model.named_parameters(remove_duplicate=False))
+    for name in [name for name in state if name in of_model]:
+        state[name] = _sliced(state[name], of_model[name])
+
+
+def _gather_state(_: Any, state: dict[str, Any]) -> dict[str, Any]:
+    states = state["state"]
+    return state | {"state": {key: {name: _gathered(states[key][name]) for name in states[key]} for key in states}}
+
+
+def _slice_state(optimizer: Any, state: dict[str, Any]) -> dict[str, Any]:
+    states, like = state["state"], [each for group in optimizer.param_groups for each in group["params"]]
+    return state | {
+        "state": {key: {name: _sliced(states[key][name], like[key]) for name in states[key]} for key in states}
+    }

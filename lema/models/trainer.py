@@ -26,8 +26,7 @@ from lema.config import Batches, Precision, Training
 from lema.console.progress import Progress
 from lema.models import checkpoints
 from lema.models.batches import StepCollator, TokenizedExample, mean_loss
-from lema.models.ranks import ALONE, Ranks, gradients
-from lema.models.sharding import whole_weights, with_whole_state
+from lema.models.ranks import ALONE, Ranks, gradients, whole_weights, with_whole_state
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
