@@ -221,7 +221,8 @@ class Answering:
 
     def _rearrange(self, waiting: deque[Row]) -> None:
         """Let finished rows leave, and those that are too long for the others; let as many enter as there is room."""
-        going = sorted((number for number, row in enumerate(self.rows) if not row.ended), key=self._size)
+        left = [number for number, row in enumerate(self.rows) if not row.ended]
+        going = sorted(left, key=lambda number: self.rows[number].size)
         while len(going) > 1 and len(going) * self.rows[going[-1]].needs(_SPARE) > self._allowed:
             waiting.append(self.rows[going.pop()])
         rows = [self.rows[number] for number in going]
@@ -246,9 +247,6 @@ class Answering:
             parts.append(part)
             last.append(chosen)
         self._put_together(parts, torch.cat(last))
-
-    def _size(self, number: int) -> int:
-        return self.rows[number].size
 
     def _read(self, rows: list[Row]) -> tuple[_Part, torch.Tensor]:
         """A cache of what rows have so far, and their next tokens, (rows,).
