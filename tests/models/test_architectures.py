@@ -183,7 +183,11 @@ TRAINED = ["gpt2", "opt", "bloom", "falcon", "mixtral", "mamba", "mamba2", "bamb
 def test_a_cell_of_each_ends_with_its_scores(make_config, tmp_path, name: str, method: str) -> None:
     changed = ["train.batches=padded", "mix=cot"] + (LORA if method == "lora" else [])
     changed += ["train.lora_dropout=0.05"] * (method == "lora" and name != "mixtral")
-    where = [f"backbone.path={saved(name, tmp_path / name)}", f"runs_dir={tmp_path / 'runs'}"]
+    where = [
+        f"backbone.path={saved(name, tmp_path / name)}",
+        "backbone.parameters=null",
+        f"runs_dir={tmp_path / 'runs'}",
+    ]
     pipeline.run(make_config(*SMALL, *SHORT, *changed, *where), [])
     [score] = (tmp_path / "runs/cells").glob("*/evaluate/score.json")
     assert json.loads(score.read_text())["num_problems"] == 3
@@ -207,7 +211,7 @@ def test_a_cell_of_each_ends_with_its_scores(make_config, tmp_path, name: str, m
 )
 def test_what_would_fail_late_is_one_line_before_anything_is_made(make_config, tmp_path, name, changed, line) -> None:
     runs = tmp_path / "runs"
-    where = [f"backbone.path={saved(name, tmp_path / name)}", f"runs_dir={runs}"]
+    where = [f"backbone.path={saved(name, tmp_path / name)}", "backbone.parameters=null", f"runs_dir={runs}"]
     with pytest.raises(UserError) as raised:
         pipeline.run(make_config(*SMALL, *SHORT, *changed, *where), [])
     [found] = str(raised.value).split("\n  - ")[1:]
