@@ -53,8 +53,8 @@ def register(sweeps: Path, arguments: Iterable[str] = ()) -> None:
     for argument in arguments:
         name = argument.removeprefix("sweeps=").strip("'\"")
         if argument.startswith("sweeps=") and name.endswith(".yaml"):
-            *folders, file = Path(name).parts
-            group = "/".join(["sweeps", *(each.strip("/") for each in folders if each != "/")])
+            *folders, file = filter(None, name.split("/"))  # `./` is kept, as Hydra looks the name up as it stands
+            group = "/".join(["sweeps", *folders])
             store.store(group=group, name=file, node=_sweep(Path(name), argument), package="_global_")
 
 

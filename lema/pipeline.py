@@ -112,11 +112,11 @@ def _scope(config: DictConfig, root: Path) -> _Scope:
     if not sweeps.are_cells_known(config):
         first = _cell(sweeps.composed(config, [], []), root)
         return _Scope({"the first cell": first}, None, (first.config, "all", None))
-    cells = [_cell(each, root) for each in sweeps.cells(config)]
-    folders = [cell.folder for cell in cells]
-    named = sweeps.keep(config, root, names := [folder.name for folder in folders])
-    report = cells[0].config, sweeps.name(config, names), folders
-    return _Scope(dict(zip(named, cells, strict=True)), named, report)
+    cells = {label: _cell(each, root) for label, each in sweeps.cells(config).items()}
+    folders = {label: cell.folder for label, cell in cells.items()}
+    sweeps.keep(config, root, named := {label: folder.name for label, folder in folders.items()})
+    report = next(iter(cells.values())).config, sweeps.name(config, [*named.values()]), [*folders.values()]
+    return _Scope(cells, named, report)
 
 
 def _cell(config: Config, root: Path) -> Cell:

@@ -18,14 +18,14 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lema.artifacts import DAMAGED, Artifact, moment, read, write_json, write_text
 from lema.compose import to_config
 from lema.config import Config
 from lema.config.command_line import refusal
-from lema.identity import digest, without_paths
+from lema.identity import digest, identity, without_paths
 from lema.types import UserError
 
 log = logging.getLogger(__name__)
@@ -57,8 +57,11 @@ def are_jobs(config: DictConfig) -> bool:
 
 def name(config: DictConfig, content: Any) -> str:
     """`demo` for `sweeps=demo`; for a sweep from the command line alone, a name that its content determines."""
-    chosen = config.hydra.runtime.choices.get("sweeps")
-    return Path(str(chosen)).name.removesuffix(".yaml") if chosen else f"multirun-{digest(content)}"
+    if not (chosen := config.hydra.runtime.choices.get("sweeps")):
+        return f"multirun-{digest(content)}"
+    if (found := Path(str(chosen)).name.removesuffix(".yaml")) == "all" or not found.strip("."):
+        raise UserError(f"sweeps={chosen}: names a report, and reports/all is on all runs; give the file another name")
+    return found
 
 
 def number(job: int) -> str:
@@ -84,16 +87,25 @@ def are_cells_known(config: DictConfig) -> bool:
     return config.hydra.sweeper._target_.endswith(".BasicSweeper")
 
 
-def cells(config: DictConfig) -> list[Config]:
-    """The cells of the sweep of a Hydra callback's `config`, as Hydra composes them; `UserError` names a wrong one."""
+def cells(config: DictConfig) -> dict[str, Config]:
+    """The cells of the sweep of a Hydra callback's `config`, as Hydra composes them, by their own overrides.
+
+    `UserError` names a wrong one, and two that are one run.
+    """
     _compose_once(GlobalHydra.instance().config_loader())
-    commands = expand(config)
+    commands, found, labels = expand(config), dict[str, Config](), dict[str, str]()
     of_all = set(commands[0]).intersection(*commands)  # what tells no cell from another
-    found = [composed(config, command, [each for each in command if each not in of_all]) for command in commands]
-    served = [name for each in found if (name := getattr(each.engine, "tuned", None))]
+    for command in commands:
+        own = [each for each in command if each not in of_all]
+        label = " ".join(own) or "the only cell"
+        found[label] = composed(config, command, own)
+        if (first := labels.setdefault(digest(identity(found[label])), label)) != label:
+            why = "are one run, as they differ in nothing that changes a result"
+            raise UserError(f"{first} and {label}: {why}; leave one out, or give two commands")
+    served = [name for each in found.values() if (name := getattr(each.engine, "tuned", None))]
     if twice := next((name for name in served if served.count(name) > 1), None):
         raise UserError(f"engine.tuned={twice} is one checkpoint, and {served.count(twice)} cells of the sweep ask it")
-    _composed[:] = found
+    _composed[:] = found.values()
     return found
 
 
@@ -124,17 +136,12 @@ def known(config: DictConfig, root: Path) -> dict[str, str] | None:
     return None
 
 
-def keep(config: DictConfig, root: Path, folders: list[str]) -> dict[str, str]:
-    """Note the folders' names of a sweep's cells, which are in the order of `cells`, for `known`."""
+def keep(config: DictConfig, root: Path, folders: dict[str, str]) -> None:
+    """Note the folders' names of a sweep's cells for `known`."""
     file, composer = _kept_in(config, root)
-    commands = expand(config)
-    of_all = set(commands[0]).intersection(*commands)
-    labels = [" ".join(each for each in command if each not in of_all) for command in commands]
-    found = dict(zip([label or "the only cell" for label in labels], folders, strict=True))
     with suppress(OSError):  # a runs folder that may only be read
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, {"composed_by": composer, "cells": found})
-    return found
+        write_json(file, {"composed_by": composer, "cells": folders})
 
 
 def _kept_in(config: DictConfig, root: Path) -> tuple[Path, str]:
@@ -157,14 +164,13 @@ def expand(config: DictConfig) -> list[list[str]]:
     for each in overrides:
         if each.is_discrete_sweep() and not [*each.sweep_string_iterator()]:
             raise UserError(f"{each.input_line}: stands for no value; name some")
-    try:
-        [commands] = BasicSweeper.split_arguments(overrides, None)
-    except HydraException as error:  # interval(0,1) has no steps
-        raise UserError(str(error)) from None
+        if each.is_sweep_override() and not each.is_discrete_sweep():  # interval(0,1)
+            raise UserError(f"{each.input_line}: has no steps; name values, {each.get_key_element()}=A,B")
+    [commands] = BasicSweeper.split_arguments(overrides, None)
     if len(set(map(tuple, commands))) < len(commands):
         twice = next(each for each in commands if commands.count(each) > 1)
         own = [each for each in twice if any(each not in command for command in commands)]
-        raise UserError(f"{' '.join(own) or 'a cell'}: stands twice in the sweep; leave one out")
+        raise UserError(f"{' '.join(own or twice)}: stands twice in the sweep; leave one out")
     return commands
 
 

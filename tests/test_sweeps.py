@@ -98,13 +98,13 @@ def test_the_grid_of_wandb_is_the_same_cells(hydra: Hydra, tmp_path: Path, overr
         with open_dict(tree):
             del tree["hydra"]
         found.append(to_config(tree))
-    assert same(found) == same(sweeps.cells(config))
+    assert same(found) == same([*sweeps.cells(config).values()])
 
 
 @pytest.mark.parametrize("backbones", [[], ["backbone=llama2,mistral"]])
 def test_a_table_of_published_backbones_takes_what_its_engine_is_told(hydra: Hydra, backbones: list[str]) -> None:
     found = sweeps.cells(master(hydra, ["sweeps=main_table", "mix=lema", *backbones, "engine.tensor_parallel=4"]))
-    assert {getattr(each.engine, "tensor_parallel", None) for each in found} == {4}
+    assert {getattr(each.engine, "tensor_parallel", None) for each in found.values()} == {4}
 
 
 def test_what_an_editor_leaves_beside_a_file_is_no_file_of_a_sweep(
@@ -114,7 +114,7 @@ def test_what_an_editor_leaves_beside_a_file_is_no_file_of_a_sweep(
     folder.mkdir(parents=True)
     monkeypatch.setattr(sweeps, "_CONF", tmp_path / "conf")
     (folder / "own.yaml").write_text("name: own\n")
-    kept = sweeps.keep(config, tmp_path, [f"folder-{number}" for number in range(20)])
+    sweeps.keep(config, tmp_path, kept := {f"seed={number}": f"folder-{number}" for number in range(20)})
     (folder / ".#own.yaml").symlink_to("somebody@nowhere.1:2")
     (folder / "gone.yaml").symlink_to("nowhere")
     for name in ("own.yaml~", "#own.yaml#", "._own.yaml"):
@@ -149,9 +149,13 @@ def test_what_cannot_be_a_grid_is_said(hydra: Hydra, tmp_path: Path) -> None:
         (["train.lrr=1,2"], r"^train\.lrr=1: no such key; choose from method, learning_rate, .*"),
         (["sweeps=demo,ablation"], "sweeps=demo,ablation: one at a time"),
         (["do=report,export"], "do=report,export: one at a time"),
-        (["train.learning_rate=interval(0,1)"], "INTERVAL_SWEEP"),
+        (["train.learning_rate=interval(0,1)"], r"^train\.learning_rate=interval\(0,1\): has no steps; name values, "),
+        (["seed=1,01"], "^seed=1 and seed=01: are one run, as they differ in nothing that changes a result; leave"),
+        (["report.margin=1,2", "mix=cot"], r"^report\.margin=1 and report\.margin=2: are one run, "),
+        (["mix=cot,lema", "runs_dir=a,b"], "^mix=cot runs_dir=a and mix=cot runs_dir=b: are one run, "),
         (["mix=glob(nope*)", "seed=1,2"], r"^mix=glob\(nope\*\): stands for no value; name some$"),
         (["seed=1,2,2", "mix=cot"], "^seed=2: stands twice in the sweep; leave one out$"),
+        (["seed=1,1"], "^seed=1: stands twice in the sweep; leave one out$"),
         (["seed=range(5,1)"], r"^seed=range\(5,1\): stands for no value; name some$"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -204,3 +208,30 @@ def test_a_checkpoint_that_somebody_serves_answers_for_one_cell(hydra: Hydra) ->
     with pytest.raises(UserError, match=r"engine\.tuned=mine is one checkpoint, and 2 cells of the sweep ask it"):
         sweeps.cells(master(hydra, [*served, "engine.tuned=mine"]))
     assert len(sweeps.cells(master(hydra, served))) == 2
+
+
+def test_cells_in_a_random_order_are_told_by_what_they_are(hydra: Hydra, tmp_path: Path) -> None:
+    from lema import pipeline  # its libraries read what conftest.py sets
+
+    scope = pipeline._scope(master(hydra, ["seed=shuffle(1,2,3,4,5,6,7)", "mix=cot"]), tmp_path)  # pyright: ignore[reportPrivateUsage]
+    assert scope.named
+    told = {label: (cell.config.seed, cell.folder.name) for label, cell in scope.cells.items()}
+    assert told == {label: (int(label.removeprefix("seed=")), scope.named[label]) for label in told}
+
+
+@pytest.mark.parametrize("name", ["all", "", ".", ".."])
+def test_a_sweep_does_not_take_the_place_of_the_report_on_all_runs(hydra: Hydra, tmp_path: Path, name: str) -> None:
+    (file := tmp_path / f"{name}.yaml").write_text((ROOT / "sweeps/demo.yaml").read_text())
+    register(ROOT / "sweeps", [f"sweeps={file}"])
+    with pytest.raises(UserError, match=r"\.yaml: names a report, and reports/all is on all runs; give the"):
+        sweeps.name(master(hydra, [f"sweeps={file}"]), [])
+
+
+def test_a_file_may_be_named_from_where_one_stands(
+    hydra: Hydra, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text((ROOT / "sweeps/demo.yaml").read_text())
+    register(ROOT / "sweeps", ["sweeps=./mine.yaml"])
+    config = master(hydra, ["sweeps=./mine.yaml", "seed=1"])
+    assert (sweeps.name(config, []), len(sweeps.cells(config))) == ("mine", 4)
