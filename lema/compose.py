@@ -1,5 +1,6 @@
 """Turns the tree that Hydra composes from conf/ and sweeps/ into the typed config, and checks every value."""
 
+import re
 from collections.abc import Iterable
 from operator import attrgetter
 from pathlib import Path
@@ -93,7 +94,8 @@ def to_config(composed: DictConfig) -> Config:
         missing = ", ".join(sorted(OmegaConf.missing_keys(untyped)))
         raise UserError(f"{missing}: must be set") from None
     except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+        said = re.sub(r"While dereferencing interpolation '\$\{(?:oc\.env:)?([\w.]+)[^']*'", r"\1", str(error))
+        raise UserError(f"{error.full_key}: {said.splitlines()[0]}") from None
     at_home(config, Config)
     if lines := dict(refused(config, Config)):
         # The user mends a value that refers to another key at that key.
@@ -223,6 +225,8 @@ def _check_idle(config: Config) -> None:
     task, train, mix, sampler, scored = config.task, config.train, config.mix, config.sampler, config.evaluation
     sources = [*sampler.models.values(), *([sampler.other] if sampler.other else [])]
     full, rows = train.method is Method.full, task.dataset is not None
+    built = config.backbone.tiny is not None and config.backbone.path is None
+    built_here = f"with backbone={config.backbone.name}, which is built here: backbone.path=FOLDER, or another backbone"
     servers, with_sampler = [source.api for source in sources if source.api], f"with sampler={sampler.name}"
     pays = servers or any(each.model for asked in config.writers.values() for each in asked.values())
     idle_until = f"with only={config.only}" if config.only else f"with do={config.do}"
@@ -236,6 +240,13 @@ def _check_idle(config: Config) -> None:
         "task.num_test": (rows and task.num_test, "where task.dataset has the rows: null, and limit= for fewer"),
         "only": (config.only and config.do not in (Do.run, Do.plan), f"with do={config.do}"),
         "until": (config.until and (config.only or config.do not in (Do.run, Do.plan)), idle_until),
+        "rationales.model": (
+            config.rationales.model and not config.rationales.requests,
+            "with rationales.requests=null",
+        ),
+        "backbone.seed": (not built and config.backbone.seed, "where no base is built here; seed= is of the training"),
+        "backbone.hub_id": (built and config.backbone.hub_id, built_here),
+        "backbone.revision": (built and config.backbone.revision, built_here),
         "retry_failed": (config.retry_failed and not pays, "where no server is asked"),
         "clean.delete": (config.clean.delete and config.do is not Do.clean, "without do=clean"),
         "results.file": (

@@ -13,7 +13,8 @@ def check(config: Config) -> None:
         remedy = "choose a sampler, or add one, +sampler/model@sampler.models.mine=self"
         raise UserError(f"sampler.models is empty: {remedy}")
     sources = {f"sampler.models.{name}": source for name, source in sampler.models.items()}
-    for place, source in (sources | ({"sampler.other": sampler.other} if sampler.other else {})).items():
+    sources |= {"sampler.other": sampler.other} if sampler.other else {}
+    for place, source in sources.items():
         for kind in (SourceKind.weights, SourceKind.api, SourceKind.recorded):
             if (getattr(source, kind) is not None) != (source.kind is kind):
                 state = "must be set" if source.kind is kind else "must be null"
@@ -35,6 +36,12 @@ def check(config: Config) -> None:
     if rationales.requests and (rationales.model is None) == (rationales.weights is None):
         raise UserError(f"rationales.requests={rationales.requests}: choose who writes, rationales=gpt4 or =local")
     _check_asked(config)
+    writers = {key: each for asked in config.writers.values() for key, each in asked.items()}
+    servers = {f"{place}.api": each.api for place, each in sources.items() if each.api}
+    for key, api in (servers | writers).items():
+        if None not in (api.max_tokens, api.max_completion_tokens):
+            other = f"{key}.max_completion_tokens={api.max_completion_tokens}"
+            raise UserError(f"{key}.max_tokens={api.max_tokens}: stands in the place of {other}; set that to null")
     solvers = [source for source in sampler.models.values() if not source.recorded]
     sampled = [source.api.temperature if source.api else sampler.temperature for source in solvers]
     for key, number, temperatures in (

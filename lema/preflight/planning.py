@@ -222,6 +222,9 @@ def _loaded(config: Config, step: Any) -> ModelConfig | None:
 
 def _answers(cell: Cell, step: Any) -> int:
     """How many answers a step asks for."""
+    for prefix in step.within:
+        cell = cell.within(prefix)
+    evaluation = cell.config.evaluation
     if step.stage == "sample" or step.options.get("learnt"):
         with suppress(UserError):  # of data that are not here, which is said elsewhere
             if step.stage == "sample":
@@ -229,8 +232,7 @@ def _answers(cell: Cell, step: Any) -> int:
             return cell.num_asked(Split.dev) + min(cell.config.task.max_extra or 10**9, cell.num_questions)
         return 0
     if step.stage == "select":
-        return cell.num_asked(Split.dev)
-    evaluation = cell.config.evaluation
+        return cell.num_asked(evaluation.split if cell.config.selection is Selection.paper else Split.dev)
     return cell.num_asked(evaluation.split) * evaluation.answers
 
 

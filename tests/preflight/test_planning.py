@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from openai_server import OpenAIServer
-from small import SMALL
+from small import SMALL, all_steps
 
 from lema import pipeline
 from lema.artifacts import Store
@@ -195,3 +195,23 @@ def test_the_checkpoints_of_a_training_are_counted_before_it(
     make_config: Callable[..., Config], given: list[str], left: int
 ) -> None:
     assert sizing.checkpoints(make_config("backbone=llama2", "task=gsm8k", *given)) == left
+
+
+def test_hours_of_what_is_asked_count_its_own_problems(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    rows = ["task=gsm8k", f"task.dataset.path={tmp_path / 'gsm8k'}", "evaluation.tasks=[svamp]"]
+    problems = {"gsm8k": 9, "svamp": 4}
+    for name, number in problems.items():
+        (tmp_path / name).mkdir()
+        facts = {"question": "1 + {}?", "answer": "#### 1", "Body": "", "Question": "1 + {}?", "Answer": "1"}
+        lines = [json.dumps(facts).replace("{}", str(each)) + "\n" for each in range(number)]
+        for split in ("train", "test"):
+            (tmp_path / name / f"{split}.jsonl").write_text("".join(lines).replace("1 +", f"{split} 1 +"))
+    config = make_config(*rows, "task.num_dev=3", "tracker=none", f"runs_dir={tmp_path / 'runs'}", "until=data")
+    pipeline.run(config, rows)
+    cell = Cell(config, Store(tmp_path / "runs"))
+    pipeline.without_current(cell, pipeline.wanted(cell), tell=False)
+    steps = {step.name: step for step in all_steps(cell)}
+    answers = {name: planning._answers(cell, steps[name]) for name in ("select", "evaluate", "svamp_evaluate")}  # pyright: ignore[reportPrivateUsage]
+    assert answers == {"select": 3, "evaluate": 9, "svamp_evaluate": 4}
+    config = make_config("selection=paper", "task.num_dev=0", f"runs_dir={tmp_path / 'runs'}")
+    assert planning._answers(Cell(config, Store(tmp_path)), steps["select"]) == 600, "all of the test split"  # pyright: ignore[reportPrivateUsage]
