@@ -367,7 +367,11 @@ MISTAKES = [
     ("only=foo", ["only=foo: no such stage; choose from data, base, sample", "merge, evaluate"]),
     ("do=foo", ["do", "'foo'", "report", "compare", "export"]),
     ("sweeps=demo mix=cot,lema seed=1 until=foo", ["until=foo: no such stage; choose from data, base"]),
-    ("sweeps=demo mix=cot,lema seed=1 only=mix,foo", ["only=foo: no such stage; choose from data, base"]),
+    ("sweeps=demo mix=cot,lema seed=1 only=foo", ["only=foo: no such stage; choose from data, base"]),
+    (
+        "sweeps=demo mix=cot,lema seed=1 only=mix,train",
+        ["mix=cot only=mix and mix=cot only=train: are one run, "],
+    ),
     ("only=export", ["only=export: write do=export instead"]),
     ("clean.delete=true", ["clean.delete=True: does nothing without do=clean"]),
     ("do=clean sweeps=demo", ["do=clean: takes no sweep; leave out -m, or sweeps="]),
