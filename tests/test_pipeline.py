@@ -222,13 +222,13 @@ def test_a_real_backbone_runs_from_a_local_folder(
         "backbone=llama2",
         "experiment=no_api",
         "engine=transformers",
-        *(f"backbone.path={base}", "backbone.name=own", "backbone.parameters=null"),
+        *(f"backbone.path={base}", "backbone.name=tried", "backbone.size=own"),
         "sampler.samples=1",
     ]
     overrides += ["train.batch_size=6", f"runs_dir={tmp_path}"]
     pipeline.run(make_config(*overrides), overrides)
     [score] = [json.loads(path.read_text()) for path in tmp_path.glob("evaluate/*lema*/score.json")]
-    assert (score["backbone"], score["model"]) == ("own", base.name)  # which is the same on every machine
+    assert (score["backbone"], score["model"]) == ("tried", base.name)  # which is the same on every machine
     assert list(tmp_path.glob("train/*/checkpoints/step-*/adapter_model.safetensors"))
 
 

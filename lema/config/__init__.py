@@ -78,9 +78,9 @@ _WidthOr0 = Annotated[int, Range(0, 65_536)]
 class SizeConfig:
     """One size of a backbone."""
 
-    hub_id: str
+    hub_id: Optional[str] = None
     revision: Optional[str] = None  # full commit hash; null follows the main branch
-    parameters: Parameters
+    parameters: Optional[Parameters] = None
     learning_rate: Rate
 
 

@@ -64,7 +64,8 @@ def misnamed(name: str, model: ModelConfig, source: Weights) -> Iterator[str]:
     if published and found and abs(found - published) > _OTHER_SIZE * published:
         sizes = f"has {found:,} parameters, and {model.name} has {published:,}"
         own = re.sub(r"[^A-Za-z0-9_.-]", "-", Path(source.location).name)[:40] or "NAME"
-        remedy = f"give it its own name, {name}.name={own} {name}.parameters=null"
+        unsized = f"{name}.size=own" if getattr(model, "sizes", None) else f"{name}.parameters=null"
+        remedy = f"give it a name of its own, {name}.name={own} {unsized}"
         yield f"model: {source.location} {sizes}, so it is another model: {remedy}"
 
 

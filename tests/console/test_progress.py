@@ -202,6 +202,6 @@ def test_a_pretrained_model_on_real_data_makes_no_library_speak(tmp_path: Path, 
     small = ["limit=2", "sampler.max_new_tokens=8", "evaluation.max_new_tokens=8", "sampler.keep_unanswered=true"]
     small += ["train.epochs=null", "train.max_steps=1", "train.batch_size=2", "train.micro_batch_size=1"]
     data = ["task=gsm8k", f"task.dataset.path={data_dir / 'gsm8k'}", "experiment=no_api", "tracker=none"]
-    own = [f"backbone.path={model}", "backbone.name=smollm2", "backbone.parameters=null"]
+    own = [f"backbone.path={model}", "backbone.name=smollm2", "backbone.size=own"]
     told = talk(tmp_path, "backbone=mistral", "engine=transformers", *own, f"train={method}", *data, *small)
     assert has(told, r"sample self      0 of \d+ answers, [1-9]\d* tokens \(\d+/s\), at most .* left"), "within a batch"

@@ -247,7 +247,7 @@ def test_no_key_is_felt_by_a_real_model(real, ask, bare_answers, shipped, settin
 # A cell in which each step that generates text does so: sampling, selection among two checkpoints, merging, evaluation.
 CELL = (
     "experiment=no_api backbone=mistral engine=transformers task=arithmetic limit=6 task.num_dev=4 train=lora "
-    "backbone.precision=fp32 "
+    "backbone.size=own backbone.name=smollm2 backbone.precision=fp32 "
     "backbone.attention=sdpa train.max_steps=4 train.save_steps=2 train.batch_size=2 train.row_tokens=1024 "
     "train.optimizer=adamw_torch sampler.max_new_tokens=30 evaluation.max_new_tokens=30 tracker=none"
 ).split()

@@ -298,8 +298,8 @@ def test_a_model_of_another_size_does_not_bear_a_published_name(refused, tmp_pat
         folder = local_model(tmp_path / name, billions)
         lines = [each for each in refused(*asked, f"backbone.path={folder}") if "another model" in each]
     other = "has 400,000,000 parameters, and mistral has 7,241,732,096, so it is another model"
-    own = ["backbone.name=qwen-0.4b", "backbone.parameters=null"]
-    assert lines == [f"model: {folder} {other}: give it its own name, {' '.join(own)}"]
+    own = ["backbone.name=qwen-0.4b", "backbone.size=own"]
+    assert lines == [f"model: {folder} {other}: give it a name of its own, {' '.join(own)}"]
     assert "another model" not in " ".join(refused(*asked, *own, f"backbone.path={folder}"))
 
 

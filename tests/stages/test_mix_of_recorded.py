@@ -57,7 +57,7 @@ def made(
             "limit=70",
             "task.num_train=null",
             "task.num_test=null",
-            f"backbone.path={folder}",
+            *(f"backbone.path={folder}", "backbone.parameters=null"),
         ]
     config = make_config(*SMALL, *settings, "sampler.file=none")
     train: list[dict[str, Any]] = []
