@@ -46,7 +46,7 @@ ASKED = {"recorded": "recorded=FILE", "server": "api.model=NAME"}
 BACKBONES = sorted(file.stem for file in (ROOT / "conf/backbone").glob("*.yaml"))
 REAL = [name for name in BACKBONES if name not in ("tiny", "smollm2")]  # over common/published.yaml
 OFFERED = {name: OmegaConf.load(ROOT / f"conf/backbone/{name}.yaml").backbone.sizes for name in [*REAL, "smollm2"]}
-SIZES = [(name, size) for name, sizes in OFFERED.items() for size in sizes]
+SIZES = [(name, size) for name, sizes in OFFERED.items() for size in sizes if size != "own"]
 TASKS = sorted(file.stem for file in (ROOT / "conf/task").glob("*.yaml"))
 MIXES = sorted(file.stem for file in (ROOT / "conf/mix").glob("*.yaml"))
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
