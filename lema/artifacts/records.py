@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lema.config.files import read
 from lema.identity import digest
 
 
@@ -62,9 +63,15 @@ def numbers(summary: dict[str, Any]) -> str:
 
 
 def foreseen(plans: Iterable[Path]) -> dict[str, dict[str, float]]:
-    """Hours by a run's folder and the link of its step, as files of `do=plan` tell them."""
+    """The hours that `do=plan` wrote into these files, by a run's folder and the link of its step.
+
+    Of what several files speak of, the last one tells. A file that is damaged, or of an earlier version, tells nothing.
+    """
     hours: dict[str, dict[str, float]] = {}
     for plan in plans:
-        with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):  # damaged, or of an earlier version
-            hours |= {str(each["run"]): dict(each["hours_of"]) for each in json.loads(plan.read_bytes())["cells"]}
+        with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            cells = json.loads(read(plan))["cells"]
+            told = {str(each["run"]): {step: float(of) for step, of in each["hours_of"].items()} for each in cells}
+            for run, of_steps in told.items():
+                hours[run] = hours.get(run, {}) | of_steps
     return hours

@@ -107,7 +107,8 @@ class CompletionTrainer(Trainer):
         self.weights = whole_weights(model) if self.ranks.sharded else None
         if self.ranks.number == 0:
             super()._save_checkpoint(model, trial)
-            folder = Path(self._get_output_dir(trial=trial))
+            assert self.args.output_dir
+            folder = Path(self.args.output_dir)
             checkpoints.sign(folder / f"checkpoint-{self.state.global_step}")
             checkpoints.prune(folder, self.training.train.resume_checkpoints, self.training.last_only)
         else:
@@ -150,6 +151,7 @@ class CompletionTrainer(Trainer):
         self.track_rows(self.state.log_history[-1:])
 
     def track_rows(self, rows: Iterable[dict[str, float]]) -> None:
+        """Track those rows of a log history that are steps of the curve."""
         for row in rows:
             if "loss" in row:
                 self.track({f"train/{name}": each for name, each in row.items() if name != "step"}, int(row["step"]))

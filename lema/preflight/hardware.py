@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from lema.config import Attention, Config, Method, ModelConfig, Precision, TrainConfig
+from lema.config import Attention, BackboneConfig, Config, Method, ModelConfig, Precision, TrainConfig
 from lema.models.weights import NF4_BYTES, Weights, weights
 
 BYTES = {Precision.bf16: 2.0, Precision.fp32: 4.0}  # a parameter
@@ -64,7 +64,7 @@ def misnamed(name: str, model: ModelConfig, source: Weights) -> Iterator[str]:
     if published and found and abs(found - published) > _OTHER_SIZE * published:
         sizes = f"has {found:,} parameters, and {model.name} has {published:,}"
         own = re.sub(r"[^A-Za-z0-9_.-]", "-", Path(source.location).name)[:40] or "NAME"
-        unsized = f"{name}.size=own" if getattr(model, "sizes", None) else f"{name}.parameters=null"
+        unsized = f"{name}.size=own" if isinstance(model, BackboneConfig) and model.sizes else f"{name}.parameters=null"
         remedy = f"give it a name of its own, {name}.name={own} {unsized}"
         yield f"model: {source.location} {sizes}, so it is another model: {remedy}"
 

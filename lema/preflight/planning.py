@@ -141,12 +141,10 @@ class _Walk:
         planned.gpu_memory_gb = sizing.memory_gb(config, stages, parameters, trained)
         sources = Counter[str]()
         for step, identity in own:
-            hours = identity and sizing.measured(cell.store.root, step.stage, identity)
-            if not hours and (model := models[step.name]):
-                of_model = parameters if model is config.backbone else hardware.parameters(model)
+            model, hours = models[step.name], identity and sizing.measured(cell.store.root, step.stage, identity)
+            if not hours:
+                of_model = parameters if model is config.backbone else model and hardware.parameters(model)
                 hours = sizing.estimated(config, step.stage, of_model, _answers(cell, step), trained)
-            elif not hours:
-                hours = sizing.NONE
             planned.hours = None if hours is None or planned.hours is None else planned.hours + hours.hours
             planned.hours_of |= {step.name: hours.hours} if hours else {}
             sources[hours.source if hours else f"{step.name} is not known before one was made"] += 1

@@ -118,8 +118,15 @@ def training(config: Config, parameters: int, mean_tokens: float | None) -> Trai
     raise refusal
 
 
-def estimated(config: Config, stage: str, parameters: int, answers: int, trained: Training | None) -> Hours | None:
-    """About how long a step takes on A100s that loads a model and asks it so much; None where nothing says so."""
+def estimated(
+    config: Config, stage: str, parameters: int | None, answers: int, trained: Training | None
+) -> Hours | None:
+    """About how long a step takes on A100s that asks a model so much; None where nothing says so.
+
+    `parameters` are those of the model that it loads: None where it loads none, and 0 where they are not known.
+    """
+    if parameters is None:
+        return NONE
     gpus = trained.gpus if trained and stage == "train" else hardware.shares(config)
     source = f"estimate for {gpus} {_DEVICE}"
     if not parameters or stage in ("correct", "rationales"):  # how many mistakes there will be is not known

@@ -229,7 +229,7 @@ def read_runs(root: Path, folders: Iterable[Path] | None = None) -> list[Run]:
     """
     if folders is None:
         folders = sorted({file.parent for name in ("run.json", IMPORTED) for file in root.glob(f"cells/*/{name}")})
-    runs, planned = list[Run](), foreseen(root.glob("reports/*/plan.json"))
+    runs, planned = list[Run](), foreseen(sorted(root.glob("reports/*/plan.json")))
     for folder in folders:
         found = _read(folder / "run.json")
         found = _read(folder / IMPORTED) if found[0].trouble and (folder / IMPORTED).is_file() else found

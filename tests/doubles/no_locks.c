@@ -29,24 +29,14 @@ int flock(int file, int operation) {
     return refused(file) ? refuse() : real(file, operation);
 }
 
-static int control(const char *name, int file, int command, void *argument) {
-    int (*real)(int, int, ...) = dlsym(RTLD_NEXT, name);
+int fcntl(int file, int command, ...) {
+    int (*real)(int, int, ...) = dlsym(RTLD_NEXT, "fcntl");
     int locks = command == F_SETLK || command == F_SETLKW || command == F_OFD_SETLK || command == F_OFD_SETLKW;
+    va_list rest;
+    va_start(rest, command);
+    void *argument = va_arg(rest, void *);
+    va_end(rest);
     return locks && refused(file) ? refuse() : real(file, command, argument);
 }
 
-int fcntl(int file, int command, ...) {
-    va_list rest;
-    va_start(rest, command);
-    void *argument = va_arg(rest, void *);
-    va_end(rest);
-    return control("fcntl", file, command, argument);
-}
-
-int fcntl64(int file, int command, ...) {
-    va_list rest;
-    va_start(rest, command);
-    void *argument = va_arg(rest, void *);
-    va_end(rest);
-    return control("fcntl64", file, command, argument);
-}
+int fcntl64(int file, int command, ...) __attribute__((alias("fcntl"))); /* offsets have 64 bits here in either */

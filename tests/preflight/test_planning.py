@@ -1,6 +1,7 @@
 """`do=plan`: what a sweep would make, need and cost, with no model, request or download; each thing once."""
 
 import json
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from openai_server import OpenAIServer
 from small import SMALL, all_steps
 
 from lema import pipeline
-from lema.artifacts import Store
+from lema.artifacts import Store, foreseen
 from lema.cell import Cell
 from lema.config import Config
 from lema.models.sizes import llama
@@ -142,6 +143,16 @@ def test_only_what_loads_a_model_here_takes_hours(
     [cell] = planned(tmp_path / "runs")["cells"]
     assert cell["hours"] is None if hours is None else bool(cell["hours"]) == bool(hours)
     assert cell["gpus"] == (hours != 0)
+
+
+def test_of_plans_each_says_its_steps_and_a_damaged_one_nothing(tmp_path: Path) -> None:
+    said = ('{"run": "a", "hours_of": {"train": 1, "evaluate": 2}}', '{"run": "a", "hours_of": {"train": 3}}')
+    damaged = ('{"run": "a", "hours_of": {"train": "?"}}', '{"run": "a", "hours_of": [1]}', '{"run": "a"}', "1", "")
+    files = [tmp_path / f"{number}.json" for number in range(len(said) + len(damaged))]
+    for file, text in zip(files, [*said, *damaged], strict=True):
+        file.write_text(f'{{"cells": [{text}]}}' if text else "{")
+    os.mkfifo(pipe := tmp_path / "pipe.json")
+    assert foreseen([*files, pipe, tmp_path, tmp_path / "none"]) == {"a": {"train": 3.0, "evaluate": 2.0}}
 
 
 def test_a_model_without_a_price_is_missing_from_no_plan(
